@@ -1,0 +1,49 @@
+"""Where a deployment's artifacts are kept: any store that Airflow's ObjectStoragePath reaches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow.sdk import ObjectStoragePath, conf
+
+from airflow_deploy.domain.confidence import Outcomes
+from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.plan import DeploymentPlan
+
+HISTORY = 20
+"""How many earlier deployments count as a service's history."""
+
+
+class Artifacts:
+    """The folder ``<store>/<service>/<DEP-id>``."""
+
+    def __init__(self, plan: DeploymentPlan) -> None:
+        self._plan = plan
+        store = conf.get("airflow_deploy", "artifact_store")
+        self._service = ObjectStoragePath(f"{store.rstrip('/')}/{plan.spec.service}")
+        self._folder = self._service / plan.deployment_id
+
+    @property
+    def path(self) -> str:
+        """The folder, as a person would look for it."""
+        return str(self._folder)
+
+    def write(self, name: str, text: str) -> str:
+        """Write one artifact, whole, and return its SHA-256. Written twice, the later one stays."""
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        return digest(text)
+
+    def earlier(self) -> Outcomes:
+        """Return how the service's latest deployments before this one ended."""
+        if not self._service.exists():
+            return Outcomes()
+        folders = sorted(path.name for path in self._service.iterdir() if path.name != self._plan.deployment_id)
+        states = [self._state(name) for name in folders[-HISTORY:]]
+        return Outcomes(verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED"))
+
+    def _state(self, deployment_id: str) -> Any:
+        path = self._service / deployment_id / f"{deployment_id}.json"
+        return json.loads(path.read_text(encoding="utf-8")).get("state") if path.exists() else None

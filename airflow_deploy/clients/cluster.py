@@ -1,0 +1,172 @@
+"""The Kubernetes cluster: server-side apply for our own objects, JSON Patch for the team's route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.values import printable
+
+FIELD_MANAGER = "airflow-deploy"
+TIMEOUT = (3.0, 10.0)
+"""Seconds to connect and to wait for an answer."""
+GATEWAY_API = ("gateway.networking.k8s.io", "v1")
+HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How far a Deployment has come: ``failed`` holds the reason why it never will."""
+
+    ready: int
+    wanted: int
+    failed: str | None
+
+    @property
+    def done(self) -> bool:
+        """Whether all wanted pods are ready."""
+        return self.ready >= self.wanted > 0
+
+
+class Cluster:
+    """One cluster, as the Airflow connection ``connection`` reaches it."""
+
+    def __init__(self, connection: str) -> None:
+        # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+        from kubernetes import client
+
+        self._api = KubernetesHook(conn_id=connection).api_client
+        self._custom = client.CustomObjectsApi(self._api)
+        self._apps = client.AppsV1Api(self._api)
+        self._core = client.CoreV1Api(self._api)
+
+    def route(self, namespace: str, name: str) -> Route:
+        """Read an HTTPRoute."""
+        with _errors(f"reading route {namespace}/{name}"):
+            body = self._custom.get_namespaced_custom_object(
+                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
+            )
+        return Route(body)
+
+    def patch_route(self, route: Route, patch: Patch) -> Route:
+        """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
+
+        :raises FencedError: one of its tests failed: somebody else has written the route.
+        """
+        if not patch:
+            return route
+        metadata = route.body["metadata"]
+        with _errors(f"writing route {route.name}", invalid=FencedError):
+            body = self._custom.patch_namespaced_custom_object(
+                *GATEWAY_API,
+                metadata["namespace"],
+                "httproutes",
+                metadata["name"],
+                patch,
+                field_manager=FIELD_MANAGER,
+                _request_timeout=TIMEOUT,
+            )
+        return Route(body)
+
+    def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
+        """Server-side apply our own objects, in their order.
+
+        :param dry_run: let the server check everything, its admission included, and write nothing.
+        :raises RefusedError: the server does not accept an object.
+        """
+        from kubernetes.dynamic import DynamicClient
+
+        with _errors("reading the cluster's API list"):
+            dynamic = DynamicClient(self._api)
+        for item in objects:
+            what = f"{item['kind']} {item['metadata']['namespace']}/{item['metadata']['name']}"
+            with _errors(f"applying {what}", invalid=RefusedError):
+                resource = dynamic.resources.get(api_version=item["apiVersion"], kind=item["kind"])
+                dynamic.server_side_apply(
+                    resource,
+                    body=item,
+                    name=item["metadata"]["name"],
+                    namespace=item["metadata"]["namespace"],
+                    field_manager=FIELD_MANAGER,
+                    force_conflicts=True,
+                    **({"dry_run": "All"} if dry_run else {}),
+                    _request_timeout=TIMEOUT,
+                )
+
+    def readiness(self, namespace: str, name: str) -> Readiness:
+        """Say how far the Deployment ``name`` has come."""
+        with _errors(f"reading Deployment {namespace}/{name}"):
+            deployment = self._apps.read_namespaced_deployment(name, namespace, _request_timeout=TIMEOUT)
+        status, wanted = deployment.status, deployment.spec.replicas or 0
+        if (status.observed_generation or 0) < deployment.metadata.generation:
+            return Readiness(0, wanted, None)
+        for condition in status.conditions or []:
+            if condition.type == "Progressing" and condition.status == "False":
+                return Readiness(status.ready_replicas or 0, wanted, condition.message)
+        return Readiness(status.available_replicas or 0, wanted, self._hopeless(namespace, name))
+
+    def _hopeless(self, namespace: str, version: str) -> str | None:
+        """Return why a pod of this version will never be ready, where that is known already."""
+        with _errors(f"listing the pods of {namespace}/{version}"):
+            pods = self._core.list_namespaced_pod(
+                namespace, label_selector=f"app.kubernetes.io/version={version}", _request_timeout=TIMEOUT
+            ).items
+        for pod in pods:
+            for status in pod.status.container_statuses or []:
+                waiting = status.state.waiting
+                crashes = waiting is not None and waiting.reason == "CrashLoopBackOff" and status.restart_count >= 2
+                if waiting is not None and (crashes or waiting.reason in HOPELESS_WAITING):
+                    return f"pod {pod.metadata.name}: {waiting.reason} {printable(waiting.message or '', 200)}".rstrip()
+        return None
+
+    def exists(self, namespace: str, name: str) -> bool:
+        """Whether the Deployment ``name`` is there."""
+        from kubernetes.client import ApiException
+
+        with _errors(f"reading Deployment {namespace}/{name}"):
+            try:
+                self._apps.read_namespaced_deployment(name, namespace, _request_timeout=TIMEOUT)
+            except ApiException as error:
+                if error.status == 404:
+                    return False
+                raise
+        return True
+
+    def scale(self, namespace: str, name: str, replicas: int) -> None:
+        """Set the number of the Deployment's pods."""
+        with _errors(f"scaling Deployment {namespace}/{name}"):
+            self._apps.patch_namespaced_deployment_scale(
+                name, namespace, {"spec": {"replicas": replicas}}, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
+            )
+
+
+@contextmanager
+def _errors(doing: str, invalid: type[PermanentError] = PermanentError) -> Iterator[None]:
+    """Turn the client's errors into ours.
+
+    :param invalid: what a 400 or 422 means here.
+    """
+    from kubernetes.client import ApiException
+    from kubernetes.config import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        text = f"{doing}: the cluster answers {error.status} {printable(str(error.body or error.reason), 500)}"
+        if error.status in (400, 422):
+            raise invalid(text) from error
+        if error.status in (401, 403, 404, 405):
+            raise RefusedError(text) from error
+        raise TemporaryError(text) from error
+    except (HTTPError, OSError) as error:
+        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(error), 200)})") from error
+    except ConfigException as error:
+        raise RefusedError(
+            f"{doing}: the Kubernetes connection is not usable ({printable(str(error), 200)})"
+        ) from error

@@ -1,0 +1,103 @@
+"""Prometheus, through an Airflow connection of our own type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.telemetry import Series
+from airflow_deploy.domain.values import printable
+
+if TYPE_CHECKING:
+    from prometheus_api_client import PrometheusConnect
+
+TIMEOUT = 5
+"""Seconds that one query may take, at the server and on the way. The library's own default is to wait for ever."""
+
+
+class PrometheusHook(BaseHook):
+    """The connection type ``prometheus``: host is the server's URL; login and password are sent as basic auth."""
+
+    conn_name_attr = "prometheus_conn_id"
+    default_conn_name = "prometheus_default"
+    conn_type = "prometheus"
+    hook_name = "Prometheus"
+
+    def __init__(self, prometheus_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.prometheus_conn_id = prometheus_conn_id
+
+    def get_conn(self) -> PrometheusConnect:
+        """Return the library's client, which neither waits for ever nor tries again by itself."""
+        from prometheus_api_client import PrometheusConnect
+        from urllib3.util.retry import Retry
+
+        connection = self.get_connection(self.prometheus_conn_id)
+        host = connection.host or ""
+        if "://" not in host:
+            host = f"{connection.schema or 'http'}://{host}" + (f":{connection.port}" if connection.port else "")
+        auth = (connection.login, connection.password or "") if connection.login else None
+        return PrometheusConnect(url=host.rstrip("/"), auth=auth, timeout=TIMEOUT, retry=Retry(total=0))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for a constant: it takes the whole way through the query engine."""
+        try:
+            Prometheus(self.get_conn()).query("vector(1)")
+        except (RefusedError, TemporaryError) as error:
+            return False, str(error)
+        return True, "Prometheus answers queries"
+
+
+class Prometheus:
+    """Queries with a time-out, and errors of our own."""
+
+    def __init__(self, client: PrometheusConnect) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, connection: str) -> Prometheus:
+        """Return a client for an Airflow connection."""
+        return cls(PrometheusHook(connection).get_conn())
+
+    def query(self, query: str) -> list[dict[str, Any]]:
+        """Return the result of an instant query, as Prometheus' API gives it.
+
+        :raises RefusedError: Prometheus does not accept the query.
+        :raises TemporaryError: it does not answer.
+        """
+        from prometheus_api_client import PrometheusApiClientException
+        from requests import RequestException
+
+        try:
+            result: list[dict[str, Any]] = self._client.custom_query(query, params={"timeout": f"{TIMEOUT}s"})
+        except PrometheusApiClientException as error:
+            text = printable(str(error), 300)
+            if "HTTP Status Code 4" in str(error):
+                raise RefusedError(f"Prometheus does not accept the query {printable(query, 200)}: {text}") from error
+            raise TemporaryError(f"Prometheus failed: {text}") from error
+        except (RequestException, OSError, ValueError) as error:
+            raise TemporaryError(f"Prometheus does not answer: {printable(str(error), 200)}") from error
+        return result
+
+    def raw(self, selector: str, seconds: int) -> list[Series]:
+        """Return the raw samples of the last ``seconds``."""
+        result = self.query(f"{selector}[{seconds}s]")
+        return [Series(item["metric"], [(float(at), float(value)) for at, value in item["values"]]) for item in result]
+
+    def number(self, query: str) -> float | None:
+        """Return the query's one number; None where it has no result.
+
+        :raises RefusedError: it has several results, or is no vector or scalar.
+        """
+        result = self.query(query)
+        if not result:
+            return None
+        if len(result) == 2 and not isinstance(result[0], dict):  # a scalar: [time, "value"]
+            return float(result[1])
+        if len(result) > 1 or "value" not in result[0]:
+            raise RefusedError(
+                f"the query {printable(query, 200)} yields {len(result)} results; reduce it to one number"
+            )
+        return float(result[0]["value"][1])

@@ -1,0 +1,74 @@
+"""The team's Git repository: which commit is meant, and its files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.spec import Source
+from airflow_deploy.domain.values import printable
+
+TIMEOUT = 120
+"""Seconds that one Git command may take."""
+
+
+class Repository:
+    """A bare copy of the allowed branches, in a temporary folder that ``fetched`` removes."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self._folder, self._source = folder, source
+
+    @classmethod
+    @contextmanager
+    def fetched(cls, source: Source) -> Iterator[Repository]:
+        """Fetch the allowed branches, and nothing else: a commit of another branch does not exist here.
+
+        :raises TemporaryError: the repository cannot be fetched.
+        """
+        with tempfile.TemporaryDirectory(prefix="airflow-deploy-") as folder:
+            repository = cls(Path(folder), source)
+            repository._git("init", "--quiet", "--bare", ".")
+            refs = [f"+refs/heads/{branch}:refs/heads/{branch}" for branch in source.branches]
+            repository._git("fetch", "--quiet", "--no-tags", "--", source.repository, *refs)
+            yield repository
+
+    def resolve(self, commit: str) -> str:
+        """Return the full hash of ``commit`` (6 to 64 hex digits, already validated).
+
+        :raises RefusedError: no allowed branch contains it.
+        """
+        branches = " or ".join(self._source.branches)
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
+        except TemporaryError as error:
+            raise RefusedError(f"conf: commit {commit} is not on {branches}; send a commit that is") from error
+
+    def checkout(self, commit: str, folder: Path) -> None:
+        """Write exactly the files of ``commit`` into ``folder``."""
+        self._git("--work-tree", str(folder), "checkout", "--quiet", "--force", commit, "--", ".")
+
+    def _git(self, *arguments: str) -> str:
+        environment = {
+            **os.environ,
+            "GIT_TERMINAL_PROMPT": "0",  # ask nobody for a password: fail
+            "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_LFS_SKIP_SMUDGE": "1",
+        }
+        command = ["git", "-c", "safe.directory=*", "--git-dir", str(self._folder), *arguments]
+        try:
+            done = subprocess.run(
+                command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
+        except FileNotFoundError as error:
+            raise RefusedError("git is not installed where Airflow's tasks run; install it") from error
+        except subprocess.TimeoutExpired as error:
+            raise TemporaryError(f"git {arguments[0]} took longer than {TIMEOUT} s") from error
+        if done.returncode:
+            raise TemporaryError(f"git {arguments[0]} failed: {printable(done.stderr.strip(), 300)}")
+        return done.stdout

@@ -1,0 +1,43 @@
+"""Names of everything a deployment makes, and the quoting of strings that reach PromQL.
+
+All names are derived from the run, so a task that runs twice names the same things.
+"""
+
+import hashlib
+import re
+
+SERVICE_PATTERN = r"[a-z]([-a-z0-9]*[a-z0-9])?"
+SERVICE_MAX = 44
+"""``<service>-<commit7>-<unix seconds>`` must fit into the 63 characters of a Kubernetes name."""
+
+COMMIT_PATTERN = r"[0-9a-f]{6,64}"
+FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def deployment_id(dag_id: str, run_id: str, unix_seconds: int) -> str:
+    """Return the deployment's id, ``DEP-<unix seconds>-<8 hex digits of the run's identity>``."""
+    identity = hashlib.sha256(f"{dag_id}\0{run_id}".encode()).hexdigest()[:8]
+    return f"DEP-{unix_seconds}-{identity}"
+
+
+def image_tag(registry: str, service: str, commit: str, unix_seconds: int) -> str:
+    """Return ``<registry>/<service>:<commit>-<unix seconds>``; a tag that a commit does not determine is impossible."""
+    if not FULL_COMMIT.fullmatch(commit):
+        raise ValueError(f"commit must be a full hash, got {commit!r}")
+    return f"{registry}/{service}:{commit}-{unix_seconds}"
+
+
+def version_name(service: str, commit: str, unix_seconds: int) -> str:
+    """Return ``<service>-<commit7>-<unix seconds>``, the name of a version's Deployment, Service and ConfigMap."""
+    return f"{service}-{commit[:7]}-{unix_seconds}"
+
+
+def promql_string(value: str) -> str:
+    """Quote any text as a PromQL string literal."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def promql_regex_literal(value: str) -> str:
+    """Escape text so that an RE2 pattern matches it and nothing else (still to be quoted by ``promql_string``)."""
+    return re.sub(r"([.+*?()|\[\]{}^$\\])", r"\\\1", value)

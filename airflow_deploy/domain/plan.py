@@ -1,0 +1,50 @@
+"""The plan: spec, request and build result of one deployment, frozen.
+
+Every task after ``plan`` reads this and never the YAML, which may change while the run goes on.
+"""
+
+from airflow_deploy.domain.names import deployment_id, image_tag, version_name
+from airflow_deploy.domain.request import DeployRequest
+from airflow_deploy.domain.spec import DeploymentSpec
+from airflow_deploy.domain.values import Model
+
+
+class DeploymentPlan(Model):
+    """One deployment. It travels through XCom as plain JSON."""
+
+    dag_id: str
+    run_id: str
+    requester: str
+    created: int
+    """Unix seconds of the trigger; part of the image's tag and the version's name."""
+    spec: DeploymentSpec
+    request: DeployRequest
+    commit: str
+    """The full hash."""
+    stable: str
+    """The Service that serves now."""
+    stable_port: int
+    digest: str | None = None
+    """``sha256:…`` of the pushed image; None until it is built."""
+
+    @property
+    def deployment_id(self) -> str:
+        """``DEP-…``, the name of everything that this deployment leaves behind."""
+        return deployment_id(self.dag_id, self.run_id, self.created)
+
+    @property
+    def candidate(self) -> str:
+        """The version's name: its Deployment, Service and ConfigMap."""
+        return version_name(self.spec.service, self.commit, self.created)
+
+    @property
+    def image_tag(self) -> str:
+        """``<registry>/<service>:<commit>-<unix seconds>``."""
+        return image_tag(self.spec.registry, self.spec.service, self.commit, self.created)
+
+    @property
+    def image(self) -> str:
+        """The image by digest, as it is deployed."""
+        if self.digest is None:
+            raise ValueError("the image is not built yet")
+        return f"{self.spec.registry}/{self.spec.service}@{self.digest}"

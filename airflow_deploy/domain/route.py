@@ -1,0 +1,250 @@
+"""The HTTPRoute as a fenced record: who owns it, how far it has shifted, and the JSON Patches that change it.
+
+The route is the team's. Weights change only by patches that first ``test`` the owner, the phase and the backends' names
+(and, when raising, their present weights), so that a task that was overtaken changes nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_deploy.domain.errors import FencedError, RefusedError
+
+PREFIX = "airflow-deploy"
+OWNER, PHASE, SHIFTS = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts"
+
+CANARY, BRAKED, PROMOTED, SETTLED = "canary", "braked", "promoted", "settled"
+"""Phases: traffic may rise; the watch took it back; the candidate is the stable; a rollback is complete."""
+
+Patch = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend of the route's rules; ``weight`` is relative."""
+
+    name: str
+    weight: int
+
+
+@dataclass(frozen=True)
+class Shift:
+    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's."""
+
+    share: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """What an HTTPRoute says, as read at ``resource_version``. ``body`` is the object itself."""
+
+    body: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """``namespace/name``, for messages."""
+        return f"{self.body['metadata']['namespace']}/{self.body['metadata']['name']}"
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """The object's annotations."""
+        return self.body["metadata"].get("annotations") or {}
+
+    @property
+    def owner(self) -> str | None:
+        """``<DEP-id>/<epoch>`` of the latest claim, None before the first."""
+        return self.annotations.get(OWNER)
+
+    @property
+    def epoch(self) -> int:
+        """How often the route was claimed."""
+        tail = (self.owner or "/0").rpartition("/")[2]
+        return int(tail) if tail.isdigit() else 0
+
+    @property
+    def phase(self) -> str | None:
+        """The latest claim's phase, None before the first claim."""
+        return self.annotations.get(PHASE)
+
+    @property
+    def shifts(self) -> list[Shift]:
+        """The owner's shifts, oldest first."""
+        return [Shift(**item) for item in json.loads(self.annotations.get(SHIFTS, "[]"))]
+
+    def owned_by(self, deployment_id: str) -> bool:
+        """Whether the latest claim is this deployment's."""
+        return (self.owner or "").rpartition("/")[0] == deployment_id
+
+    def rules_with(self, service: str) -> list[int]:
+        """Return the indices of the rules that name ``service`` as a backend."""
+        return [i for i, rule in enumerate(self._rules) if any(b["name"] == service for b in _refs(rule))]
+
+    def backends(self, rule: int) -> list[Backend]:
+        """Return one rule's backends."""
+        return [Backend(ref["name"], ref.get("weight", 1)) for ref in _refs(self._rules[rule])]
+
+    def weight_of(self, service: str) -> int:
+        """Return the weight that ``service`` has in the rules that name it; 0 where none does."""
+        return max(
+            (b.weight for i in self.rules_with(service) for b in self.backends(i) if b.name == service), default=0
+        )
+
+    @property
+    def _rules(self) -> list[dict[str, Any]]:
+        rules: list[dict[str, Any]] = self.body["spec"].get("rules") or []
+        return rules
+
+    def stable(self) -> str:
+        """Return the one Service that serves now.
+
+        :raises RefusedError: none serves, or several share the traffic and nobody of us divided it.
+        """
+        serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
+        if len(serving) != 1:
+            found = " and ".join(serving) if serving else "no Service"
+            raise RefusedError(
+                f"route {self.name}: {found} serves it; give one Service the whole weight before deploying"
+            )
+        return serving[0]
+
+    def port_of(self, service: str) -> int:
+        """Return the port under which the route reaches ``service``."""
+        rule = self.rules_with(service)[0]
+        return next(int(ref["port"]) for ref in _refs(self._rules[rule]) if ref["name"] == service)
+
+
+def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return rule.get("backendRefs") or []
+
+
+def _annotation(key: str) -> str:
+    return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def _fence(route: Route, owner: str, stable: str, candidate: str, phase: str) -> Patch:
+    """Return the tests that every write of an owner begins with.
+
+    :raises FencedError: what was read shows already that the tests would fail.
+    """
+    if route.owner != owner:
+        raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
+    if route.phase != phase:
+        raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
+    patch: Patch = [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), phase)]
+    rules = route.rules_with(candidate)
+    if not rules or rules != route.rules_with(stable):
+        raise FencedError(
+            f"route {route.name} no longer names both {stable} and {candidate}; somebody changed its backends"
+        )
+    for rule in rules:
+        for index, backend in enumerate(route.backends(rule)):
+            patch.append(_test(f"/spec/rules/{rule}/backendRefs/{index}/name", backend.name))
+    return patch
+
+
+def _weights(route: Route, weights: Mapping[str, int], *, test_present: bool) -> Patch:
+    patch: Patch = []
+    for rule in route.rules_with(next(iter(weights))):
+        for index, backend in enumerate(route.backends(rule)):
+            path = f"/spec/rules/{rule}/backendRefs/{index}/weight"
+            if test_present:
+                patch.append(_test(path, backend.weight))
+            patch.append({"op": "replace", "path": path, "value": weights.get(backend.name, 0)})
+    return patch
+
+
+def _test(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "test", "path": path, "value": value}
+
+
+def _set(key: str, value: str) -> dict[str, Any]:
+    return {"op": "add", "path": _annotation(key), "value": value}
+
+
+def claim(route: Route, deployment_id: str, stable: str, candidate: str, port: int) -> tuple[str, Patch]:
+    """Return the new owner and the patch that claims the route and adds the candidate with weight 0.
+
+    A claim raises the epoch: whoever held the route before can write nothing any more. It is the one write that is
+    fenced by the object's version, since it replaces the list of backends.
+
+    :raises FencedError: the stable no longer serves alone.
+    """
+    if (serving := route.stable()) != stable:
+        raise FencedError(
+            f"route {route.name} is served by {serving} now, not by {stable} as when this run was planned"
+        )
+    owner = f"{deployment_id}/{route.epoch + 1}"
+    patch: Patch = [_test("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
+    if not route.annotations:
+        patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]")]
+    for rule in route.rules_with(stable):
+        kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
+        added = {"group": "", "kind": "Service", "name": candidate, "port": port, "weight": 0}
+        patch.append({"op": "replace", "path": f"/spec/rules/{rule}/backendRefs", "value": [*kept, added]})
+    return owner, patch
+
+
+def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at: float) -> Patch:
+    """Return the patch that gives the candidate ``share`` %; empty where the route already does.
+
+    :raises FencedError: another owner, another phase, other backends, or weights that nobody of us set.
+    """
+    patch = _fence(route, owner, stable, candidate, CANARY)
+    shifts = route.shifts
+    declared = shifts[-1].share if shifts else 0
+    present = {route.weight_of(candidate), 100 - route.weight_of(stable)}
+    if present != {declared}:
+        raise FencedError(
+            f"route {route.name} has weights {route.weight_of(stable)}/{route.weight_of(candidate)}, and the last"
+            f" shift set {100 - declared}/{declared}; somebody else set them"
+        )
+    if declared == share:
+        return []
+    shifts.append(Shift(share, at))
+    recorded = json.dumps([{"share": item.share, "at": item.at} for item in shifts])
+    weights = {candidate: share, stable: 100 - share}
+    return [*patch, *_weights(route, weights, test_present=True), _set(SHIFTS, recorded)]
+
+
+def restore(route: Route, owner: str, stable: str, candidate: str, phase: str) -> Patch:
+    """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
+
+    It does not test the present weights: whatever they are, the stable serves afterwards.
+
+    :raises FencedError: another owner, or other backends.
+    """
+    if route.phase == phase and route.weight_of(candidate) == 0 and route.weight_of(stable) == 100:
+        return []
+    patch = _fence(route, owner, stable, candidate, route.phase or "")
+    return [*patch, *_weights(route, {candidate: 0, stable: 100}, test_present=False), _set(PHASE, phase)]
+
+
+def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
+    """Return the patch that makes the candidate the stable; it already has all traffic. Empty where it is so already.
+
+    :raises FencedError: another owner, a brake, or less than the full weight.
+    """
+    if route.owner == owner and route.phase == PROMOTED:
+        return []
+    patch = _fence(route, owner, stable, candidate, CANARY)
+    if (route.weight_of(stable), route.weight_of(candidate)) != (0, 100):
+        raise FencedError(f"route {route.name} does not give {candidate} all traffic; it cannot be promoted")
+    for rule in route.rules_with(candidate):
+        for index, backend in enumerate(route.backends(rule)):
+            patch.append(_test(f"/spec/rules/{rule}/backendRefs/{index}/weight", backend.weight))
+    return [*patch, _set(PHASE, PROMOTED)]
+
+
+GITOPS = ("argocd", "kustomize-controller", "helm-controller")
+
+
+def gitops_managers(route: Route) -> list[str]:
+    """Return the GitOps tools that own the route's rules and would set its weights back."""
+    return [
+        entry["manager"]
+        for entry in route.body["metadata"].get("managedFields") or []
+        if entry.get("manager", "").startswith(GITOPS) and "f:rules" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+    ]

@@ -1,0 +1,152 @@
+"""What a team declares for its service, once, in one YAML file."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.gates import GATES, merge_limits
+from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
+from airflow_deploy.domain.telemetry import PRESETS
+from airflow_deploy.domain.values import Duration, Model, explain
+
+DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
+ConnectionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,200}$")]
+RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
+
+
+def _no_parent(path: str) -> str:
+    if ".." in path.split("/"):
+        raise ValueError("may not leave the repository; remove the '..'")
+    return path
+
+
+class Source(Model):
+    """Where the service's code comes from, and which branches may be deployed."""
+
+    repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
+    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20, strict=False)] = ("main",)
+    dockerfile: RelativePath = "Dockerfile"
+    context: RelativePath = "."
+
+    _within = field_validator("dockerfile", "context")(_no_parent)
+
+    @field_validator("branches")
+    @classmethod
+    def _plain_branches(cls, branches: tuple[str, ...]) -> tuple[str, ...]:
+        for branch in branches:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch or branch.endswith("/"):
+                raise ValueError("a branch is a plain name such as main or release/1.2")
+        return branches
+
+
+class Route(Model):
+    """The HTTPRoute that divides the service's traffic."""
+
+    name: DnsLabel
+
+
+class Canary(Model):
+    """The stages of the canary and how long each may take."""
+
+    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20, strict=False)] = (5, 25, 50, 100)
+    bake: Annotated[Duration, Field(ge=5, le=86_400)] = 60
+    max_bake: Annotated[Duration, Field(ge=10, le=7 * 86_400)] = 1800
+
+    @model_validator(mode="after")
+    def _check(self) -> "Canary":
+        if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1 or self.stages[-1] != 100:
+            raise ValueError("stages must rise from at least 1 to exactly 100")
+        if self.max_bake < self.bake:
+            raise ValueError("max_bake must not be shorter than bake")
+        return self
+
+
+class Blindness(Model):
+    """What happens while the metrics cannot be trusted."""
+
+    stale_after: Annotated[Duration, Field(ge=5, le=600)] = 15
+    max_blind: Annotated[Duration, Field(ge=10, le=86_400)] = 900
+    then: Literal["hold", "rollback"] = "hold"
+
+
+class Resources(Model):
+    """Limits of each pod; its requests are the same."""
+
+    cpu: Quantity = "500m"
+    memory: Quantity = "256Mi"
+
+
+class Rollback(Model):
+    """How long, and for how many versions, the way back stays open."""
+
+    window: Annotated[Duration, Field(ge=60, le=30 * 86_400)] = 86_400
+    keep: Annotated[int, Field(ge=1, le=50)] = 3
+
+
+class Connections(Model):
+    """The Airflow connections that this service's deployments use."""
+
+    kubernetes: ConnectionId = "kubernetes_default"
+    prometheus: ConnectionId = "prometheus_default"
+    docker: ConnectionId = "docker_default"
+
+
+class DeploymentSpec(Model):
+    """One service. Everything has a default but what only the team can know."""
+
+    service: Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=SERVICE_MAX)]
+    namespace: DnsLabel
+    source: Source
+    registry: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$")
+    ]
+    route: Route
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
+    replicas: Annotated[int, Field(ge=1, le=500)] = 2
+    resources: Resources = Resources()
+    config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
+        default_factory=dict
+    )
+    metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    criticality: Literal["low", "medium", "high"] = "medium"
+    canary: Canary = Canary()
+    gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
+    blindness: Blindness = Blindness()
+    rollback: Rollback = Rollback()
+    approval_timeout: Annotated[Duration, Field(ge=60, le=7 * 86_400)] = 3600
+    connections: Connections = Connections()
+
+    @property
+    def latency_limits(self) -> dict[str, float]:
+        """Seconds by latency gate: each must be an edge of the histogram's buckets."""
+        return {name: limit for name, limit in self.gates.items() if GATES[name].kind == "latency"}
+
+
+def parse_spec(data: Any, origin: str) -> DeploymentSpec:
+    """Return the spec in ``data``.
+
+    :param origin: the file's name, for the error's sentence.
+    :raises RefusedError: one sentence that names each wrong field.
+    """
+    try:
+        return DeploymentSpec.model_validate(data)
+    except ValidationError as error:
+        raise RefusedError(explain(origin, error)) from error
+
+
+def load_spec(path: Path) -> DeploymentSpec:
+    """Read one YAML file.
+
+    :raises RefusedError: the file is no YAML, or its content is not valid.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path.name}: is not valid YAML; {' '.join(str(error).split())}") from error
+    return parse_spec(data, path.name)

@@ -1,0 +1,46 @@
+"""What Airflow learns of this package from its entry point, without importing the rest of it."""
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata: its connection type and its section of airflow.cfg."""
+    return {
+        "package-name": "airflow-deploy",
+        "name": "airflow-deploy",
+        "description": "Progressive delivery to Kubernetes.",
+        "connection-types": [
+            {
+                "connection-type": "prometheus",
+                "hook-class-name": "airflow_deploy.clients.prometheus.PrometheusHook",
+                "hook-name": "Prometheus",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "extra"],
+                    "relabeling": {"host": "URL"},
+                    "placeholders": {"host": "http://prometheus.monitoring:9090"},
+                },
+            }
+        ],
+        "config": {
+            "airflow_deploy": {
+                "description": "Progressive delivery to Kubernetes.",
+                "options": {
+                    "artifact_store": _option(
+                        "Where deployments leave their artifacts: any URL that ObjectStoragePath reads (file, s3, gs).",
+                        "file:///var/lib/airflow-deploy/artifacts",
+                    ),
+                    "docker_url": _option("The Docker daemon that builds images.", "unix:///var/run/docker.sock"),
+                },
+            }
+        },
+    }
+
+
+def _option(description: str, default: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": None,
+        "default": default,
+    }

@@ -1,0 +1,26 @@
+"""``apply_manifest``: the candidate's objects, hardened, beside the stable and without traffic."""
+
+from __future__ import annotations
+
+from airflow.sdk import Context
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.manifests import objects
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators.base import DeployOperator, record
+
+
+class ApplyManifestOperator(DeployOperator):
+    """Server-side apply the version's ConfigMap, Deployment, Service, PodDisruptionBudget and NetworkPolicy."""
+
+    def execute(self, context: Context) -> str:
+        """Return the version's name. Applied twice, the same objects stand."""
+        plan = self.load_plan()
+        record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        manifest = objects(plan)
+        cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
+        cluster.apply(manifest)
+        for item in manifest:
+            self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])
+        return plan.candidate

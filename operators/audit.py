@@ -1,0 +1,117 @@
+"""``audit``: check that what was recorded is a legal path, and write the deployment's artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.manifests import render
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble
+from airflow_deploy.operators.base import DeployOperator, recorded
+
+
+def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str]) -> str:
+    """Write the four artifacts and return their folder. Written twice, the later ones stay.
+
+    :param steps_of: ids of the tasks that record steps, in the DAG's order.
+    :raises IllegalTransition: what was recorded is no path; nothing is written.
+    """
+    steps = recorded(context, steps_of)
+    if steps and steps[-1].to in UNDEPLOYED and not {step.to for step in steps} & {State.DEPLOYING, *EXITS}:
+        steps.append(_rejection(context))
+    path = assemble(steps)
+    artifacts = Artifacts(plan)
+    identity = plan.deployment_id
+    judgements = {task: event for task in steps_of if (event := _judgement(context, task))}
+    score = {task: context["ti"].xcom_pull(task_ids=task) for task in ("score_confidence", "score_promotion")}
+    artifacts.write(f"confidence_{identity}.json", _json({task: item for task, item in score.items() if item}))
+    if plan.digest:
+        artifacts.write(f"manifest_{identity}.yaml", render(plan))
+    lines = [json.dumps(item.model_dump(mode="json", by_alias=True), sort_keys=True) for item in path]
+    artifacts.write(f"transitions_{identity}.jsonl", "".join(f"{line}\n" for line in lines))
+    artifacts.write(f"{identity}.json", _json(_summary(plan, path, judgements)))
+    return artifacts.path
+
+
+def _rejection(context: Context) -> Step:
+    ti = context["ti"]
+    reason = "a step before the deployment failed, or a person said no"
+    return Step(to=State.REJECTED, at=datetime.now(UTC), task=ti.task_id, try_number=ti.try_number, reason=reason)
+
+
+def _judgement(context: Context, task: str) -> dict[str, Any] | None:
+    value = context["ti"].xcom_pull(task_ids=task)
+    return value if isinstance(value, dict) and "verdict" in value else None
+
+
+def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[str, Any]) -> dict[str, Any]:
+    restored = [event["restored_at"] for event in judgements.values() if event.get("restored_at")]
+    breached = [event["at"] for event in judgements.values() if event["verdict"] == "BREACHED"]
+    exposed = [item.at.isoformat() for item in path if item.to == State.CANARY]
+    settled = [item.at.isoformat() for item in path if item.to == State.ROLLED_BACK]
+    return {
+        "deployment_id": plan.deployment_id,
+        "dag_id": plan.dag_id,
+        "run_id": plan.run_id,
+        "state": path[-1].to,
+        "requester": plan.requester,
+        "incident": plan.request.incident.dump(),
+        "emergency": plan.request.emergency and plan.request.emergency.dump(),
+        "commit": plan.commit,
+        "image_tag": plan.image_tag,
+        "image": plan.image if plan.digest else None,
+        "candidate": plan.candidate,
+        "stable": plan.stable,
+        "first_exposed_at": min(exposed, default=None),
+        "verdict_at": min(breached, default=None),
+        "restored_at": min(restored or settled, default=None),
+        "reason": path[-1].reason,
+        "judgements": judgements,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+class RecordingOperator(DeployOperator):
+    """A task that comes after all the others, however far they came.
+
+    :param plans_of: ids of the tasks that return the plan, the latest one first.
+    :param steps_of: ids of all tasks that record steps, in the DAG's order.
+    """
+
+    # No plan among them: it would make the setup a direct parent, which Airflow permits to few trigger rules.
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, plans_of: Sequence[str], steps_of: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plans_of = list(plans_of)
+        self.steps_of = list(steps_of)
+
+    def latest_plan(self, context: Context) -> DeploymentPlan:
+        """Return the plan, with the image's digest where the build came so far.
+
+        :raises AirflowSkipException: the request was refused before anything was planned.
+        """
+        for task in self.plans_of:
+            if plan := context["ti"].xcom_pull(task_ids=task):
+                return DeploymentPlan.load(plan)
+        raise AirflowSkipException("nothing was planned, so nothing was done")
+
+
+class AuditOperator(RecordingOperator):
+    """Write the artifacts and return their folder."""
+
+    def execute(self, context: Context) -> str:
+        """Return the artifacts' folder."""
+        folder = write_audit(context, self.latest_plan(context), self.steps_of)
+        self.log.info("artifacts: %s", folder)
+        return folder

@@ -1,0 +1,79 @@
+"""What all our operators and sensors share: the plan, the retries, and the recording of states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, XComArg
+
+from airflow_deploy.domain.errors import PermanentError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import State, Step
+
+STEPS_KEY = "steps"
+"""XCom key under which each task pushes the states that it led the deployment into."""
+
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=2),
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(exception=PermanentError, action=RetryAction.FAIL, reason="trying again cannot help"),
+            RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=2)),
+        ]
+    ),
+}
+"""The one place where errors become retries. What is not ours (a lost worker, say) is retried as usual."""
+
+
+class DeployOperator(BaseOperator):
+    """A step of one deployment.
+
+    :param plan: the plan's JSON, usually the output of ``build_image``.
+    """
+
+    template_fields: Sequence[str] = ("plan",)
+    template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - Airflow declares it so
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, plan: dict[str, Any] | XComArg | None = None, **kwargs: Any) -> None:
+        super().__init__(**{**RETRIES, **kwargs})
+        self.plan = plan
+
+    def load_plan(self) -> DeploymentPlan:
+        """Return the plan, once Airflow has resolved it."""
+        if not isinstance(self.plan, dict):
+            raise PermanentError("the plan is missing: the tasks before this one did not finish")
+        return DeploymentPlan.load(self.plan)
+
+
+def record(
+    context: Context, to: State, reason: str, *, evidence: str | None = None, at: datetime | None = None
+) -> None:
+    """Push a step to XCom. A task that runs twice records each state once.
+
+    :param evidence: SHA-256 of the evidence that the step rests on.
+    :param at: when it happened, where that is not now.
+    """
+    ti = context["ti"]
+    step = Step(
+        to=to,
+        at=at or datetime.now(UTC),
+        task=ti.task_id,
+        try_number=ti.try_number,
+        reason=reason,
+        evidence=evidence,
+    )
+    steps = [item for item in recorded(context, [ti.task_id]) if item.to != to] + [step]
+    ti.xcom_push(key=STEPS_KEY, value=[item.model_dump(mode="json") for item in steps])
+
+
+def recorded(context: Context, task_ids: Sequence[str]) -> list[Step]:
+    """Return the steps that these tasks pushed, in the order of ``task_ids``."""
+    steps: list[Step] = []
+    for task_id in task_ids:
+        pushed = context["ti"].xcom_pull(task_ids=task_id, key=STEPS_KEY)
+        steps += [Step.model_validate(item) for item in pushed or []]
+    return steps

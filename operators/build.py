@@ -1,0 +1,49 @@
+"""``build_image``: one commit, one image, pushed once."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Context
+
+from airflow_deploy.clients.images import Images
+from airflow_deploy.clients.source import Repository
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators.base import DeployOperator, record
+
+
+class BuildImageOperator(DeployOperator):
+    """Build exactly the plan's commit, push it, and return the plan with the image's digest."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the plan's JSON. A tag that the registry has already is not built again."""
+        plan = self.load_plan()
+        record(context, State.BUILDING, f"building {plan.image_tag}")
+        images = Images(plan.spec.connections.docker)
+        digest = images.digest(plan.image_tag) or self._build(images, plan)
+        self.log.info("%s is %s", plan.image_tag, digest)
+        return plan.model_copy(update={"digest": digest}).dump()
+
+    def _build(self, images: Images, plan: DeploymentPlan) -> str:
+        source = plan.spec.source
+        labels = {
+            "org.opencontainers.image.revision": plan.commit,
+            "org.opencontainers.image.source": source.repository,
+            "org.opencontainers.image.version": plan.candidate,
+        }
+        with Repository.fetched(source) as repository, tempfile.TemporaryDirectory(prefix="airflow-deploy-") as folder:
+            tree = Path(folder).resolve()
+            repository.checkout(plan.commit, tree)
+            context = (tree / source.context).resolve()
+            dockerfile = (tree / source.dockerfile).resolve()
+            # The commit's author decides what these paths are: a link must not lead out of the checkout.
+            if not (context.is_relative_to(tree) and dockerfile.is_relative_to(tree) and dockerfile.is_file()):
+                raise RefusedError(
+                    f"source.dockerfile: commit {plan.commit[:12]} has no {source.dockerfile}; add it or correct it"
+                )
+            images.build(context, str(dockerfile), plan.image_tag, labels, {"COMMIT": plan.commit})
+            return images.push(plan.image_tag)

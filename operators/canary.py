@@ -1,0 +1,84 @@
+"""Claim the route, shift it stage by stage, and promote: every write fenced by the owner and its epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import Context, XComArg
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators.base import DeployOperator, record
+
+
+class ClaimRouteOperator(DeployOperator):
+    """Become the route's owner and add the candidate to it, with weight 0."""
+
+    def execute(self, context: Context) -> str:
+        """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands."""
+        plan = self.load_plan()
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        if route.owned_by(plan.deployment_id) and route.owner:
+            if route.phase != routes.CANARY:
+                raise FencedError(
+                    f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
+                )
+            return route.owner
+        owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate, plan.stable_port)
+        try:
+            cluster.patch_route(route, patch)
+        except FencedError as error:
+            # The one write that replaces a list is fenced by the object's version, which also changes innocently.
+            raise TemporaryError(f"route {route.name} changed while it was claimed") from error
+        self.log.info("route %s is ours: %s", route.name, owner)
+        return owner
+
+
+class OwnedOperator(DeployOperator):
+    """A step of the route's owner.
+
+    :param claim: the owner that ``claim_route`` returned.
+    """
+
+    template_fields: Sequence[str] = ("plan", "claim")
+
+    def __init__(self, *, claim: str | XComArg, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claim = claim
+
+
+class ShiftCanaryOperator(OwnedOperator):
+    """Give the candidate ``share`` % of the route's traffic."""
+
+    def __init__(self, *, share: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.share = share
+
+    def execute(self, context: Context) -> None:
+        """Shift, or find it done already."""
+        plan = self.load_plan()
+        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        patch = routes.shift(route, str(self.claim), plan.stable, plan.candidate, self.share, time.time())
+        cluster.patch_route(route, patch)
+        self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
+        record(context, State.CANARY_WAITING, f"{self.share} % of traffic is declared for {plan.candidate}")
+
+
+class PromoteOperator(OwnedOperator):
+    """Make the candidate the stable. It has all traffic already, so nothing moves."""
+
+    def execute(self, context: Context) -> None:
+        """Promote, or find it done already."""
+        plan = self.load_plan()
+        record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        cluster.patch_route(route, routes.promote(route, str(self.claim), plan.stable, plan.candidate))
+        record(context, State.PROMOTED, f"{plan.candidate} is the stable; {plan.stable} stays warm")

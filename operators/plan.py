@@ -1,0 +1,78 @@
+"""``plan``: check everything that can be checked without writing anything, and freeze the deployment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import Context
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.source import Repository
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.request import DeployRequest, parse_request
+from airflow_deploy.domain.route import Route, gitops_managers
+from airflow_deploy.domain.spec import parse_spec
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators.base import DeployOperator, record
+
+
+class PlanDeploymentOperator(DeployOperator):
+    """Validate the conf and the surroundings, and return the plan.
+
+    :param spec: the service's spec as JSON, frozen into the DAG when its YAML was read.
+    """
+
+    template_fields = ()
+
+    def __init__(self, *, spec: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the plan's JSON.
+
+        :raises RefusedError: one sentence that names the field and the remedy.
+        """
+        run = context["dag_run"]
+        request = parse_request(run.conf)
+        spec = parse_spec(self.spec, f"{run.dag_id}'s YAML")
+        with Repository.fetched(spec.source) as repository:
+            commit = repository.resolve(request.commit)
+        route = Cluster(spec.connections.kubernetes).route(spec.namespace, spec.route.name)
+        _refuse_gitops(route)
+        stable = route.stable()
+        plan = DeploymentPlan(
+            dag_id=run.dag_id,
+            run_id=run.run_id,
+            requester=run.triggering_user_name or "unknown",
+            created=int(run.run_after.timestamp()),
+            spec=spec,
+            request=request,
+            commit=commit,
+            stable=stable,
+            stable_port=route.port_of(stable),
+        )
+        observer = Observer.connect(plan)
+        observer.check_edges()
+        _check_resolved_when(observer, request)
+        record(context, State.INIT, f"{plan.requester} asked for {commit[:12]} to end {request.incident.id}")
+        self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
+        return plan.dump()
+
+
+def _refuse_gitops(route: Route) -> None:
+    if managers := gitops_managers(route):
+        raise RefusedError(
+            f"route {route.name}: {' and '.join(managers)} owns its rules and would set the weights back; let it ignore"
+            " the differences at /spec/rules/*/backendRefs"
+        )
+
+
+def _check_resolved_when(observer: Observer, request: DeployRequest) -> None:
+    if condition := request.incident.resolved_when:
+        try:
+            observer.number(condition.query)
+        except RefusedError as error:
+            raise RefusedError(f"conf: incident.resolved_when.query is not usable: {error}") from error

@@ -1,0 +1,1 @@
+"""Airflow sensors and triggers: readiness, health gates and the watch."""

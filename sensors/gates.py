@@ -1,0 +1,124 @@
+"""The watch, the health gates and the verification: three questions asked of the same looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from airflow.sdk import Context, XComArg
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import FencedError, HarmError
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators.base import record
+from airflow_deploy.sensors.base import DeploySensor
+from airflow_deploy.sensors.looks import Assignment, Role
+from airflow_deploy.sensors.triggers import LookTrigger
+
+
+class LookSensor(DeploySensor):
+    """Look at the deployment until there is a word to say.
+
+    :param claim: the owner that ``claim_route`` returned.
+    :param baseline: what ``capture_baseline`` returned.
+    """
+
+    template_fields: Sequence[str] = ("plan", "claim", "baseline")
+    template_fields_renderers = {"plan": "json", "baseline": "json"}  # noqa: RUF012 - Airflow declares it so
+    role: Role
+    next_share: int | None = None
+
+    def __init__(self, *, claim: str | XComArg, baseline: dict[str, Any] | XComArg, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claim: Any = claim
+        self.baseline: Any = baseline
+
+    def trigger(self, context: Context) -> LookTrigger:
+        """Return the loop of looks."""
+        assignment = Assignment(
+            role=self.role,
+            plan=self.load_plan().dump(),
+            baseline=self.baseline,
+            claim=self.claim,
+            started=time.time(),
+            next_share=self.next_share,
+        )
+        return LookTrigger(asdict(assignment), f"{context['ti'].task_id}.jsonl")
+
+    def keep(self, context: Context, event: dict[str, Any]) -> str:
+        """Push the event, so that it is kept also where the task fails, and return its sentence."""
+        context["ti"].xcom_push(key="return_value", value=event)
+        self.log.info("%s: %s", event["verdict"], event["reason"])
+        return f"{event['verdict']}: {event['reason']}"
+
+
+class WatchSensor(LookSensor):
+    """Judge harm and sight from the first shift to the promotion, and hold the brake."""
+
+    role = "watch"
+
+    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the event of a deployment that was promoted.
+
+        :raises HarmError: the candidate was braked.
+        """
+        said = self.keep(context, event)
+        if event["verdict"] != "CLOSED":
+            raise HarmError(said)
+        if event["numbers"]["phase"] != routes.PROMOTED:
+            raise FencedError(said)
+        return event
+
+
+class HealthGateSensor(LookSensor):
+    """Wait until the next share may be given.
+
+    :param next_share: that share in %.
+    """
+
+    role = "gate"
+
+    def __init__(self, *, next_share: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.next_share = next_share
+
+    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return a HEALTHY event.
+
+        :raises HarmError: ``max_bake`` is over and the version is not shown to be healthy.
+        """
+        said = self.keep(context, event)
+        if event["verdict"] == "CLOSED":
+            raise AirflowSkipException(said)
+        record(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
+        if event["verdict"] != "HEALTHY":
+            raise HarmError(said)
+        return event
+
+
+class VerifySensor(LookSensor):
+    """After the promotion: is it still healthy, and is the incident over?"""
+
+    role = "verify"
+    next_share = 100
+
+    def trigger(self, context: Context) -> LookTrigger:
+        """Record that the verification begins."""
+        record(context, State.VERIFYING, "looking at the promoted version")
+        return super().trigger(context)
+
+    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return a HEALTHY event.
+
+        :raises HarmError: it is not healthy, or does not end the incident.
+        """
+        said = self.keep(context, event)
+        if event["verdict"] == "CLOSED":
+            raise FencedError(said)
+        if event["verdict"] != "HEALTHY":
+            raise HarmError(said)
+        record(context, State.VERIFIED, said, evidence=event["evidence_sha256"])
+        return event

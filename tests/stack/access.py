@@ -1,0 +1,80 @@
+"""Who may talk to the API server, and the kubeconfig files by which they do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.stack.layout import ADDRESS, ADMIN_KUBECONFIG, CONFIG, NODE_ADDRESS, STATE
+from tests.stack.tls import Authority, new_key, new_secret, write_secret
+
+PKI = CONFIG / "pki"
+TOKENS = CONFIG / "tokens.csv"
+PROMETHEUS_TOKEN = CONFIG / "prometheus.token"
+SERVER = f"https://{ADDRESS}:6443"
+NODE = "node"
+
+_CLIENTS = {
+    "admin": ("admin", "system:masters"),
+    "kube-controller-manager": ("system:kube-controller-manager", ""),
+    "kube-scheduler": ("system:kube-scheduler", ""),
+    "kubelet": (f"system:node:{NODE}", "system:nodes"),
+    "kube-proxy": ("system:kube-proxy", ""),
+    "traefik": ("traefik", ""),
+    "prometheus": ("prometheus", ""),
+}
+"""Part of the stack -> the user and the group that it is to the API server."""
+
+
+def create() -> None:
+    """Make certificates, tokens and kubeconfigs, all new: nothing of an earlier start is valid."""
+    service = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    authority = Authority.create(PKI)
+    authority.issue(
+        "apiserver", "kube-apiserver", hosts=("localhost", *service, "127.0.0.1", "10.96.0.1", NODE_ADDRESS, ADDRESS)
+    )
+    authority.issue("apiserver-kubelet", "apiserver-kubelet", group="system:masters")
+    authority.issue("front-proxy", "front-proxy")
+    authority.issue("kubelet", f"system:node:{NODE}", group="system:nodes", hosts=(NODE, NODE_ADDRESS))
+    new_key(PKI / "service-accounts.key")
+
+    tokens = {client: new_secret() for client in _CLIENTS}
+    rows = [f'{tokens[client]},{user},{user},"{group}"' for client, (user, group) in _CLIENTS.items()]
+    write_secret(TOKENS, "\n".join(rows) + "\n")
+    for client, token in tokens.items():
+        write_kubeconfig(kubeconfig(client), token)
+    write_secret(PROMETHEUS_TOKEN, tokens["prometheus"])
+
+
+def kubeconfig(client: str) -> Path:
+    """The kubeconfig of one part of the stack."""
+    return ADMIN_KUBECONFIG if client == "admin" else CONFIG / f"{client}.kubeconfig"
+
+
+def write_kubeconfig(path: Path, token: str) -> None:
+    """Write a kubeconfig for the stack's cluster; it works on the host and inside the namespace alike."""
+    write_secret(
+        path,
+        f"""apiVersion: v1
+kind: Config
+clusters: [{{name: stack, cluster: {{server: "{SERVER}", certificate-authority: "{PKI}/ca.crt"}}}}]
+users: [{{name: user, user: {{token: {token}}}}}]
+contexts: [{{name: stack, context: {{cluster: stack, user: user}}}}]
+current-context: stack
+""",
+    )
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> str:
+    """Run kubectl as the cluster's administrator and give what it prints.
+
+    :raises subprocess.CalledProcessError: when it fails; its `stderr` says why.
+    """
+    # Its cache of what a server offers is kept by address, and ours is the same for every new cluster.
+    options = (f"--kubeconfig={ADMIN_KUBECONFIG}", f"--cache-dir={STATE}/kubectl")
+    return subprocess.run(
+        [Path(sys.executable).with_name("kubectl"), *options, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout

@@ -1,0 +1,112 @@
+"""What comes from Go modules: the Kubernetes binary, the sandbox's pause program, and the Gateway API's CRDs.
+
+Compiling Kubernetes takes minutes, so the results stay in the user's cache folder under a key made of all that went
+into them: versions, sources, and the Go release.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from tests.stack.errors import StackError
+from tests.stack.layout import CACHE, LOG
+from tests.stack.processes import environment
+
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.3"
+
+_MODULE = Path(__file__).parent / "kube"
+_VARIABLES = "k8s.io/component-base/version"
+
+
+def kubernetes_version() -> str:
+    """The version that our Go module asks for, such as ``v1.36.3``."""
+    found = re.search(r"k8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
+    if not found:
+        raise StackError(f"{_MODULE / 'go.mod'} does not require k8s.io/kubernetes.")
+    return found.group(1)
+
+
+@cache
+def kubernetes() -> Path:
+    """The folder that has (or is to have) the servers and ``pause``, each under its own name."""
+    digest = hashlib.sha256()
+    for source in sorted(path for path in _MODULE.rglob("*") if path.is_file()):
+        digest.update(f"{source.relative_to(_MODULE)}\0".encode() + source.read_bytes() + b"\0")
+    return CACHE / f"kubernetes-{kubernetes_version()}-{digest.hexdigest()[:12]}"
+
+
+def gateway_crds() -> Path:
+    """The folder that has (or is to have) the Gateway API's standard CRDs."""
+    return CACHE / GATEWAY_API.replace("/", "_")
+
+
+def go_is_needed() -> bool:
+    """Whether anything is still to be made with Go."""
+    return not (kubernetes().is_dir() and gateway_crds().is_dir())
+
+
+def build_kubernetes() -> None:
+    """Compile the servers, unless an earlier run did: about five minutes on two cores."""
+    if kubernetes().is_dir():
+        return
+    version = kubernetes_version()
+    major, minor, _ = version.lstrip("v").split(".")
+    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    linker = " ".join(["-s -w", *(f"-X {_VARIABLES}.{name}={value}" for name, value in stamp.items())])
+    with _scratch() as scratch:
+        target = Path(scratch) / "kubernetes"
+        target.mkdir()
+        _go("kubernetes-binary", "build", "-trimpath", "-ldflags", linker, "-o", f"{target}/", "./...")
+        for server in SERVERS:
+            (target / server).symlink_to("kube")
+        _publish(target, kubernetes())
+
+
+def fetch_gateway_crds() -> None:
+    """Put the Gateway API's CRDs into the cache folder, unless an earlier run did."""
+    if gateway_crds().is_dir():
+        return
+    answer = json.loads(_go("gateway-api", "mod", "download", "-json", GATEWAY_API))
+    with _scratch() as scratch:
+        target = Path(scratch) / "crds"
+        target.mkdir()
+        for source in (Path(answer["Dir"]) / "config/crd/standard").glob("*.yaml"):
+            shutil.copyfile(source, target / source.name)  # the module cache is read-only, a copy is not
+        _publish(target, gateway_crds())
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=CACHE, prefix=".making-")
+
+
+def _publish(made: Path, final: Path) -> None:
+    """Rename into place, so that the cache never holds half a result, whoever else is making the same."""
+    try:
+        made.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+
+
+def _go(part: str, *arguments: str) -> str:
+    log = LOG / f"{part}.log"
+    with log.open("ab") as output:
+        done = subprocess.run(
+            ["go", *arguments],
+            cwd=_MODULE,
+            env=environment({"CGO_ENABLED": "0"}),
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise StackError(f"`go {arguments[0]}` failed: see {log}.")
+    return done.stdout

@@ -1,0 +1,57 @@
+"""Prometheus, scraping the gateway and the kubelet's cAdvisor every two seconds."""
+
+from tests.stack.access import PKI, PROMETHEUS_TOKEN, kubectl
+from tests.stack.gateway import METRICS_PORT
+from tests.stack.http import get
+from tests.stack.layout import ADDRESS, CONFIG, NODE_ADDRESS, STATE
+from tests.stack.network import inside
+from tests.stack.processes import Process, spawn
+
+URL = f"http://{ADDRESS}:9090"
+
+_ROLE = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: prometheus}
+rules: [{apiGroups: [""], resources: [nodes/metrics], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: prometheus}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: prometheus}
+subjects: [{kind: User, name: prometheus}]
+"""
+
+
+def grant_access() -> None:
+    """Let Prometheus read the kubelet's metrics, and nothing else."""
+    kubectl("apply", "--server-side", "--filename=-", stdin=_ROLE)
+
+
+def start() -> Process:
+    """Start Prometheus; targets that are not up yet are simply down until they are."""
+    config = CONFIG / "prometheus.yaml"
+    config.write_text(f"""
+global: {{scrape_interval: 2s, scrape_timeout: 2s}}
+scrape_configs:
+- job_name: gateway
+  static_configs: [{{targets: ["127.0.0.1:{METRICS_PORT}"]}}]
+- job_name: cadvisor
+  scheme: https
+  metrics_path: /metrics/cadvisor
+  authorization: {{credentials_file: "{PROMETHEUS_TOKEN}"}}
+  tls_config: {{ca_file: "{PKI}/ca.crt"}}
+  static_configs: [{{targets: ["{NODE_ADDRESS}:10250"]}}]
+""")
+    argv = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={STATE}/prometheus",
+        "--web.listen-address=0.0.0.0:9090",
+    ]
+    return spawn("prometheus", inside(argv))
+
+
+def ready() -> bool:
+    """Whether it answers queries."""
+    return get(f"{URL}/-/ready") is not None

@@ -1,0 +1,50 @@
+"""End the stack, or what is left of one: by what is found, never by what ought to be there."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.stack import cgroups, network
+from tests.stack.layout import INFO, KEPT_BY_DOWN, NETNS, STATE
+from tests.stack.processes import end_all, namespace_owner
+
+
+def anything_left() -> bool:
+    """Whether a stack of this checkout is up, or has left something behind."""
+    ours_or_nobodys = namespace_owner() in (None, STATE)
+    remains = STATE.is_dir() and any(path not in KEPT_BY_DOWN for path in STATE.iterdir())
+    return remains or (ours_or_nobodys and (NETNS.exists() or network.link_exists()))
+
+
+def tear_down() -> list[str]:
+    """End every process and undo every change; gives a line for each thing that would not go.
+
+    Harmless when nothing is up, and never touches another checkout's stack.
+    """
+    mine = namespace_owner() in (None, STATE)
+    INFO.unlink(missing_ok=True)  # the supervisors now take a death for an end
+    problems = [f"process {pid} does not end" for pid in end_all()]
+    problems += [
+        f"{mount} is still mounted"
+        for mount in _mounts()
+        if subprocess.run(["umount", "--lazy", mount], check=False).returncode
+    ]
+    if mine:
+        problems += [f"{path} is still there" for path in cgroups.remove()]
+        network.remove()
+    for path in STATE.iterdir() if STATE.is_dir() else ():
+        if path in KEPT_BY_DOWN:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return problems
+
+
+def _mounts() -> list[Path]:
+    """Mounts below the state folder, innermost first."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    paths = [Path(point.encode().decode("unicode_escape")) for point in points]
+    ours = [path for path in paths if path.is_relative_to(STATE)]
+    return sorted(ours, key=lambda path: len(path.parts), reverse=True)

@@ -1,0 +1,214 @@
+"""The sample service has the history and the faults that the demo and the end-to-end tests build on."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.stack.load import Request, generate, payments, summarise
+from tests.stack.sample import base_image, manifests
+from tests.stack.sample.repository import Sample, make_repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
+
+
+def git(sample: Sample, *arguments: str) -> list[str]:
+    command = ["git", "-C", str(sample.path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return make_repository(tmp_path_factory.mktemp("sample") / "repository")
+
+
+class TestRepository:
+    def test_is_the_same_everywhere(self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
+        monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook
+        other = make_repository(tmp_path / "new" / "repository")
+        assert (other.running, other.good, other.bad, other.experiment) == (
+            sample.running,
+            sample.good,
+            sample.bad,
+            sample.experiment,
+        )
+        assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in (sample.running, sample.good, sample.bad))
+
+    def test_is_put_back_when_made_again(self, sample: Sample) -> None:
+        git(sample, "checkout", "--quiet", "-B", "main", "experiment")
+        (sample.path / "pool.go").write_text("changed")
+        assert make_repository(sample.path) == sample
+        assert git(sample, "rev-parse", "main") == [sample.bad]
+        assert git(sample, "status", "--porcelain") == []
+
+    def test_has_the_fixes_on_main_and_the_experiment_beside_it(self, sample: Sample) -> None:
+        assert git(sample, "rev-list", "--reverse", "main") == [sample.running, sample.good, sample.bad]
+        assert git(sample, "branch", "--contains", sample.experiment, "--format=%(refname:short)") == ["experiment"]
+
+    def test_fixes_differ_in_code_only(self, sample: Sample) -> None:
+        assert git(sample, "diff", "--name-only", sample.running, sample.good) == ["pool.go"]
+        assert git(sample, "diff", "--name-only", sample.good, sample.bad) == ["amount.go"]
+
+
+@pytest.fixture(scope="module")
+def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each commit's program, vetted and built from exactly that commit."""
+    folder = tmp_path_factory.mktemp("programs")
+    settings = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
+    built = {}
+    for name in ("running", "good", "bad"):
+        source, program = folder / f"{name}-source", folder / name
+        source.mkdir()
+        git(sample, "archive", f"--output={source}.tar", getattr(sample, name))
+        shutil.unpack_archive(f"{source}.tar", source, filter="data")
+        for command in (["go", "vet", "."], ["go", "build", "-trimpath", "-o", str(program), "."]):
+            subprocess.run(command, cwd=source, env=os.environ | settings, check=True)
+        built[name] = program
+    return built
+
+
+@contextmanager
+def running(program: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The program and its address; it is ended in the end."""
+    settings = {"LISTEN": "127.0.0.1:0", "VERSION": program.name}
+    with subprocess.Popen([program], env=settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            said = re.search(r"serving address=(\S+)", process.stderr.readline())
+            assert said
+            yield process, said[1]
+        finally:
+            process.terminate()
+
+
+def use(program: Path, *, rate: float, seconds: float) -> list[Request]:
+    """Send load to the program."""
+    requests: list[Request] = []
+    with running(program) as (_, address):
+        url = f"http://{address}/payments"
+        asyncio.run(generate(url, requests.append, asyncio.Event(), host="payments.test", rate=rate, seconds=seconds))
+    return requests
+
+
+def pay(address: str, body: bytes) -> int:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.request("POST", "/payments", body)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+@needs_go
+class TestService:
+    def test_running_version_is_slow_without_errors(self, programs: dict[str, Path]) -> None:
+        summary = summarise(use(programs["running"], rate=50, seconds=1.5))["running"]
+        assert (summary.count, summary.failed) == (75, 0)
+        assert summary.latency[0.5] > 0.5
+        assert summary.latency[0.99] < 5  # waiting is bounded, so the queue does not grow without end
+
+    def test_good_fix_is_fast(self, programs: dict[str, Path]) -> None:
+        summary = summarise(use(programs["good"], rate=50, seconds=1.0))["good"]
+        assert (summary.count, summary.failed) == (50, 0)
+        assert summary.latency[0.5] < 0.5
+
+    def test_bad_fix_fails_one_payment_in_twenty(self, programs: dict[str, Path]) -> None:
+        requests = use(programs["bad"], rate=200, seconds=1.0)
+        assert sorted(request.status for request in requests) == [200] * 190 + [500] * 10
+        assert {request.version for request in requests} == {"bad"}
+
+    def test_bad_fix_fails_by_the_amount_alone(self, programs: dict[str, Path]) -> None:
+        bodies = list(islice(payments(), 40))
+        with running(programs["bad"]) as (_, address), ThreadPoolExecutor(20) as pool:
+            statuses = list(pool.map(lambda body: pay(address, body), bodies))
+        assert statuses == [500 if json.loads(body)["amount"] % 100 == 5 else 200 for body in bodies]
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b'{"amount":0}', b'{"amount":-5}', b'{"amount":100,"currency":"XXX"}', b'{"amount":1e30}']
+    )
+    def test_refuses_what_is_no_payment(self, programs: dict[str, Path], body: bytes) -> None:
+        with running(programs["good"]) as (_, address):
+            assert pay(address, body) == 400
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+    def test_says_that_it_is_well_and_which_version(self, programs: dict[str, Path], path: str) -> None:
+        with running(programs["good"]) as (_, address):
+            connection = http.client.HTTPConnection(address, timeout=10)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            assert (response.status, response.headers["X-Version"]) == (200, "good")
+            connection.close()
+
+    def test_answers_what_it_has_in_hand_on_sigterm(self, programs: dict[str, Path]) -> None:
+        """In hand is what its handler has begun to read; what Go's server reads later than the signal, it drops."""
+        body = next(payments())
+        head = f"POST /payments HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+        with running(programs["running"]) as (process, address), ExitStack() as stack:
+            host, _, port = address.rpartition(":")
+            sockets = [stack.enter_context(socket.create_connection((host, port), timeout=10)) for _ in range(10)]
+            for connection in sockets:
+                connection.sendall(head.encode())
+            for connection in sockets:
+                assert b" 100 Continue" in connection.recv(1000)
+                connection.sendall(body)
+            process.terminate()
+            assert [connection.recv(1000).split()[1] for connection in sockets] == [b"200"] * 10
+            assert process.wait(timeout=10) == 0
+
+
+class TestManifests:
+    def test_fill_in_the_image_and_the_version(self) -> None:
+        image = f"registry.test/payments@sha256:{'0' * 64}"
+        kinds = {item["kind"]: item for item in yaml.safe_load_all(manifests.payments(image, "v1"))}
+        assert list(kinds) == ["Namespace", "Deployment", "Service", "HTTPRoute"]
+        (container,) = kinds["Deployment"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == image
+        assert {"name": "VERSION", "value": "v1"} in container["env"]
+
+
+class TestBaseImage:
+    @pytest.fixture
+    def host(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A host with busybox and a `go` that does nothing but say its version, which the test writes."""
+        go, busybox, version = tmp_path / "go", tmp_path / "busybox", tmp_path / "version"
+        busybox.touch()
+        go.write_text(f"#!/bin/sh\ncat {version}\n")
+        go.chmod(0o755)
+        monkeypatch.setattr(base_image, "BUSYBOX", str(busybox))
+        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+        return tmp_path
+
+    def test_is_made_once_per_go_version(self, host: Path) -> None:
+        (host / "version").write_text(f"go1.26.8\n{host}\n")
+        made = host / f"base-go1.26.8-{base_image.LAYOUT}.tar"
+        made.write_text("made before")
+        assert base_image.make_base(host) == made
+        assert made.read_text() == "made before"
+
+    @pytest.mark.parametrize("version", ["go1.25.3", "go1.260", "go1.3"])
+    def test_is_not_made_from_another_go(self, host: Path, version: str) -> None:
+        (host / "version").write_text(f"{version}\n{host}\n")
+        with pytest.raises(RuntimeError, match=f"Go is {version}"):
+            base_image.make_base(host)
+
+    def test_is_not_made_without_busybox(self, host: Path) -> None:
+        (host / "busybox").unlink()
+        with pytest.raises(RuntimeError, match="busybox-static"):
+            base_image.make_base(host)
