@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule, chain
 
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.request import DeployRequest
 from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.states import State
@@ -43,13 +45,22 @@ and promoted or taken back by itself. The answer to *what happened* is in the `a
 """
 
 
-EITHER_WAY = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
-"""The rule of a task that both a go and a person's yes lead to."""
-
-
 def dag_id(spec: DeploymentSpec) -> str:
     """Return the id of the spec's DAG."""
     return f"deploy_{spec.service}"
+
+
+def invalid_dag(name: str, error: RefusedError) -> DAG:
+    """Return a DAG that says what is wrong with a YAML file, where people look for the one that it should have made."""
+    dag = DAG(
+        dag_id=f"invalid_{name}",
+        description=str(error),
+        doc_md=f"### This service cannot be deployed\n\n{error}",
+        schedule=None,
+        tags=["airflow-deploy", "invalid"],
+    )
+    EmptyOperator(task_id="correct_the_yaml", dag=dag)
+    return dag
 
 
 def _params() -> dict[str, Param]:
@@ -104,6 +115,9 @@ class Decision(NamedTuple):
     route: BaseOperator
     ask: BaseOperator
     refuse: BaseOperator
+    agreed: BaseOperator
+    """Joins the score's go and a person's yes. It runs nowhere: what follows has other parents as well, which succeeded
+    long ago, so that its own trigger rule could not tell that nobody agreed."""
 
 
 class Stage(NamedTuple):
@@ -117,8 +131,8 @@ def _tasks(spec: DeploymentSpec) -> None:
     plan = PlanDeploymentOperator(task_id="plan", spec=spec.dump())
     build = BuildImageOperator(task_id="build_image", plan=plan.output)
     planned: dict[str, Any] = {"plan": build.output}
-    deploy = _decision(spec, planned, "", go="capture_baseline")
-    baseline = CaptureBaselineOperator(task_id="capture_baseline", trigger_rule=EITHER_WAY, **planned)
+    deploy = _decision(spec, planned, "")
+    baseline = CaptureBaselineOperator(task_id="capture_baseline", **planned)
     apply = ApplyManifestOperator(task_id="apply_manifest", **planned)
     ready = WaitReadySensor(task_id="wait_ready", deferrable=True, **planned)
     claim = ClaimRouteOperator(task_id="claim_route", **planned)
@@ -127,15 +141,14 @@ def _tasks(spec: DeploymentSpec) -> None:
     watch = WatchSensor(task_id="watch", **judged)
     stages = _stages(spec, owned, judged)
     gates = [stage.gate for stage in stages]
-    promotion = _decision(spec, planned, "_promotion", go="promote", gates=[gate.task_id for gate in gates])
-    promote = PromoteOperator(task_id="promote", trigger_rule=EITHER_WAY, **owned)
+    promotion = _decision(spec, planned, "_promotion", [gate.task_id for gate in gates])
+    promote = PromoteOperator(task_id="promote", **owned)
     verify = VerifySensor(task_id="verify", **judged)
 
-    chain(plan, build, deploy.score, deploy.route, [deploy.ask, baseline, deploy.refuse])
-    chain(deploy.ask, baseline, apply, ready, claim, [watch, stages[0].shift])
+    chain(plan, build, deploy.score, deploy.route)
+    chain(deploy.agreed, baseline, apply, ready, claim, [watch, stages[0].shift])
     chain(*(task for stage in stages for task in stage), promotion.score, promotion.route)
-    chain(promotion.route, [promotion.ask, promote, promotion.refuse])
-    chain(promotion.ask, promote, verify)
+    chain(promotion.agreed, promote, verify)
     watch >> verify
 
     staged = [task for stage in stages for task in stage]
@@ -154,10 +167,8 @@ def _tasks(spec: DeploymentSpec) -> None:
     settle.as_teardown(setups=plan, on_failure_fail_dagrun=True)
 
 
-def _decision(
-    spec: DeploymentSpec, planned: dict[str, Any], when: str, *, go: str, gates: Sequence[str] = ()
-) -> Decision:
-    """Make one decision; ``when`` is the suffix of its tasks' names, ``go`` the task that follows a go."""
+def _decision(spec: DeploymentSpec, planned: dict[str, Any], when: str, gates: Sequence[str] = ()) -> Decision:
+    """Make one decision; ``when`` is the suffix of its tasks' names."""
     score = ScoreConfidenceOperator(task_id=f"score{when or '_confidence'}", gates=gates, **planned)
     ask = DeploymentApprovalOperator(
         task_id=f"approve{when}",
@@ -168,12 +179,15 @@ def _decision(
     # Before the canary a refusal ends the run; after it, the rollback records what follows.
     state = None if when else State.REJECTED
     refuse = RefuseOperator(task_id=f"refuse{when}", confidence=score.output, state=state, **planned)
+    agreed = EmptyOperator(task_id=f"agreed{when}", trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
     route = RouteOnConfidenceOperator(
         task_id=f"route_on{when or '_confidence'}",
         confidence=score.output,
-        routes={"go": go, "ask": ask.task_id, "refuse": refuse.task_id},
+        routes={"go": agreed.task_id, "ask": ask.task_id, "refuse": refuse.task_id},
     )
-    return Decision(score, route, ask, refuse)
+    chain(route, [ask, agreed, refuse])
+    chain(ask, agreed)
+    return Decision(score, route, ask, refuse, agreed)
 
 
 def _stages(spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any]) -> list[Stage]:

@@ -62,10 +62,10 @@ class ShiftCanaryOperator(OwnedOperator):
     def execute(self, context: Context) -> None:
         """Shift, or find it done already."""
         plan = self.load_plan()
-        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         patch = routes.shift(route, str(self.claim), plan.stable, plan.candidate, self.share, time.time())
+        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
         cluster.patch_route(route, patch)
         self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
         record(context, State.CANARY_WAITING, f"{self.share} % of traffic is declared for {plan.candidate}")
@@ -77,8 +77,9 @@ class PromoteOperator(OwnedOperator):
     def execute(self, context: Context) -> None:
         """Promote, or find it done already."""
         plan = self.load_plan()
-        record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        cluster.patch_route(route, routes.promote(route, str(self.claim), plan.stable, plan.candidate))
+        patch = routes.promote(route, str(self.claim), plan.stable, plan.candidate)
+        record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
+        cluster.patch_route(route, patch)
         record(context, State.PROMOTED, f"{plan.candidate} is the stable; {plan.stable} stays warm")

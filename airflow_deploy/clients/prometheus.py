@@ -77,7 +77,13 @@ class Prometheus:
             if "HTTP Status Code 4" in str(error):
                 raise RefusedError(f"Prometheus does not accept the query {printable(query, 200)}: {text}") from error
             raise TemporaryError(f"Prometheus failed: {text}") from error
-        except (RequestException, OSError, ValueError) as error:
+        except (
+            RequestException,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # the last three: no Prometheus JSON
             raise TemporaryError(f"Prometheus does not answer: {printable(str(error), 200)}") from error
         return result
 
@@ -94,10 +100,10 @@ class Prometheus:
         result = self.query(query)
         if not result:
             return None
-        if len(result) == 2 and not isinstance(result[0], dict):  # a scalar: [time, "value"]
-            return float(result[1])
-        if len(result) > 1 or "value" not in result[0]:
-            raise RefusedError(
-                f"the query {printable(query, 200)} yields {len(result)} results; reduce it to one number"
-            )
-        return float(result[0]["value"][1])
+        try:
+            if not isinstance(result[0], dict):  # a scalar: [time, "value"]
+                return float(result[1])
+            (only,) = result
+            return float(only["value"][1])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"the query {printable(query, 200)} must yield one number; reduce it to one") from error

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_deploy.domain.judge import Finding, Judge
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.telemetry import Counts, Tick, edge_text
 
 Record = Mapping[str, Any]
 
 
 def counts_record(counts: Counts) -> Record:
     """Return plain JSON for ``counts``."""
-    within = {f"{edge:g}": number for edge, number in counts.within.items()}
+    within = {edge_text(edge): number for edge, number in counts.within.items()}
     return {"requests": counts.requests, "errors": counts.errors, "timed": counts.timed, "within": within}
 
 

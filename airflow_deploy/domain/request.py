@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.names import COMMIT_PATTERN
-from airflow_deploy.domain.values import Duration, Line, Model, explain
+from airflow_deploy.domain.values import DURATION, Line, Model, explain
 
 MAX_BYTES = 64 * 1024
 """A conf is a few hundred bytes; more is a mistake or an attack on the metadata database."""
@@ -21,7 +21,7 @@ class ResolvedWhen(Model):
     query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
     op: Literal["<", "<=", ">", ">="]
     value: float
-    for_: Annotated[Duration, Field(alias="for", ge=0, le=86_400)] = 0
+    for_: Annotated[int, Field(alias="for", ge=0, le=86_400), DURATION] = 0
 
 
 class Incident(Model):

@@ -11,7 +11,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, merge_limits
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.telemetry import PRESETS
-from airflow_deploy.domain.values import Duration, Model, explain
+from airflow_deploy.domain.values import DURATION, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
@@ -54,8 +54,8 @@ class Canary(Model):
     """The stages of the canary and how long each may take."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20, strict=False)] = (5, 25, 50, 100)
-    bake: Annotated[Duration, Field(ge=5, le=86_400)] = 60
-    max_bake: Annotated[Duration, Field(ge=10, le=7 * 86_400)] = 1800
+    bake: Annotated[int, Field(ge=5, le=86_400), DURATION] = 60
+    max_bake: Annotated[int, Field(ge=10, le=7 * 86_400), DURATION] = 1800
 
     @model_validator(mode="after")
     def _check(self) -> "Canary":
@@ -69,8 +69,8 @@ class Canary(Model):
 class Blindness(Model):
     """What happens while the metrics cannot be trusted."""
 
-    stale_after: Annotated[Duration, Field(ge=5, le=600)] = 15
-    max_blind: Annotated[Duration, Field(ge=10, le=86_400)] = 900
+    stale_after: Annotated[int, Field(ge=5, le=600), DURATION] = 15
+    max_blind: Annotated[int, Field(ge=10, le=86_400), DURATION] = 900
     then: Literal["hold", "rollback"] = "hold"
 
 
@@ -84,7 +84,7 @@ class Resources(Model):
 class Rollback(Model):
     """How long, and for how many versions, the way back stays open."""
 
-    window: Annotated[Duration, Field(ge=60, le=30 * 86_400)] = 86_400
+    window: Annotated[int, Field(ge=60, le=30 * 86_400), DURATION] = 86_400
     keep: Annotated[int, Field(ge=1, le=50)] = 3
 
 
@@ -119,7 +119,7 @@ class DeploymentSpec(Model):
     gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     rollback: Rollback = Rollback()
-    approval_timeout: Annotated[Duration, Field(ge=60, le=7 * 86_400)] = 3600
+    approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 
     @property

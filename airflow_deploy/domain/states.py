@@ -42,12 +42,15 @@ NEXT: dict[State, frozenset[State]] = {
     S.PROMOTED: frozenset({S.VERIFYING, S.ROLLING_BACK}),
     S.VERIFYING: frozenset({S.VERIFIED, S.ROLLING_BACK}),
     S.VERIFIED: frozenset({S.ROLLING_BACK}),
-    S.AWAITING_APPROVAL: frozenset({S.DEPLOYING, S.CANARY, S.PROMOTING, S.REJECTED, S.ROLLING_BACK}),
+    S.AWAITING_APPROVAL: frozenset({S.DEPLOYING, S.REJECTED}),
     S.ROLLING_BACK: frozenset({S.ROLLED_BACK, S.FAILED}),
     S.REJECTED: frozenset(),
     S.ROLLED_BACK: frozenset(),
     S.FAILED: frozenset(),
 }
+
+APPROVED_LATE = frozenset({S.CANARY, S.PROMOTING, S.ROLLING_BACK})
+"""What may follow AWAITING_APPROVAL once something is deployed."""
 
 EXITS = frozenset({S.REJECTED, S.ROLLING_BACK, S.ROLLED_BACK, S.FAILED})
 """States that leave the happy path. Whatever is recorded of it beside them happened before."""
@@ -92,6 +95,8 @@ def assemble(steps: Sequence[Step]) -> list[Transition]:
     current: State | None = None
     for step in ordered:
         permitted = frozenset({S.INIT}) if current is None else NEXT[current]
+        if current is S.AWAITING_APPROVAL and any(item.to is S.DEPLOYING for item in path):
+            permitted = APPROVED_LATE
         if step.to not in permitted:
             raise IllegalTransition(
                 f"{current or 'the start'} may not be followed by {step.to} (recorded by {step.task})"

@@ -94,9 +94,14 @@ class Preset:
         return self.service.format(**quoted, service=service)
 
 
+def edge_text(edge: float) -> str:
+    """Write a bucket's edge as Prometheus does: the shortest text that reads back as the same number."""
+    return repr(float(edge)).removesuffix(".0")
+
+
 def _edge_pattern(edge: float) -> str:
-    """Match an edge however it is written: ``1`` and ``1.0``."""
-    return promql_regex_literal(f"{edge:g}") + (r"(?:\.0)?" if float(edge).is_integer() else "")
+    """Match an edge however a client library writes it: ``1`` and ``1.0``."""
+    return promql_regex_literal(edge_text(edge)) + (r"(?:\.0)?" if float(edge).is_integer() else "")
 
 
 PRESETS = {
@@ -107,6 +112,8 @@ PRESETS = {
         service=r"httproute-{namespace}-{route}-.*-svc-{namespace}-{service}-[0-9]+@kubernetesgateway",
     ),
 }
+
+POD_PREFIX = 58
 
 SATURATION = {
     "cpu_saturation": (
@@ -123,7 +130,9 @@ SATURATION = {
 
 def saturation_query(gauge: str, namespace: str, version: str, window: int = 30) -> str:
     """Return the query for ``gauge``, a key of ``SATURATION``, over all pods of one version."""
-    pods = promql_string(promql_regex_literal(version) + "-[a-z0-9]+-[a-z0-9]+")
+    # The API server cuts a pod's generated name after 58 characters. No other version's name begins like this one's:
+    # it ends in its time.
+    pods = promql_string(promql_regex_literal(f"{version}-"[:POD_PREFIX]) + "[a-z0-9-]+")
     return SATURATION[gauge].format(
         pods=f'namespace={promql_string(namespace)},pod=~{pods},container!="",container!="POD"', window=window
     )

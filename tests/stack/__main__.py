@@ -48,11 +48,11 @@ def main() -> int:
 
 def up() -> int:
     """Start the stack, unless it is up; cleans up after itself if that fails."""
+    preflight.check_root()
     if INFO.exists() and all(process.alive() for process in recorded().values()):
         print("The stack is up already.")
         return show_status(as_json=False)
     began = time.monotonic()
-    preflight.check_root()
     with _alone():
         if anything_left():
             _say("cleaning up what an earlier start left behind")

@@ -59,7 +59,7 @@ _SETTINGS: dict[str, dict[str, object]] = {
     },
     "logging": {"logging_level": "INFO", "base_log_folder": LOG / "airflow"},
     "api": {"workers": 1, "host": "127.0.0.1"},
-    "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 30},
+    "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 120},
     "scheduler": {
         "scheduler_idle_sleep_time": 0.05,
         "orphaned_tasks_check_interval": 10,
@@ -77,7 +77,7 @@ _SETTINGS: dict[str, dict[str, object]] = {
         "max_failed_heartbeats": 10,
     },
     "triggerer": {"triggerer_health_check_threshold": 10, "job_heartbeat_sec": 2},
-    "airflow_deploy": {"artifact_store": f"file://{ARTIFACTS}"},
+    "airflow_deploy": {"artifact_store": f"file://{ARTIFACTS}", "docker_url": f"unix://{DOCKER_SOCKET}"},
 }
 
 
@@ -109,7 +109,8 @@ def prepare() -> None:
 def install_deployments(specs: Iterable[Path]) -> None:
     """Put deployment YAMLs, and the checkout's DAG files, where Airflow looks for them.
 
-    The DAG files are written anew even if they are the same: Airflow parses again at once what has changed.
+    The DAG files are written anew even if they are the same: Airflow looks every 5 s for what has changed, and parses
+    what has not only every two minutes, for that takes seconds of a small machine's time.
     """
     for spec in specs:
         shutil.copyfile(spec, DAGS / "deployments" / spec.name)
@@ -128,7 +129,6 @@ def environment() -> dict[str, str]:
     connections = {
         "KUBERNETES_DEFAULT": {"conn_type": "kubernetes", "extra": {"kube_config_path": str(AIRFLOW_KUBECONFIG)}},
         "PROMETHEUS_DEFAULT": {"conn_type": "prometheus", "host": PROMETHEUS_URL},
-        "DOCKER_DEFAULT": {"conn_type": "docker", "host": f"unix://{DOCKER_SOCKET}"},
     }
     variables |= {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in connections.items()}
     variables |= {

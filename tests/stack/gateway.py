@@ -78,9 +78,9 @@ subjects: [{{kind: User, name: traefik}}]
 
 def install_crds() -> None:
     """Teach the API server the Gateway API and traefik.io; then the one gateway, open to every namespace's routes."""
-    kubectl("apply", "--server-side", f"--filename={go_modules.gateway_crds()}")
     definitions = {"apiVersion": "v1", "kind": "List", "items": [_permissive(kind) for kind in _TRAEFIK_KINDS]}
-    kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(definitions))
+    files = (f"--filename={go_modules.gateway_crds()}", "--filename=-")
+    kubectl("apply", "--server-side", *files, stdin=json.dumps(definitions))
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "customresourcedefinitions", "--all")
     kubectl("apply", "--server-side", "--filename=-", stdin=_GATEWAY)
 

@@ -10,6 +10,7 @@ from tests.stack.errors import StackError
 from tests.stack.processes import Process, end_all
 
 _REMINDER_SECONDS = 10.0
+_POLL_SECONDS = 0.2
 
 
 def _at_once() -> bool:
@@ -90,4 +91,4 @@ def _run(part: Part, given_up: threading.Event) -> None:
         if time.monotonic() > deadline:
             told = f"; the end of {process.log}:\n{process.log_tail()}" if process else ""
             raise StackError(f"{part.name} is not ready after {part.patience:.0f} s{told}")
-        given_up.wait(0.1)
+        given_up.wait(_POLL_SECONDS)

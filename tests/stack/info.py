@@ -77,6 +77,8 @@ class StackInfo:
             return cls(**json.loads(INFO.read_text()))
         except FileNotFoundError:
             raise StackError("The stack is not up: run `make up`.") from None
+        except PermissionError:
+            raise StackError(f"{INFO} holds passwords and is root's: call it by sudo.") from None
 
     def save(self) -> None:
         """Tell others that the stack is up, and where; supervisors go by the file's presence."""

@@ -33,7 +33,8 @@ MARKER = "AIRFLOW_DEPLOY_STACK"
 """Environment variable that every process of the stack inherits; its value is the state folder."""
 
 DOCKER_SOCKET = RUN / "docker.sock"
-CONTAINERD_SOCKET = RUN / "containerd.sock"
+CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+"""In the stack's own mount namespace, and where the kubelet's cAdvisor looks for it: it takes no other path."""
 ADMIN_KUBECONFIG = STATE / "admin.kubeconfig"
 AIRFLOW_HOME = STATE / "airflow"
 AIRFLOW_KUBECONFIG = AIRFLOW_HOME / "kubeconfig"

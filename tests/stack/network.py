@@ -5,6 +5,7 @@ The mount namespace is what keeps the host clean: kubelet, containerd and Docker
 with the last of their processes.
 """
 
+import contextlib
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -105,12 +106,12 @@ def remove() -> None:
     if NETNS.exists():
         subprocess.run(["umount", "--lazy", NETNS], stderr=subprocess.DEVNULL, check=False)
         NETNS.unlink()
-        if not any(NETNS.parent.iterdir()) and not NETNS.parent.is_mount():
+        # Somebody else's `ip netns` has it mounted, or has namespaces in it: then it is theirs.
+        with contextlib.suppress(OSError):
             NETNS.parent.rmdir()
     for line in _MADE.read_text().splitlines() if _MADE.exists() else []:
-        folder = Path(line)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # not empty, or gone already: then somebody else has taken it over
+            Path(line).rmdir()
 
 
 def _run(*argv: str | Path) -> None:

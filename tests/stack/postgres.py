@@ -66,7 +66,7 @@ def ready() -> bool:
 
 def query(sql: str, database: str = DATABASE) -> str:
     """Run one statement and give its single value as text."""
-    argv = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet", f"--command={sql}"]
+    argv = [_program("psql"), "--no-psqlrc", "--tuples-only", "--no-align", "--quiet", f"--command={sql}"]
     where = {"PGHOST": ADDRESS, "PGPORT": str(PORT), "PGUSER": USER, "PGPASSWORD": password(), "PGDATABASE": database}
     return _run(argv, environment(where | {"PGCONNECT_TIMEOUT": "2"})).strip()
 
@@ -79,11 +79,16 @@ def _run(argv: Sequence[str], env: dict[str, str] | None = None) -> str:
 
 
 def _as_postgres(program: str, *arguments: str) -> list[str]:
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=lambda path: int(path.parts[4]))
-    if not found:
-        raise StackError(f"Debian's package `postgresql` brought no {program}: reinstall it.")
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    return inside([*user, found[-1], *arguments])
+    return inside([*user, _program(program), *arguments])
+
+
+def _program(name: str) -> str:
+    """The program itself: what Debian puts into PATH is a Perl script, too slow to poll with."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    if not found:
+        raise StackError(f"Debian's package `postgresql` brought no {name}: reinstall it.")
+    return str(found[-1])
 
 
 def _postgres_ids() -> tuple[int, int]:

@@ -1,0 +1,44 @@
+# `make` lists what there is to do. Everything is kept in .venv and .stack of this folder.
+SHELL := /bin/bash
+PY := .venv/bin/python
+unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit e2e up down status lock install
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+demo: up ## a good fix and a bad fix under live traffic, on real servers
+	@$(PY) -m tests.stack.demo
+	@$(PY) -m tests.stack status
+
+test: lint unit e2e ## everything: lint, types, layers, unit, Airflow and end-to-end tests
+
+lint: install ## style, types and layers
+	@.ci/step "ruff" .venv/bin/ruff check .
+	@.ci/step "ruff format" .venv/bin/ruff format --check .
+	@.ci/step "mypy" .venv/bin/mypy
+	@.ci/step "import-linter" .venv/bin/lint-imports
+
+unit: install ## unit and Airflow tests: no server, no root
+	@$(PY) -m pytest -q tests/unit tests/airflow
+
+e2e: install ## end-to-end tests on the real servers; everything is stopped afterwards
+	@$(PY) -m pytest -v tests/e2e
+
+up: install ## start the real servers
+	@$(PY) -m tests.stack up
+
+down: install ## stop them and leave nothing behind
+	@$(PY) -m tests.stack down
+
+status: install ## addresses and logins
+	@$(PY) -m tests.stack status
+
+lock: install ## resolve requirements.lock anew
+	@.venv/bin/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 -o requirements.lock
+
+install:
+	@.ci/install

@@ -1,0 +1,54 @@
+"""The stack, shared by all end-to-end tests: started unless it is up, and ended by whoever started it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.world import World
+from tests.stack import StackInfo
+from tests.stack.layout import CHECKOUT, INFO
+from tests.stack.service import serve
+from tests.stack.traffic import users
+
+
+def _stack(command: str) -> None:
+    subprocess.run([sys.executable, "-m", "tests.stack", command], cwd=CHECKOUT, check=True)
+
+
+@pytest.fixture(scope="session")
+def stack(capfd_disabled: Callable[[], None]) -> Iterator[StackInfo]:
+    """Return the running stack."""
+    capfd_disabled()
+    ours = not INFO.exists()
+    try:
+        _stack("up")
+        yield StackInfo.load()
+    finally:
+        if ours:
+            _stack("down")
+
+
+@pytest.fixture(scope="session")
+def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Let the stack's progress through to the terminal: its start takes a minute, the first one several."""
+    manager = request.config.pluginmanager.getplugin("capturemanager")
+    return lambda: manager.suspend_global_capture(in_=True)
+
+
+@pytest.fixture
+def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
+    """Return the payment service as its team runs it, under traffic."""
+    sample = serve(stack, bake=5, max_bake=240)
+    with users(tmp_path / "requests.jsonl") as record:
+        world = World(stack, sample, record)
+        world.wait_served(20)
+        yield world
+
+
+@pytest.fixture(scope="module")
+def refusing(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Return the payment service without traffic: what is refused needs none."""
+    return World(stack, serve(stack), tmp_path_factory.mktemp("refusing") / "requests.jsonl")

@@ -1,0 +1,113 @@
+"""Whole deployments through Airflow's REST API, on real Kubernetes, under traffic."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.evidence import digest
+from tests.e2e.world import World
+
+
+def transitions(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / f"transitions_{folder.name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def states(folder: Path) -> list[str]:
+    return [item["to"] for item in transitions(folder)]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{folder.name}.json").read_text())
+    return found
+
+
+def check_consistent(folder: Path) -> None:
+    """The four artifacts agree with each other, and every digest with the evidence that it stands for."""
+    path = transitions(folder)
+    assert [item["from"] for item in path] == [None, *(item["to"] for item in path[:-1])]
+    assert summary(folder)["state"] == path[-1]["to"]
+    for judgement in summary(folder)["judgements"].values():
+        assert digest((folder / judgement["evidence"]).read_text()) == judgement["evidence_sha256"]
+    digests = {judgement["evidence_sha256"] for judgement in summary(folder)["judgements"].values()}
+    assert {item["evidence"] for item in path if item["evidence"]} <= digests
+    assert json.loads((folder / f"confidence_{folder.name}.json").read_text())["score_confidence"]["score"] >= 80
+    assert summary(folder)["image"] in (folder / f"manifest_{folder.name}.yaml").read_text()
+
+
+def test_a_good_fix_is_verified_and_no_request_is_lost(world: World) -> None:
+    run = world.deploy(world.sample.good)
+    assert world.ended(run) == "success"
+
+    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written"))
+    assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
+    assert states(folder).count("CANARY") == 4
+    check_consistent(folder)
+    candidate = summary(folder)["candidate"]
+    assert world.weights() == {"payments": 0, candidate: 100}
+    assert [request for request in world.requests() if request.failed] == []
+    assert any(request.version == candidate for request in world.requests())
+    assert world.tasks(run)["rollback"] == "skipped"
+
+
+def test_a_bad_fix_is_taken_back_by_itself(world: World) -> None:
+    run = world.deploy(world.sample.bad)
+    assert world.ended(run) == "failed"
+
+    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written"))
+    assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+    check_consistent(folder)
+    said = summary(folder)
+    assert said["judgements"]["watch"]["verdict"] == "BREACHED"
+    assert said["verdict_at"] <= said["restored_at"]
+    candidate = said["candidate"]
+    assert world.weights() == {"payments": 100, candidate: 0}
+    # Whoever was harmed was harmed by the candidate: the way back itself lost nothing.
+    assert {request.version for request in world.requests() if request.failed} == {candidate}
+    assert world.tasks(run)["rollback"] == "success"
+
+
+def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(world: World) -> None:
+    run = world.deploy(world.sample.good)
+    candidate = world.until(lambda: [name for name, weight in world.weights().items() if name != "payments" and weight],
+                            "the candidate has traffic")[0]  # fmt: skip
+    world.api.end_run("deploy_payments", run)
+
+    world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the traffic is restored", 60)
+    assert world.ended(run) == "failed"
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+    assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+    assert [request for request in world.requests() if request.failed] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"commit": "--upload-pack=touch /tmp/x"}, "commit"),
+        ({"commit": "0" * 40}, "commit"),
+        ({"surprise": 1}, "surprise"),
+        ({"incident": {"id": "../../etc", "title": "x", "severity": "high"}}, "incident.id"),
+        ({"incident": {"id": "I", "title": "{{ 7 * 7 }}\n---\nkind: Pod", "severity": "high"}}, "incident.title"),
+        ({"change": {"files": 10**400, "lines": 1}}, "change.files"),
+    ],
+    ids=["option", "unknown-commit", "unknown-key", "path", "yaml", "huge"],
+)
+def test_a_refused_conf_names_the_field_and_writes_nothing(
+    refusing: World, changes: dict[str, Any], named: str
+) -> None:
+    before = refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)
+    said = refusing.refusal(changes)
+    assert named.split(".")[-1] in said
+    assert (refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)) == before
+
+
+def _artifacts(world: World) -> list[str]:
+    return sorted(str(path) for path in Path(world.info.artifacts).rglob("*"))
+
+
+def _deployment(world: World, run: str) -> str | None:
+    candidates = Path(world.info.artifacts).glob("payments/*/DEP-*.json")
+    return next((path.stem for path in candidates if json.loads(path.read_text())["run_id"] == run), None)

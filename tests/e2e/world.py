@@ -1,0 +1,91 @@
+"""What an end-to-end test needs of the world: trigger, await, and read what users, route and audit trail say."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.stack.access import kubectl
+from tests.stack.api import ENDED, AirflowApi
+from tests.stack.demo import DAG, conf
+from tests.stack.info import StackInfo
+from tests.stack.load import Request, read
+from tests.stack.sample.repository import Sample
+
+PATIENCE = 600
+"""Seconds after which a condition that did not come true is a failure."""
+
+
+class World:
+    """The stack, the payment service under traffic, and Airflow's API."""
+
+    def __init__(self, info: StackInfo, sample: Sample, record: Path) -> None:
+        self.info, self.sample, self._record = info, sample, record
+        self.api = AirflowApi(info)
+        self.until(lambda: self.api.has_dag(DAG), "Airflow reads the DAG")
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+        """Wait until ``condition`` gives something true, and return that."""
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {seconds:.0f} s in vain until {what}")
+            time.sleep(0.5)
+        return found
+
+    def wait_served(self, seconds: float) -> None:
+        """Wait until users have been served for so long."""
+        self.until(lambda: (r := self.requests()) and r[-1].sent - r[0].sent >= seconds, "users are served")
+
+    def requests(self) -> list[Request]:
+        """Return all requests recorded so far."""
+        return read(self._record)
+
+    def deploy(self, commit: str, **changes: Any) -> str:
+        """Trigger a deployment of ``commit`` and return the run's id; ``changes`` replace fields of the conf."""
+        return self.api.trigger(DAG, {**conf(commit, "Payments time out"), **changes})
+
+    def refusal(self, changes: dict[str, Any]) -> str:
+        """Trigger a deployment that must be refused; return what the API, or else the run's first task, says."""
+        body = {**conf(self.sample.good, "Payments time out"), **changes}
+        answer = self.api.request("POST", f"dags/{DAG}/dagRuns", logical_date=None, conf=body)
+        if not answer.ok:
+            return answer.text
+        run_id = str(answer.json()["dag_run_id"])
+        assert self.ended(run_id) == "failed"
+        assert self.tasks(run_id)["plan"] == "failed"
+        return "\n".join(line for line in self.api.log(DAG, run_id, "plan") if "RefusedError" in line)
+
+    def ended(self, run_id: str) -> str:
+        """Wait until the run has ended, and return its state."""
+        self.until(lambda: self.api.run_state(DAG, run_id) in ENDED, f"{run_id} ends")
+        return self.api.run_state(DAG, run_id)
+
+    def tasks(self, run_id: str) -> dict[str, str | None]:
+        """Return the states of the run's tasks."""
+        return self.api.task_states(DAG, run_id)
+
+    def artifacts(self, deployment_id: str) -> Path:
+        """Return the deployment's folder of artifacts."""
+        return Path(self.info.artifacts) / "payments" / deployment_id
+
+    def plan(self, run_id: str) -> dict[str, Any]:
+        """Return the run's frozen plan; wait until there is one."""
+        plan: dict[str, Any] = self.until(lambda: self.api.xcom(DAG, run_id, "plan"), "the run is planned")
+        return plan
+
+    def weights(self) -> dict[str, int]:
+        """Return the route's weights by Service."""
+        route = json.loads(kubectl("-n", "payments", "get", "httproute", "payments", "-o", "json"))
+        return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
+
+    def objects(self) -> list[str]:
+        """Return the kinds and names of all objects of the service's namespace that somebody declared."""
+        kinds = "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,httproutes"
+        return sorted(kubectl("-n", "payments", "get", kinds, "-o", "name").split())
+
+    def images(self) -> list[str]:
+        """Return the tags of the service's images in the registry."""
+        answer = self.api.session.get(f"{self.info.registry_url}/v2/payments/tags/list", timeout=10)
+        return sorted(answer.json().get("tags") or [])

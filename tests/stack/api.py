@@ -1,0 +1,81 @@
+"""Airflow's REST API, as the demo and the tests use it."""
+
+from typing import Any
+
+import requests
+
+from tests.stack.info import StackInfo
+
+TIMEOUT = 30
+ENDED = frozenset({"success", "failed"})
+
+
+class AirflowApi:
+    """One user's session.
+
+    :param user: ``admin``, ``deployer`` or ``viewer``.
+    """
+
+    def __init__(self, info: StackInfo, user: str = "deployer") -> None:
+        self._url = info.airflow_url
+        self.session = requests.Session()
+        login = {"username": user, "password": info.users[user]}
+        answer = requests.post(f"{self._url}/auth/token", json=login, timeout=TIMEOUT)
+        answer.raise_for_status()
+        self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def request(self, method: str, path: str, **body: Any) -> requests.Response:
+        """Send one request to ``/api/v2/<path>`` and return whatever is answered."""
+        return self.session.request(method, f"{self._url}/api/v2/{path}", json=body or None, timeout=TIMEOUT)
+
+    def get(self, path: str) -> Any:
+        """Return what a GET answers.
+
+        :raises requests.HTTPError: it fails.
+        """
+        answer = self.request("GET", path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def has_dag(self, dag_id: str) -> bool:
+        """Whether Airflow has read the DAG."""
+        return self.request("GET", f"dags/{dag_id}").ok
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run and return its id: the one REST call that a deployment takes.
+
+        :raises requests.HTTPError: Airflow refuses it.
+        """
+        answer = self.request("POST", f"dags/{dag_id}/dagRuns", logical_date=None, conf=conf)
+        answer.raise_for_status()
+        return str(answer.json()["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Return ``queued``, ``running``, ``success`` or ``failed``."""
+        return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def end_run(self, dag_id: str, run_id: str) -> None:
+        """Mark the run failed, as a person does in the UI."""
+        self.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", state="failed").raise_for_status()
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """Return each task's state."""
+        found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
+        return {item["task_id"]: item["state"] for item in found}
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Return an XCom's value; None where there is none."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
+        answer = self.request("GET", path)
+        return answer.json()["value"] if answer.ok else None
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[str]:
+        """Return the messages that a task's try has logged so far."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        answer = self.request("GET", path)
+        content = answer.json().get("content", []) if answer.ok else []
+        return [str(line["event"]) for line in content if isinstance(line, dict) and "event" in line]
+
+    def page(self, dag_id: str, run_id: str) -> str:
+        """Return the address of the run's page."""
+        return f"{self._url}/dags/{dag_id}/runs/{run_id}"
