@@ -8,6 +8,7 @@ rollback runs as soon as anything after apply_manifest fails; settle is the tear
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -51,9 +52,9 @@ def dag_id(spec: DeploymentSpec) -> str:
 
 
 def invalid_dag(name: str, error: RefusedError) -> DAG:
-    """Return a DAG that says what is wrong with a YAML file, where people look for the one that it should have made."""
+    """Return a DAG that says what is wrong with the YAML file ``name``, where people look for the one it makes."""
     dag = DAG(
-        dag_id=f"invalid_{name}",
+        dag_id="invalid_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:200],
         description=str(error),
         doc_md=f"### This service cannot be deployed\n\n{error}",
         schedule=None,

@@ -13,10 +13,13 @@ log = logging.getLogger(__name__)
 
 # A worker needs one DAG only; building the others would cost it time for nothing.
 wanted = get_parsing_context().dag_id
+files: dict[str, Path] = {}
 
 for path in sorted(Path(__file__).with_name("deployments").glob("*.yaml")):
     try:
         spec = load_spec(path)
+        if (first := files.setdefault(dag_id(spec), path)) != path:
+            raise RefusedError(f"{path.name}: {spec.service} is declared in {first.name} already; give it another name")
     except RefusedError as error:
         # One team's mistake must not take the other teams' deployments away, least of all those that are under way.
         log.error("%s", error)

@@ -38,12 +38,20 @@ class BuildImageOperator(DeployOperator):
         with Repository.fetched(source) as repository, tempfile.TemporaryDirectory(prefix="airflow-deploy-") as folder:
             tree = Path(folder).resolve()
             repository.checkout(plan.commit, tree)
-            context = (tree / source.context).resolve()
-            dockerfile = (tree / source.dockerfile).resolve()
-            # The commit's author decides what these paths are: a link must not lead out of the checkout.
-            if not (context.is_relative_to(tree) and dockerfile.is_relative_to(tree) and dockerfile.is_file()):
+            context, dockerfile = _within(tree, source.context), _within(tree, source.dockerfile)
+            if not (context and context.is_dir() and dockerfile and dockerfile.is_file()):
                 raise RefusedError(
-                    f"source.dockerfile: commit {plan.commit[:12]} has no {source.dockerfile}; add it or correct it"
+                    f"source: commit {plan.commit[:12]} has no file {source.dockerfile} or no folder {source.context};"
+                    " add it, or correct source.dockerfile or source.context"
                 )
             images.build(context, str(dockerfile), plan.image_tag, labels, {"COMMIT": plan.commit})
             return images.push(plan.image_tag)
+
+
+def _within(tree: Path, name: str) -> Path | None:
+    """Return the path of ``name``; None where a link, which the commit's author decides, leads out of the checkout."""
+    try:
+        path = (tree / name).resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return None
+    return path if path.is_relative_to(tree) else None

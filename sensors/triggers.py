@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -120,4 +121,5 @@ def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 async def _in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(thread, work)
+    # The context carries the trigger's name: without it, what is logged in the thread reaches no task's log.
+    return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

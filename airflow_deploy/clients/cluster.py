@@ -69,6 +69,7 @@ class Cluster:
                 metadata["name"],
                 patch,
                 field_manager=FIELD_MANAGER,
+                _content_type="application/json-patch+json",  # the client would take a merge patch
                 _request_timeout=TIMEOUT,
             )
         return Route(body)
@@ -149,7 +150,7 @@ class Cluster:
 def _errors(doing: str, invalid: type[PermanentError] = PermanentError) -> Iterator[None]:
     """Turn the client's errors into ours.
 
-    :param invalid: what a 400 or 422 means here.
+    :param invalid: what a 422 means here: a failed ``test`` of a patch, or an object that is not accepted.
     """
     from kubernetes.client import ApiException
     from kubernetes.config import ConfigException
@@ -159,8 +160,10 @@ def _errors(doing: str, invalid: type[PermanentError] = PermanentError) -> Itera
         yield
     except ApiException as error:
         text = f"{doing}: the cluster answers {error.status} {printable(str(error.body or error.reason), 500)}"
-        if error.status in (400, 422):
+        if error.status == 422:
             raise invalid(text) from error
+        if error.status == 400:
+            raise PermanentError(text) from error
         if error.status in (401, 403, 404, 405):
             raise RefusedError(text) from error
         raise TemporaryError(text) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
 from airflow_deploy.clients.prometheus import Prometheus
 from airflow_deploy.domain.errors import RefusedError
@@ -50,7 +51,8 @@ class Observer:
 
     def gauges(self) -> dict[str, float | None]:
         """Return each gauge of the candidate's fullest pod; None where cAdvisor has not seen it yet."""
-        return {name: self._prometheus.number(self._gauge_query(name)) for name in SATURATION}
+        values = {name: self._prometheus.number(self._gauge_query(name)) for name in SATURATION}
+        return {name: value if value is not None and isfinite(value) else None for name, value in values.items()}
 
     def number(self, query: str) -> float | None:
         """Return the one number of a query of the user's."""

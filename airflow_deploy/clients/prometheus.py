@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
@@ -35,11 +37,9 @@ class PrometheusHook(BaseHook):
         from urllib3.util.retry import Retry
 
         connection = self.get_connection(self.prometheus_conn_id)
-        host = connection.host or ""
-        if "://" not in host:
-            host = f"{connection.schema or 'http'}://{host}" + (f":{connection.port}" if connection.port else "")
+        url = server_url(connection.host or "", connection.port)
         auth = (connection.login, connection.password or "") if connection.login else None
-        return PrometheusConnect(url=host.rstrip("/"), auth=auth, timeout=TIMEOUT, retry=Retry(total=0))
+        return PrometheusConnect(url=url, auth=auth, timeout=TIMEOUT, retry=Retry(total=0))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for a constant: it takes the whole way through the query engine."""
@@ -48,6 +48,21 @@ class PrometheusHook(BaseHook):
         except (RefusedError, TemporaryError) as error:
             return False, str(error)
         return True, "Prometheus answers queries"
+
+
+def server_url(host: str, port: int | None) -> str:
+    """Return the server's URL from a connection's two fields.
+
+    :raises RefusedError: they do not make one.
+    """
+    try:
+        parts = urlsplit(host if "://" in host else f"http://{host}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it has no host")
+        netloc = parts.netloc if parts.port or not port else f"{parts.netloc}:{port}"
+    except ValueError as error:
+        raise RefusedError(f"the Prometheus connection's URL {printable(host)} is not usable: {error}") from error
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
 
 class Prometheus:
@@ -74,7 +89,7 @@ class Prometheus:
             result: list[dict[str, Any]] = self._client.custom_query(query, params={"timeout": f"{TIMEOUT}s"})
         except PrometheusApiClientException as error:
             text = printable(str(error), 300)
-            if "HTTP Status Code 4" in str(error):
+            if re.match(r"HTTP Status Code (400|401|403|404|422)\b", str(error)):
                 raise RefusedError(f"Prometheus does not accept the query {printable(query, 200)}: {text}") from error
             raise TemporaryError(f"Prometheus failed: {text}") from error
         except (
@@ -90,7 +105,12 @@ class Prometheus:
     def raw(self, selector: str, seconds: int) -> list[Series]:
         """Return the raw samples of the last ``seconds``."""
         result = self.query(f"{selector}[{seconds}s]")
-        return [Series(item["metric"], [(float(at), float(value)) for at, value in item["values"]]) for item in result]
+        try:
+            return [
+                Series(item["metric"], [(float(at), float(value)) for at, value in item["values"]]) for item in result
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise TemporaryError(f"Prometheus gave no raw samples for {printable(selector, 200)}") from error
 
     def number(self, query: str) -> float | None:
         """Return the query's one number; None where it has no result.

@@ -49,7 +49,7 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     there = cluster.exists(plan.spec.namespace, plan.candidate)
     if there:
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        if route.weight_of(plan.candidate) > 0:
+        if route.serves(plan.candidate):
             return Settled(had_route, f"{route.owner} has given {plan.candidate} traffic since; it is left to that one")
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     reason = f"{plan.stable} has all traffic" + (f", {plan.candidate} is stopped" if there else "")

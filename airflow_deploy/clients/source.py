@@ -15,6 +15,7 @@ from airflow_deploy.domain.values import printable
 
 TIMEOUT = 120
 """Seconds that one Git command may take."""
+PASSED_ON = frozenset({"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"})
 
 
 class Repository:
@@ -49,12 +50,14 @@ class Repository:
             raise RefusedError(f"conf: commit {commit} is not on {branches}; send a commit that is") from error
 
     def checkout(self, commit: str, folder: Path) -> None:
-        """Write exactly the files of ``commit`` into ``folder``."""
-        self._git("--work-tree", str(folder), "checkout", "--quiet", "--force", commit, "--", ".")
+        """Write exactly the files of ``commit`` (a full hash) into ``folder``."""
+        self._git("read-tree", commit)
+        self._git("--work-tree", str(folder), "checkout-index", "--all", "--force")
 
     def _git(self, *arguments: str) -> str:
         environment = {
-            **os.environ,
+            # What a surrounding git command (a hook) says of its own repository does not reach ours.
+            **{key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in PASSED_ON},
             "GIT_TERMINAL_PROMPT": "0",  # ask nobody for a password: fail
             "GIT_ALLOW_PROTOCOL": "https:ssh:file",
             "GIT_CONFIG_NOSYSTEM": "1",

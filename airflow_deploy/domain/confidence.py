@@ -135,11 +135,9 @@ def score(known: Known) -> Confidence:
         value, reason = rule(known)
         factors.append(Factor(name=name, weight=weight, value=value, reason=reason))
     rated = [(factor.weight, factor.value) for factor in factors if factor.value is not None]
-    total = 100 * sum(weight * value for weight, value in rated) / sum(weight for weight, _ in rated)
+    total = round(100 * sum(weight * value for weight, value in rated) / sum(weight for weight, _ in rated), 1)
     forbidden = vetoes(known.plan)
-    return Confidence(
-        score=round(total, 1), route=_route(total, forbidden), factors=tuple(factors), vetoes=tuple(forbidden)
-    )
+    return Confidence(score=total, route=_route(total, forbidden), factors=tuple(factors), vetoes=tuple(forbidden))
 
 
 def _route(total: float, forbidden: Sequence[str]) -> Route:

@@ -11,6 +11,7 @@ The answers depend on the ticks alone, so the evidence recomputes them offline.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Literal
 
 from airflow_deploy.domain.gates import GATES, Gate
@@ -113,7 +114,9 @@ class Judge:
         return allowed if baseline > allowed else max(allowed, BEYOND_BASELINE * baseline)
 
     def gauge(self, name: str, at: float, value: float | None) -> None:
-        """Take in a gauge's value at ``at``; None where there is none."""
+        """Take in a gauge's value at ``at``; None, or not a number, where there is none."""
+        if value is not None and isnan(value):
+            value = None
         self._gauges[name] = value
         if value is None or value <= self._limits[name]:
             self._over_since.pop(name, None)

@@ -5,6 +5,7 @@ The route is the team's. Weights change only by patches that first ``test`` the 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +61,8 @@ class Route:
     @property
     def epoch(self) -> int:
         """How often the route was claimed."""
-        tail = (self.owner or "/0").rpartition("/")[2]
-        return int(tail) if tail.isdigit() else 0
+        tail = (self.owner or "").rpartition("/")[2]
+        return int(tail) if re.fullmatch("[0-9]+", tail) else 0
 
     @property
     def phase(self) -> str | None:
@@ -70,8 +71,16 @@ class Route:
 
     @property
     def shifts(self) -> list[Shift]:
-        """The owner's shifts, oldest first."""
-        return [Shift(**item) for item in json.loads(self.annotations.get(SHIFTS, "[]"))]
+        """The owner's shifts, oldest first.
+
+        :raises FencedError: somebody else has written the annotation.
+        """
+        try:
+            return [Shift(int(item["share"]), float(item["at"])) for item in json.loads(self.annotations[SHIFTS])]
+        except KeyError:
+            return []
+        except (ValueError, TypeError) as error:
+            raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
     def owned_by(self, deployment_id: str) -> bool:
         """Whether the latest claim is this deployment's."""
@@ -85,11 +94,13 @@ class Route:
         """Return one rule's backends."""
         return [Backend(ref["name"], ref.get("weight", 1)) for ref in _refs(self._rules[rule])]
 
-    def weight_of(self, service: str) -> int:
-        """Return the weight that ``service`` has in the rules that name it; 0 where none does."""
-        return max(
-            (b.weight for i in self.rules_with(service) for b in self.backends(i) if b.name == service), default=0
-        )
+    def weights(self, service: str) -> list[dict[str, int]]:
+        """Return, for each rule that names ``service``, the weights of all its backends by name."""
+        return [{b.name: b.weight for b in self.backends(rule)} for rule in self.rules_with(service)]
+
+    def serves(self, service: str) -> bool:
+        """Whether ``service`` gets any traffic."""
+        return any(weights[service] > 0 for weights in self.weights(service))
 
     @property
     def _rules(self) -> list[dict[str, Any]]:
@@ -132,27 +143,38 @@ def _fence(route: Route, owner: str, stable: str, candidate: str, phase: str) ->
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
     if route.phase != phase:
         raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
-    patch: Patch = [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), phase)]
     rules = route.rules_with(candidate)
     if not rules or rules != route.rules_with(stable):
         raise FencedError(
             f"route {route.name} no longer names both {stable} and {candidate}; somebody changed its backends"
         )
-    for rule in rules:
-        for index, backend in enumerate(route.backends(rule)):
-            patch.append(_test(f"/spec/rules/{rule}/backendRefs/{index}/name", backend.name))
-    return patch
+    return [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), phase)]
 
 
-def _weights(route: Route, weights: Mapping[str, int], *, test_present: bool) -> Patch:
-    patch: Patch = []
-    for rule in route.rules_with(next(iter(weights))):
-        for index, backend in enumerate(route.backends(rule)):
-            path = f"/spec/rules/{rule}/backendRefs/{index}/weight"
-            if test_present:
-                patch.append(_test(path, backend.weight))
-            patch.append({"op": "replace", "path": path, "value": weights.get(backend.name, 0)})
-    return patch
+def _unchanged(route: Route, candidate: str) -> Patch:
+    """Return tests that fail as soon as any backend or weight is not as it was read."""
+    return [_test(_backends(rule), _refs(route.body["spec"]["rules"][rule])) for rule in route.rules_with(candidate)]
+
+
+def _same_names(route: Route, candidate: str) -> Patch:
+    """Return tests of the backends' names alone: a rollback does not care what the weights have become."""
+    return [
+        _test(f"{_backends(rule)}/{index}/name", backend.name)
+        for rule in route.rules_with(candidate)
+        for index, backend in enumerate(route.backends(rule))
+    ]
+
+
+def _set_weights(route: Route, weights: Mapping[str, int]) -> Patch:
+    return [
+        {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
+        for rule in route.rules_with(next(iter(weights)))
+        for index, backend in enumerate(route.backends(rule))
+    ]
+
+
+def _backends(rule: int) -> str:
+    return f"/spec/rules/{rule}/backendRefs"
 
 
 def _test(path: str, value: Any) -> dict[str, Any]:
@@ -192,21 +214,21 @@ def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at:
 
     :raises FencedError: another owner, another phase, other backends, or weights that nobody of us set.
     """
-    patch = _fence(route, owner, stable, candidate, CANARY)
+    fence = _fence(route, owner, stable, candidate, CANARY)
     shifts = route.shifts
     declared = shifts[-1].share if shifts else 0
-    present = {route.weight_of(candidate), 100 - route.weight_of(stable)}
-    if present != {declared}:
-        raise FencedError(
-            f"route {route.name} has weights {route.weight_of(stable)}/{route.weight_of(candidate)}, and the last"
-            f" shift set {100 - declared}/{declared}; somebody else set them"
-        )
+    for weights in route.weights(candidate):
+        if weights != {stable: 100 - declared, candidate: declared}:
+            raise FencedError(
+                f"route {route.name} has the weights {weights}, and the last shift set {100 - declared}/{declared};"
+                " somebody else set them"
+            )
     if declared == share:
         return []
     shifts.append(Shift(share, at))
     recorded = json.dumps([{"share": item.share, "at": item.at} for item in shifts])
-    weights = {candidate: share, stable: 100 - share}
-    return [*patch, *_weights(route, weights, test_present=True), _set(SHIFTS, recorded)]
+    raised = _set_weights(route, {candidate: share, stable: 100 - share})
+    return [*fence, *_unchanged(route, candidate), *raised, _set(SHIFTS, recorded)]
 
 
 def restore(route: Route, owner: str, stable: str, candidate: str, phase: str) -> Patch:
@@ -216,10 +238,16 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str) -
 
     :raises FencedError: another owner, or other backends.
     """
-    if route.phase == phase and route.weight_of(candidate) == 0 and route.weight_of(stable) == 100:
+    fence = _fence(route, owner, stable, candidate, route.phase or "")
+    whole = all(
+        weight == (100 if name == stable else 0)
+        for weights in route.weights(candidate)
+        for name, weight in weights.items()
+    )
+    if route.phase == phase and whole:
         return []
-    patch = _fence(route, owner, stable, candidate, route.phase or "")
-    return [*patch, *_weights(route, {candidate: 0, stable: 100}, test_present=False), _set(PHASE, phase)]
+    lowered = _set_weights(route, {candidate: 0, stable: 100})
+    return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase)]
 
 
 def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
@@ -229,13 +257,10 @@ def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
     """
     if route.owner == owner and route.phase == PROMOTED:
         return []
-    patch = _fence(route, owner, stable, candidate, CANARY)
-    if (route.weight_of(stable), route.weight_of(candidate)) != (0, 100):
+    fence = _fence(route, owner, stable, candidate, CANARY)
+    if any(weights != {stable: 0, candidate: 100} for weights in route.weights(candidate)):
         raise FencedError(f"route {route.name} does not give {candidate} all traffic; it cannot be promoted")
-    for rule in route.rules_with(candidate):
-        for index, backend in enumerate(route.backends(rule)):
-            patch.append(_test(f"/spec/rules/{rule}/backendRefs/{index}/weight", backend.weight))
-    return [*patch, _set(PHASE, PROMOTED)]
+    return [*fence, *_unchanged(route, candidate), _set(PHASE, PROMOTED)]
 
 
 GITOPS = ("argocd", "kustomize-controller", "helm-controller")

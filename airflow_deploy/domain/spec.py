@@ -147,6 +147,8 @@ def load_spec(path: Path) -> DeploymentSpec:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RefusedError(f"{path.name}: is not valid YAML; {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise RefusedError(f"{path.name}: cannot be read; {error.strerror}") from error
     return parse_spec(data, path.name)

@@ -22,7 +22,7 @@ def parse_duration(value: Any) -> Any:
 DURATION = BeforeValidator(parse_duration, json_schema_input_type=int | str)
 """Marks an integer of seconds that may be written ``90s``, ``5m``, ``24h`` or ``7d``; it stands behind the bounds."""
 
-Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 """One line of free text: it is shown and recorded, never interpreted."""
 
 

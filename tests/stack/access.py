@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.stack.layout import ADDRESS, ADMIN_KUBECONFIG, CONFIG, NODE_ADDRESS, STATE
+from tests.stack.processes import environment
 from tests.stack.tls import Authority, new_key, new_secret, write_secret
 
 PKI = CONFIG / "pki"
@@ -74,6 +75,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
     return subprocess.run(
         [Path(sys.executable).with_name("kubectl"), *options, *arguments],
         input=stdin,
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

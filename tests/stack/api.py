@@ -54,6 +54,11 @@ class AirflowApi:
         """Return ``queued``, ``running``, ``success`` or ``failed``."""
         return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
+    def unfinished(self, dag_id: str) -> list[str]:
+        """Return the ids of the DAG's runs that are queued or running."""
+        found = self.get(f"dags/{dag_id}/dagRuns?state=queued&state=running&limit=100")["dag_runs"]
+        return [str(item["dag_run_id"]) for item in found]
+
     def end_run(self, dag_id: str, run_id: str) -> None:
         """Mark the run failed, as a person does in the UI."""
         self.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", state="failed").raise_for_status()

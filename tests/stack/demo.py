@@ -87,6 +87,8 @@ class Demo:
             if time.monotonic() > deadline:
                 raise StackError(f"Airflow does not show {DAG}: look at {self._info.logs}/airflow-dag-processor.log.")
             time.sleep(0.5)
+        for run_id in self._api.unfinished(DAG):  # an earlier demo was interrupted
+            self._api.end_run(DAG, run_id)
         while not self._served() or self._requests[-1].sent - self._requests[0].sent < seconds:
             time.sleep(0.5)
         latency = _latency(self._requests)
@@ -121,7 +123,7 @@ class Demo:
         active = [task for task, value in tasks.items() if value in ("running", "deferred", "awaiting_input")]
         stage = next((task for task in active if task.startswith("canary_")), next(iter(active), state))
         watch = self._last_look(run_id, "watch" if "watch" in active else stage)
-        return f"{stage:16} {watch}"
+        return f"{stage:20} {watch}"
 
     def _last_look(self, run_id: str, task: str) -> str:
         looks = [line for line in self._api.log(DAG, run_id, task) if line.startswith("look: ")]

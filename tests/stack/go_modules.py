@@ -1,7 +1,7 @@
 """What comes from Go modules: the Kubernetes binary, the sandbox's pause program, and the Gateway API's CRDs.
 
 Compiling Kubernetes takes minutes, so the results stay in the user's cache folder under a key made of all that went
-into them: versions, sources, and the Go release.
+into them: the versions and hashes of every module, and the sources.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 
 from tests.stack.errors import StackError
-from tests.stack.layout import CACHE, LOG
+from tests.stack.layout import CACHE, LOG, MARKER, STATE
 from tests.stack.processes import environment
 
 SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.3"
 
 _MODULE = Path(__file__).parent / "kube"
+_REPRODUCIBLE = ("-trimpath", "-buildvcs=false")
 _VARIABLES = "k8s.io/component-base/version"
 
 
@@ -62,7 +63,7 @@ def build_kubernetes() -> None:
     with _scratch() as scratch:
         target = Path(scratch) / "kubernetes"
         target.mkdir()
-        _go("kubernetes-binary", "build", "-trimpath", "-ldflags", linker, "-o", f"{target}/", "./...")
+        _go("kubernetes-binary", "build", *_REPRODUCIBLE, "-ldflags", linker, "-o", f"{target}/", "./...")
         for server in SERVERS:
             (target / server).symlink_to("kube")
         _publish(target, kubernetes())
@@ -101,7 +102,7 @@ def _go(part: str, *arguments: str) -> str:
         done = subprocess.run(
             ["go", *arguments],
             cwd=_MODULE,
-            env=environment({"CGO_ENABLED": "0"}),
+            env=environment({"CGO_ENABLED": "0", MARKER: str(STATE)}),
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,

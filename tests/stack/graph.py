@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.stack.errors import StackError
 from tests.stack.processes import Process, end_all
 
-_REMINDER_SECONDS = 10.0
+_REMINDER_SECONDS = 15.0
 _POLL_SECONDS = 0.2
 
 
@@ -31,7 +31,7 @@ class Part:
     needs: tuple[str, ...]
     start: Callable[[], Process | None]
     ready: Callable[[], bool] = _at_once
-    patience: float = 90
+    patience: float = 300
 
 
 class Cancelled(Exception):

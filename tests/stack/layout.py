@@ -30,7 +30,7 @@ NODE_ADDRESS = "10.240.0.1"
 CGROUP = "airflow-deploy"
 
 MARKER = "AIRFLOW_DEPLOY_STACK"
-"""Environment variable that every process of the stack inherits; its value is the state folder."""
+"""Environment variable that every process which the stack starts inherits; its value is the state folder."""
 
 DOCKER_SOCKET = RUN / "docker.sock"
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")

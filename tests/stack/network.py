@@ -76,6 +76,12 @@ def create() -> Process:
         setting.parent.mkdir(parents=True, exist_ok=True)
         setting.write_text(f"{value}\n")
         private.append(f"mount --bind {shlex.quote(str(setting))} /proc/sys/{name}")
+    # Where AppArmor is on, dockerd would load a profile into the host's kernel, and leave it there.
+    apparmor = Path("/sys/module/apparmor/parameters/enabled")
+    if apparmor.exists():
+        disabled = CONFIG / "apparmor"
+        disabled.write_text("N\n")
+        private.append(f"mount --bind {shlex.quote(str(disabled))} {apparmor}")
     # Shared among the processes in it, so that what the kubelet mounts reaches the containers.
     private += ["mount --make-rshared /", f"touch {shlex.quote(str(_READY))}", "exec sleep infinity"]
     unshared = ["unshare", "--mount", "--ipc", "--propagation", "private", "sh", "-ec", "\n".join(private)]

@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.stack import cgroups
-from tests.stack.layout import LOG, MARKER, NETNS, RUN, STATE
+from tests.stack.layout import ADDRESS, LOG, MARKER, NETNS, NODE_ADDRESS, RUN, STATE
 
 PIDS = RUN / "pid"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What every child gets: the caller's environment, marked as ours.
+    """What a child gets: the caller's environment, made fit for servers on this machine.
 
-    Children may cache their bytecode whatever the caller prefers: half of Airflow's start is compiling otherwise.
+    It may cache bytecode whatever the caller prefers (half of Airflow's start is compiling otherwise), finds Debian's
+    system programs, and reaches our addresses without the proxy that the caller may need for others.
     """
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     sbin = "/usr/local/sbin:/usr/sbin:/sbin"
-    ours = {"PATH": f"{inherited.get('PATH', '/usr/bin:/bin')}:{sbin}", MARKER: str(STATE)}
+    direct = ",".join(filter(None, (inherited.get("NO_PROXY"), "localhost", "127.0.0.1", ADDRESS, NODE_ADDRESS)))
+    ours = {"PATH": f"{inherited.get('PATH', '/usr/bin:/bin')}:{sbin}", "NO_PROXY": direct, "no_proxy": direct}
     return {**inherited, **ours, **(extra or {})}
 
 
@@ -68,7 +70,7 @@ def spawn(name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None =
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(env),
+            env={**environment(env), MARKER: str(STATE)},
             cwd="/",
             start_new_session=True,
         )

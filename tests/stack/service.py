@@ -1,6 +1,7 @@
 """The payment service as its team runs it before us: repository, image, objects, and its YAML for Airflow."""
 
 import json
+import shutil
 import subprocess
 import tempfile
 from dataclasses import asdict
@@ -41,7 +42,8 @@ BINDING = {
 def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
     """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
 
-    Whatever an earlier call left of the service is removed first.
+    Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
+    and what comes next would depend on it.
 
     :param bake: seconds that a stage takes at least, ``max_bake`` at most.
     """
@@ -49,6 +51,7 @@ def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
     client = docker.DockerClient(base_url=f"unix://{info.docker_socket}")
     import_base(client, CACHE)
     image = build(client, sample.path, sample.running, f"{info.registry}/payments")
+    shutil.rmtree(Path(info.artifacts) / "payments", ignore_errors=True)
     kubectl("delete", "namespace", "payments", "--ignore-not-found", "--wait")
     kubectl("apply", "--server-side", "-f", "-", stdin=payments(image, "payments-before-us"))
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(BINDING))
