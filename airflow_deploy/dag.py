@@ -22,6 +22,7 @@ from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
+from airflow_deploy.operators.base import output_of
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
@@ -35,6 +36,9 @@ from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.sensors.ready import WaitReadySensor
+
+EITHER_WAY = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+"""The rule of a task that both a go and a person's yes lead to."""
 
 DOC = """### Deploy {service}
 
@@ -116,9 +120,6 @@ class Decision(NamedTuple):
     route: BaseOperator
     ask: BaseOperator
     refuse: BaseOperator
-    agreed: BaseOperator
-    """Joins the score's go and a person's yes. It runs nowhere: what follows has other parents as well, which succeeded
-    long ago, so that its own trigger rule could not tell that nobody agreed."""
 
 
 class Stage(NamedTuple):
@@ -130,65 +131,76 @@ class Stage(NamedTuple):
 
 def _tasks(spec: DeploymentSpec) -> None:
     plan = PlanDeploymentOperator(task_id="plan", spec=spec.dump())
-    build = BuildImageOperator(task_id="build_image", plan=plan.output)
-    planned: dict[str, Any] = {"plan": build.output}
-    deploy = _decision(spec, planned, "")
-    baseline = CaptureBaselineOperator(task_id="capture_baseline", **planned)
-    apply = ApplyManifestOperator(task_id="apply_manifest", **planned)
-    ready = WaitReadySensor(task_id="wait_ready", deferrable=True, **planned)
-    claim = ClaimRouteOperator(task_id="claim_route", **planned)
-    owned = {**planned, "claim": claim.output}
-    judged = {**owned, "baseline": baseline.output, "deferrable": True}
+    build = BuildImageOperator(task_id="build_image", plan=output_of("plan"))
+    planned: dict[str, Any] = {"plan": output_of("build_image")}
+    owned = {**planned, "claim": output_of("claim_route")}
+    judged = {**owned, "baseline": output_of("capture_baseline"), "deferrable": True}
+
+    with _group("confidence", "may it be deployed?"):
+        deploy = _decision(spec, planned, "", go="capture_baseline")
+    with _group("candidate", "the new version beside the old one, without traffic"):
+        baseline = CaptureBaselineOperator(task_id="capture_baseline", trigger_rule=EITHER_WAY, **planned)
+        apply = ApplyManifestOperator(task_id="apply_manifest", **planned)
+        ready = WaitReadySensor(task_id="wait_ready", deferrable=True, **planned)
+        claim = ClaimRouteOperator(task_id="claim_route", **planned)
     watch = WatchSensor(task_id="watch", **judged)
     stages = _stages(spec, owned, judged)
     gates = [stage.gate for stage in stages]
-    promotion = _decision(spec, planned, "_promotion", [gate.task_id for gate in gates])
-    promote = PromoteOperator(task_id="promote", **owned)
+    staged = [task for stage in stages for task in stage]
+    with _group("promotion", "may it stay?"):
+        promotion = _decision(spec, planned, "_promotion", go="promote", gates=[gate.task_id for gate in gates])
+        promote = PromoteOperator(task_id="promote", trigger_rule=EITHER_WAY, **owned)
     verify = VerifySensor(task_id="verify", **judged)
 
-    chain(plan, build, deploy.score, deploy.route)
-    chain(deploy.agreed, baseline, apply, ready, claim, [watch, stages[0].shift])
-    chain(*(task for stage in stages for task in stage), promotion.score, promotion.route)
-    chain(promotion.agreed, promote, verify)
+    chain(plan, build, deploy.score, deploy.route, [deploy.ask, baseline, deploy.refuse])
+    chain(deploy.ask, baseline, apply, ready, claim, [watch, stages[0].shift])
+    chain(*staged, promotion.score, promotion.route, [promotion.ask, promote, promotion.refuse])
+    chain(promotion.ask, promote, verify)
     watch >> verify
 
-    staged = [task for stage in stages for task in stage]
     judges = [task.task_id for task in (watch, verify, *gates)]
     rollback = RollbackOperator(task_id="rollback", judges=judges, trigger_rule=TriggerRule.ONE_FAILED, **planned)
     [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
 
     recording = [plan, build, deploy.ask, deploy.refuse, apply, *staged, promotion.ask]
     recording += [promote, verify, rollback, watch]
-    steps_of = [task.task_id for task in recording]
-    plans_of = [build.task_id, plan.task_id]
-    audit = AuditOperator(task_id="audit", plans_of=plans_of, steps_of=steps_of, trigger_rule=TriggerRule.ALL_DONE)
-    settle = SettleOperator(task_id="settle", plans_of=plans_of, steps_of=steps_of)
+    ending: dict[str, Any] = {
+        "plans_of": ["build_image", "plan"],
+        "steps_of": [task.task_id for task in recording],
+    }
+    audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
+    settle = SettleOperator(task_id="settle", **ending)
     [deploy.refuse, rollback, verify, watch, *gates] >> audit >> settle
     plan.as_setup()  # type: ignore[no-untyped-call]
     settle.as_teardown(setups=plan, on_failure_fail_dagrun=True)
 
 
-def _decision(spec: DeploymentSpec, planned: dict[str, Any], when: str, gates: Sequence[str] = ()) -> Decision:
-    """Make one decision; ``when`` is the suffix of its tasks' names."""
+def _group(name: str, tooltip: str) -> TaskGroup:
+    """Fold tasks in the graph; their ids stay as they are."""
+    return TaskGroup(name, prefix_group_id=False, tooltip=tooltip)
+
+
+def _decision(
+    spec: DeploymentSpec, planned: dict[str, Any], when: str, *, go: str, gates: Sequence[str] = ()
+) -> Decision:
+    """Make one decision; ``when`` is the suffix of its tasks' names, ``go`` the task that follows a go."""
     score = ScoreConfidenceOperator(task_id=f"score{when or '_confidence'}", gates=gates, **planned)
+    confidence = output_of(score.task_id)
     ask = DeploymentApprovalOperator(
         task_id=f"approve{when}",
         subject=f"{'Promote' if when else 'Deploy'} {spec.service}?",
-        confidence=score.output,
+        confidence=confidence,
         timeout=timedelta(seconds=spec.approval_timeout),
     )
     # Before the canary a refusal ends the run; after it, the rollback records what follows.
     state = None if when else State.REJECTED
-    refuse = RefuseOperator(task_id=f"refuse{when}", confidence=score.output, state=state, **planned)
-    agreed = EmptyOperator(task_id=f"agreed{when}", trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+    refuse = RefuseOperator(task_id=f"refuse{when}", confidence=confidence, state=state, **planned)
     route = RouteOnConfidenceOperator(
         task_id=f"route_on{when or '_confidence'}",
-        confidence=score.output,
-        routes={"go": agreed.task_id, "ask": ask.task_id, "refuse": refuse.task_id},
+        confidence=confidence,
+        routes={"go": go, "ask": ask.task_id, "refuse": refuse.task_id},
     )
-    chain(route, [ask, agreed, refuse])
-    chain(ask, agreed)
-    return Decision(score, route, ask, refuse, agreed)
+    return Decision(score, route, ask, refuse)
 
 
 def _stages(spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any]) -> list[Stage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,12 +16,18 @@ from airflow_deploy.domain.states import State, Step
 STEPS_KEY = "steps"
 """XCom key under which each task pushes the states that it led the deployment into."""
 
+NO_FROM_A_PERSON: list[type[BaseException] | str] = [
+    "airflow.providers.standard.exceptions.HITLRejectException",
+    "airflow.providers.standard.exceptions.HITLTimeoutError",
+]
+
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=2),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=PermanentError, action=RetryAction.FAIL, reason="trying again cannot help"),
+            RetryRule(exception=NO_FROM_A_PERSON, action=RetryAction.FAIL, reason="nobody is asked twice"),
             RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=2)),
         ]
     ),
@@ -31,22 +38,42 @@ RETRIES: dict[str, Any] = {
 class DeployOperator(BaseOperator):
     """A step of one deployment.
 
-    :param plan: the plan's JSON, usually the output of ``build_image``.
+    :param plan: the plan's JSON: a task's output, or a template such as ``output_of`` makes.
     """
 
     template_fields: Sequence[str] = ("plan",)
     template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - Airflow declares it so
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, plan: dict[str, Any] | XComArg | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, plan: dict[str, Any] | str | XComArg | None = None, **kwargs: Any) -> None:
         super().__init__(**{**RETRIES, **kwargs})
         self.plan = plan
 
     def load_plan(self) -> DeploymentPlan:
         """Return the plan, once Airflow has resolved it."""
-        if not isinstance(self.plan, dict):
+        plan = resolved(self.plan)
+        if plan is None:
             raise PermanentError("the plan is missing: the tasks before this one did not finish")
-        return DeploymentPlan.load(self.plan)
+        return DeploymentPlan.load(plan)
+
+
+def output_of(task_id: str) -> str:
+    """Return a template that yields a task's result as JSON.
+
+    Unlike ``task.output`` it draws no edge. Nearly all tasks need the plan: with an edge from ``build_image`` to each,
+    nobody could read the graph, and trigger rules would count a parent that succeeded long ago.
+    """
+    return f"{{{{ ti.xcom_pull(task_ids='{task_id}') | tojson }}}}"
+
+
+def resolved(value: Any) -> Any:
+    """Return the value of a template field, given as it is or as the JSON that ``output_of`` yields."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:  # a task's output that is a text
+        return value
 
 
 def record(

@@ -12,7 +12,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import DeployOperator, record
+from airflow_deploy.operators.base import DeployOperator, record, resolved
 
 
 class ClaimRouteOperator(DeployOperator):
@@ -42,14 +42,14 @@ class ClaimRouteOperator(DeployOperator):
 class OwnedOperator(DeployOperator):
     """A step of the route's owner.
 
-    :param claim: the owner that ``claim_route`` returned.
+    :param claim: the owner that ``claim_route`` returned, as a task's output or as ``output_of`` gives it.
     """
 
     template_fields: Sequence[str] = ("plan", "claim")
 
     def __init__(self, *, claim: str | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.claim = claim
+        self.claim: Any = claim
 
 
 class ShiftCanaryOperator(OwnedOperator):
@@ -64,7 +64,7 @@ class ShiftCanaryOperator(OwnedOperator):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        patch = routes.shift(route, str(self.claim), plan.stable, plan.candidate, self.share, time.time())
+        patch = routes.shift(route, resolved(self.claim), plan.stable, plan.candidate, self.share, time.time())
         record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
         cluster.patch_route(route, patch)
         self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
@@ -79,7 +79,7 @@ class PromoteOperator(OwnedOperator):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        patch = routes.promote(route, str(self.claim), plan.stable, plan.candidate)
+        patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
         record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster.patch_route(route, patch)
         record(context, State.PROMOTED, f"{plan.candidate} is the stable; {plan.stable} stays warm")

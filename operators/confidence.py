@@ -13,7 +13,7 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.confidence import Confidence, Known, score
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import RETRIES, DeployOperator, record
+from airflow_deploy.operators.base import RETRIES, DeployOperator, record, resolved
 
 
 class ScoreConfidenceOperator(DeployOperator):
@@ -61,14 +61,14 @@ class RouteOnConfidenceOperator(BaseBranchOperator):
     template_fields: Sequence[str] = ("confidence",)
     template_fields_renderers = {"confidence": "json"}  # noqa: RUF012 - Airflow declares it so
 
-    def __init__(self, *, confidence: dict[str, Any] | XComArg, routes: dict[str, str], **kwargs: Any) -> None:
+    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, routes: dict[str, str], **kwargs: Any) -> None:
         super().__init__(**{**RETRIES, **kwargs})
         self.confidence = confidence
         self.routes = routes
 
     def choose_branch(self, context: Context) -> str:
         """Return the next task's id."""
-        return self.routes[Confidence.load(self.confidence).route]
+        return self.routes[Confidence.load(resolved(self.confidence)).route]
 
 
 class RefuseOperator(DeployOperator):
@@ -79,14 +79,14 @@ class RefuseOperator(DeployOperator):
 
     template_fields: Sequence[str] = ("plan", "confidence")
 
-    def __init__(self, *, confidence: dict[str, Any] | XComArg, state: State | None, **kwargs: Any) -> None:
+    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, state: State | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.confidence = confidence
         self.state = state
 
     def execute(self, context: Context) -> None:
         """Record the refusal and raise it."""
-        confidence = Confidence.load(self.confidence)
+        confidence = Confidence.load(resolved(self.confidence))
         reason = "; ".join(confidence.vetoes) or f"confidence {confidence.score:g} is below 60"
         if self.state:
             record(context, self.state, reason)
@@ -102,13 +102,13 @@ class DeploymentApprovalOperator(ApprovalOperator):
 
     template_fields: Collection[str] = (*ApprovalOperator.template_fields, "confidence")
 
-    def __init__(self, *, confidence: dict[str, Any] | XComArg, timeout: timedelta, **kwargs: Any) -> None:
+    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, timeout: timedelta, **kwargs: Any) -> None:
         super().__init__(fail_on_reject=True, response_timeout=timeout, defaults="Reject", **{**RETRIES, **kwargs})
         self.confidence = confidence
 
     def execute(self, context: Context) -> Any:
         """Record the question and wait."""
-        confidence = Confidence.load(self.confidence)
+        confidence = Confidence.load(resolved(self.confidence))
         self.body = "\n".join([f"Confidence **{confidence.score:g}** of 100.", "", *report(confidence)])
         record(context, State.AWAITING_APPROVAL, f"confidence {confidence.score:g} asks a person")
         return super().execute(context)

@@ -15,7 +15,7 @@ from airflow_deploy.domain.errors import FencedError, NotSettledError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
-from airflow_deploy.operators.base import DeployOperator, record, recorded
+from airflow_deploy.operators.base import DeployOperator, record, recorded, resolved
 
 
 def take_back(context: Context, plan: DeploymentPlan, why: str, at: datetime | None = None) -> bool:
@@ -48,7 +48,7 @@ class RollbackOperator(DeployOperator):
 
     def execute(self, context: Context) -> None:
         """Take the deployment back; skip where it failed before anything was applied."""
-        if not self.plan:
+        if resolved(self.plan) is None:
             raise AirflowSkipException("nothing was planned, so there is nothing to take back")
         why, at = self._reason(context)
         if not take_back(context, self.load_plan(), why, at):

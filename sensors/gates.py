@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, HarmError
 from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import record
+from airflow_deploy.operators.base import record, resolved
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.sensors.looks import Assignment, Role
 from airflow_deploy.sensors.triggers import LookTrigger
@@ -31,7 +31,7 @@ class LookSensor(DeploySensor):
     role: Role
     next_share: int | None = None
 
-    def __init__(self, *, claim: str | XComArg, baseline: dict[str, Any] | XComArg, **kwargs: Any) -> None:
+    def __init__(self, *, claim: str | XComArg, baseline: dict[str, Any] | str | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.claim: Any = claim
         self.baseline: Any = baseline
@@ -41,8 +41,8 @@ class LookSensor(DeploySensor):
         assignment = Assignment(
             role=self.role,
             plan=self.load_plan().dump(),
-            baseline=self.baseline,
-            claim=self.claim,
+            baseline=resolved(self.baseline),
+            claim=resolved(self.claim),
             started=time.time(),
             next_share=self.next_share,
         )

@@ -85,17 +85,18 @@ class LookTrigger(OneEventTrigger):
 class ReadyTrigger(OneEventTrigger):
     """Wait until a version's pods are ready, or never will be."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    # Not called ``plan``: Airflow would take it for the sensor's template field and render its texts.
+    def __init__(self, planned: dict[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.plan = plan
+        self.planned = planned
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to build this again."""
-        return f"{__name__}.{type(self).__qualname__}", {"plan": self.plan}
+        return f"{__name__}.{type(self).__qualname__}", {"planned": self.planned}
 
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
-        plan = DeploymentPlan.load(self.plan)
+        plan = DeploymentPlan.load(self.planned)
         with _thread("ready") as thread:
             cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
             while True:

@@ -76,10 +76,9 @@ class Route:
         :raises FencedError: somebody else has written the annotation.
         """
         try:
-            return [Shift(int(item["share"]), float(item["at"])) for item in json.loads(self.annotations[SHIFTS])]
-        except KeyError:
-            return []
-        except (ValueError, TypeError) as error:
+            recorded = json.loads(self.annotations.get(SHIFTS, "[]"))
+            return [Shift(int(item["share"]), float(item["at"])) for item in recorded]
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
     def owned_by(self, deployment_id: str) -> bool:
@@ -110,7 +109,7 @@ class Route:
     def stable(self) -> str:
         """Return the one Service that serves now.
 
-        :raises RefusedError: none serves, or several share the traffic and nobody of us divided it.
+        :raises RefusedError: none serves, several share the traffic unasked, or a rule names it twice.
         """
         serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
         if len(serving) != 1:
@@ -118,6 +117,9 @@ class Route:
             raise RefusedError(
                 f"route {self.name}: {found} serves it; give one Service the whole weight before deploying"
             )
+        for rule in self.rules_with(serving[0]):
+            if [backend.name for backend in self.backends(rule)].count(serving[0]) > 1:
+                raise RefusedError(f"route {self.name}: rule {rule} names {serving[0]} twice; name it once")
         return serving[0]
 
     def port_of(self, service: str) -> int:

@@ -41,6 +41,7 @@ def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[], None]:
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
     """Return the payment service as its team runs it, under traffic."""
+    World.end_runs(stack)
     sample = serve(stack, bake=5, max_bake=240)
     with users(tmp_path / "requests.jsonl") as record:
         world = World(stack, sample, record)

@@ -25,6 +25,14 @@ class World:
         self.api = AirflowApi(info)
         self.until(lambda: self.api.has_dag(DAG), "Airflow reads the DAG")
 
+    @staticmethod
+    def end_runs(info: StackInfo) -> None:
+        """End what an earlier test left running, so that the next one need not queue behind it."""
+        api = AirflowApi(info)
+        if api.has_dag(DAG):
+            for run_id in api.unfinished(DAG):
+                api.end_run(DAG, run_id)
+
     def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
         """Wait until ``condition`` gives something true, and return that."""
         deadline = time.monotonic() + seconds

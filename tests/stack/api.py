@@ -75,11 +75,14 @@ class AirflowApi:
         return answer.json()["value"] if answer.ok else None
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[str]:
-        """Return the messages that a task's try has logged so far."""
+        """Return the messages that a task's try has logged so far, exceptions as ``Type: text``."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         answer = self.request("GET", path)
         content = answer.json().get("content", []) if answer.ok else []
-        return [str(line["event"]) for line in content if isinstance(line, dict) and "event" in line]
+        lines = [line for line in content if isinstance(line, dict) and "event" in line]
+        errors = [error for line in lines for error in line.get("error_detail") or []]
+        said = [f"{error['exc_type']}: {error['exc_value']}" for error in errors]
+        return [*(str(line["event"]) for line in lines), *said]
 
     def page(self, dag_id: str, run_id: str) -> str:
         """Return the address of the run's page."""
