@@ -41,7 +41,7 @@ def test_a_good_fix_is_verified_and_no_request_is_lost(world: World) -> None:
     run = world.deploy(world.sample.good)
     assert world.ended(run) == "success"
 
-    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written"))
+    folder = audited(world, run)
     assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
     assert states(folder).count("CANARY") == 4
     check_consistent(folder)
@@ -56,7 +56,7 @@ def test_a_bad_fix_is_taken_back_by_itself(world: World) -> None:
     run = world.deploy(world.sample.bad)
     assert world.ended(run) == "failed"
 
-    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written"))
+    folder = audited(world, run)
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
     check_consistent(folder)
     said = summary(folder)
@@ -78,9 +78,45 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the traffic is restored", 60)
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
-    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+    folder = audited(world, run)
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
     assert [request for request in world.requests() if request.failed] == []
+
+
+RISKY = {"files": 60, "lines": 2000, "migrations": True}
+"""A change that lowers the confidence to where a person is asked."""
+
+
+def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
+    before = world.objects()
+    asked = world.deploy(world.sample.good, change=RISKY)
+    world.until(lambda: world.tasks(asked)["approve"] == "awaiting_input", "a person is asked")
+    world.api.answer("deploy_payments", asked, "approve", "Reject")
+    assert world.ended(asked) == "failed"
+    vetoed = world.deploy(world.sample.good, safety_gate={"recommendation": "HOLD", "tests": {"passed": 1, "total": 1}})
+    assert world.ended(vetoed) == "failed"
+
+    folders = [audited(world, run) for run in (asked, vetoed)]
+    assert states(folders[0]) == ["INIT", "BUILDING", "AWAITING_APPROVAL", "REJECTED"]
+    assert states(folders[1]) == ["INIT", "BUILDING", "REJECTED"]
+    assert "safety_gate.recommendation is HOLD" in summary(folders[1])["reason"]
+    assert world.objects() == before
+    assert world.weights() == {"payments": 100}
+
+
+def test_a_yes_from_a_person_lets_the_deployment_go_on(world: World) -> None:
+    run = world.deploy(world.sample.good, change=RISKY)
+    world.until(lambda: world.tasks(run)["approve"] == "awaiting_input", "a person is asked")
+    world.api.answer("deploy_payments", run, "approve", "Approve")
+    world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
+    # Ended before it has traffic: what was applied is stopped, and the route was never touched.
+    world.api.end_run("deploy_payments", run)
+    assert world.ended(run) == "failed"
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    folder = audited(world, run)
+    assert states(folder)[2:4] == ["AWAITING_APPROVAL", "DEPLOYING"]
+    assert states(folder)[-1] == "ROLLED_BACK"
+    assert world.replicas(summary(folder)["candidate"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -106,6 +142,11 @@ def test_a_refused_conf_names_the_field_and_writes_nothing(
 
 def _artifacts(world: World) -> list[str]:
     return sorted(str(path) for path in Path(world.info.artifacts).rglob("*"))
+
+
+def audited(world: World, run: str) -> Path:
+    """Wait until the run has left its artifacts, and return their folder."""
+    return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
 
 
 def _deployment(world: World, run: str) -> str | None:

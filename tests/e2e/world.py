@@ -88,6 +88,10 @@ class World:
         route = json.loads(kubectl("-n", "payments", "get", "httproute", "payments", "-o", "json"))
         return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
 
+    def replicas(self, version: str) -> int:
+        """Return how many pods the version's Deployment wants."""
+        return int(kubectl("-n", "payments", "get", "deployment", version, "-o", "jsonpath={.spec.replicas}"))
+
     def objects(self) -> list[str]:
         """Return the kinds and names of all objects of the service's namespace that somebody declared."""
         kinds = "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,httproutes"

@@ -84,6 +84,11 @@ class AirflowApi:
         said = [f"{error['exc_type']}: {error['exc_value']}" for error in errors]
         return [*(str(line["event"]) for line in lines), *said]
 
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        """Answer the question that a task asks a person."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        self.request("PATCH", path, chosen_options=[option], params_input={}).raise_for_status()
+
     def page(self, dag_id: str, run_id: str) -> str:
         """Return the address of the run's page."""
         return f"{self._url}/dags/{dag_id}/runs/{run_id}"

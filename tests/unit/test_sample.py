@@ -79,7 +79,7 @@ def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         source.mkdir()
         git(sample, "archive", f"--output={source}.tar", getattr(sample, name))
         shutil.unpack_archive(f"{source}.tar", source, filter="data")
-        for command in (["go", "vet", "."], ["go", "build", "-trimpath", "-o", str(program), "."]):
+        for command in (["go", "vet", "-trimpath", "."], ["go", "build", "-trimpath", "-o", str(program), "."]):
             subprocess.run(command, cwd=source, env=os.environ | settings, check=True)
         built[name] = program
     return built

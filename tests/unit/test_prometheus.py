@@ -1,0 +1,276 @@
+"""A Prometheus that fails, hangs or talks nonsense is told apart from a query that it will never accept."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_deploy.clients import prometheus
+from airflow_deploy.clients.prometheus import Prometheus, PrometheusHook
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.telemetry import Series
+
+CONNECTION = "AIRFLOW_CONN_PROMETHEUS_DEFAULT"
+
+
+@dataclass
+class Server:
+    """Answers every request with ``status`` and ``body``; while ``hanging`` is set, with nothing."""
+
+    status: int = 200
+    body: bytes = b""
+    hanging: bool = False
+    requests: list[tuple[str, dict[str, list[str]], str | None]] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+    port: int = 0
+
+    def answer(self, result: Any, kind: str = "vector") -> None:
+        data = {"resultType": kind, "result": result}
+        self.status, self.body = 200, json.dumps({"status": "success", "data": data}).encode()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                server.requests.append((parts.path, parse_qs(parts.query), self.headers["Authorization"]))
+                if server.hanging:
+                    server.released.wait(30)
+                with suppress(OSError):
+                    self.send_response(server.status)
+                    self.send_header("Content-Length", str(len(server.body)))
+                    self.end_headers()
+                    self.wfile.write(server.body)
+
+            def log_message(self, *_: object) -> None:
+                """Stay silent."""
+
+        return Handler
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), made.handler())
+    made.port = listening.server_port
+    made.answer([])
+    thread = threading.Thread(target=lambda: listening.serve_forever(poll_interval=0.01))
+    thread.start()
+    yield made
+    made.released.set()
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+Connect = Callable[..., Prometheus]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, server: Server) -> Connect:
+    """Connect as an Airflow connection with these fields does; by default to ``server``."""
+
+    def made(**fields: Any) -> Prometheus:
+        connection = {"conn_type": "prometheus", "host": server.url, **fields}
+        monkeypatch.setenv(CONNECTION, json.dumps(connection))
+        return Prometheus.connect("prometheus_default")
+
+    return made
+
+
+def sample(value: str, **labels: str) -> dict[str, Any]:
+    return {"metric": labels, "value": [1_795_417_200.5, value]}
+
+
+class TestQuery:
+    def test_asks_the_api_with_a_time_out_for_the_server_too(self, server: Server, connect: Connect) -> None:
+        server.answer([sample("1", job="x")])
+        assert connect().query('up{job="x"}') == [sample("1", job="x")]
+        path, parameters, authorization = server.requests[0]
+        assert path == "/api/v1/query"
+        assert parameters == {"query": ['up{job="x"}'], "timeout": [f"{prometheus.TIMEOUT}s"]}
+        assert authorization is None
+
+    @pytest.mark.parametrize("status", [400, 422])
+    def test_a_query_that_is_not_accepted_is_refused(self, server: Server, connect: Connect, status: int) -> None:
+        server.status, server.body = status, b'{"status":"error","error":"parse error\x1b[2J"}'
+        with pytest.raises(RefusedError, match=r"^Prometheus does not accept the query up\{: ") as caught:
+            connect().query("up{")
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    def test_a_failing_server_may_answer_later(self, server: Server, connect: Connect, status: int) -> None:
+        server.status, server.body = status, b"<html>bad gateway\x1b[2J</html>"
+        with pytest.raises(TemporaryError, match=r"^Prometheus failed: ") as caught:
+            connect().query("up")
+        assert str(caught.value).isprintable()
+        assert len(server.requests) == 1  # trying again is the caller's to decide
+
+    @pytest.mark.parametrize("status", [408, 429])
+    def test_a_busy_server_may_answer_later(self, server: Server, connect: Connect, status: int) -> None:
+        server.status = status
+        with pytest.raises(TemporaryError):
+            connect().query("up")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html>",
+            b"{}",
+            b"[]",
+            b"null",
+            b'"x"',
+            b"5",
+            b'{"data": null}',
+            b'{"data": {}}',
+            b'{"data": []}',
+            b"\xff",
+        ],
+    )
+    def test_an_answer_that_is_not_prometheus_may_be_right_later(
+        self, server: Server, connect: Connect, body: bytes
+    ) -> None:
+        server.body = body
+        with pytest.raises(TemporaryError, match=r"^Prometheus does not answer: "):
+            connect().query("up")
+
+    def test_a_server_that_hangs_is_given_up(
+        self, server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(prometheus, "TIMEOUT", 0.2)
+        server.hanging = True
+        with pytest.raises(TemporaryError, match="does not answer"):
+            connect().query("up")
+
+    def test_a_server_that_is_not_there_may_come_back(self, server: Server, connect: Connect) -> None:
+        with pytest.raises(TemporaryError, match="does not answer"):
+            connect(host="http://127.0.0.1:1").query("up")
+
+    @pytest.mark.parametrize("host", ["", "http://", "http://[", "gopher://x", "http://a b"])
+    def test_a_useless_address_is_one_of_our_errors(self, connect: Connect, host: str) -> None:
+        with pytest.raises((RefusedError, TemporaryError)):
+            connect(host=host).query("up")
+
+
+class TestNumber:
+    @pytest.mark.parametrize(
+        ("result", "kind", "number"),
+        [
+            ([], "vector", None),
+            ([sample("0.25", job="x")], "vector", 0.25),
+            ([sample("-3")], "vector", -3.0),
+            ([1_795_417_200, "7"], "scalar", 7.0),
+            ([sample("+Inf")], "vector", float("inf")),
+        ],
+    )
+    def test_one_result_is_the_number(
+        self, server: Server, connect: Connect, result: Any, kind: str, number: float | None
+    ) -> None:
+        server.answer(result, kind)
+        assert connect().number("up") == number
+
+    @pytest.mark.parametrize(
+        ("result", "kind"),
+        [
+            ([sample("1", job="a"), sample("2", job="b")], "vector"),
+            ([sample("1", job=str(number)) for number in range(3)], "vector"),
+            ([{"metric": {}, "values": [[1, "2"]]}], "matrix"),
+            ([{"metric": {}, "values": [[1, "2"]]}] * 2, "matrix"),
+            ([{"metric": {}, "histogram": [1, {"count": "2"}]}], "vector"),
+            ([1_795_417_200, "text"], "string"),
+        ],
+        ids=["two", "three", "matrix", "matrices", "histogram", "string"],
+    )
+    def test_anything_else_is_refused_with_the_remedy(
+        self, server: Server, connect: Connect, result: Any, kind: str
+    ) -> None:
+        server.answer(result, kind)
+        with pytest.raises(RefusedError, match="one number"):
+            connect().number("up")
+
+
+class TestRaw:
+    def test_samples_become_numbers(self, server: Server, connect: Connect) -> None:
+        metric = {"__name__": "x", "instance": "gateway-0"}
+        server.answer([{"metric": metric, "values": [[100.5, "1"], [105.5, "2e3"]]}], "matrix")
+        assert connect().raw('{__name__="x"}', 30) == [Series(metric, [(100.5, 1.0), (105.5, 2000.0)])]
+        assert server.requests[0][1]["query"] == ['{__name__="x"}[30s]']
+
+    @pytest.mark.parametrize(
+        "result", [[sample("1")], [{"metric": {}}], [{}], [{"metric": {}, "values": [["x", "y"]]}], [5]]
+    )
+    def test_an_answer_of_another_kind_is_one_of_our_errors(
+        self, server: Server, connect: Connect, result: Any
+    ) -> None:
+        server.answer(result)
+        with pytest.raises((RefusedError, TemporaryError)):
+            connect().raw("x", 30)
+
+
+class TestConnection:
+    def test_login_and_password_are_sent(self, server: Server, connect: Connect) -> None:
+        connect(login="ada", password="s3cr3t").query("up")
+        assert server.requests[0][2] == "Basic " + base64.b64encode(b"ada:s3cr3t").decode()
+
+    def test_no_error_shows_the_password(self, server: Server, connect: Connect) -> None:
+        server.status = 401
+        with pytest.raises((RefusedError, TemporaryError)) as caught:
+            connect(login="ada", password="s3cr3t").query("up")
+        assert "s3cr3t" not in str(caught.value)
+
+    @pytest.mark.parametrize("form", ["url", "url/", "host and port", "url and port"])
+    def test_the_address_may_be_written_in_any_usual_way(self, server: Server, connect: Connect, form: str) -> None:
+        forms: dict[str, dict[str, Any]] = {
+            "url": {"host": server.url},
+            "url/": {"host": f"{server.url}/"},
+            "host and port": {"host": "127.0.0.1", "port": server.port},
+            "url and port": {"host": "http://127.0.0.1", "port": server.port},
+        }
+        connect(**forms[form]).query("up")
+        assert [path for path, _, _ in server.requests] == ["/api/v1/query"]
+
+    def test_an_airflow_uri_works(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(CONNECTION, f"prometheus://127.0.0.1:{server.port}")
+        assert Prometheus.connect("prometheus_default").query("up") == []
+
+    def test_the_test_button_asks_the_query_engine(self, server: Server, connect: Connect) -> None:
+        connect()
+        server.answer([sample("1")])
+        assert PrometheusHook().test_connection() == (True, "Prometheus answers queries")
+        assert server.requests[0][1]["query"] == ["vector(1)"]
+
+    @pytest.mark.parametrize("status", [401, 500])
+    def test_the_test_button_says_what_is_wrong(self, server: Server, connect: Connect, status: int) -> None:
+        connect()
+        server.status = status
+        works, said = PrometheusHook().test_connection()
+        assert not works
+        assert str(status) in said
+
+    @pytest.mark.parametrize("host", ["", "http://", "http://["])
+    def test_the_test_button_survives_a_useless_address(self, connect: Connect, host: str) -> None:
+        connect()
+        works, said = _test_button(connect, host)
+        assert not works
+        assert said
+
+
+def _test_button(connect: Connect, host: str) -> tuple[bool, str]:
+    with suppress(RefusedError, TemporaryError):
+        connect(host=host)
+    return PrometheusHook().test_connection()

@@ -1,0 +1,384 @@
+"""The route's patches: they move all the traffic or nothing, and whoever was overtaken writes nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
+from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, Route, Shift, gitops_managers
+from tests.unit.json_patch import PatchRefused, apply_patch
+
+STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
+OURS = f"{RUN}/1"
+Body = dict[str, Any]
+Change = Callable[[Body], None]
+
+
+def backend(name: str, weight: int | None = None, port: int = 80) -> Body:
+    return {
+        "group": "",
+        "kind": "Service",
+        "name": name,
+        "port": port,
+        **({} if weight is None else {"weight": weight}),
+    }
+
+
+def body(*rules: list[Body], annotations: dict[str, str] | None = None) -> Body:
+    metadata: Body = {"name": "payments-route", "namespace": "shop", "resourceVersion": "7"}
+    if annotations is not None:
+        metadata["annotations"] = annotations
+    matched = [{"matches": [{"path": {"value": f"/{i}"}}], "backendRefs": refs} for i, refs in enumerate(rules)]
+    return {"metadata": metadata, "spec": {"hostnames": ["pay.example.com"], "rules": matched}}
+
+
+def write(route: Route, patch: routes.Patch) -> Route:
+    return Route(apply_patch(route.body, patch))
+
+
+def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> Route:
+    route = Route(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
+    owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+    assert owner.startswith(f"{RUN}/")
+    return write(route, patch)
+
+
+def shifted(share: int, rules: int = 1) -> Route:
+    route = claimed(rules)
+    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
+
+
+def weights(route: Route) -> list[dict[str, int]]:
+    """The weights of every rule that names the candidate."""
+    return [{b.name: b.weight for b in route.backends(rule)} for rule in route.rules_with(CANDIDATE)]
+
+
+shares = st.integers(0, 100)
+rule_counts = st.integers(1, 3)
+
+
+class TestClaim:
+    @given(rule_counts, st.integers(0, 10**6), st.none() | st.just({"team": "pay"}))
+    def test_raises_the_epoch_and_moves_no_traffic(self, rules: int, epoch: int, others: dict[str, str] | None) -> None:
+        before = {**(others or {}), **({OWNER: f"DEP-1-00000000/{epoch}"} if epoch else {})}
+        route = Route(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
+        owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+        after = write(route, patch)
+        assert owner == f"{RUN}/{epoch + 1}" == after.owner
+        assert (after.epoch, after.phase, after.shifts) == (epoch + 1, routes.CANARY, [])
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
+        assert set(others or {}) <= set(after.annotations)
+
+    def test_keeps_everything_else_of_the_route(self) -> None:
+        filters = [{"type": "RequestHeaderModifier"}]
+        before = body([{**backend(STABLE, 3), "filters": filters}], [backend("static", 1)])
+        before["spec"]["rules"][1]["backendRefs"][0]["weight"] = 0
+        after = claimed_from(before)
+        assert after.body["spec"]["hostnames"] == ["pay.example.com"]
+        assert after.body["spec"]["rules"][0]["matches"] == [{"path": {"value": "/0"}}]
+        assert after.body["spec"]["rules"][0]["backendRefs"][0]["filters"] == filters
+        assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
+
+    def test_drops_backends_of_earlier_deployments(self) -> None:
+        after = claimed_from(body([backend("payments-old-1", 0), backend(STABLE, 100)]))
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}]
+
+    def test_a_rule_that_names_the_stable_twice_is_refused(self) -> None:
+        """Two backends of one name cannot share one weight: the sum would no longer be 100."""
+        with pytest.raises(DeployError):
+            claimed_from(body([backend(STABLE, 50, 80), backend(STABLE, 50, 8080)]))
+
+    def test_is_refused_where_another_version_serves_than_was_planned(self) -> None:
+        with pytest.raises(FencedError, match="served by other now, not by payments"):
+            claimed_from(body([backend("other", 1)]))
+
+    def test_does_not_write_over_a_route_that_changed_meanwhile(self) -> None:
+        route = Route(body([backend(STABLE)]))
+        _, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+        newer = copy.deepcopy(dict(route.body))
+        newer["metadata"]["resourceVersion"] = "8"
+        with pytest.raises(PatchRefused):
+            apply_patch(newer, patch)
+
+    def test_whoever_held_the_route_before_can_write_nothing_any_more(self) -> None:
+        route = shifted(5)
+        write_back = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        owner, patch = routes.claim(write_back, "DEP-2-ffffffff", STABLE, "payments-fedcba9-2", 80)
+        newer = write(write_back, patch)
+        assert owner == "DEP-2-ffffffff/2"
+        for attempt in attempts(newer):
+            with pytest.raises(FencedError):
+                attempt()
+
+
+def claimed_from(before: Body) -> Route:
+    route = Route(before)
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+    return write(route, patch)
+
+
+def attempts(route: Route) -> list[Callable[[], routes.Patch]]:
+    """Every write of an owner, tried on ``route``."""
+    return [
+        lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),
+        lambda: routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED),
+        lambda: routes.promote(route, OURS, STABLE, CANDIDATE),
+    ]
+
+
+class TestShift:
+    @given(rule_counts, st.lists(shares, min_size=1, max_size=6))
+    def test_weights_always_sum_to_100_and_give_the_share(self, rules: int, asked: list[int]) -> None:
+        route = claimed(rules)
+        for at, share in enumerate(asked):
+            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, float(at)))
+            assert weights(route) == [{STABLE: 100 - share, CANDIDATE: share}] * rules
+        assert [shift.share for shift in route.shifts] == [s for before, s in pairwise([0, *asked]) if s != before]
+
+    def test_records_when_each_share_began(self) -> None:
+        route = shifted(5)
+        route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 25, 160.5))
+        assert route.shifts == [Shift(5, 100.0), Shift(25, 160.5)]
+
+    @given(shares)
+    def test_done_twice_writes_nothing(self, share: int) -> None:
+        assert routes.shift(shifted(share), OURS, STABLE, CANDIDATE, share, 999.0) == []
+
+    @given(st.integers(1, 2), st.integers(0, 1), st.integers(0, 100), st.integers(0, 100))
+    def test_weights_that_nobody_of_us_set_are_left_alone(self, rules: int, rule: int, stable: int, mine: int) -> None:
+        route = copy.deepcopy(dict(shifted(5, rules).body))
+        refs = route["spec"]["rules"][min(rule, rules - 1)]["backendRefs"]
+        refs[0]["weight"], refs[1]["weight"] = stable, mine
+        if (stable, mine) == (95, 5):
+            assert routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+        else:
+            with pytest.raises(FencedError, match="somebody else set them"):
+                routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+
+    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.PROMOTED, routes.SETTLED])
+    def test_raises_nothing_after_a_brake_or_a_promotion(self, phase: str) -> None:
+        route = copy.deepcopy(dict(shifted(5).body))
+        route["metadata"]["annotations"][PHASE] = phase
+        with pytest.raises(FencedError, match=f"is {phase}, and this step needs it canary"):
+            routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+
+
+class TestRestore:
+    @given(
+        st.lists(st.tuples(shares, shares, st.none() | shares), min_size=1, max_size=3),
+        st.sampled_from([routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.SETTLED]),
+        st.sampled_from([routes.BRAKED, routes.SETTLED]),
+    )
+    @example([(100, 0, 50)], routes.BRAKED, routes.BRAKED)
+    @example([(100, 0, None), (0, 0, None)], routes.BRAKED, routes.BRAKED)
+    def test_gives_the_stable_everything_whatever_the_weights_are(
+        self, rules: list[tuple[int, int, int | None]], before: str, after: str
+    ) -> None:
+        refs = [
+            [backend(STABLE, a), backend(CANDIDATE, b), *([] if c is None else [backend("third", c)])]
+            for a, b, c in rules
+        ]
+        route = Route(body(*refs, annotations={OWNER: OURS, PHASE: before, SHIFTS: "[]"}))
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, after))
+        assert restored.phase == after
+        for rule in weights(restored):
+            assert {name for name, weight in rule.items() if weight > 0} == {STABLE}
+            assert sum(rule.values()) == 100
+
+    def test_done_twice_writes_nothing(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED) == []
+
+    def test_keeps_the_record_of_the_shifts(self) -> None:
+        route = shifted(50)
+        assert write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED)).shifts == [Shift(50, 100.0)]
+
+
+class TestPromote:
+    def test_moves_no_traffic_and_closes_the_canary(self) -> None:
+        route = shifted(100, rules=2)
+        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        assert promoted.phase == routes.PROMOTED
+        assert weights(promoted) == weights(route) == [{STABLE: 0, CANDIDATE: 100}] * 2
+        assert routes.promote(promoted, OURS, STABLE, CANDIDATE) == []
+
+    @given(st.integers(0, 99))
+    def test_needs_the_full_weight(self, share: int) -> None:
+        with pytest.raises(FencedError, match="cannot be promoted"):
+            routes.promote(shifted(share), OURS, STABLE, CANDIDATE)
+
+    def test_needs_the_full_weight_under_every_rule(self) -> None:
+        route = copy.deepcopy(dict(shifted(100, rules=2).body))
+        route["spec"]["rules"][1]["backendRefs"][1]["weight"] = 0
+        with pytest.raises(FencedError):
+            routes.promote(Route(route), OURS, STABLE, CANDIDATE)
+
+    def test_what_is_promoted_is_the_next_deployments_stable(self) -> None:
+        route = shifted(100)
+        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        assert promoted.stable() == CANDIDATE
+        assert promoted.port_of(CANDIDATE) == 80
+
+
+def _set(key: str, value: str) -> Change:
+    def change(document: Body) -> None:
+        document["metadata"]["annotations"][key] = value
+
+    return change
+
+
+def _refs(edit: Callable[[list[Body]], None]) -> Change:
+    return lambda document: edit(document["spec"]["rules"][0]["backendRefs"])
+
+
+def _rule_first(document: Body) -> None:
+    document["spec"]["rules"].insert(0, {"backendRefs": [backend("maintenance", 1)]})
+
+
+def _no_rules(document: Body) -> None:
+    document["spec"]["rules"] = []
+
+
+def _no_annotations(document: Body) -> None:
+    del document["metadata"]["annotations"]
+
+
+OVERTAKEN: dict[str, Change] = {
+    "another run claimed it": _set(OWNER, "DEP-2-ffffffff/2"),
+    "the same run claimed it again": _set(OWNER, f"{RUN}/2"),
+    "the watch braked": _set(PHASE, routes.BRAKED),
+    "it was settled": _set(PHASE, routes.SETTLED),
+    "it was promoted": _set(PHASE, routes.PROMOTED),
+    "its annotations were removed": _no_annotations,
+    "the candidate was renamed": _refs(lambda refs: refs[1].update(name="other")),
+    "the stable was renamed": _refs(lambda refs: refs[0].update(name="other")),
+    "the backends were reordered": _refs(lambda refs: refs.reverse()),
+    "the candidate was removed": _refs(lambda refs: refs.__delitem__(1)),
+    "all backends were removed": _refs(lambda refs: refs.clear()),
+    "a backend was put before": _refs(lambda refs: refs.insert(0, backend("other", 1))),
+    "a rule was put before": _rule_first,
+    "all rules were removed": _no_rules,
+}
+
+
+GARBLED = ["[]", "{}", "[1]", '[{"share": 5}]', '[{"share": [], "at": 1}]', "DEP-1/²", "/", "a/b/3", "null", "5"]
+
+
+class TestOvertaken:
+    @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
+    @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
+    def test_a_write_prepared_before_the_change_is_refused_whole(self, change: Change, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        assert apply_patch(route.body, patch) != route.body
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("attempt", [0, 2], ids=["shift", "promote"])
+    def test_a_raise_is_refused_where_a_backend_was_added(self, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        now = copy.deepcopy(dict(route.body))
+        now["spec"]["rules"][0]["backendRefs"].append(backend("other", 1))
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("attempt", [0, 2], ids=["shift", "promote"])
+    @pytest.mark.parametrize("ref", [0, 1])
+    def test_a_raise_is_refused_where_the_weights_have_changed(self, attempt: int, ref: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        now = copy.deepcopy(dict(route.body))
+        now["spec"]["rules"][0]["backendRefs"][ref]["weight"] = 42
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize(
+        "name", ["another run claimed it", "the same run claimed it again", "its annotations were removed"]
+    )
+    def test_who_reads_another_owner_does_not_even_try(self, name: str) -> None:
+        now = copy.deepcopy(dict(shifted(100).body))
+        OVERTAKEN[name](now)
+        for attempt in attempts(Route(now)):
+            with pytest.raises(FencedError):
+                attempt()
+
+    @given(st.text(max_size=20) | st.sampled_from(GARBLED))
+    @example("[" * 20_000)
+    @example('[{"share": 1e999, "at": 1}]')
+    def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, SHIFTS):
+            now = copy.deepcopy(dict(shifted(5).body))
+            now["metadata"]["annotations"][key] = text
+            for attempt in attempts(Route(now)):
+                try:
+                    attempt()
+                except DeployError:
+                    continue
+            assert Route(now).epoch >= 0
+
+    @pytest.mark.parametrize("text", ["[{}]", '[{"at": 1}]', '[{"share": 5}]'])
+    def test_a_record_of_shifts_that_lacks_a_field_is_not_taken_for_none(self, text: str) -> None:
+        now = copy.deepcopy(dict(shifted(5).body))
+        now["metadata"]["annotations"][SHIFTS] = text
+        with pytest.raises(FencedError):
+            _ = Route(now).shifts
+
+
+class TestReading:
+    def test_ownership_is_the_run_and_not_a_prefix_of_its_id(self) -> None:
+        route = claimed()
+        assert route.owned_by(RUN)
+        assert not route.owned_by(RUN[:-1])
+        assert not route.owned_by("")
+        assert not Route(body([backend(STABLE)])).owned_by(RUN)
+
+    def test_a_backend_without_weight_weighs_one(self) -> None:
+        route = Route(body([backend(STABLE)], [backend("other", 3)]))
+        assert route.weights(STABLE) == [{STABLE: 1}]
+        assert route.serves(STABLE)
+        assert route.weights("nobody") == []
+        assert not route.serves("nobody")
+
+    def test_a_version_serves_as_soon_as_one_rule_gives_it_traffic(self) -> None:
+        assert Route(body([backend(STABLE, 0)], [backend(STABLE, 1), backend("other", 0)])).serves(STABLE)
+        assert not Route(body([backend(STABLE, 0)], [backend("other", 1)])).serves(STABLE)
+
+    @pytest.mark.parametrize(
+        ("rules", "who"),
+        [
+            ([[backend("a", 1), backend("b", 1)]], "a and b"),
+            ([[backend("a", 1)], [backend("b", 1)]], "a and b"),
+            ([[backend("a", 0)]], "no Service"),
+            ([[]], "no Service"),
+            ([], "no Service"),
+        ],
+    )
+    def test_the_stable_must_serve_alone(self, rules: list[list[Body]], who: str) -> None:
+        with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
+            Route(body(*rules)).stable()
+
+    def test_the_port_is_read_from_the_backend(self) -> None:
+        assert Route(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
+
+    def test_a_live_gitops_manager_of_the_rules_is_found(self) -> None:
+        managed = body([backend(STABLE)])
+        managed["metadata"]["managedFields"] = [
+            {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}},
+            {"manager": "kustomize-controller", "fieldsV1": {"f:metadata": {"f:labels": {}}}},
+            {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:rules": {}}}},
+            {"manager": "helm-controller"},
+        ]
+        assert gitops_managers(Route(managed)) == ["argocd-controller"]
+        assert gitops_managers(Route(body([backend(STABLE)]))) == []

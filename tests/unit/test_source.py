@@ -1,0 +1,227 @@
+"""Only commits of allowed branches exist, exactly their files are checked out, and no text becomes an option of Git."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from airflow_deploy.clients.source import Repository
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.spec import Source
+
+
+@dataclass(frozen=True)
+class Team:
+    """A team's repository with a branch that may be deployed and one that may not."""
+
+    path: Path
+
+    def git(self, *arguments: str) -> str:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        who = {f"GIT_{role}_{what}": "t@example.com" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        environment = {**plain, **who, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        command = ["git", "-C", str(self.path), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(self, **files: str) -> str:
+        for name, text in files.items():
+            (self.path / name).write_text(text)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "change")
+        return self.git("rev-parse", "HEAD")
+
+    def source(self, *branches: str) -> Source:
+        return Source(repository=f"file://{self.path}", branches=branches or ("main",))
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Team:
+    path = tmp_path / "team"
+    path.mkdir()
+    made = Team(path)
+    made.git("init", "--quiet", "--initial-branch", "main")
+    return made
+
+
+@pytest.fixture
+def first(team: Team) -> str:
+    return team.commit(Dockerfile="FROM scratch\n", kept="one\n")
+
+
+@pytest.fixture
+def second(team: Team, first: str) -> str:
+    return team.commit(kept="two\n", added="new\n")
+
+
+@pytest.fixture
+def secret(team: Team, second: str) -> str:
+    team.git("checkout", "--quiet", "-b", "wip")
+    made = team.commit(kept="unreviewed\n")
+    team.git("tag", "v1")
+    team.git("checkout", "--quiet", "main")
+    return made
+
+
+@pytest.fixture
+def repository(team: Team, secret: str) -> Iterator[Repository]:
+    with Repository.fetched(team.source()) as fetched:
+        yield fetched
+
+
+class TestResolve:
+    @pytest.mark.parametrize("digits", [6, 7, 12, 39, 40])
+    def test_a_full_or_short_commit_becomes_the_full_one(
+        self, repository: Repository, first: str, second: str, digits: int
+    ) -> None:
+        assert repository.resolve(first[:digits]) == first
+        assert repository.resolve(second[:digits]) == second
+
+    @pytest.mark.parametrize("digits", [7, 40])
+    def test_a_commit_of_another_branch_is_refused(self, repository: Repository, secret: str, digits: int) -> None:
+        with pytest.raises(
+            RefusedError, match=f"^conf: commit {secret[:digits]} is not on main; send a commit that is$"
+        ):
+            repository.resolve(secret[:digits])
+
+    def test_it_is_found_where_its_branch_is_allowed(self, team: Team, secret: str) -> None:
+        with Repository.fetched(team.source("main", "wip")) as repository:
+            assert repository.resolve(secret) == secret
+
+    def test_a_commit_that_a_force_push_took_away_is_refused(self, team: Team, first: str, second: str) -> None:
+        team.git("reset", "--quiet", "--hard", first)
+        with Repository.fetched(team.source()) as repository, pytest.raises(RefusedError):
+            repository.resolve(second)
+
+    @pytest.mark.parametrize("commit", ["0" * 40, "f" * 40, "abcdef0", "f" * 64])
+    def test_a_commit_that_does_not_exist_is_refused(self, repository: Repository, commit: str) -> None:
+        with pytest.raises(RefusedError, match="is not on main"):
+            repository.resolve(commit)
+
+    def test_a_file_or_a_folder_is_no_commit(self, team: Team, repository: Repository) -> None:
+        for what in ("main:kept", "main^{tree}"):
+            with pytest.raises(RefusedError):
+                repository.resolve(team.git("rev-parse", what))
+
+    @pytest.mark.parametrize(
+        "text", ["--all", "--git-dir", "-h", "--help", "--show-toplevel", "v1", "refs/tags/v1", "@{-1}"]
+    )
+    def test_a_text_that_looks_like_an_option_or_a_tag_is_refused(self, repository: Repository, text: str) -> None:
+        with pytest.raises(RefusedError):
+            repository.resolve(text)
+
+
+class TestCheckout:
+    def test_writes_exactly_the_commits_files(
+        self, repository: Repository, first: str, second: str, tmp_path: Path
+    ) -> None:
+        for commit, files in ((first, {"Dockerfile", "kept"}), (second, {"Dockerfile", "kept", "added"})):
+            folder = tmp_path / commit
+            folder.mkdir()
+            repository.checkout(commit, folder)
+            assert {path.name for path in folder.iterdir()} == files
+        assert (tmp_path / first / "kept").read_text() == "one\n"
+        assert (tmp_path / second / "kept").read_text() == "two\n"
+
+    def test_writes_nothing_through_a_link(self, team: Team, first: str, tmp_path: Path) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (team.path / "link").symlink_to(outside)
+        linked = team.commit()
+        team.git("rm", "--quiet", "link")
+        (team.path / "link").mkdir()
+        (team.path / "link" / "payload").write_text("x")
+        replaced = team.commit()
+        folder = tmp_path / "tree"
+        folder.mkdir()
+        with Repository.fetched(team.source()) as repository:
+            repository.checkout(linked, folder)
+            assert (folder / "link").is_symlink()
+            repository.checkout(replaced, folder)
+        assert list(outside.iterdir()) == []
+
+    def test_runs_no_hook_and_no_filter_of_the_repository(self, team: Team, first: str, tmp_path: Path) -> None:
+        ran = tmp_path / "ran"
+        for name in ("post-checkout", "pre-commit", "reference-transaction"):
+            hook = team.path / ".git" / "hooks" / name
+            hook.parent.mkdir(exist_ok=True)
+            hook.write_text(f"#!/bin/sh\ntouch {ran}\n")
+        team.git("config", "filter.evil.smudge", f"touch {ran}")
+        commit = team.commit(**{".gitattributes": "* filter=evil\n"})
+        for hook in (team.path / ".git" / "hooks").iterdir():
+            hook.chmod(0o755)
+        folder = tmp_path / "tree"
+        folder.mkdir()
+        with Repository.fetched(team.source()) as repository:
+            repository.checkout(commit, folder)
+        assert (folder / "kept").exists()
+        assert not ran.exists()
+
+    def test_a_commit_without_files_leaves_none(self, team: Team, tmp_path: Path) -> None:
+        commit = team.commit()
+        folder = tmp_path / "tree"
+        folder.mkdir()
+        with Repository.fetched(team.source()) as repository:
+            repository.checkout(commit, folder)
+        assert list(folder.iterdir()) == []
+
+
+class TestFetching:
+    def test_leaves_nothing_behind(
+        self, team: Team, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        work = tmp_path / "work"
+        work.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(work))
+        with Repository.fetched(team.source()):
+            assert len(list(work.iterdir())) == 1
+        assert list(work.iterdir()) == []
+
+    def test_a_repository_that_is_not_there_may_come_back(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(TemporaryError, match=r"^git fetch failed: "),
+            Repository.fetched(Source(repository=f"file://{tmp_path}/nowhere")),
+        ):
+            pass
+
+    def test_a_branch_that_is_not_there_is_no_way_to_another(self, team: Team, first: str) -> None:
+        with pytest.raises(TemporaryError, match="git fetch failed"), Repository.fetched(team.source("release")):
+            pass
+
+    def test_the_error_is_one_printable_line(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(TemporaryError) as caught,
+            Repository.fetched(Source(repository=f"file://{tmp_path}/no\x7fwhere")),
+        ):
+            pass
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize(
+        "repository", ["--upload-pack=touch ran", "ext::sh -c touch% ran", "-oProxyCommand=touch ran"]
+    )
+    def test_an_address_never_becomes_an_option_or_a_command(
+        self, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        hostile = Source.model_construct(repository=repository, branches=("main",))  # past the spec's own check
+        with pytest.raises(TemporaryError), Repository.fetched(hostile):
+            pass
+        assert not list(tmp_path.rglob("ran"))
+
+    def test_the_surroundings_git_variables_do_not_lead_elsewhere(
+        self, team: Team, first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = tmp_path / "other"
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"):
+            monkeypatch.setenv(name, str(other / name))
+        folder = tmp_path / "tree"
+        folder.mkdir()
+        with Repository.fetched(team.source()) as repository:
+            assert repository.resolve(first[:7]) == first
+            repository.checkout(second, folder)
+        assert (folder / "kept").read_text() == "two\n"
+        assert not other.exists()

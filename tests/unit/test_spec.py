@@ -1,0 +1,213 @@
+"""A spec has defaults for all but what only the team knows, and refuses what could not work or could do harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.gates import GATES
+from airflow_deploy.domain.names import version_name
+from airflow_deploy.domain.spec import DeploymentSpec, load_spec, parse_spec
+from tests.unit.builders import COMMIT, SPEC, make_spec
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "dags" / "deployments").glob("*.yaml"))
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(RefusedError) as caught:
+        make_spec(**changes)
+    return str(caught.value)
+
+
+class TestDefaults:
+    def test_what_the_team_knows_is_enough(self) -> None:
+        spec = make_spec()
+        assert spec.canary.stages == (5, 25, 50, 100)
+        assert (spec.canary.bake, spec.canary.max_bake) == (60, 1800)
+        assert (spec.rollback.window, spec.rollback.keep) == (86_400, 3)
+        assert (spec.blindness.then, spec.criticality) == ("hold", "medium")
+        assert spec.source.branches == ("main",)
+
+    @pytest.mark.parametrize("field", list(SPEC))
+    def test_what_only_the_team_knows_is_required(self, field: str) -> None:
+        with pytest.raises(RefusedError, match=f"^payments.yaml: {field} is missing; add it$"):
+            parse_spec({key: value for key, value in SPEC.items() if key != field}, "payments.yaml")
+
+    def test_all_six_gates_have_a_limit(self) -> None:
+        assert list(make_spec().gates) == list(GATES)
+        assert make_spec(gates={"memory": 0.5}).gates["memory"] == 0.5
+        assert make_spec(gates={"memory": 0.5}).gates["error_rate"] == GATES["error_rate"].default
+
+    def test_latency_limits_are_the_ones_that_must_be_bucket_edges(self) -> None:
+        assert make_spec(gates={"latency_p99": 2.5}).latency_limits == {"latency_p95": 0.5, "latency_p99": 2.5}
+
+    def test_it_survives_xcom(self) -> None:
+        spec = make_spec(config={"A": "b"}, gates={"memory": 0.5}, canary={"stages": [1, 100], "bake": "90s"})
+        assert DeploymentSpec.load(json.loads(json.dumps(spec.dump()))) == spec
+        assert parse_spec(spec.dump(), "again") == spec
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "field"),
+        [
+            ({"service": "Payments"}, "service"),
+            ({"service": "a" * 45}, "service"),
+            ({"service": "payments-"}, "service"),
+            ({"service": "1payments"}, "service"),
+            ({"service": "pay\n"}, "service"),
+            ({"service": "../pay"}, "service"),
+            ({"namespace": "a" * 64}, "namespace"),
+            ({"namespace": "kube system"}, "namespace"),
+            ({"route": {"name": "a/b"}}, "route.name"),
+            ({"route": {"name": "a", "x": 1}}, "route.x"),
+            ({"registry": "https://registry.example.com"}, "registry"),
+            ({"registry": "registry.example.com/"}, "registry"),
+            ({"registry": "registry.example.com/shop:latest"}, "registry"),
+            ({"registry": "registry.example.com/$(reboot)"}, "registry"),
+            ({"port": 0}, "port"),
+            ({"port": 65_536}, "port"),
+            ({"port": "8080"}, "port"),
+            ({"port": True}, "port"),
+            ({"replicas": 0}, "replicas"),
+            ({"readiness_path": "readyz"}, "readiness_path"),
+            ({"readiness_path": "/ready\n"}, "readiness_path"),
+            ({"resources": {"cpu": "lots"}}, "resources.cpu"),
+            ({"resources": {"memory": "-1Mi"}}, "resources.memory"),
+            ({"config": {"lower": "x"}}, "config"),
+            ({"config": {"A": 5}}, "config.A"),
+            ({"config": {"A": None}}, "config.A"),
+            ({"config": {"A=B": "x"}}, "config"),
+            ({"metrics": "graphite"}, "metrics"),
+            ({"criticality": "urgent"}, "criticality"),
+            ({"canary": {"stages": []}}, "canary.stages"),
+            ({"canary": {"stages": [5, 25]}}, "canary"),
+            ({"canary": {"stages": [25, 5, 100]}}, "canary"),
+            ({"canary": {"stages": [5, 5, 100]}}, "canary"),
+            ({"canary": {"stages": [0, 100]}}, "canary"),
+            ({"canary": {"stages": [5, 101]}}, "canary"),
+            ({"canary": {"stages": [5.5, 100]}}, "canary.stages"),
+            ({"canary": {"bake": "1h", "max_bake": "1m"}}, "canary"),
+            ({"canary": {"bake": "1"}}, "canary.bake"),
+            ({"canary": {"bake": "1s"}}, "canary.bake"),
+            ({"gates": {"error_ratio": 0.1}}, "gates"),
+            ({"gates": {"error_rate": 0}}, "gates"),
+            ({"gates": {"error_rate": 0.9}}, "gates"),
+            ({"gates": {"error_rate": float("nan")}}, "gates"),
+            ({"gates": {"memory": float("inf")}}, "gates"),
+            ({"gates": {"memory": "90%"}}, "gates.memory"),
+            ({"blindness": {"then": "promote"}}, "blindness.then"),
+            ({"rollback": {"keep": 0}}, "rollback.keep"),
+            ({"connections": {"kubernetes": "a b"}}, "connections.kubernetes"),
+            ({"connections": {"kubernetes": "{{ var.value.x }}"}}, "connections.kubernetes"),
+            ({"approval_timeout": "1s"}, "approval_timeout"),
+            ({"whatever": 1}, "whatever"),
+        ],
+    )
+    def test_the_field_is_named(self, changes: dict[str, Any], field: str) -> None:
+        said = refusal(**changes)
+        assert said.startswith(f"payments.yaml: {field}")
+        assert said.isprintable()
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("repository", "--upload-pack=reboot"),
+            ("repository", "ext::sh -c reboot"),
+            ("repository", "git@example.com:shop/payments.git"),
+            ("repository", "http://git.example.com/x"),
+            ("repository", "https://git.example.com/x y"),
+            ("repository", "https://git.example.com/x\n"),
+            ("branches", []),
+            ("branches", "main"),
+            ("branches", ["-x"]),
+            ("branches", ["main:refs/heads/evil"]),
+            ("branches", ["*"]),
+            ("branches", ["a..b"]),
+            ("branches", ["main/"]),
+            ("branches", ["ma in"]),
+            ("branches", ["main\n"]),
+            ("branches", ["+main"]),
+            ("dockerfile", "../Dockerfile"),
+            ("dockerfile", "/etc/passwd"),
+            ("dockerfile", "a/../../b"),
+            ("dockerfile", "-f"),
+            ("context", ".."),
+            ("context", "/"),
+            ("context", "a/.."),
+        ],
+    )
+    def test_a_source_cannot_leave_its_repository_or_reach_a_command(self, field: str, value: Any) -> None:
+        assert refusal(source={**SPEC["source"], field: value}).startswith(f"payments.yaml: source.{field}")
+
+    @pytest.mark.parametrize("data", [None, [], "payments", 5, {1: 2}, {None: None}])
+    def test_what_is_no_spec_is_refused(self, data: Any) -> None:
+        with pytest.raises(RefusedError, match=r"^x\.yaml: "):
+            parse_spec(data, "x.yaml")
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(SPEC)), inner, max_size=4),
+            max_leaves=10,
+        ),
+        st.sampled_from(list(DeploymentSpec.model_fields)),
+    )
+    def test_any_value_of_any_field_parses_or_is_refused(self, value: Any, field: str) -> None:
+        try:
+            spec = make_spec(**{field: value})
+        except RefusedError as error:
+            said = str(error)
+        else:
+            said = "payments.yaml: accepted"
+            assert len(version_name(spec.service, COMMIT, 1_795_417_200)) <= 63
+        assert said.startswith("payments.yaml: ")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+    def test_the_shipped_examples_are_valid(self, path: Path) -> None:
+        assert load_spec(path).service
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "service: [",
+            "service: !!python/object/apply:os.system [reboot]",
+            "\t",
+            "a: &a [*a]",
+            "? [1]\n: 2",
+            "service: 2026-13-45",
+            "service: !!int x",
+            "service: \x07",
+            "- a\n- b",
+            "",
+            "a: b\n---\nc: d",
+            "[" * 5000,
+        ],
+        ids=range(12),
+    )
+    def test_a_broken_file_is_refused_by_its_name_in_one_line(self, text: str, tmp_path: Path) -> None:
+        path = tmp_path / "broken.yaml"
+        path.write_text(text)
+        with pytest.raises(RefusedError, match=r"^broken\.yaml: ") as caught:
+            load_spec(path)
+        assert str(caught.value).isprintable()
+
+    def test_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "broken.yaml"
+        path.write_bytes(b"service: \xff\xfe")
+        with pytest.raises(RefusedError, match=r"^broken\.yaml: "):
+            load_spec(path)
+
+    def test_a_file_that_cannot_be_read_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "dangling.yaml"
+        path.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(RefusedError, match=r"^dangling\.yaml: "):
+            load_spec(path)

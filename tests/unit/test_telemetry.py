@@ -1,0 +1,266 @@
+"""Raw counters become each scrape's increase exactly once, however they are asked for."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.names import promql_string
+from airflow_deploy.domain.telemetry import (
+    PRESETS,
+    SATURATION,
+    CounterReader,
+    Counts,
+    Series,
+    Tick,
+    saturation_query,
+)
+
+STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
+TRAEFIK = PRESETS["traefik"]
+REQUESTS, DURATION = TRAEFIK.requests, TRAEFIK.duration
+SCRAPE = 5.0
+
+
+def label(service: str, *, namespace: str = "shop", route: str = "pay", index: int = 0) -> str:
+    """How Traefik names a backend."""
+    return f"httproute-{namespace}-{route}-gw-traefik-ep-web-0-abc-svc-{namespace}-{service}-{index}@kubernetesgateway"
+
+
+def labels(name: str, service: str, instance: str = "gateway-0", **more: str) -> dict[str, str]:
+    return {"__name__": name, "service": label(service), "instance": instance, **more}
+
+
+def reader() -> CounterReader:
+    return CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE))
+
+
+def requests(service: str, *samples: tuple[float, float], code: str = "200", instance: str = "gateway-0") -> Series:
+    return Series(labels(REQUESTS, service, instance, code=code), samples)
+
+
+def total(ticks: list[Tick], service: str) -> Counts:
+    return sum((tick.counts[service] for tick in ticks), Counts())
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Series]:
+    """Counters of one gateway: some born later, some that start again at 0, all scraped at the same times."""
+    scrapes = draw(st.integers(2, 12))
+    found = []
+    for service in (STABLE, CANDIDATE):
+        for name, more in (
+            (REQUESTS, {"code": "200"}),
+            (REQUESTS, {"code": "503"}),
+            (f"{DURATION}_count", {"code": "200"}),
+            (f"{DURATION}_bucket", {"code": "200", "le": "0.5"}),
+        ):
+            born = 0 if service == STABLE and more["code"] == "200" else draw(st.integers(0, scrapes - 1))
+            value = float(draw(st.integers(0, 1000)))
+            samples = []
+            for scrape in range(born, scrapes):
+                samples.append((100 + SCRAPE * scrape, value))
+                value = 0.0 if draw(st.integers(0, 9)) == 0 else value
+                value += draw(st.integers(0, 50))
+            found.append(Series(labels(name, service, **more), samples))
+    return found
+
+
+def poll(history: list[Series], since: float, until: float) -> list[Series]:
+    """What a query at ``until`` returns of the samples newer than ``since``."""
+    seen = [Series(s.labels, [(at, value) for at, value in s.samples if since < at <= until]) for s in history]
+    return [series for series in seen if series.samples]
+
+
+class TestCounterReader:
+    @given(histories(), st.lists(st.floats(100, 170), max_size=8), st.integers(0, 40))
+    def test_any_split_into_overlapping_polls_yields_the_same_ticks(
+        self, history: list[Series], moments: list[float], overlap: int
+    ) -> None:
+        whole = reader().feed(history)
+        piecewise, found = reader(), []
+        for until in [*sorted(moments), 1000.0]:
+            since = piecewise.seen_until - overlap
+            found += piecewise.feed(poll(history, since, until))
+        assert found == whole
+
+    @given(histories(), st.randoms(use_true_random=False))
+    def test_the_order_of_the_series_does_not_matter(self, history: list[Series], random: object) -> None:
+        shuffled = list(reversed(history))
+        assert reader().feed(shuffled) == reader().feed(history)
+
+    @given(histories())
+    def test_increases_are_never_negative_and_each_scrape_comes_once(self, history: list[Series]) -> None:
+        ticks = reader().feed(history)
+        assert all(before.at < after.at for before, after in pairwise(ticks))
+        for tick in ticks:
+            assert set(tick.counts) == {STABLE, CANDIDATE}
+            for counts in tick.counts.values():
+                assert min(counts.requests, counts.errors, counts.timed, *counts.within.values(), 0.0) >= 0
+
+    @given(histories())
+    def test_fed_again_it_says_nothing_new(self, history: list[Series]) -> None:
+        again = reader()
+        again.feed(history)
+        until = again.seen_until
+        assert again.feed(history) == []
+        assert again.seen_until == until
+
+    def test_what_was_there_at_the_first_scrape_does_not_count(self) -> None:
+        ticks = reader().feed([requests(STABLE, (100, 5000), (105, 5010))])
+        assert [tick.counts[STABLE].requests for tick in ticks] == [0, 10]
+
+    def test_a_series_born_later_starts_at_zero(self) -> None:
+        history = [requests(STABLE, (100, 50), (105, 60)), requests(CANDIDATE, (105, 3), (110, 4), code="500")]
+        ticks = reader().feed(history)
+        assert total(ticks, CANDIDATE) == Counts(requests=4, errors=4)
+
+    def test_a_series_is_born_when_its_own_gateway_was_scraped_before(self) -> None:
+        history = [
+            requests(STABLE, (100, 50), (110, 60)),
+            requests(STABLE, (104, 7000), (114, 7001), instance="gateway-1"),
+            requests(CANDIDATE, (104, 900), (114, 902), instance="gateway-1"),
+        ]
+        ticks = reader().feed(history)
+        assert (total(ticks, STABLE).requests, total(ticks, CANDIDATE).requests) == (11, 2)
+
+    def test_a_reset_counts_what_came_after_it(self) -> None:
+        ticks = reader().feed([requests(STABLE, (100, 90), (105, 100), (110, 4), (115, 6))])
+        assert [tick.counts[STABLE].requests for tick in ticks] == [0, 10, 4, 2]
+
+    def test_a_gap_loses_nothing(self) -> None:
+        again = reader()
+        again.feed([requests(STABLE, (100, 10))])
+        ticks = again.feed([requests(STABLE, (160, 70))])
+        assert total(ticks, STABLE).requests == 60
+
+    def test_codes_and_gateways_add_up(self) -> None:
+        history = [
+            requests(STABLE, (100, 0), (105, 10)),
+            requests(STABLE, (100, 0), (105, 2), code="404"),
+            requests(STABLE, (100, 0), (105, 3), code="500"),
+            requests(STABLE, (100, 0), (105, 4), code="503", instance="gateway-1"),
+        ]
+        assert total(reader().feed(history), STABLE) == Counts(requests=19, errors=7)
+
+    def test_the_histogram_gives_what_was_timed_and_what_was_slow(self) -> None:
+        history = [
+            Series(labels(f"{DURATION}_count", STABLE, code="200"), [(100, 0), (105, 20)]),
+            Series(labels(f"{DURATION}_bucket", STABLE, code="200", le="0.5"), [(100, 0), (105, 15)]),
+            Series(labels(f"{DURATION}_bucket", STABLE, code="200", le="1.0"), [(100, 0), (105, 19)]),
+        ]
+        counts = total(reader().feed(history), STABLE)
+        assert (counts.requests, counts.timed, counts.slow(0.5), counts.slow(1.0)) == (0, 20, 5, 1)
+
+    @pytest.mark.parametrize(
+        "service",
+        [
+            label("payments-canary"),
+            label("other-payments"),
+            label(STABLE, namespace="shop2"),
+            label(STABLE, route="pay2"),
+            label(STABLE) + "x",
+            "x" + label(STABLE),
+            label(STABLE).replace("-0@", "-x@"),
+            "",
+        ],
+    )
+    def test_what_belongs_to_somebody_else_does_not_count(self, service: str) -> None:
+        other = Series({"__name__": REQUESTS, "service": service, "code": "500"}, [(100, 0), (105, 9)])
+        assert reader().feed([other]) == []
+
+    def test_nothing_seen_yields_nothing(self) -> None:
+        assert reader().feed([]) == []
+        assert reader().feed([Series(labels(REQUESTS, STABLE, code="200"), [])]) == []
+
+
+class TestCounts:
+    numbers = st.integers(0, 10**6).map(float)
+
+    @given(numbers, numbers, numbers, st.dictionaries(st.sampled_from([0.1, 0.5, 1.0]), numbers))
+    def test_adding_nothing_changes_nothing(self, a: float, b: float, c: float, within: dict[float, float]) -> None:
+        counts = Counts(a, b, c, within)
+        assert counts + Counts() == counts == Counts() + counts
+
+    @given(numbers, numbers)
+    def test_slow_is_never_negative(self, timed: float, within: float) -> None:
+        assert Counts(timed=timed, within={0.5: within}).slow(0.5) == max(0, timed - within)
+
+
+def matchers(selector: str) -> dict[str, str]:
+    """Read ``{a=~"…",b=~"…"}`` back: label to pattern."""
+    found = re.findall(r'([a-z_]+)=~"((?:[^"\\]|\\.)*)"', selector)
+    return {name: re.sub(r"\\(.)", r"\1", pattern) for name, pattern in found}
+
+
+class TestSelector:
+    edges = (0.0005, 0.001953125, 0.1, 0.3, 0.5, 1.0, 2.5, 10.0, 600.0)
+
+    def test_matches_exactly_the_counters_of_both_versions(self) -> None:
+        found = matchers(TRAEFIK.selector("shop", "pay", (CANDIDATE, STABLE), [0.5, 1.0]))
+        assert set(found) == {"__name__", "service", "le"}
+        for name in (REQUESTS, f"{DURATION}_count", f"{DURATION}_bucket"):
+            assert re.fullmatch(found["__name__"], name)
+        assert not re.fullmatch(found["__name__"], f"{DURATION}_sum")
+        for service in (CANDIDATE, STABLE):
+            assert re.fullmatch(found["service"], label(service))
+        for other in (label("payments-x"), label(STABLE, namespace="prod"), label(STABLE, route="other")):
+            assert not re.fullmatch(found["service"], other)
+
+    @pytest.mark.parametrize("edge", edges)
+    def test_matches_an_edge_however_it_is_written_and_counters_without_one(self, edge: float) -> None:
+        pattern = matchers(TRAEFIK.selector("shop", "pay", (STABLE,), [edge]))["le"]
+        assert re.fullmatch(pattern, "")
+        assert re.fullmatch(pattern, repr(edge))
+        assert re.fullmatch(pattern, repr(edge).removesuffix(".0"))
+        for other in {*self.edges, 0.05, 11.0} - {edge}:
+            assert not re.fullmatch(pattern, repr(other).removesuffix(".0"))
+        assert not re.fullmatch(pattern, "+Inf")
+
+    def test_no_edge_matches_no_bucket(self) -> None:
+        pattern = matchers(TRAEFIK.selector("shop", "pay", (STABLE,), []))["le"]
+        assert re.fullmatch(pattern, "")
+        assert not re.fullmatch(pattern, "0.5")
+
+    def test_the_edges_are_asked_of_one_service(self) -> None:
+        query = TRAEFIK.edges_query("shop", "pay", STABLE)
+        assert query.startswith(f"group by (le) ({DURATION}_bucket{{")
+        assert re.fullmatch(matchers(query)["service"], label(STABLE))
+        assert not re.fullmatch(matchers(query)["service"], label(CANDIDATE))
+
+    @given(st.text(alphabet='ab.-*"\\\n{}$', min_size=1), st.text(alphabet='ab.-*"\\\n{}$', min_size=1))
+    def test_strange_names_match_only_themselves(self, service: str, other: str) -> None:
+        owner = TRAEFIK.service_of({"service": label(service)}, "shop", "pay", [service])
+        assert owner == service
+        selector = TRAEFIK.selector("shop", "pay", (service,), [])
+        assert promql_string("")[:1] == '"'
+        assert selector.count("\n") == 0
+
+
+def pod_names(version: str) -> list[str]:
+    """How the API server names a ReplicaSet's pods: cut at 58 characters, and five random ones."""
+    return [
+        f"{version}-{digest}-"[:58] + suffix for digest in ("7c9d8b6f5", "5d4f6b8c9d") for suffix in ("x2x4z", "bcdfg")
+    ]
+
+
+class TestSaturation:
+    @pytest.mark.parametrize("gauge", list(SATURATION))
+    @pytest.mark.parametrize("service", ["p", "payments", "a" * 27, "a" * 28, "a" * 30, "a" * 44])
+    def test_asks_for_the_versions_own_pods(self, gauge: str, service: str) -> None:
+        version, other = f"{service}-0123456-1795417200", f"{service}-fedcba9-1795417199"
+        pattern = matchers(saturation_query(gauge, "shop", version))["pod"]
+        for pod in pod_names(version):
+            assert re.fullmatch(pattern, pod)
+        for pod in pod_names(other) + pod_names(service):
+            assert not re.fullmatch(pattern, pod)
+
+    def test_asks_in_its_namespace_and_leaves_out_the_pause_container(self) -> None:
+        query = saturation_query("memory", 'sh"op', "payments-1", window=45)
+        assert 'namespace="sh\\"op"' in query
+        assert 'container!=""' in query
+        assert "[45s]" in saturation_query("cpu_saturation", "shop", "payments-1", window=45)
