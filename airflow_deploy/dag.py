@@ -159,20 +159,26 @@ def _tasks(spec: DeploymentSpec) -> None:
     watch >> verify
 
     judges = [task.task_id for task in (watch, verify, *gates)]
-    rollback = RollbackOperator(task_id="rollback", judges=judges, trigger_rule=TriggerRule.ONE_FAILED, **planned)
-    [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
-
     recording = [plan, build, deploy.ask, deploy.refuse, apply, *staged, promotion.ask]
-    recording += [promote, verify, rollback, watch]
+    recording += [promote, watch, verify]
     ending: dict[str, Any] = {
         "plans_of": ["build_image", "plan"],
-        "steps_of": [task.task_id for task in recording],
+        "steps_of": [*(task.task_id for task in recording), "rollback"],
     }
+    rollback = RollbackOperator(
+        task_id="rollback",
+        judges=judges,
+        questions=[promotion.ask.task_id],
+        trigger_rule=TriggerRule.ONE_FAILED,
+        **ending,
+    )
+    [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
     audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
-    settle = SettleOperator(task_id="settle", **ending)
+    settle = SettleOperator(task_id="settle", audit=audit.task_id, **ending)
     [deploy.refuse, rollback, verify, watch, *gates] >> audit >> settle
-    plan.as_setup()  # type: ignore[no-untyped-call]
-    settle.as_teardown(setups=plan, on_failure_fail_dagrun=True)
+    # A teardown without a setup: with one, clearing any task would run the setup again, and if that failed, neither
+    # rollback nor settle would run.
+    settle.as_teardown(on_failure_fail_dagrun=True)
 
 
 def _group(name: str, tooltip: str) -> TaskGroup:

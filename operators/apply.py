@@ -16,10 +16,10 @@ class ApplyManifestOperator(DeployOperator):
     def execute(self, context: Context) -> str:
         """Return the version's name. Applied twice, the same objects stand."""
         plan = self.load_plan()
-        record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         cluster = Cluster(plan.spec.connections.kubernetes)
         manifest = objects(plan)
         cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
+        record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         cluster.apply(manifest)
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])

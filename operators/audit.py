@@ -12,8 +12,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.manifests import render
+from airflow_deploy.domain.errors import IllegalTransition
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble
+from airflow_deploy.domain.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
 from airflow_deploy.operators.base import DeployOperator, recorded
 
 
@@ -21,12 +22,17 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     """Write the four artifacts and return their folder. Written twice, the later ones stay.
 
     :param steps_of: ids of the tasks that record steps, in the DAG's order.
-    :raises IllegalTransition: what was recorded is no path; nothing is written.
+    :raises IllegalTransition: what was recorded is no path (a person marked a task as done, say). The artifacts are
+        written all the same, and say so.
     """
     steps = recorded(context, steps_of)
     if steps and steps[-1].to in UNDEPLOYED and not {step.to for step in steps} & {State.DEPLOYING, *EXITS}:
         steps.append(_rejection(context))
-    path = assemble(steps)
+    path, irregular = chain(steps), None
+    try:
+        assemble(steps)
+    except IllegalTransition as error:
+        irregular = error
     artifacts = Artifacts(plan)
     identity = plan.deployment_id
     judgements = {task: event for task in steps_of if (event := _judgement(context, task))}
@@ -36,7 +42,11 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
         artifacts.write(f"manifest_{identity}.yaml", render(plan))
     lines = [json.dumps(item.model_dump(mode="json", by_alias=True), sort_keys=True) for item in path]
     artifacts.write(f"transitions_{identity}.jsonl", "".join(f"{line}\n" for line in lines))
-    artifacts.write(f"{identity}.json", _json(_summary(plan, path, judgements)))
+    artifacts.write(
+        f"{identity}.json", _json({**_summary(plan, path, judgements), "irregular": irregular and str(irregular)})
+    )
+    if irregular:
+        raise irregular
     return artifacts.path
 
 

@@ -9,12 +9,9 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, XComArg
 
-from airflow_deploy.domain.errors import PermanentError, TemporaryError
+from airflow_deploy.domain.errors import IllegalTransition, NotSettledError, PermanentError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State, Step
-
-STEPS_KEY = "steps"
-"""XCom key under which each task pushes the states that it led the deployment into."""
+from airflow_deploy.domain.states import STEPS_KEY, State, Step
 
 NO_FROM_A_PERSON: list[type[BaseException] | str] = [
     "airflow.providers.standard.exceptions.HITLRejectException",
@@ -33,6 +30,19 @@ RETRIES: dict[str, Any] = {
     ),
 }
 """The one place where errors become retries. What is not ours (a lost worker, say) is retried as usual."""
+
+RETURN_RETRIES: dict[str, Any] = {
+    "retries": 30,
+    "retry_delay": timedelta(seconds=5),
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(
+                exception=[NotSettledError, IllegalTransition], action=RetryAction.FAIL, reason="a person is needed"
+            )
+        ]
+    ),
+}
+"""The way back does not give up at the first no: an API server that restarts says 401, 403 and 404 to everybody."""
 
 
 class DeployOperator(BaseOperator):

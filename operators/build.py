@@ -42,7 +42,8 @@ class BuildImageOperator(DeployOperator):
             if not (context and context.is_dir() and dockerfile and dockerfile.is_file()):
                 raise RefusedError(
                     f"source: commit {plan.commit[:12]} has no file {source.dockerfile} or no folder {source.context};"
-                    " add it, or correct source.dockerfile or source.context"
+                    " add it (`airflow-deploy dockerfile . > Dockerfile` writes one), or correct source.dockerfile or"
+                    " source.context"
                 )
             images.build(context, str(dockerfile), plan.image_tag, labels, {"COMMIT": plan.commit})
             return images.push(plan.image_tag)

@@ -10,7 +10,7 @@ from airflow.sdk import Context, XComArg
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import DeployOperator, record, resolved
 
@@ -29,12 +29,8 @@ class ClaimRouteOperator(DeployOperator):
                     f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
                 )
             return route.owner
-        owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate, plan.stable_port)
-        try:
-            cluster.patch_route(route, patch)
-        except FencedError as error:
-            # The one write that replaces a list is fenced by the object's version, which also changes innocently.
-            raise TemporaryError(f"route {route.name} changed while it was claimed") from error
+        owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
+        cluster.patch_route(route, patch)
         self.log.info("route %s is ours: %s", route.name, owner)
         return owner
 

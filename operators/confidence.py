@@ -15,6 +15,9 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import RETRIES, DeployOperator, record, resolved
 
+QUESTION_KEY = "question"
+"""XCom key of a question's identity, by which a rollback withdraws it."""
+
 
 class ScoreConfidenceOperator(DeployOperator):
     """Compute the confidence in this deployment and return it as JSON.
@@ -111,4 +114,5 @@ class DeploymentApprovalOperator(ApprovalOperator):
         confidence = Confidence.load(resolved(self.confidence))
         self.body = "\n".join([f"Confidence **{confidence.score:g}** of 100.", "", *report(confidence)])
         record(context, State.AWAITING_APPROVAL, f"confidence {confidence.score:g} asks a person")
+        context["ti"].xcom_push(key=QUESTION_KEY, value=str(context["ti"].id))
         return super().execute(context)

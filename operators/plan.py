@@ -13,7 +13,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from airflow_deploy.domain.route import Route, gitops_managers
-from airflow_deploy.domain.spec import parse_spec
+from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import DeployOperator, record
 
@@ -54,9 +54,13 @@ class PlanDeploymentOperator(DeployOperator):
             stable=stable,
             stable_port=route.port_of(stable),
         )
+        if plan.candidate == stable:
+            raise RefusedError(
+                f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
+            )
         observer = Observer.connect(plan)
         observer.check_edges()
-        _check_resolved_when(observer, request)
+        _check_resolved_when(observer, request, spec)
         record(context, State.INIT, f"{plan.requester} asked for {commit[:12]} to end {request.incident.id}")
         self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
         return plan.dump()
@@ -70,8 +74,14 @@ def _refuse_gitops(route: Route) -> None:
         )
 
 
-def _check_resolved_when(observer: Observer, request: DeployRequest) -> None:
+def _check_resolved_when(observer: Observer, request: DeployRequest, spec: DeploymentSpec) -> None:
     if condition := request.incident.resolved_when:
+        longest = spec.canary.max_bake - spec.canary.bake
+        if condition.for_ > longest:
+            raise RefusedError(
+                f"conf: incident.resolved_when.for is {condition.for_} s, and the verification waits {longest} s at"
+                " most; shorten it, or raise canary.max_bake"
+            )
         try:
             observer.number(condition.query)
         except RefusedError as error:

@@ -2,80 +2,124 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.settling import settle
+from airflow_deploy.clients.settling import abandon, settle
 from airflow_deploy.domain.errors import FencedError, NotSettledError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
-from airflow_deploy.operators.base import DeployOperator, record, recorded, resolved
+from airflow_deploy.operators.base import RETURN_RETRIES, record, recorded
+from airflow_deploy.operators.confidence import QUESTION_KEY
+
+log = logging.getLogger(__name__)
+
+HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 
 
-def take_back(context: Context, plan: DeploymentPlan, why: str, at: datetime | None = None) -> bool:
+def take_back(context: Context, plan: DeploymentPlan, why: str, *, deployed: bool, at: datetime | None = None) -> bool:
     """Settle this deployment and record it; return False where it had left nothing to undo.
 
+    :param deployed: whether DEPLOYING was recorded; if so the way back is recorded too, whatever is found.
     :param at: when the verdict fell, where that is known.
     :raises NotSettledError: a person must look at the route.
     """
+    cluster = Cluster(plan.spec.connections.kubernetes)
     try:
-        settled = settle(Cluster(plan.spec.connections.kubernetes), plan)
+        settled = settle(cluster, plan)
     except FencedError as error:
+        abandon(cluster, plan)
         record(context, State.ROLLING_BACK, why, at=at)
         record(context, State.FAILED, str(error))
         raise NotSettledError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
-    if settled.acted:
+    undone = not settled.kept and (settled.acted or deployed)
+    if undone:
         record(context, State.ROLLING_BACK, why, at=at)
         record(context, State.ROLLED_BACK, settled.reason)
-    return settled.acted
+    return undone
 
 
-class RollbackOperator(DeployOperator):
+def close_questions(context: Context, tasks: Sequence[str]) -> None:
+    """Answer what a person is still asked: a run that was taken back must not wait for it."""
+    from airflow.sdk.execution_time.hitl import update_hitl_detail_response
+
+    states = context["ti"].get_task_states(
+        dag_id=context["dag"].dag_id, task_ids=list(tasks), run_ids=[context["dag_run"].run_id]
+    )
+    for task, state in states.get(context["dag_run"].run_id, {}).items():
+        asked = context["ti"].xcom_pull(task_ids=task, key=QUESTION_KEY)
+        if asked and state == "awaiting_input":
+            try:
+                update_hitl_detail_response(ti_id=UUID(asked), chosen_options=["Reject"], params_input={})
+            except AirflowRuntimeError as error:  # answered in this moment; the traffic is back either way
+                log.warning("the question of %s could not be withdrawn: %s", task, error)
+
+
+class RollbackOperator(RecordingOperator):
     """Return the traffic, then stop the candidate.
 
     :param judges: ids of the tasks whose verdict may be the reason.
+    :param questions: ids of the approvals that may be open meanwhile.
     """
 
-    def __init__(self, *, judges: Sequence[str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, judges: Sequence[str], questions: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**{**RETURN_RETRIES, **kwargs})
         self.judges = list(judges)
+        self.questions = list(questions)
 
     def execute(self, context: Context) -> None:
         """Take the deployment back; skip where it failed before anything was applied."""
-        if resolved(self.plan) is None:
-            raise AirflowSkipException("nothing was planned, so there is nothing to take back")
+        plan = self.latest_plan(context)
         why, at = self._reason(context)
-        if not take_back(context, self.load_plan(), why, at):
+        deployed = State.DEPLOYING in {step.to for step in recorded(context, self.steps_of)}
+        if not take_back(context, plan, why, deployed=deployed, at=at):
             raise AirflowSkipException("nothing was applied, so there is nothing to take back")
+        close_questions(context, self.questions)
 
     def _reason(self, context: Context) -> tuple[str, datetime | None]:
         for task in self.judges:
             event = context["ti"].xcom_pull(task_ids=task) or {}
-            if event.get("verdict") in ("BREACHED", "UNDECIDED", "BLIND"):
+            if event.get("verdict") in HARMFUL:
                 return f"{task}: {event['verdict']}: {event['reason']}", datetime.fromisoformat(event["at"])
         return "a step failed", None
 
 
 class SettleOperator(RecordingOperator):
-    """The teardown: whatever happened, the route is whole before the run ends."""
+    """The teardown: whatever happened, the route is whole before the run ends.
+
+    :param audit: id of the task that writes the artifacts.
+    """
+
+    def __init__(self, *, audit: str, **kwargs: Any) -> None:
+        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        self.audit = audit
 
     def execute(self, context: Context) -> None:
         """Settle what nobody has settled yet.
 
         :raises NotSettledError: unless the deployment is VERIFIED: the run must not end as a success.
         """
-        plan = self.latest_plan(context)
-        reached = {step.to for step in recorded(context, [*self.steps_of, context["ti"].task_id])}
-        if State.VERIFIED in reached and State.ROLLING_BACK not in reached:
-            self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)
-            return
-        if not reached & (ENDS - {State.VERIFIED}):
-            take_back(context, plan, "the run ended before the deployment was verified")
-            write_audit(context, plan, [*self.steps_of, context["ti"].task_id])
-        raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
+        try:
+            plan = self.latest_plan(context)
+        except AirflowSkipException as error:
+            raise NotSettledError("the request was refused; nothing was written anywhere") from error
+        steps_of = [*self.steps_of, context["ti"].task_id]
+        reached = {step.to for step in recorded(context, steps_of)}
+        verified = State.VERIFIED in reached and State.ROLLING_BACK not in reached
+        settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
+        if not settled:
+            why = "the run ended before the deployment was verified"
+            take_back(context, plan, why, deployed=State.DEPLOYING in reached)
+        if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
+            context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
+        if not verified:
+            raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
+        self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)

@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, HarmError
 from airflow_deploy.domain.states import State
@@ -46,7 +47,7 @@ class LookSensor(DeploySensor):
             started=time.time(),
             next_share=self.next_share,
         )
-        return LookTrigger(asdict(assignment), f"{context['ti'].task_id}.jsonl")
+        return LookTrigger(asdict(assignment), context["ti"].task_id)
 
     def keep(self, context: Context, event: dict[str, Any]) -> str:
         """Push the event, so that it is kept also where the task fails, and return its sentence."""
@@ -116,9 +117,16 @@ class VerifySensor(LookSensor):
         :raises HarmError: it is not healthy, or does not end the incident.
         """
         said = self.keep(context, event)
-        if event["verdict"] == "CLOSED":
+        if event["verdict"] == "CLOSED" and event["numbers"]["phase"] != routes.VERIFIED:
             raise FencedError(said)
-        if event["verdict"] != "HEALTHY":
+        if event["verdict"] not in ("HEALTHY", "CLOSED"):
             raise HarmError(said)
+        self._confirm()
         record(context, State.VERIFIED, said, evidence=event["evidence_sha256"])
         return event
+
+    def _confirm(self) -> None:
+        plan = self.load_plan()
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        cluster.patch_route(route, routes.confirm(route, resolved(self.claim)))

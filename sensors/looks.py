@@ -8,10 +8,12 @@ Nothing here is Airflow's: the triggers run it in the triggerer, and a sensor th
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,12 +21,12 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.settling import return_traffic
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.evidence import EvidenceLog, counts_from
 from airflow_deploy.domain.judge import Finding, Verdict, evaluate
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Route
-from airflow_deploy.domain.telemetry import CounterReader, Counts
+from airflow_deploy.domain.telemetry import SATURATION, Counts
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,14 @@ Role = Literal["watch", "gate", "verify"]
 
 LOOKBACK = 30
 """Seconds of history before the first shift: they show which series were there already."""
+CHUNK = 600
+"""Seconds of history that one query asks for, so that a long canary can be taken in again after a restart."""
+HANDOVER = 10.0
+"""Seconds for which a gate leaves harm to the watch before it brakes itself."""
+GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading an annotation that somebody wrote over may raise."""
+BRAKING = 600.0
+"""Seconds for which the brake tries."""
 COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
 
 
@@ -72,6 +82,18 @@ class Outcome:
             "numbers": dict(self.numbers),
         }
 
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Outcome:
+        """Return what ``event()`` was made of.
+
+        :raises ValueError: it was made by somebody else; KeyError, TypeError, AttributeError and RecursionError too.
+        """
+        if event["verdict"] not in ("BREACHED", "UNDECIDED", "BLIND"):
+            raise ValueError("no brake says so")
+        restored_at = event["restored_at"] and datetime.fromisoformat(event["restored_at"]).timestamp()
+        at = datetime.fromisoformat(event["at"]).timestamp()
+        return cls(event["verdict"], str(event["reason"]), at, restored_at, dict(event["numbers"].items()))
+
 
 def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
@@ -87,9 +109,13 @@ class Looks:
         # The brake has a client of its own, so that no other request can stand in its way.
         self._brake_cluster = Cluster(plan.spec.connections.kubernetes)
         self._observer = Observer.connect(plan)
-        self._reader: CounterReader | None = None
+        self._reader = self._observer.reader()
+        self._asked_until: float | None = None
         baseline: Counts = counts_from(assignment.baseline)
         self._log = EvidenceLog(plan.spec.gates, plan.candidate, plan.stable, baseline, self._observer.queries)
+        self._looked_at: float | None = None
+        self._sighted = 0.0
+        self._breached_since: float | None = None
         self._blind_since: float | None = None
         self._resolved_since: float | None = None
 
@@ -99,48 +125,64 @@ class Looks:
         return self._log.lines()
 
     def look(self) -> Outcome | None:
-        """Look once; return the word that ends the loop, None to go on.
-
-        :raises TemporaryError: the cluster does not answer; look again.
-        """
+        """Look once; return the word that ends the loop, None to go on."""
         at = time.time()
-        route = self._cluster.route(self._plan.spec.namespace, self._plan.spec.route.name)
-        if phase := self._closed_by(route):
-            return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
-        blind = self._sight(route, at)
-        verdict, findings = evaluate(self._log.judge, at, blind, self._assignment.next_share)
-        self._log.verdict(at, verdict, findings, {"blind": blind, "next_share": self._assignment.next_share})
+        try:
+            route = self._cluster.route(self._plan.spec.namespace, self._plan.spec.route.name)
+            if ended := self._ended(route, at):
+                return ended
+            blind = self._sight(route, at)
+        except DeployError as error:
+            # Nobody else would look: whatever the cluster answers, this goes on, unsighted.
+            route, blind = None, str(error)
+        verdict, findings = evaluate(self._log.judge, blind, self._assignment.next_share)
         self._report(route, verdict, findings)
-        return self._decide(verdict, findings, at)
+        outcome = self._decide(verdict, findings, at)
+        question = {"blind": blind, "next_share": self._assignment.next_share}
+        self._log.verdict(at, verdict, findings, question, final=outcome is not None)
+        return outcome
 
-    def brake(self) -> float | None:
-        """Return all traffic to the stable in one fenced write; say when it was done, None where the route was lost."""
-        for _ in range(3):
+    def brake(self, outcome: Outcome) -> float | None:
+        """Return all traffic to the stable in one fenced write, and leave ``outcome`` on the route.
+
+        :returns: when it was done; None where the route was lost.
+        """
+        deadline = time.monotonic() + BRAKING
+        while time.monotonic() < deadline:
+            word = json.dumps(replace(outcome, restored_at=time.time()).event())
             try:
-                if return_traffic(self._brake_cluster, self._plan, routes.BRAKED):
+                if return_traffic(self._brake_cluster, self._plan, routes.BRAKED, word):
                     return time.time()
             except FencedError as error:
-                log.warning("brake: %s; reading the route again", error)
+                log.error("brake: %s", error)
+                return None
+            except DeployError as error:
+                log.warning("brake: %s; trying again", error)
+                time.sleep(0.3)
             else:
                 return None
         return None
 
-    def _closed_by(self, route: Route) -> str | None:
-        """Return the phase in which this loop has nothing to judge any more, as the route itself shows it."""
-        if route.owner != self._assignment.claim:
-            return f"owned by {route.owner or 'nobody'}"
+    def _ended(self, route: Route, at: float) -> Outcome | None:
+        """Return how the route itself shows that this loop has nothing to judge any more."""
         expected = routes.PROMOTED if self._assignment.role == "verify" else routes.CANARY
-        return None if route.phase == expected else str(route.phase)
+        ours = route.owner == self._assignment.claim
+        if ours and route.phase == expected:
+            return None
+        if ours and route.phase == routes.BRAKED and self._assignment.role != "gate" and route.word:
+            # Another loop for the same task, or this one before a restart, has braked: its word stands.
+            with suppress(
+                ValueError, KeyError, TypeError, AttributeError, RecursionError
+            ):  # unless somebody wrote over it
+                return Outcome.from_event(json.loads(route.word))
+        phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
+        return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
 
     def _sight(self, route: Route, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""
-        try:
-            self._take_in(route, at)
-        except (TemporaryError, RefusedError) as error:
-            return str(error)
+        self._take_in(route, at)
         stale = self._plan.spec.blindness.stale_after
-        newest = max(self._reader.seen_until if self._reader else 0.0, self._assignment.started)
-        if at - newest > stale:
+        if at - max(self._reader.seen_until, self._assignment.started) > stale:
             return f"Prometheus has no counters of {self._plan.stable} or {self._plan.candidate} newer than {stale} s"
         return None
 
@@ -148,36 +190,69 @@ class Looks:
         shifts = route.shifts
         if not shifts:
             return
-        reader = self._reader or self._observer.reader()
-        since = reader.seen_until or shifts[0].at - LOOKBACK
-        for tick in reader.feed(self._observer.counters(int(at - since) + 2)):
-            if tick.at >= shifts[0].at:
-                self._log.tick(tick, [shift.share for shift in shifts if shift.at <= tick.at][-1])
-        self._reader = reader
-        for name, value in self._observer.gauges().items():
+        news = False
+        while (since := self._asked_until or shifts[0].at - LOOKBACK) < at:
+            until = min(at, since + CHUNK)
+            # A scrape is seen a moment after its time: ask again for what was asked for last.
+            for tick in self._reader.feed(self._observer.counters(int(until - since) + LOOKBACK, until)):
+                # Two clocks: what the candidate answered counts, even if Prometheus' clock says before the shift.
+                if tick.at >= shifts[0].at or tick.counts[self._plan.candidate].requests:
+                    share = [shift.share for shift in shifts if shift.at <= tick.at][-1:] or [shifts[0].share]
+                    self._log.tick(tick, share[0])
+                    news = True
+            self._asked_until = until
+        if news:
+            self._take_in_gauges(at)
+
+    def _take_in_gauges(self, at: float) -> None:
+        try:
+            gauges = self._observer.gauges()
+        except DeployError as error:
+            # The counters' judgement does not depend on them; health does, and stays undecided.
+            log.warning("gauges: %s", error)
+            gauges = dict.fromkeys(SATURATION)
+        for name, value in gauges.items():
             self._log.gauge(name, at, value)
 
     def _decide(self, verdict: Verdict, findings: list[Finding], at: float) -> Outcome | None:
         reason = "; ".join(finding.reason for finding in findings if finding.verdict == verdict)
-        self._blind_since = None if verdict != "BLIND" else self._blind_since or at
+        self._clock(verdict, at)
+        if verdict == "BREACHED":
+            patience = HANDOVER if self._assignment.role == "gate" else 0.0
+            return self._outcome(verdict, reason, at) if at - (self._breached_since or at) >= patience else None
+        if verdict == "BLIND":
+            return self._decide_blind(reason, at)
         if self._assignment.role == "watch":
-            return self._decide_watch(verdict, reason, at)
-        if verdict == "BREACHED" and self._assignment.role == "verify":
-            return self._outcome(verdict, reason, at)
-        elapsed = at - self._assignment.started
-        if verdict == "HEALTHY" and elapsed >= self._plan.spec.canary.bake and self._resolved(at):
+            return None
+        resolved = self._resolved(at)
+        canary = self._plan.spec.canary
+        if verdict == "HEALTHY" and resolved and at - self._assignment.started >= canary.bake:
             return self._outcome(verdict, "; ".join(finding.reason for finding in findings), at)
-        if elapsed >= self._plan.spec.canary.max_bake:
+        if self._sighted >= canary.max_bake:
             unresolved = "the incident is not resolved" if verdict == "HEALTHY" else reason
-            return self._outcome("UNDECIDED", f"after {elapsed:.0f} s: {unresolved}", at)
+            return self._outcome("UNDECIDED", f"after {self._sighted:.0f} s: {unresolved}", at)
         return None
 
-    def _decide_watch(self, verdict: Verdict, reason: str, at: float) -> Outcome | None:
-        if verdict == "BREACHED":
-            return self._outcome(verdict, reason, at)
+    def _clock(self, verdict: Verdict, at: float) -> None:
+        """Count the time that was spent seeing: blindness neither promotes nor rolls back by running out the clock."""
+        elapsed = at - (self._looked_at or at)
+        self._looked_at = at
+        self._breached_since = (self._breached_since or at) if verdict == "BREACHED" else None
+        if verdict == "BLIND":
+            self._blind_since = self._blind_since or at
+            self._resolved_since = None
+        else:
+            self._blind_since = None
+            self._sighted += elapsed
+
+    def _decide_blind(self, reason: str, at: float) -> Outcome | None:
         blindness = self._plan.spec.blindness
-        if self._blind_since and blindness.then == "rollback" and at - self._blind_since >= blindness.max_blind:
-            return self._outcome("BLIND", f"for {at - self._blind_since:.0f} s: {reason}", at)
+        lasted = at - (self._blind_since or at)
+        if lasted >= blindness.max_blind:
+            log.error("blind for %.0f s; a person should look: %s", lasted, reason)
+        holds_brake = self._assignment.role != "gate"
+        if holds_brake and blindness.then == "rollback" and lasted >= blindness.max_blind:
+            return self._outcome("BLIND", f"for {lasted:.0f} s: {reason}", at)
         return None
 
     def _resolved(self, at: float) -> bool:
@@ -199,9 +274,9 @@ class Looks:
         total = self._log.judge.total
         return Outcome(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
 
-    def _report(self, route: Route, verdict: Verdict, findings: list[Finding]) -> None:
+    def _report(self, route: Route | None, verdict: Verdict, findings: list[Finding]) -> None:
         judge = self._log.judge
-        share = route.shifts[-1].share if route.shifts else 0
+        share = route.shifts[-1].share if route and route.shifts else 0
         log.info(
             "look: %d %% %s, candidate %.0f requests %.0f errors, stable %.0f requests %.0f errors | %s",
             share,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from airflow.sdk import Context
@@ -10,13 +11,16 @@ from airflow_deploy.domain.errors import HarmError
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.sensors.triggers import ReadyTrigger
 
+PATIENCE = 360
+"""Seconds, somewhat more than the Deployment's own ``progressDeadlineSeconds``: it knows the better reason."""
+
 
 class WaitReadySensor(DeploySensor):
     """Wait until all pods of the version are ready; fail at once where they never will be."""
 
     def trigger(self, context: Context) -> ReadyTrigger:
         """Return the readiness check."""
-        return ReadyTrigger(self.load_plan().dump())
+        return ReadyTrigger(self.load_plan().dump(), time.time() + PATIENCE)
 
     def finish(self, context: Context, event: dict[str, Any]) -> int:
         """Return the number of ready pods."""

@@ -16,16 +16,27 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.cluster import Cluster, Readiness
 from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.evidence import digest
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.sensors.looks import Assignment, Looks, Outcome
 
 INTERVAL = 1.0
 """Seconds between two looks: the time to see harm is this and a scrape's."""
 
-HOLDS_BRAKE = frozenset({"watch", "verify"})
-HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
+FAILING = 60.0
+"""Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
+
+STORE_TIMEOUT = 20.0
+"""Seconds that the artifact store may take before a verdict goes on without its evidence."""
+
+BRAKES: dict[str, frozenset[str]] = {
+    "watch": frozenset({"BREACHED", "BLIND"}),
+    "gate": frozenset({"BREACHED"}),
+    "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
+}
+"""The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
 
 T = TypeVar("T")
 
@@ -43,63 +54,97 @@ class OneEventTrigger(BaseTrigger):
 
 
 class LookTrigger(OneEventTrigger):
-    """Look until there is a word to say; where that word is harm, and the role holds the brake, brake first.
+    """Look until there is a word to say; where that word is harm, brake before anything else.
 
     :param assignment: an ``Assignment`` as JSON.
-    :param file: name of the evidence file.
+    :param task: name of the task, for the evidence's file.
     """
 
-    def __init__(self, assignment: dict[str, Any], file: str) -> None:
+    def __init__(self, assignment: dict[str, Any], task: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.assignment = assignment
-        self.file = file
+        self.task_name = task
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to build this again, also after its restart."""
-        return f"{__name__}.{type(self).__qualname__}", {"assignment": self.assignment, "file": self.file}
+        return f"{__name__}.{type(self).__qualname__}", {"assignment": self.assignment, "task": self.task_name}
 
     async def event(self) -> dict[str, Any]:
         """Return the outcome as JSON, with the digest of its evidence."""
-        looks = await sync_to_async(Looks, thread_sensitive=False)(Assignment(**self.assignment))
+        looks = await self._begin()
         # Threads of our own: neither a hanging Prometheus nor other triggers' work can hold up the brake.
         with _thread("looks") as looking, _thread("brake") as braking:
             outcome = await self._until_said(looks, looking)
-            if outcome.verdict in HARMFUL and self.assignment["role"] in HOLDS_BRAKE:
-                outcome = replace(outcome, restored_at=await _in(braking, looks.brake))
-        plan = DeploymentPlan.load(self.assignment["plan"])
-        name = f"evidence_{plan.deployment_id}/{self.file}"
-        digest = await sync_to_async(lambda: Artifacts(plan).write(name, looks.evidence), thread_sensitive=False)()
-        return {**outcome.event(), "evidence": name, "evidence_sha256": digest}
+            if outcome.verdict in BRAKES[self.assignment["role"]] and outcome.restored_at is None:
+                outcome = replace(outcome, restored_at=await _in(braking, lambda: looks.brake(outcome)))
+        return {**outcome.event(), **await self._keep_evidence(looks.evidence)}
+
+    async def _begin(self) -> Looks:
+        """Connect; a triggerer that has just started may be ahead of what it needs."""
+        deadline = time.monotonic() + FAILING
+        while True:
+            try:
+                return await sync_to_async(Looks, thread_sensitive=False)(Assignment(**self.assignment))
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                self.log.exception("the looks cannot begin yet")
+                await asyncio.sleep(INTERVAL)
 
     async def _until_said(self, looks: Looks, looking: ThreadPoolExecutor) -> Outcome:
+        failing_since: float | None = None
         while True:
             begun = time.monotonic()
             try:
                 if outcome := await _in(looking, looks.look):
                     return outcome
-            except TemporaryError as error:
-                self.log.warning("%s; looking again", error)
+                failing_since = None
+            except Exception as error:
+                # A look foresees every answer of cluster and Prometheus, so this is a mistake of ours. Without the
+                # watch nobody holds the brake: look again, and where it persists, take the traffic back.
+                self.log.exception("a look failed")
+                failing_since = failing_since or begun
+                if begun - failing_since > FAILING:
+                    return Outcome("BLIND", f"looks have failed for {FAILING:.0f} s: {error}", time.time())
             await asyncio.sleep(max(0.0, INTERVAL - (time.monotonic() - begun)))
+
+    async def _keep_evidence(self, lines: str) -> dict[str, Any]:
+        """Write the evidence; a store that fails must not cost the verdict."""
+        plan = DeploymentPlan.load(self.assignment["plan"])
+        # Named by its content: two loops for one task cannot spoil each other's.
+        name = f"evidence_{plan.deployment_id}/{self.task_name}-{digest(lines)[:8]}.jsonl"
+        try:
+            write = sync_to_async(lambda: Artifacts(plan).write(name, lines), thread_sensitive=False)
+            return {"evidence": name, "evidence_sha256": await asyncio.wait_for(write(), STORE_TIMEOUT)}
+        except Exception:
+            self.log.exception("the evidence could not be written")
+            return {"evidence": None, "evidence_sha256": None}
 
 
 class ReadyTrigger(OneEventTrigger):
-    """Wait until a version's pods are ready, or never will be."""
+    """Wait until a version's pods are ready, or never will be.
 
-    # Not called ``plan``: Airflow would take it for the sensor's template field and render its texts.
-    def __init__(self, planned: dict[str, Any]) -> None:
+    :param planned: the plan's JSON. It is not called ``plan``: Airflow would take it for the sensor's template field
+        and render its texts.
+    :param deadline: unix seconds after which they are given up.
+    """
+
+    def __init__(self, planned: dict[str, Any], deadline: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.planned = planned
+        self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to build this again."""
-        return f"{__name__}.{type(self).__qualname__}", {"planned": self.planned}
+        return f"{__name__}.{type(self).__qualname__}", {"planned": self.planned, "deadline": self.deadline}
 
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
         plan = DeploymentPlan.load(self.planned)
         with _thread("ready") as thread:
             cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
-            while True:
+            seen = Readiness(0, plan.spec.replicas, None)
+            while time.time() < self.deadline:
                 try:
                     seen = await _in(thread, lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
                 except TemporaryError as error:
@@ -109,6 +154,7 @@ class ReadyTrigger(OneEventTrigger):
                         return asdict(seen)
                     self.log.info("%d of %d pods of %s are ready", seen.ready, seen.wanted, plan.candidate)
                 await asyncio.sleep(INTERVAL)
+        return asdict(replace(seen, failed=f"{seen.ready} of {seen.wanted} pods were ready in time"))
 
 
 @contextmanager

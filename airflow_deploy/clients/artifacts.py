@@ -46,4 +46,7 @@ class Artifacts:
 
     def _state(self, deployment_id: str) -> Any:
         path = self._service / deployment_id / f"{deployment_id}.json"
-        return json.loads(path.read_text(encoding="utf-8")).get("state") if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")).get("state")
+        except (OSError, ValueError, AttributeError):  # none, or half written: it says nothing of the service
+            return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.values import printable
 
@@ -40,7 +41,10 @@ class Cluster:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
         from kubernetes import client
 
-        self._api = KubernetesHook(conn_id=connection).api_client
+        configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
+        # One try within the time-out: who calls tries again, and knows better when.
+        configuration.retries = False
+        self._api = client.ApiClient(configuration)
         self._custom = client.CustomObjectsApi(self._api)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
@@ -56,12 +60,13 @@ class Cluster:
     def patch_route(self, route: Route, patch: Patch) -> Route:
         """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
 
-        :raises FencedError: one of its tests failed: somebody else has written the route.
+        :raises TemporaryError: one of its tests failed: somebody else has written the route since it was read. Whoever
+            tries again reads it again, and is fenced by what it has become.
         """
         if not patch:
             return route
         metadata = route.body["metadata"]
-        with _errors(f"writing route {route.name}", invalid=FencedError):
+        with _errors(f"writing route {route.name}", invalid=TemporaryError):
             body = self._custom.patch_namespaced_custom_object(
                 *GATEWAY_API,
                 metadata["namespace"],
@@ -147,7 +152,7 @@ class Cluster:
 
 
 @contextmanager
-def _errors(doing: str, invalid: type[PermanentError] = PermanentError) -> Iterator[None]:
+def _errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[None]:
     """Turn the client's errors into ours.
 
     :param invalid: what a 422 means here: a failed ``test`` of a patch, or an object that is not accepted.

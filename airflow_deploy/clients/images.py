@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import conf
 
-from airflow_deploy.domain.errors import PermanentError, TemporaryError
+from airflow_deploy.domain.errors import DeployError, PermanentError, TemporaryError
 from airflow_deploy.domain.values import printable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Images:
                 return None
             except APIError as error:
                 # Docker passes on a registry's "manifest unknown" as 404, 403 or 500, by version.
-                if "unknown" in str(error).lower() or "not found" in str(error).lower():
+                if re.search(r"manifest unknown|name unknown|not found", str(error), re.IGNORECASE):
                     return None
                 raise
 
@@ -57,7 +58,7 @@ class Images:
                 path=str(context), dockerfile=dockerfile, tag=tag, labels=labels, buildargs=args, rm=True, forcerm=True,
                 decode=True,
             )  # fmt: skip
-            _follow(stream, lambda line: line.get("stream"), f"building {tag}")
+            _follow(stream, lambda line: line.get("stream"), f"building {tag}", PermanentError)
 
     def push(self, tag: str) -> str:
         """Push ``tag`` and return its digest, ``sha256:…``."""
@@ -70,18 +71,23 @@ class Images:
             return None if line.get("progress") else line.get("status")
 
         with _errors(f"pushing {tag}"):
-            _follow(self._docker.push(name, tag=version, stream=True, decode=True), read, f"pushing {tag}")
+            _follow(
+                self._docker.push(name, tag=version, stream=True, decode=True), read, f"pushing {tag}", TemporaryError
+            )
         if not found:
             raise TemporaryError(f"pushing {tag}: the registry gave no digest")
         return found[-1]
 
 
 def _follow(
-    stream: Iterator[Mapping[str, Any]], text_of: Callable[[Mapping[str, Any]], str | None], doing: str
+    stream: Iterator[Mapping[str, Any]],
+    text_of: Callable[[Mapping[str, Any]], str | None],
+    doing: str,
+    kind: type[DeployError],
 ) -> None:
     for line in stream:
         if "error" in line:
-            raise PermanentError(f"{doing}: {printable(str(line['error']), 500)}")
+            raise kind(f"{doing}: {printable(str(line['error']), 500)}")
         if text := (text_of(line) or "").strip():
             log.info("%s", printable(text, 300))
 

@@ -43,11 +43,11 @@ class Observer:
 
     def reader(self) -> CounterReader:
         """Return a reader for what ``counters`` returns."""
-        return CounterReader(self._preset, *self._where, self._services)
+        return CounterReader(self._preset, *self._where, self._services, newborn=self._plan.candidate)
 
-    def counters(self, seconds: int) -> list[Series]:
-        """Return the raw counters of both versions over the last ``seconds``."""
-        return self._prometheus.raw(self._selector, seconds)
+    def counters(self, seconds: int, until: float | None = None) -> list[Series]:
+        """Return the raw counters of both versions over ``seconds``, up to ``until`` (unix seconds) or now."""
+        return self._prometheus.raw(self._selector, seconds, until)
 
     def gauges(self) -> dict[str, float | None]:
         """Return each gauge of the candidate's fullest pod; None where cAdvisor has not seen it yet."""

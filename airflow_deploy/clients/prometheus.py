@@ -76,17 +76,19 @@ class Prometheus:
         """Return a client for an Airflow connection."""
         return cls(PrometheusHook(connection).get_conn())
 
-    def query(self, query: str) -> list[dict[str, Any]]:
+    def query(self, query: str, at: float | None = None) -> list[dict[str, Any]]:
         """Return the result of an instant query, as Prometheus' API gives it.
 
+        :param at: unix seconds; None for now by Prometheus' own clock.
         :raises RefusedError: Prometheus does not accept the query.
         :raises TemporaryError: it does not answer.
         """
         from prometheus_api_client import PrometheusApiClientException
         from requests import RequestException
 
+        params = {"timeout": f"{TIMEOUT}s", **({} if at is None else {"time": f"{at:.3f}"})}
         try:
-            result: list[dict[str, Any]] = self._client.custom_query(query, params={"timeout": f"{TIMEOUT}s"})
+            result: list[dict[str, Any]] = self._client.custom_query(query, params=params)
         except PrometheusApiClientException as error:
             text = printable(str(error), 300)
             if re.match(r"HTTP Status Code (400|401|403|404|422)\b", str(error)):
@@ -102,9 +104,9 @@ class Prometheus:
             raise TemporaryError(f"Prometheus does not answer: {printable(str(error), 200)}") from error
         return result
 
-    def raw(self, selector: str, seconds: int) -> list[Series]:
-        """Return the raw samples of the last ``seconds``."""
-        result = self.query(f"{selector}[{seconds}s]")
+    def raw(self, selector: str, seconds: int, until: float | None = None) -> list[Series]:
+        """Return the raw samples of ``seconds`` up to ``until`` (unix seconds), or up to now."""
+        result = self.query(f"{selector}[{seconds}s]", until)
         try:
             return [
                 Series(item["metric"], [(float(at), float(value)) for at, value in item["values"]]) for item in result

@@ -15,43 +15,55 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settled:
-    """What was found and done. ``acted`` is False where this deployment had left nothing to undo."""
+    """What was found and done.
+
+    ``acted`` is False where this deployment had left nothing to undo; ``kept`` is True where its candidate was verified
+    before and stays.
+    """
 
     acted: bool
+    kept: bool
     reason: str
 
 
-def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str) -> bool:
+def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str | None = None) -> bool:
     """Give the stable all traffic and enter ``phase``; return whether this deployment had the route.
 
-    A route that another deployment has claimed since is that one's to care for: nothing is touched.
+    A route that another deployment has claimed since is that one's to care for, and a verified promotion is not undone
+    by what its run does afterwards (a person clears it, say): nothing is touched.
 
+    :param word: why; it is left on the route.
     :raises FencedError: the route changed between reading and writing; read again.
     """
     route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-    if not route.owned_by(plan.deployment_id) or route.owner is None:
+    if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
-    cluster.patch_route(route, routes.restore(route, route.owner, plan.stable, plan.candidate, phase))
+    cluster.patch_route(route, routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word))
     return True
 
 
 def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
-    """Return the traffic to the stable, then stop the candidate's pods.
+    """Return the traffic to the stable, then stop the candidate's pods. It may run twice, and beside the watch's brake.
 
-    It may run twice, and beside the watch's brake: a write that lost the race is read again and decided anew.
-
-    :raises FencedError: the route's backends are no longer ours to write.
+    :raises FencedError: somebody changed the route so that the candidate has traffic that cannot be taken back here.
     """
-    try:
-        had_route = return_traffic(cluster, plan, routes.SETTLED)
-    except FencedError:
-        had_route = return_traffic(cluster, plan, routes.SETTLED)
+    had_route = return_traffic(cluster, plan, routes.SETTLED)
+    route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+    if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
+        return Settled(acted=False, kept=True, reason=f"{plan.candidate} is verified and stays")
+    if route.serves(plan.candidate):
+        raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
-    if there:
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        if route.serves(plan.candidate):
-            return Settled(had_route, f"{route.owner} has given {plan.candidate} traffic since; it is left to that one")
+    # Where a later deployment names it, it is that one's warm previous version.
+    if stop := there and (had_route or not route.rules_with(plan.candidate)):
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
-    reason = f"{plan.stable} has all traffic" + (f", {plan.candidate} is stopped" if there else "")
+    reason = f"{plan.stable} has all traffic" + (f", {plan.candidate} is stopped" if stop else "")
     log.info("settled: %s", reason)
-    return Settled(had_route or there, reason)
+    return Settled(acted=had_route or stop, kept=False, reason=reason)
+
+
+def abandon(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Say on the route that this deployment touches it no more: watch and gates end, and the run with them."""
+    route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+    if route.owned_by(plan.deployment_id) and route.owner:
+        cluster.patch_route(route, routes.abandon(route, route.owner))

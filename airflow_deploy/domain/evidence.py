@@ -32,6 +32,7 @@ class EvidenceLog:
     def __init__(
         self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts, queries: Mapping[str, str]
     ) -> None:
+        self._last_words: object = None
         self._judge = Judge(limits, candidate, stable, baseline)
         self._records: list[Record] = [
             {
@@ -60,12 +61,20 @@ class EvidenceLog:
         self._records.append({"kind": "gauge", "name": name, "at": at, "value": value})
         self._judge.gauge(name, at, value)
 
-    def verdict(self, at: float, verdict: str, findings: Iterable[Finding], question: Mapping[str, Any]) -> None:
-        """Record what was said to ``question``, a look at ``at`` (unix seconds)."""
+    def verdict(
+        self, at: float, verdict: str, findings: Iterable[Finding], question: Mapping[str, Any], *, final: bool
+    ) -> None:
+        """Record what was said to ``question``, a look at ``at`` (unix seconds).
+
+        What was said the last time in the same words is left out, unless it is ``final``: looks come every second.
+        """
         said = [
             {"gate": f.gate, "verdict": f.verdict, "reason": f.reason, "numbers": dict(f.numbers)} for f in findings
         ]
-        self._records.append({"kind": "verdict", "at": at, "verdict": verdict, "findings": said, **question})
+        words = verdict, tuple((item["gate"], item["verdict"]) for item in said)
+        if final or words != self._last_words:
+            self._records.append({"kind": "verdict", "at": at, "verdict": verdict, "findings": said, **question})
+        self._last_words = words
 
     def lines(self) -> str:
         """Return the JSON lines."""

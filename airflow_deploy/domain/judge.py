@@ -67,7 +67,7 @@ class Judge:
         self._counted = {name: gate for name, gate in GATES.items() if gate.counted}
         self._harm = {name: _Harm() for name in self._counted}
         self._restarted_at: float | None = None
-        self._over_since: dict[str, float] = {}
+        self._over: dict[str, tuple[float, float]] = {}
         self._gauges: dict[str, float | None] = {}
         self._stage_share: int | None = None
         self._stage_ticks = 0
@@ -119,11 +119,13 @@ class Judge:
             value = None
         self._gauges[name] = value
         if value is None or value <= self._limits[name]:
-            self._over_since.pop(name, None)
+            self._over.pop(name, None)
         else:
-            self._over_since.setdefault(name, at)
+            since, last = self._over.get(name, (at, at))
+            # Nobody knows what it was while nobody looked: begin anew.
+            self._over[name] = (since if at - last <= SUSTAINED else at), at
 
-    def harm(self, at: float) -> list[Finding]:
+    def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
         threshold = log_threshold(ALPHA / (2 * len(self._counted)))
         found = []
@@ -131,9 +133,9 @@ class Judge:
             for what, process in (("the stable", self._harm[name].compared), ("its limit", self._harm[name].alone)):
                 if process.log_e >= threshold:
                     found.append((process.log_e, self._harm_finding(gate, what, process.log_e)))
-        for name, since in self._over_since.items():
-            if at - since >= SUSTAINED:
-                reason = f"{name} has been beyond {self._limits[name]:g} for {at - since:.0f} s"
+        for name, (since, last) in self._over.items():
+            if last - since >= SUSTAINED:
+                reason = f"{name} has been beyond {self._limits[name]:g} for {last - since:.0f} s"
                 found.append((0.0, Finding(name, "BREACHED", reason, {"value": self._gauges[name] or 0.0})))
         return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
 
@@ -190,17 +192,18 @@ class Judge:
         return Finding(gate.name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers)
 
 
-def evaluate(judge: Judge, at: float, blind: str | None, next_share: int | None) -> tuple[Verdict, list[Finding]]:
+def evaluate(judge: Judge, blind: str | None, next_share: int | None) -> tuple[Verdict, list[Finding]]:
     """Return the verdict of one look and the findings behind it. Watch, gates and verification all ask this.
 
-    :param at: unix seconds of the look.
+    Harm comes first: evidence that has been seen stays true when sight is lost.
+
     :param blind: why the metrics cannot be trusted just now; None when they can.
     :param next_share: the share in % that would be given next; None where only harm and sight are asked for.
     """
+    if harmful := judge.harm():
+        return "BREACHED", harmful
     if blind:
         return "BLIND", [Finding("sight", "BLIND", blind)]
-    if harmful := judge.harm(at):
-        return "BREACHED", harmful
     traffic = judge.traffic()
     if traffic.verdict == "BLIND":
         return "BLIND", [traffic]

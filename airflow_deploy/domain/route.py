@@ -13,10 +13,12 @@ from typing import Any
 from airflow_deploy.domain.errors import FencedError, RefusedError
 
 PREFIX = "airflow-deploy"
-OWNER, PHASE, SHIFTS = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts"
+OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
 
-CANARY, BRAKED, PROMOTED, SETTLED = "canary", "braked", "promoted", "settled"
-"""Phases: traffic may rise; the watch took it back; the candidate is the stable; a rollback is complete."""
+CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
+SETTLED, ABANDONED = "settled", "abandoned"
+"""Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
+rollback is complete; a person must look, since somebody changed the route under the deployment."""
 
 Patch = list[dict[str, Any]]
 
@@ -81,6 +83,11 @@ class Route:
         except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
+    @property
+    def word(self) -> str | None:
+        """What the brake left for whoever finds the route braked."""
+        return self.annotations.get(WORD)
+
     def owned_by(self, deployment_id: str) -> bool:
         """Whether the latest claim is this deployment's."""
         return (self.owner or "").rpartition("/")[0] == deployment_id
@@ -123,9 +130,14 @@ class Route:
         return serving[0]
 
     def port_of(self, service: str) -> int:
-        """Return the port under which the route reaches ``service``."""
-        rule = self.rules_with(service)[0]
-        return next(int(ref["port"]) for ref in _refs(self._rules[rule]) if ref["name"] == service)
+        """Return the port under which the route reaches ``service``.
+
+        :raises RefusedError: its rules use several.
+        """
+        ports = {int(ref["port"]) for rule in self._rules for ref in _refs(rule) if ref["name"] == service}
+        if len(ports) != 1:
+            raise RefusedError(f"route {self.name}: its rules reach {service} by several ports; use one")
+        return ports.pop()
 
 
 def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -136,7 +148,7 @@ def _annotation(key: str) -> str:
     return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
 
 
-def _fence(route: Route, owner: str, stable: str, candidate: str, phase: str) -> Patch:
+def _fence(route: Route, owner: str, phase: str) -> Patch:
     """Return the tests that every write of an owner begins with.
 
     :raises FencedError: what was read shows already that the tests would fail.
@@ -145,12 +157,19 @@ def _fence(route: Route, owner: str, stable: str, candidate: str, phase: str) ->
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
     if route.phase != phase:
         raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
+    return [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), phase)]
+
+
+def _side_by_side(route: Route, stable: str, candidate: str) -> None:
+    """Check that the same rules name both versions.
+
+    :raises FencedError: they do not.
+    """
     rules = route.rules_with(candidate)
     if not rules or rules != route.rules_with(stable):
         raise FencedError(
             f"route {route.name} no longer names both {stable} and {candidate}; somebody changed its backends"
         )
-    return [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), phase)]
 
 
 def _unchanged(route: Route, candidate: str) -> Patch:
@@ -187,14 +206,16 @@ def _set(key: str, value: str) -> dict[str, Any]:
     return {"op": "add", "path": _annotation(key), "value": value}
 
 
-def claim(route: Route, deployment_id: str, stable: str, candidate: str, port: int) -> tuple[str, Patch]:
+def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tuple[str, Patch]:
     """Return the new owner and the patch that claims the route and adds the candidate with weight 0.
 
     A claim raises the epoch: whoever held the route before can write nothing any more. It is the one write that is
     fenced by the object's version, since it replaces the list of backends.
 
-    :raises FencedError: the stable no longer serves alone.
+    :raises FencedError: the stable no longer serves alone, or is the candidate itself.
     """
+    if candidate == stable:
+        raise FencedError(f"route {route.name}: {candidate} serves already; trigger a new run")
     if (serving := route.stable()) != stable:
         raise FencedError(
             f"route {route.name} is served by {serving} now, not by {stable} as when this run was planned"
@@ -203,10 +224,10 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str, port: i
     patch: Patch = [_test("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
     if not route.annotations:
         patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]")]
+    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, "")]
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
-        added = {"group": "", "kind": "Service", "name": candidate, "port": port, "weight": 0}
+        added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
         patch.append({"op": "replace", "path": f"/spec/rules/{rule}/backendRefs", "value": [*kept, added]})
     return owner, patch
 
@@ -216,7 +237,8 @@ def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at:
 
     :raises FencedError: another owner, another phase, other backends, or weights that nobody of us set.
     """
-    fence = _fence(route, owner, stable, candidate, CANARY)
+    fence = _fence(route, owner, CANARY)
+    _side_by_side(route, stable, candidate)
     shifts = route.shifts
     declared = shifts[-1].share if shifts else 0
     for weights in route.weights(candidate):
@@ -233,14 +255,17 @@ def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at:
     return [*fence, *_unchanged(route, candidate), *raised, _set(SHIFTS, recorded)]
 
 
-def restore(route: Route, owner: str, stable: str, candidate: str, phase: str) -> Patch:
+def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, word: str | None = None) -> Patch:
     """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
 
     It does not test the present weights: whatever they are, the stable serves afterwards.
 
-    :raises FencedError: another owner, or other backends.
+    :param word: why, for whoever finds the route so; None keeps what stands there.
+    :raises FencedError: another owner, or a rule in which the stable could not take the candidate's traffic.
     """
-    fence = _fence(route, owner, stable, candidate, route.phase or "")
+    fence = _fence(route, owner, route.phase or "")
+    if not set(route.rules_with(candidate)) <= set(route.rules_with(stable)):
+        raise FencedError(f"route {route.name} has a rule that names {candidate} alone; somebody changed its backends")
     whole = all(
         weight == (100 if name == stable else 0)
         for weights in route.weights(candidate)
@@ -249,7 +274,8 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str) -
     if route.phase == phase and whole:
         return []
     lowered = _set_weights(route, {candidate: 0, stable: 100})
-    return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase)]
+    said = [] if word is None else [_set(WORD, word)]
+    return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
 
 
 def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
@@ -259,10 +285,33 @@ def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
     """
     if route.owner == owner and route.phase == PROMOTED:
         return []
-    fence = _fence(route, owner, stable, candidate, CANARY)
+    fence = _fence(route, owner, CANARY)
+    _side_by_side(route, stable, candidate)
     if any(weights != {stable: 0, candidate: 100} for weights in route.weights(candidate)):
         raise FencedError(f"route {route.name} does not give {candidate} all traffic; it cannot be promoted")
     return [*fence, *_unchanged(route, candidate), _set(PHASE, PROMOTED)]
+
+
+def abandon(route: Route, owner: str) -> Patch:
+    """Return the patch that says that this deployment touches the route no more, so that nobody waits for it.
+
+    :raises FencedError: another owner.
+    """
+    if route.owner != owner:
+        raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now")
+    return [_test(_annotation(OWNER), owner), _set(PHASE, ABANDONED)]
+
+
+def confirm(route: Route, owner: str) -> Patch:
+    """Return the patch that marks a promotion as verified, so that nothing of its run takes it back any more.
+
+    :raises FencedError: another owner, or a phase other than PROMOTED.
+    """
+    if route.owner == owner and route.phase == VERIFIED:
+        return []
+    if route.owner != owner or route.phase != PROMOTED:
+        raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; it cannot be verified")
+    return [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), PROMOTED), _set(PHASE, VERIFIED)]
 
 
 GITOPS = ("argocd", "kustomize-controller", "helm-controller")

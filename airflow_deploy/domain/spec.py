@@ -33,6 +33,13 @@ class Source(Model):
     dockerfile: RelativePath = "Dockerfile"
     context: RelativePath = "."
 
+    @field_validator("repository")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        if not url.startswith("ssh://") and "@" in url.split("/")[2]:
+            raise ValueError("may not carry a login: it is shown in logs and labels; use a Git credential helper")
+        return url
+
     _within = field_validator("dockerfile", "context")(_no_parent)
 
     @field_validator("branches")
@@ -54,8 +61,8 @@ class Canary(Model):
     """The stages of the canary and how long each may take."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20, strict=False)] = (5, 25, 50, 100)
-    bake: Annotated[int, Field(ge=5, le=86_400), DURATION] = 60
-    max_bake: Annotated[int, Field(ge=10, le=7 * 86_400), DURATION] = 1800
+    bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
+    max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
 
     @model_validator(mode="after")
     def _check(self) -> "Canary":

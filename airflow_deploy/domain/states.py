@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_deploy.domain.errors import IllegalTransition
 
+STEPS_KEY = "steps"
+"""XCom key under which each task pushes the states that it led the deployment into."""
+
 
 class State(StrEnum):
     """States of a deployment; the first ten are the way of one that goes well."""
@@ -83,24 +86,31 @@ class Transition(Step):
     """None only for the entry into INIT."""
 
 
-def assemble(steps: Sequence[Step]) -> list[Transition]:
-    """Return the path that ``steps`` form.
+def chain(steps: Sequence[Step]) -> list[Transition]:
+    """Return ``steps`` joined to transitions, whether legal or not.
 
     :param steps: in the order of the DAG's tasks. The way back runs beside the stages, so a stage's last word may be
         recorded after the brake: the happy path, which is a line, comes first, and the exits follow in their order.
-    :raises IllegalTransition: naming the first edge that is none.
     """
     ordered = [step for step in steps if step.to not in EXITS] + [step for step in steps if step.to in EXITS]
-    path: list[Transition] = []
-    current: State | None = None
-    for step in ordered:
-        permitted = frozenset({S.INIT}) if current is None else NEXT[current]
-        if current is S.AWAITING_APPROVAL and any(item.to is S.DEPLOYING for item in path):
+    origins = [None, *(step.to for step in ordered)]
+    return [Transition(**step.model_dump(), from_=origin) for step, origin in zip(ordered, origins, strict=False)]
+
+
+def assemble(steps: Sequence[Step]) -> list[Transition]:
+    """Return the path that ``steps`` form, as ``chain`` joins them.
+
+    :raises IllegalTransition: naming the first edge that is none.
+    """
+    path = chain(steps)
+    deployed = False
+    for edge in path:
+        permitted = frozenset({S.INIT}) if edge.from_ is None else NEXT[edge.from_]
+        if edge.from_ is S.AWAITING_APPROVAL and deployed:
             permitted = APPROVED_LATE
-        if step.to not in permitted:
+        if edge.to not in permitted:
             raise IllegalTransition(
-                f"{current or 'the start'} may not be followed by {step.to} (recorded by {step.task})"
+                f"{edge.from_ or 'the start'} may not be followed by {edge.to} (recorded by {edge.task})"
             )
-        path.append(Transition(**step.model_dump(), from_=current))
-        current = step.to
+        deployed = deployed or edge.to is S.DEPLOYING
     return path

@@ -145,7 +145,14 @@ class CounterReader:
     the same history, yields the same ticks.
     """
 
-    def __init__(self, preset: Preset, namespace: str, route: str, services: Sequence[str]) -> None:
+    def __init__(
+        self, preset: Preset, namespace: str, route: str, services: Sequence[str], newborn: str | None = None
+    ) -> None:
+        """Read the counters of ``services``.
+
+        :param newborn: the one whose name is as new as what is asked for: its series start at 0, seen early or late.
+        """
+        self._newborn = newborn
         self._preset, self._namespace, self._route, self._services = preset, namespace, route, services
         self._last: dict[tuple[tuple[str, str], ...], float] = {}
         self._first_scrape: dict[str, float] = {}
@@ -162,7 +169,7 @@ class CounterReader:
                 self._first_scrape[target] = min(first, self._first_scrape.get(target, first))
         ticks: dict[float, dict[str, Counts]] = {}
         for item, service in mine:
-            for at, increase in self._increases(item):
+            for at, increase in self._increases(item, service):
                 at_tick = ticks.setdefault(at, {name: Counts() for name in self._services})
                 at_tick[service] = at_tick[service] + self._classify(item, increase)
         self.seen_until = max(ticks, default=self.seen_until)
@@ -171,7 +178,7 @@ class CounterReader:
     def _owner(self, item: Series) -> str | None:
         return self._preset.service_of(item.labels, self._namespace, self._route, self._services)
 
-    def _increases(self, item: Series) -> Iterable[tuple[float, float]]:
+    def _increases(self, item: Series, service: str) -> Iterable[tuple[float, float]]:
         key = tuple(sorted(item.labels.items()))
         for at, value in item.samples:
             if at <= self.seen_until:
@@ -180,7 +187,7 @@ class CounterReader:
                 increase = value - self._last[key] if value >= self._last[key] else value
             else:
                 born_later = at > self._first_scrape[item.labels.get("instance", "")]
-                increase = value if born_later else 0.0
+                increase = value if born_later or service == self._newborn else 0.0
             self._last[key] = value
             yield at, increase
 

@@ -225,14 +225,42 @@ class TestShape:
         assert {"rollback", "verify", "watch", "refuse", *GATES} <= upstream(dag, "audit")
         assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "settle"}
 
-    def test_settle_is_the_teardown_of_plan_and_fails_the_run(self, dag: DAG) -> None:
-        settle, plan = dag.get_task("settle"), dag.get_task("plan")
+    def test_settle_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
+        settle = dag.get_task("settle")
         assert settle.is_teardown
         assert settle.on_failure_fail_dagrun
-        assert plan.is_setup
-        assert "plan" in settle.upstream_task_ids
-        assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["plan", "settle"]
+        assert upstream(dag, "settle") == {"audit"}
+        assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["settle"]
         assert not settle.downstream_task_ids
+
+    @pytest.mark.parametrize("cleared", ["canary_5.gate", "canary_25.shift", "watch", "promote", "verify", "rollback"])
+    def test_clearing_a_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
+        """In mid-canary two versions serve: plan would refuse, and then neither rollback nor settle would run."""
+        again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        subset = again.partial_subset([cleared], include_downstream=True, include_upstream=False)
+        assert {"settle", cleared} <= set(subset.task_ids)
+        assert not {"plan", "build_image", "capture_baseline", "apply_manifest"} & set(subset.task_ids)
+
+    def test_the_way_back_knows_the_plan_however_far_the_run_came(self, dag: DAG) -> None:
+        for task_id in ("rollback", "audit", "settle"):
+            task: Any = dag.get_task(task_id)
+            assert task.plans_of == ["build_image", "plan"]
+            assert {"plan", "apply_manifest", *STAGED, "promote", "verify", "rollback"} <= set(task.steps_of)
+            assert task.template_fields == ()
+
+    def test_the_rollback_hears_every_judge_and_withdraws_the_question_of_the_promotion(self, dag: DAG) -> None:
+        rollback: Any = dag.get_task("rollback")
+        assert rollback.judges == ["watch", "verify", *GATES]
+        assert rollback.questions == ["approve_promotion"]
+
+    def test_settle_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
+        settle: Any = dag.get_task("settle")
+        assert settle.audit == "audit"
+
+    @pytest.mark.parametrize("task_id", ["rollback", "settle"])
+    def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG, task_id: str) -> None:
+        task = dag.get_task(task_id)
+        assert (task.retries or 0) * task.retry_delay.total_seconds() >= 120
 
     def test_one_run_at_a_time_from_the_start_and_without_a_time_out(self, dag: DAG) -> None:
         assert dag.max_active_runs == 1
@@ -317,7 +345,7 @@ class TestTemplates:
         conf = changed(CONF, ("incident", "title"), HOSTILE.replace("\u2028", ""))
         return make_plan(make_spec(config={"EVIL": HOSTILE}), parse_request(conf))
 
-    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch", "promote", "verify", "rollback"])
+    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch", "promote", "verify"])
     def test_a_task_reads_the_plan_as_it_was_whatever_texts_it_holds(self, task_id: str) -> None:
         plan = self.plan()
         results = {"build_image": plan.dump(), "claim_route": "DEP-1/1", "capture_baseline": {"requests": 1}}
@@ -327,7 +355,7 @@ class TestTemplates:
         plan = self.plan()
         assert self.rendered(plan.spec, "build_image", {"plan": plan.dump()}).load_plan() == plan
 
-    @pytest.mark.parametrize("task_id", ["apply_manifest", "rollback", "watch"])
+    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch"])
     def test_without_a_plan_a_task_stops(self, task_id: str) -> None:
         with pytest.raises(PermanentError, match="the plan is missing"):
             self.rendered(make_spec(), task_id, {}).load_plan()
@@ -402,7 +430,7 @@ class TestWhatARunComesTo:
 
     def test_a_refused_request_does_nothing_at_all(self, dag: DAG) -> None:
         ends = play(dag, fail=["plan"], branches=ROUTED)
-        assert {task for task, end in ends.items() if end in RAN} <= {"plan", "rollback", "audit"}
+        assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "settle"}
 
     @pytest.mark.parametrize("failing", ["apply_manifest", *AFTER_APPLY])
     def test_any_failure_from_apply_on_rolls_back_and_is_audited(self, dag: DAG, failing: str) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 import yaml
-from airflow.sdk import Context, RetryAction
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
+from airflow.sdk import Context, ExceptionRetryPolicy, RetryAction
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 
+from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import Settled
+from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.errors import (
     FencedError,
@@ -26,13 +33,19 @@ from airflow_deploy.domain.errors import (
 )
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.states import STEPS_KEY, State
 from airflow_deploy.operators import settle as settling
-from airflow_deploy.operators.audit import AuditOperator
-from airflow_deploy.operators.base import RETRIES, STEPS_KEY, record, recorded
-from airflow_deploy.operators.confidence import RefuseOperator, RouteOnConfidenceOperator, ScoreConfidenceOperator
+from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
+from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES, record, recorded
+from airflow_deploy.operators.confidence import (
+    QUESTION_KEY,
+    RefuseOperator,
+    RouteOnConfidenceOperator,
+    ScoreConfidenceOperator,
+)
 from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
+from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.airflow_home import isolate
 from tests.unit.builders import CONF, changed, make_plan
 
@@ -48,12 +61,17 @@ class TaskInstance:
     task_id: str = "plan"
     try_number: int = 1
     store: dict[tuple[str, str], Any] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.store[self.task_id, key] = json.loads(json.dumps(value))
 
     def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
         return self.store.get((task_ids, key))
+
+    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
+        found = {task: state for task, state in self.states.items() if task in task_ids}
+        return dict.fromkeys(run_ids, found) if found else {}
 
 
 @dataclass
@@ -64,7 +82,8 @@ class Run:
 
     @property
     def context(self) -> Context:
-        return cast("Context", {"ti": self.ti})
+        dag, dag_run = SimpleNamespace(dag_id="deploy_payments"), SimpleNamespace(run_id="manual__1")
+        return cast("Context", {"ti": self.ti, "dag": dag, "dag_run": dag_run})
 
     def at(self, task_id: str) -> Context:
         self.ti.task_id = task_id
@@ -126,10 +145,41 @@ class TestRetries:
     def test_a_temporary_error_is_tried_again_soon(self) -> None:
         assert self.action(TemporaryError("later")) == RetryAction.RETRY
 
+    @pytest.mark.parametrize("error", [HITLRejectException, HITLTimeoutError])
+    def test_a_persons_no_and_silence_are_not_asked_again(self, error: type[Exception]) -> None:
+        assert self.action(error("no")) == RetryAction.FAIL
+        assert self.action(error("no"), after_parsing(RETRIES)) == RetryAction.FAIL
+
+    @pytest.mark.parametrize("error", [RefusedError, FencedError, HarmError, PermanentError, TemporaryError, KeyError])
+    def test_the_way_back_does_not_give_up_at_the_first_no(self, error: type[Exception]) -> None:
+        assert self.action(error("403"), RETURN_RETRIES) != RetryAction.FAIL
+        assert self.action(error("403"), after_parsing(RETURN_RETRIES)) != RetryAction.FAIL
+
+    @pytest.mark.parametrize("error", [NotSettledError, IllegalTransition])
+    def test_the_way_back_ends_at_once_where_a_person_is_needed(self, error: type[PermanentError]) -> None:
+        assert self.action(error("look"), RETURN_RETRIES) == RetryAction.FAIL
+
+    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    def test_both_ways_back_are_tried_as_long(self, task: str) -> None:
+        ending = {"plans_of": ["plan"], "steps_of": TASKS}
+        made: dict[str, RecordingOperator] = {
+            "rollback": RollbackOperator(task_id="rollback", judges=[], questions=[], **ending),
+            "settle": SettleOperator(task_id="settle", audit="audit", **ending),
+        }
+        assert made[task].retries == RETURN_RETRIES["retries"]
+        assert made[task].retry_policy is RETURN_RETRIES["retry_policy"]
+
     @staticmethod
-    def action(error: Exception) -> RetryAction:
-        decision: RetryAction = RETRIES["retry_policy"].evaluate(error, try_number=1, max_tries=3).action
+    def action(error: Exception, retries: dict[str, Any] = RETRIES) -> RetryAction:
+        decision: RetryAction = retries["retry_policy"].evaluate(error, try_number=1, max_tries=3).action
         return decision
+
+
+def after_parsing(retries: dict[str, Any]) -> dict[str, Any]:
+    """What a worker finds in the serialised DAG."""
+    return {
+        "retry_policy": ExceptionRetryPolicy.deserialize(json.loads(json.dumps(retries["retry_policy"].serialize())))
+    }
 
 
 class TestAudit:
@@ -144,17 +194,32 @@ class TestAudit:
         identity = plan.deployment_id
         summary = json.loads((folder / f"{identity}.json").read_text())
         assert (summary["state"], summary["commit"], summary["requester"]) == ("VERIFIED", plan.commit, "ada")
+        assert summary["irregular"] is None
         lines = (folder / f"transitions_{identity}.jsonl").read_text().splitlines()
         assert [json.loads(line)["to"] for line in lines][-1] == "VERIFIED"
         assert json.loads((folder / f"confidence_{identity}.json").read_text()) == {"score_confidence": {"score": 85}}
         assert len(list(yaml.safe_load_all((folder / f"manifest_{identity}.yaml").read_text()))) == 5
 
-    def test_an_illegal_path_is_refused_and_nothing_written(self, run: Run, plan: DeploymentPlan, folder: Path) -> None:
+    def test_an_illegal_path_is_written_down_as_such_and_refused(
+        self, run: Run, plan: DeploymentPlan, folder: Path
+    ) -> None:
+        """A person marked a gate as done, say: exactly these runs must not go without artifacts."""
         run.reach("plan", S.INIT)
         run.reach("promote", S.PROMOTING, S.PROMOTED)
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(IllegalTransition, match="INIT may not be followed by PROMOTING"):
             audit(run, plan)
-        assert not folder.exists()
+        identity = plan.deployment_id
+        summary = json.loads((folder / f"{identity}.json").read_text())
+        assert summary["state"] == "PROMOTED"
+        assert "INIT may not be followed by PROMOTING" in summary["irregular"]
+        lines = [json.loads(line) for line in (folder / f"transitions_{identity}.jsonl").read_text().splitlines()]
+        assert [(line["from"], line["to"]) for line in lines] == [
+            (None, "INIT"),
+            ("INIT", "PROMOTING"),
+            ("PROMOTING", "PROMOTED"),
+        ]
+        assert (folder / f"manifest_{identity}.yaml").exists()
+        assert (folder / f"confidence_{identity}.json").exists()
 
     def test_what_failed_before_it_was_deployed_was_rejected(
         self, run: Run, plan: DeploymentPlan, folder: Path
@@ -225,15 +290,24 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return answers
 
 
-def rollback(run: Run, plan: DeploymentPlan | None) -> None:
-    operator = RollbackOperator(task_id="rollback", plan=plan and plan.dump(), judges=["watch", "verify"])
+ENDING: dict[str, Any] = {"plans_of": ["build_image", "plan"], "steps_of": TASKS}
+
+
+def rollback(run: Run, plan: DeploymentPlan | None, *, questions: Sequence[str] = ("approve_promotion",)) -> None:
+    run.returned("build_image", plan and plan.dump())
+    operator = RollbackOperator(task_id="rollback", judges=["watch", "verify"], questions=questions, **ENDING)
     operator.execute(run.at("rollback"))
+
+
+DONE = Settled(acted=True, kept=False, reason="payments has all traffic")
+NOTHING = Settled(acted=False, kept=False, reason="payments has all traffic")
+KEPT = Settled(acted=False, kept=True, reason="it is verified and stays")
 
 
 class TestRollback:
     def test_records_the_verdict_as_its_reason(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
         run.returned("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
-        settled.append(Settled(True, "payments has all traffic"))
+        settled.append(DONE)
         rollback(run, plan)
         back, done = recorded(run.context, ["rollback"])
         assert (back.to, back.reason, back.at.isoformat()) == (
@@ -244,50 +318,171 @@ class TestRollback:
         assert (done.to, done.reason) == (S.ROLLED_BACK, "payments has all traffic")
 
     def test_skips_where_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
-        settled.append(Settled(False, ""))
+        settled.append(NOTHING)
         with pytest.raises(AirflowSkipException):
             rollback(run, plan)
         with pytest.raises(AirflowSkipException):
             rollback(run, None)
         assert recorded(run.context, ["rollback"]) == []
 
-    def test_tells_a_person_where_it_cannot_settle(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
+    def test_what_was_to_be_deployed_is_recorded_as_taken_back_even_where_nothing_is_found(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any]
+    ) -> None:
+        """DEPLOYING is no state to end in."""
+        run.reach("shift", S.DEPLOYING)
+        settled.append(NOTHING)
+        rollback(run, plan)
+        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+
+    def test_a_verified_version_that_stays_is_not_recorded_as_taken_back(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any]
+    ) -> None:
+        run.reach("shift", S.DEPLOYING)
+        settled.append(KEPT)
+        with pytest.raises(AirflowSkipException):
+            rollback(run, plan)
+        assert recorded(run.context, ["rollback"]) == []
+
+    def test_tells_a_person_where_it_cannot_settle(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str]
+    ) -> None:
         settled.append(FencedError("somebody changed its backends"))
         with pytest.raises(NotSettledError, match="somebody changed its backends"):
             rollback(run, plan)
         assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.FAILED]
+        assert abandoned == [plan.deployment_id]
+
+    @pytest.mark.parametrize("error", [TemporaryError("later"), RefusedError("403")])
+    def test_records_nothing_while_the_cluster_says_no_for_now(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str], error: Exception
+    ) -> None:
+        settled += [error, DONE]
+        with pytest.raises(type(error)):
+            rollback(run, plan)
+        assert (recorded(run.context, ["rollback"]), abandoned) == ([], [])
+        rollback(run, plan)
+        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+
+
+@pytest.fixture
+def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The deployments that gave their route up."""
+    found: list[str] = []
+    monkeypatch.setattr(settling, "abandon", lambda _, plan: found.append(plan.deployment_id))
+    return found
+
+
+@pytest.fixture
+def withdrawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UUID, list[str]]]:
+    """The answers that were given in a person's place."""
+    answers: list[tuple[UUID, list[str]]] = []
+
+    def answer(*, ti_id: UUID, chosen_options: list[str], params_input: dict[str, Any]) -> None:
+        answers.append((ti_id, chosen_options))
+
+    monkeypatch.setattr("airflow.sdk.execution_time.hitl.update_hitl_detail_response", answer)
+    return answers
+
+
+class TestOpenQuestions:
+    """A run that was taken back must not wait for a person."""
+
+    question = uuid4()
+
+    def ask(self, run: Run, state: str) -> None:
+        run.ti.store["approve_promotion", QUESTION_KEY] = str(self.question)
+        run.ti.states["approve_promotion"] = state
+
+    def test_are_answered_with_a_no_after_the_rollback(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
+    ) -> None:
+        self.ask(run, "awaiting_input")
+        settled.append(DONE)
+        rollback(run, plan)
+        assert withdrawn == [(self.question, ["Reject"])]
+
+    @pytest.mark.parametrize("state", ["success", "failed", "skipped", "running"])
+    def test_that_are_closed_stay_as_they_are(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any], state: str
+    ) -> None:
+        self.ask(run, state)
+        settled.append(DONE)
+        rollback(run, plan)
+        assert withdrawn == []
+
+    def test_that_were_never_asked_are_none(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
+    ) -> None:
+        run.ti.states["approve_promotion"] = "awaiting_input"
+        settled.append(DONE)
+        rollback(run, plan)
+        assert withdrawn == []
+
+    def test_come_after_the_traffic(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
+    ) -> None:
+        self.ask(run, "awaiting_input")
+        settled.append(TemporaryError("later"))
+        with pytest.raises(TemporaryError):
+            rollback(run, plan)
+        assert withdrawn == []
+
+    def test_a_question_that_is_answered_in_this_moment_costs_the_rollback_nothing(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def conflict(**_: Any) -> None:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 409}))
+
+        monkeypatch.setattr("airflow.sdk.execution_time.hitl.update_hitl_detail_response", conflict)
+        self.ask(run, "awaiting_input")
+        settled.append(DONE)
+        rollback(run, plan)
+        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
 
 class TestSettle:
-    def execute(self, run: Run, plan: DeploymentPlan | None) -> None:
+    def execute(self, run: Run, plan: DeploymentPlan | None, *, audited: bool = True) -> None:
         run.returned("plan", plan and plan.dump())
-        SettleOperator(task_id="settle", plans_of=["build_image", "plan"], steps_of=TASKS).execute(run.at("settle"))
+        run.returned("audit", "the folder" if audited else None)
+        SettleOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
 
-    def test_leaves_a_verified_deployment_alone(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
+    def verified(self, run: Run) -> None:
+        run.reach("plan", S.INIT)
+        run.reach("build_image", S.BUILDING)
+        run.reach("shift", S.DEPLOYING, *STAGE)
+        run.reach("promote", S.PROMOTING, S.PROMOTED)
         run.reach("verify", S.VERIFYING, S.VERIFIED)
+
+    def test_leaves_a_verified_deployment_alone(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
+    ) -> None:
+        self.verified(run)
         self.execute(run, plan)
         assert settled == []
         assert recorded(run.context, ["settle"]) == []
+        assert not folder.exists()
 
     @pytest.mark.parametrize("end", [S.ROLLED_BACK, S.FAILED, S.REJECTED])
     def test_a_deployment_that_has_ended_is_not_settled_twice_but_the_run_fails(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], end: State
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path, end: State
     ) -> None:
         run.reach("rollback", end)
         with pytest.raises(NotSettledError):
             self.execute(run, plan)
         assert recorded(run.context, ["settle"]) == []
+        assert not folder.exists()
 
     def test_restores_the_traffic_itself_where_the_rollback_was_skipped(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any]
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
     ) -> None:
         run.reach("plan", S.INIT)
         run.reach("build_image", S.BUILDING)
         run.reach("shift", S.DEPLOYING, S.CANARY, S.CANARY_WAITING)
-        settled.append(Settled(True, "payments has all traffic"))
+        settled.append(DONE)
         with pytest.raises(NotSettledError):
             self.execute(run, plan)
         assert [step.to for step in recorded(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert self.summary(folder, plan)["state"] == "ROLLED_BACK"  # the audit came before
 
     def test_a_verified_deployment_that_was_taken_back_fails_the_run(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
@@ -297,9 +492,73 @@ class TestSettle:
         with pytest.raises(NotSettledError):
             self.execute(run, plan)
 
-    def test_skips_where_nothing_was_planned(self, run: Run) -> None:
-        with pytest.raises(AirflowSkipException):
+    def test_a_run_that_planned_nothing_is_no_success(self, run: Run) -> None:
+        with pytest.raises(NotSettledError, match="nothing was written anywhere"):
             self.execute(run, None)
+
+    def test_writes_what_the_audit_could_not(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
+    ) -> None:
+        self.verified(run)
+        self.execute(run, plan, audited=False)
+        assert self.summary(folder, plan)["state"] == "VERIFIED"
+        assert settled == []
+
+    def test_a_deployment_whose_artifacts_cannot_be_written_is_tried_again(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> str:
+            raise OSError("the store is away")
+
+        self.verified(run)
+        monkeypatch.setattr(Artifacts, "write", away)
+        with pytest.raises(OSError, match="the store is away") as caught:
+            self.execute(run, plan, audited=False)
+        assert TestRetries.action(caught.value, RETURN_RETRIES) != RetryAction.FAIL
+
+    def test_the_traffic_comes_before_the_artifacts(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> str:
+            raise OSError("the store is away")
+
+        run.reach("shift", S.DEPLOYING)
+        settled.append(DONE)
+        monkeypatch.setattr(Artifacts, "write", away)
+        with pytest.raises(OSError, match="the store is away"):
+            self.execute(run, plan, audited=False)
+        assert settled == []
+        assert [step.to for step in recorded(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+
+    def test_what_a_person_marked_as_done_is_written_down_and_said(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
+    ) -> None:
+        run.reach("plan", S.INIT)
+        run.reach("promote", S.PROMOTING, S.PROMOTED)
+        run.reach("verify", S.VERIFYING, S.VERIFIED)
+        with pytest.raises(IllegalTransition):
+            self.execute(run, plan, audited=False)
+        assert self.summary(folder, plan)["irregular"]
+        assert settled == []
+
+    def test_a_version_that_the_route_calls_verified_stays_although_it_was_not_recorded(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
+    ) -> None:
+        """``verify`` died between the two."""
+        run.reach("plan", S.INIT)
+        run.reach("build_image", S.BUILDING)
+        run.reach("shift", S.DEPLOYING, *STAGE)
+        run.reach("promote", S.PROMOTING, S.PROMOTED)
+        settled.append(KEPT)
+        with pytest.raises(NotSettledError):
+            self.execute(run, plan)
+        assert recorded(run.context, ["settle"]) == []
+        assert self.summary(folder, plan)["state"] == "PROMOTED"
+
+    @staticmethod
+    def summary(folder: Path, plan: DeploymentPlan) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / f"{plan.deployment_id}.json").read_text())
+        return found
 
 
 def event(verdict: str, **numbers: Any) -> dict[str, Any]:
@@ -323,7 +582,7 @@ class TestFinish:
     def test_the_watch_ends_well_only_where_the_route_was_promoted(self, run: Run) -> None:
         watch = WatchSensor(task_id="watch", **self.owned)
         assert watch.finish(run.at("watch"), event("CLOSED", phase="promoted"))["verdict"] == "CLOSED"
-        for phase in ("braked", "settled", "owned by DEP-2/2"):
+        for phase in ("braked", "settled", "abandoned", "owned by DEP-2/2"):
             with pytest.raises(FencedError):
                 watch.finish(run.at("watch"), event("CLOSED", phase=phase))
 
@@ -333,16 +592,60 @@ class TestFinish:
             gate.finish(run.at("gate"), event("CLOSED", phase="braked"))
         assert recorded(run.context, ["gate"]) == []
 
-    def test_healthy_goes_on_with_its_evidence(self, run: Run) -> None:
+    def test_healthy_goes_on_with_its_evidence(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         gate.finish(run.at("gate"), event("HEALTHY"))
-        verify = VerifySensor(task_id="verify", **self.owned)
-        verify.finish(run.at("verify"), event("HEALTHY"))
+        self.verify(monkeypatch, plan, FakeCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
         steps = recorded(run.context, ["gate", "verify"])
         assert [(step.to, step.evidence) for step in steps] == [
             (S.CANARY_EVALUATING, "ab" * 32),
             (S.VERIFIED, "ab" * 32),
         ]
+
+    def verify(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, cluster: FakeCluster) -> VerifySensor:
+        monkeypatch.setattr("airflow_deploy.sensors.gates.Cluster", lambda _: cluster)
+        claim = cluster.now.owner
+        assert claim is not None
+        return VerifySensor(task_id="verify", plan=plan.dump(), **{**self.owned, "claim": claim})
+
+    def test_verified_is_written_on_the_route_so_that_nothing_takes_it_back(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = FakeCluster.promoted(plan)
+        self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
+        assert cluster.now.phase == routes.VERIFIED
+        assert [step.to for step in recorded(run.context, ["verify"])] == [S.VERIFIED]
+
+    def test_a_verification_that_died_after_its_word_on_the_route_is_verified(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = FakeCluster.verified(plan)
+        self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("CLOSED", phase=routes.VERIFIED))
+        assert [step.to for step in recorded(run.context, ["verify"])] == [S.VERIFIED]
+
+    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED, routes.CANARY, routes.ABANDONED])
+    def test_what_was_taken_back_meanwhile_is_not_verified(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, phase: str
+    ) -> None:
+        cluster = FakeCluster.promoted(plan).annotate(routes.PHASE, phase)
+        with pytest.raises(FencedError):
+            self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
+        assert cluster.now.phase == phase
+        assert recorded(run.context, ["verify"]) == []
+
+    def test_a_cluster_that_does_not_answer_is_asked_again_before_it_counts_as_verified(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = FakeCluster.promoted(plan)
+        cluster.fail("patch_route", TemporaryError("later"))
+        verify = self.verify(monkeypatch, plan, cluster)
+        with pytest.raises(TemporaryError):
+            verify.finish(run.at("verify"), event("HEALTHY"))
+        assert recorded(run.context, ["verify"]) == []
+        verify.finish(run.at("verify"), event("HEALTHY"))
+        assert cluster.now.phase == routes.VERIFIED
 
     def test_a_verification_that_lost_its_route_is_not_verified(self, run: Run) -> None:
         verify = VerifySensor(task_id="verify", **self.owned)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.evidence import EvidenceLog, counts_from, counts_record, digest
 from airflow_deploy.domain.gates import merge_limits
-from airflow_deploy.domain.judge import Judge, evaluate
+from airflow_deploy.domain.judge import Finding, Judge, Verdict, evaluate
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, Traffic
 
@@ -42,8 +42,8 @@ def recorded(seed: int, limits: dict[str, float], stages: list[tuple[int, int, f
             log.gauge("memory", tick.at, None if number < 2 else 0.5)
             log.gauge("cpu_saturation", tick.at, 0.95 if number > 8 else 0.5)
             blind = "Prometheus does not answer" if number == 5 else None
-            verdict, findings = evaluate(log.judge, tick.at, blind, 100)
-            log.verdict(tick.at, verdict, findings, {"blind": blind, "next_share": 100})
+            verdict, findings = evaluate(log.judge, blind, 100)
+            log.verdict(tick.at, verdict, findings, {"blind": blind, "next_share": 100}, final=True)
             said.append((tick.at, verdict, [f.reason for f in findings]))
     return log.lines(), said
 
@@ -62,7 +62,7 @@ def replay(lines: str) -> list[Any]:
         elif record["kind"] == "gauge":
             judge.gauge(record["name"], record["at"], record["value"])
         else:
-            verdict, findings = evaluate(judge, record["at"], record["blind"], record["next_share"])
+            verdict, findings = evaluate(judge, record["blind"], record["next_share"])
             assert verdict == record["verdict"]
             assert [f.numbers for f in findings] == [f["numbers"] for f in record["findings"]]
             said.append((record["at"], verdict, [f.reason for f in findings]))
@@ -90,7 +90,8 @@ def test_the_stories_lead_to_different_verdicts() -> None:
     seen = {name: {verdict for _, verdict, _ in recorded(11, {}, story)[1]} for name, story in STORIES.items()}
     assert "BREACHED" in seen["bad"]
     assert "BREACHED" in seen["bad at 100"]
-    assert all("BLIND" in verdicts for verdicts in seen.values())
+    assert "BREACHED" not in seen["healthy"]
+    assert all("BLIND" in seen[name] for name in ("healthy", "bad", "bad at 100"))
 
 
 def test_a_forged_line_does_not_replay() -> None:
@@ -98,6 +99,48 @@ def test_a_forged_line_does_not_replay() -> None:
     assert '"verdict":"BREACHED"' in lines
     with pytest.raises(AssertionError):
         replay(lines.replace('"verdict":"BREACHED"', '"verdict":"HEALTHY"'))
+
+
+class TestRepeatedWords:
+    """Looks come every second and mostly say the same."""
+
+    question: dict[str, Any] = {"blind": None, "next_share": 25}  # noqa: RUF012
+
+    def verdicts(self, log: EvidenceLog) -> list[tuple[float, str]]:
+        records = [json.loads(line) for line in log.lines().splitlines()]
+        return [(record["at"], record["verdict"]) for record in records if record["kind"] == "verdict"]
+
+    def log(self) -> EvidenceLog:
+        return EvidenceLog(merge_limits({}), CANDIDATE, STABLE, GOOD_BASELINE, {})
+
+    def say(self, log: EvidenceLog, at: float, verdict: Verdict, reason: str, *, final: bool = False) -> None:
+        log.verdict(at, verdict, [Finding("error_rate", verdict, reason)], self.question, final=final)
+
+    def test_are_left_out_whatever_their_numbers_and_whatever_gauges_came_between(self) -> None:
+        log = self.log()
+        for second in range(100):
+            log.gauge("memory", second, 0.5)
+            self.say(log, second, "UNDECIDED", f"{second} requests")
+        assert self.verdicts(log) == [(0, "UNDECIDED")]
+
+    def test_are_kept_where_they_end_the_loop(self) -> None:
+        log = self.log()
+        self.say(log, 1, "UNDECIDED", "few")
+        self.say(log, 2, "UNDECIDED", "few", final=True)
+        assert self.verdicts(log) == [(1, "UNDECIDED"), (2, "UNDECIDED")]
+
+    def test_are_told_again_after_another_word(self) -> None:
+        log = self.log()
+        words: list[Verdict] = ["HEALTHY", "HEALTHY", "BLIND", "BLIND", "HEALTHY"]
+        for second, word in enumerate(words):
+            self.say(log, second, word, "so")
+        assert self.verdicts(log) == [(0, "HEALTHY"), (2, "BLIND"), (4, "HEALTHY")]
+
+    def test_another_gate_is_another_word(self) -> None:
+        log = self.log()
+        self.say(log, 1, "UNDECIDED", "few")
+        log.verdict(2, "UNDECIDED", [Finding("memory", "UNDECIDED", "not seen")], self.question, final=False)
+        assert self.verdicts(log) == [(1, "UNDECIDED"), (2, "UNDECIDED")]
 
 
 def test_each_line_is_one_json_object_and_the_first_says_what_was_asked() -> None:

@@ -65,13 +65,13 @@ def first_breach(judge: Judge, ticks: Iterator[Tick], share: int) -> float | Non
     for tick in ticks:
         begun = begun or tick.at
         judge.observe(tick, share)
-        if evaluate(judge, tick.at, None, None)[0] == "BREACHED":
+        if evaluate(judge, None, None)[0] == "BREACHED":
             return tick.at - begun
     return None
 
 
 def verdict(judge: Judge, next_share: int | None = 100) -> Verdict:
-    return evaluate(judge, START, None, next_share)[0]
+    return evaluate(judge, None, next_share)[0]
 
 
 class TestHarm:
@@ -121,14 +121,14 @@ class TestHarm:
     def test_slow_requests_are_harm_as_errors_are(self) -> None:
         judge = make_judge()
         assert first_breach(judge, Traffic(2).ticks(60, 25, 0.0, 0.0, slow=0.2), 25) is not None
-        finding = judge.harm(START)[0]
+        finding = judge.harm()[0]
         assert finding.gate in ("latency_p95", "latency_p99")
         assert "slower than" in finding.reason
 
     def test_a_breach_says_its_numbers(self) -> None:
         judge = make_judge()
         first_breach(judge, Traffic(3).ticks(60, 25, 0.3, 0.0), 25)
-        said, findings = evaluate(judge, START, None, 50)
+        said, findings = evaluate(judge, None, 50)
         assert said == "BREACHED"
         assert findings[0].gate == "error_rate"
         assert "worse than the stable" in findings[0].reason
@@ -172,23 +172,23 @@ class TestGauges:
         judge = make_judge()
         judge.gauge(name, START, 0.95)
         judge.gauge(name, START + SUSTAINED - 1, 0.95)
-        assert judge.harm(START + SUSTAINED - 1) == []
+        assert judge.harm() == []
         judge.gauge(name, START + SUSTAINED, 0.95)
-        assert [(f.gate, f.verdict) for f in judge.harm(START + SUSTAINED)] == [(name, "BREACHED")]
+        assert [(f.gate, f.verdict) for f in judge.harm()] == [(name, "BREACHED")]
 
     def test_a_moment_within_the_limit_begins_anew(self) -> None:
         judge = make_judge()
         judge.gauge("memory", START, 0.95)
         judge.gauge("memory", START + 20, 0.90)
         judge.gauge("memory", START + 21, 0.95)
-        assert judge.harm(START + 21 + SUSTAINED - 1) == []
+        assert judge.harm() == []
 
     @pytest.mark.parametrize("unknown", [None, float("nan")])
     def test_an_unknown_value_is_neither_harm_nor_health(self, unknown: float | None) -> None:
         judge = make_judge()
         for second in range(0, 60, 5):
             judge.gauge("memory", START + second, unknown)
-        assert judge.harm(START + 60) == []
+        assert judge.harm() == []
         said = {finding.gate: finding.verdict for finding in judge.health(100)}
         assert said["memory"] == "UNDECIDED"
 
@@ -243,7 +243,7 @@ class TestHealth:
         gauges_are_fine(judge)
         judge.gauge(missing, START, None)
         self.observe(judge, 1000)
-        said, findings = evaluate(judge, START, None, 100)
+        said, findings = evaluate(judge, None, 100)
         assert said == "UNDECIDED"
         assert [f.gate for f in findings if f.verdict != "HEALTHY"] == [missing]
 
@@ -256,7 +256,8 @@ class TestHealth:
         gauges_are_fine(judge)
         self.observe(judge, 10_000)
         judge.gauge("memory", START, 0.95)
-        assert evaluate(judge, START + SUSTAINED, None, 25)[0] == "BREACHED"
+        judge.gauge("memory", START + SUSTAINED, 0.95)
+        assert evaluate(judge, None, 25)[0] == "BREACHED"
 
 
 class TestSight:
@@ -309,12 +310,43 @@ class TestSight:
                     break
         assert blind <= 3
 
-    def test_metrics_that_cannot_be_trusted_are_blind_whatever_was_seen_before(self) -> None:
+    def test_metrics_that_cannot_be_trusted_are_blind_however_healthy_it_looked_before(self) -> None:
         judge = self.shares(5, 10, 190)
-        said, findings = evaluate(judge, START, "Prometheus does not answer", 25)
+        said, findings = evaluate(judge, "Prometheus does not answer", 25)
         assert (said, [f.reason for f in findings]) == ("BLIND", ["Prometheus does not answer"])
         judge.gauge("memory", START, 1.0)
-        assert evaluate(judge, START + 999, "Prometheus does not answer", 25)[0] == "BLIND"
+        assert evaluate(judge, "Prometheus does not answer", 25)[0] == "BLIND"
+
+    @pytest.mark.parametrize("next_share", [None, 25])
+    def test_harm_that_was_seen_stays_harm_when_sight_is_lost(self, next_share: int | None) -> None:
+        judge = make_judge()
+        assert first_breach(judge, Traffic(3).ticks(60, 25, 0.3, 0.0), 25) is not None
+        seen = judge.harm()
+        assert evaluate(judge, "Prometheus does not answer", next_share) == ("BREACHED", seen)
+
+    def test_a_gauge_that_was_beyond_its_limit_for_long_stays_harm_when_sight_is_lost(self) -> None:
+        judge = make_judge()
+        judge.gauge("memory", START, 0.95)
+        judge.gauge("memory", START + SUSTAINED, 0.95)
+        assert evaluate(judge, "Prometheus does not answer", None)[0] == "BREACHED"
+
+    def test_a_gauge_is_not_beyond_its_limit_for_longer_than_it_was_seen_there(self) -> None:
+        """However late the question comes, the last sample's time counts."""
+        judge = make_judge()
+        judge.gauge("memory", START, 0.95)
+        judge.gauge("memory", START + SUSTAINED - 1, 0.95)
+        for _ in range(100):
+            assert evaluate(judge, "Prometheus does not answer", None)[0] == "BLIND"
+
+    @pytest.mark.parametrize("unknown", [None, float("nan")])
+    def test_a_gauge_that_cannot_be_asked_does_not_disarm_the_counters(self, unknown: float | None) -> None:
+        judge = make_judge()
+        for tick in Traffic(3).ticks(60, 25, 0.3, 0.0):
+            judge.observe(tick, 25)
+            for name in ("cpu_saturation", "memory"):
+                judge.gauge(name, tick.at, unknown)
+        said, findings = evaluate(judge, None, 50)
+        assert (said, findings[0].gate) == ("BREACHED", "error_rate")
 
 
 def test_two_judges_told_the_same_say_the_same() -> None:
@@ -322,4 +354,4 @@ def test_two_judges_told_the_same_say_the_same() -> None:
     for tick in Traffic(9).ticks(40, 25, 0.03, 0.002):
         log.tick(tick, 25)
         judge.observe(tick, 25)
-        assert evaluate(log.judge, tick.at, None, 50) == evaluate(judge, tick.at, None, 50)
+        assert evaluate(log.judge, None, 50) == evaluate(judge, None, 50)

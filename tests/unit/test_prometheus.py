@@ -105,6 +105,12 @@ class TestQuery:
         assert parameters == {"query": ['up{job="x"}'], "timeout": [f"{prometheus.TIMEOUT}s"]}
         assert authorization is None
 
+    def test_asks_for_another_time_than_now(self, server: Server, connect: Connect) -> None:
+        server.answer([], "matrix")
+        assert connect().raw("up", 600, 1_795_417_200.25) == []
+        _, parameters, _ = server.requests[0]
+        assert (parameters["query"], parameters["time"]) == (["up[600s]"], ["1795417200.250"])
+
     @pytest.mark.parametrize("status", [400, 422])
     def test_a_query_that_is_not_accepted_is_refused(self, server: Server, connect: Connect, status: int) -> None:
         server.status, server.body = status, b'{"status":"error","error":"parse error\x1b[2J"}'

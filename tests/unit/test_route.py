@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, Route, Shift, gitops_managers
+from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, WORD, Route, Shift, gitops_managers
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
@@ -46,7 +46,7 @@ def write(route: Route, patch: routes.Patch) -> Route:
 
 def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> Route:
     route = Route(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
-    owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+    owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
     assert owner.startswith(f"{RUN}/")
     return write(route, patch)
 
@@ -70,7 +70,7 @@ class TestClaim:
     def test_raises_the_epoch_and_moves_no_traffic(self, rules: int, epoch: int, others: dict[str, str] | None) -> None:
         before = {**(others or {}), **({OWNER: f"DEP-1-00000000/{epoch}"} if epoch else {})}
         route = Route(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
-        owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+        owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
         after = write(route, patch)
         assert owner == f"{RUN}/{epoch + 1}" == after.owner
         assert (after.epoch, after.phase, after.shifts) == (epoch + 1, routes.CANARY, [])
@@ -100,9 +100,28 @@ class TestClaim:
         with pytest.raises(FencedError, match="served by other now, not by payments"):
             claimed_from(body([backend("other", 1)]))
 
+    def test_a_version_that_serves_already_is_no_candidate(self) -> None:
+        """Two runs of one commit in one second have one name: shifting to it would set all weights to 0."""
+        route = Route(body([backend(STABLE)]))
+        with pytest.raises(FencedError, match="payments serves already; trigger a new run"):
+            routes.claim(route, RUN, STABLE, STABLE)
+
+    def test_the_candidate_is_reached_as_the_stable_is_under_each_rule(self) -> None:
+        """It may become the stable: what it lacks then would be lost for good."""
+        filters = [{"type": "RequestHeaderModifier"}]
+        after = claimed_from(body([{**backend(STABLE, 1, 80), "filters": filters}], [backend(STABLE, 7, 8443)]))
+        for rule in (0, 1):
+            stable, candidate = after.body["spec"]["rules"][rule]["backendRefs"]
+            assert {**candidate, "name": STABLE, "weight": 100} == stable
+        assert [after.body["spec"]["rules"][rule]["backendRefs"][1]["port"] for rule in (0, 1)] == [80, 8443]
+
+    def test_the_word_of_an_earlier_deployment_is_gone(self) -> None:
+        after = claimed_from(body([backend(STABLE)], annotations={WORD: "it was braked"}))
+        assert after.word == ""
+
     def test_does_not_write_over_a_route_that_changed_meanwhile(self) -> None:
         route = Route(body([backend(STABLE)]))
-        _, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+        _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
         newer = copy.deepcopy(dict(route.body))
         newer["metadata"]["resourceVersion"] = "8"
         with pytest.raises(PatchRefused):
@@ -111,7 +130,7 @@ class TestClaim:
     def test_whoever_held_the_route_before_can_write_nothing_any_more(self) -> None:
         route = shifted(5)
         write_back = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
-        owner, patch = routes.claim(write_back, "DEP-2-ffffffff", STABLE, "payments-fedcba9-2", 80)
+        owner, patch = routes.claim(write_back, "DEP-2-ffffffff", STABLE, "payments-fedcba9-2")
         newer = write(write_back, patch)
         assert owner == "DEP-2-ffffffff/2"
         for attempt in attempts(newer):
@@ -121,7 +140,7 @@ class TestClaim:
 
 def claimed_from(before: Body) -> Route:
     route = Route(before)
-    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE, 80)
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
     return write(route, patch)
 
 
@@ -131,6 +150,8 @@ def attempts(route: Route) -> list[Callable[[], routes.Patch]]:
         lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),
         lambda: routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED),
         lambda: routes.promote(route, OURS, STABLE, CANDIDATE),
+        lambda: routes.abandon(route, OURS),
+        lambda: routes.confirm(route, OURS),
     ]
 
 
@@ -163,7 +184,9 @@ class TestShift:
             with pytest.raises(FencedError, match="somebody else set them"):
                 routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
 
-    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.PROMOTED, routes.SETTLED])
+    @pytest.mark.parametrize(
+        "phase", [routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.SETTLED, routes.ABANDONED]
+    )
     def test_raises_nothing_after_a_brake_or_a_promotion(self, phase: str) -> None:
         route = copy.deepcopy(dict(shifted(5).body))
         route["metadata"]["annotations"][PHASE] = phase
@@ -201,6 +224,108 @@ class TestRestore:
     def test_keeps_the_record_of_the_shifts(self) -> None:
         route = shifted(50)
         assert write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED)).shifts == [Shift(50, 100.0)]
+
+    def test_leaves_the_reason_on_the_route(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
+        assert braked.word == "too many errors"
+        settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        assert (settled.phase, settled.word) == (routes.SETTLED, "too many errors")
+
+    def test_the_first_word_stands(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
+        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED, "another") == []
+
+    @pytest.mark.parametrize("position", [0, 1])
+    @pytest.mark.parametrize("added", [STABLE, "maintenance"])
+    def test_a_rule_that_was_added_and_does_not_name_the_candidate_is_left_as_it_is(
+        self, added: str, position: int
+    ) -> None:
+        now = copy.deepcopy(dict(shifted(50).body))
+        rule = {"matches": [{"path": {"value": "/new"}}], "backendRefs": [backend(added, 7)]}
+        now["spec"]["rules"].insert(position, rule)
+        route = Route(now)
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert weights(restored) == [{STABLE: 100, CANDIDATE: 0}]
+        assert restored.body["spec"]["rules"][position] == rule
+        assert restored.phase == routes.BRAKED
+        for attempt in attempts(Route(now))[:1] if added == STABLE else []:
+            with pytest.raises(FencedError, match="no longer names both"):
+                attempt()
+
+    def test_a_rule_that_names_the_candidate_alone_is_left_to_a_person(self) -> None:
+        """There is no stable under it that could take the traffic."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        now["spec"]["rules"].append({"backendRefs": [backend(CANDIDATE, 1)]})
+        with pytest.raises(FencedError, match=f"a rule that names {CANDIDATE} alone"):
+            routes.restore(Route(now), OURS, STABLE, CANDIDATE, routes.BRAKED)
+
+    def test_where_the_candidate_was_removed_only_the_phase_is_written(self) -> None:
+        """A ``kubectl apply`` of the team's own manifest: a whole state."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        del now["spec"]["rules"][0]["backendRefs"][1]
+        route = Route(now)
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        assert restored.phase == routes.SETTLED
+        assert restored.body["spec"] == now["spec"]
+
+
+class TestConfirm:
+    def test_moves_nothing_and_ends_the_way_back(self) -> None:
+        promoted = self.promoted()
+        verified = write(promoted, routes.confirm(promoted, OURS))
+        assert verified.phase == routes.VERIFIED
+        assert verified.body["spec"] == promoted.body["spec"]
+        assert routes.confirm(verified, OURS) == []
+
+    @pytest.mark.parametrize("phase", [routes.CANARY, routes.BRAKED, routes.SETTLED, routes.ABANDONED])
+    def test_only_what_was_promoted_is_verified(self, phase: str) -> None:
+        now = copy.deepcopy(dict(self.promoted().body))
+        now["metadata"]["annotations"][PHASE] = phase
+        with pytest.raises(FencedError, match=f"is {phase} by {OURS}; it cannot be verified"):
+            routes.confirm(Route(now), OURS)
+
+    @pytest.mark.parametrize("phase", [routes.PROMOTED, routes.VERIFIED])
+    def test_only_by_its_owner(self, phase: str) -> None:
+        now = copy.deepcopy(dict(self.promoted().body))
+        now["metadata"]["annotations"] |= {OWNER: "DEP-2-ffffffff/2", PHASE: phase}
+        with pytest.raises(FencedError):
+            routes.confirm(Route(now), OURS)
+
+    @pytest.mark.parametrize("name", ["another run claimed it", "the watch braked", "it was settled"])
+    def test_is_refused_where_the_route_has_changed_meanwhile(self, name: str) -> None:
+        promoted = self.promoted()
+        patch = routes.confirm(promoted, OURS)
+        now = copy.deepcopy(dict(promoted.body))
+        OVERTAKEN[name](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    def promoted(self) -> Route:
+        route = shifted(100)
+        return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+
+
+class TestAbandon:
+    @pytest.mark.parametrize("change", ["the candidate was renamed", "all rules were removed", "the watch braked"])
+    def test_is_written_whatever_became_of_the_backends(self, change: str) -> None:
+        """Else watch and gates would look for ever at a route that nobody may write."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        OVERTAKEN[change](now)
+        abandoned = write(Route(now), routes.abandon(Route(now), OURS))
+        assert abandoned.phase == routes.ABANDONED
+        assert abandoned.body["spec"] == now["spec"]
+
+    def test_is_never_written_over_another_deployments_claim(self) -> None:
+        route = shifted(50)
+        patch = routes.abandon(route, OURS)
+        now = copy.deepcopy(dict(route.body))
+        OVERTAKEN["another run claimed it"](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+        with pytest.raises(FencedError, match="belongs to DEP-2-ffffffff/2 now"):
+            routes.abandon(Route(now), OURS)
 
 
 class TestPromote:
@@ -318,7 +443,7 @@ class TestOvertaken:
     @example("[" * 20_000)
     @example('[{"share": 1e999, "at": 1}]')
     def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
-        for key in (OWNER, PHASE, SHIFTS):
+        for key in (OWNER, PHASE, SHIFTS, WORD):
             now = copy.deepcopy(dict(shifted(5).body))
             now["metadata"]["annotations"][key] = text
             for attempt in attempts(Route(now)):
@@ -371,6 +496,13 @@ class TestReading:
 
     def test_the_port_is_read_from_the_backend(self) -> None:
         assert Route(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
+
+    def test_a_service_that_is_reached_by_several_ports_is_refused(self) -> None:
+        """The candidate has one port: one of the rules would send it nowhere."""
+        route = Route(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 8443)]))
+        with pytest.raises(RefusedError, match="its rules reach payments by several ports; use one"):
+            route.port_of(STABLE)
+        assert Route(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 80)])).port_of(STABLE) == 80
 
     def test_a_live_gitops_manager_of_the_rules_is_found(self) -> None:
         managed = body([backend(STABLE)])

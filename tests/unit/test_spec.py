@@ -146,6 +146,19 @@ class TestRefused:
     def test_a_source_cannot_leave_its_repository_or_reach_a_command(self, field: str, value: Any) -> None:
         assert refusal(source={**SPEC["source"], field: value}).startswith(f"payments.yaml: source.{field}")
 
+    @pytest.mark.parametrize(
+        "url", ["https://ada:s3cret@git.example.com/x", "https://s3cret@git.example.com/x", "file://ada:s3cret@/srv/x"]
+    )
+    def test_a_login_in_the_repositorys_address_is_refused_and_not_repeated(self, url: str) -> None:
+        """It would end in XCom, in logs and in the image's label."""
+        said = refusal(source={**SPEC["source"], "repository": url})
+        assert "may not carry a login" in said
+        assert "s3cret" not in said
+
+    @pytest.mark.parametrize("url", ["ssh://git@git.example.com/x", "https://git.example.com/a@b", "file:///srv/a@b"])
+    def test_an_address_without_a_secret_is_accepted(self, url: str) -> None:
+        assert make_spec(source={**SPEC["source"], "repository": url}).source.repository == url
+
     @pytest.mark.parametrize("data", [None, [], "payments", 5, {1: 2}, {None: None}])
     def test_what_is_no_spec_is_refused(self, data: Any) -> None:
         with pytest.raises(RefusedError, match=r"^x\.yaml: "):

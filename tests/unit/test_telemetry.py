@@ -178,6 +178,46 @@ class TestCounterReader:
         assert reader().feed([Series(labels(REQUESTS, STABLE, code="200"), [])]) == []
 
 
+class TestNewborn:
+    """The candidate's name is as new as the deployment: its counters began at 0, seen early or late."""
+
+    def reader(self) -> CounterReader:
+        return CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE), newborn=CANDIDATE)
+
+    def test_counts_in_full_at_the_first_scrape_of_all(self) -> None:
+        ticks = self.reader().feed([requests(CANDIDATE, (100, 7), (105, 9)), requests(STABLE, (100, 500), (105, 520))])
+        assert total(ticks, CANDIDATE) == Counts(requests=9)
+        assert total(ticks, STABLE) == Counts(requests=20)
+
+    def test_its_first_errors_count_too(self) -> None:
+        ticks = self.reader().feed([requests(CANDIDATE, (100, 3), code="503")])
+        assert total(ticks, CANDIDATE) == Counts(requests=3, errors=3)
+
+    def test_on_a_gateway_that_had_served_nothing_before(self) -> None:
+        ready = self.reader()
+        ready.feed([requests(STABLE, (100, 500))])
+        ticks = ready.feed([requests(CANDIDATE, (105, 4), instance="gateway-1")])
+        assert total(ticks, CANDIDATE) == Counts(requests=4)
+
+    def test_counts_once_however_often_it_is_asked_for(self) -> None:
+        ready = self.reader()
+        first = ready.feed([requests(CANDIDATE, (100, 7))])
+        again = ready.feed([requests(CANDIDATE, (100, 7), (105, 9))])
+        assert total(first + again, CANDIDATE) == Counts(requests=9)
+
+    def test_a_counter_that_starts_again_counts_from_0(self) -> None:
+        ticks = self.reader().feed([requests(CANDIDATE, (100, 7), (105, 2))])
+        assert total(ticks, CANDIDATE) == Counts(requests=9)
+
+    @given(histories(), st.integers(1, 12))
+    def test_cut_anywhere_it_is_the_same(self, history: list[Series], cut: int) -> None:
+        at = 100 + SCRAPE * cut
+        early = [Series(item.labels, [s for s in item.samples if s[0] <= at]) for item in history]
+        cut_up = self.reader()
+        told = cut_up.feed(early) + cut_up.feed(history)
+        assert total(told, CANDIDATE) == total(self.reader().feed(history), CANDIDATE)
+
+
 class TestCounts:
     numbers = st.integers(0, 10**6).map(float)
 

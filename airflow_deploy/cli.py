@@ -1,0 +1,190 @@
+"""The command ``airflow-deploy``: deployments from the terminal, over Airflow's REST API, and Dockerfiles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow_deploy import __version__
+from airflow_deploy.clients.airflow_api import AirflowApi
+from airflow_deploy.clients.dockerfiles import generate
+from airflow_deploy.clients.runs import Run, Snapshot
+from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
+from airflow_deploy.domain.outcome import DeployResult
+from airflow_deploy.domain.request import MAX_BYTES
+from airflow_deploy.domain.states import State
+from airflow_deploy.domain.values import printable
+
+VERIFIED, UNDONE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+"""The exit codes."""
+
+EXIT_CODES = """\
+exit codes:
+  0    VERIFIED; or, without waiting, triggered; or printed
+  1    ROLLED_BACK or FAILED: look at the run's page
+  2    REJECTED; or refused: the arguments, the conf, the login, the repository
+  3    Airflow cannot be reached
+  130  interrupted by Ctrl-C; the deployment goes on
+"""
+ENVIRONMENT = """\
+environment:
+  AIRFLOW_DEPLOY_URL       where Airflow is, such as https://airflow.example.com
+  AIRFLOW_DEPLOY_TOKEN     a token of its API; or else
+  AIRFLOW_DEPLOY_USER      and
+  AIRFLOW_DEPLOY_PASSWORD  a login that a token is asked for with
+"""
+
+TRIGGER = """\
+Trigger the deployment of a fix, and print the run's id.
+
+The conf is the JSON that Airflow's REST API takes. It is checked here first: a conf with a mistake, or one whose
+safety gate does not say DEPLOY, reaches nobody.
+
+example:
+  $ cat fix.json
+  {"commit": "abc1234",
+   "incident": {"id": "INC-001", "title": "Payments time out", "severity": "critical"},
+   "safety_gate": {"recommendation": "DEPLOY", "tests": {"passed": 127, "total": 127}, "coverage": 0.85},
+   "change": {"files": 3, "lines": 41}}
+  $ airflow-deploy trigger payments --conf fix.json --wait
+"""
+WATCH = """\
+Show a deployment as it goes on, until it is over; the exit code says how it ended.
+
+example:
+  $ airflow-deploy watch payments "$(airflow-deploy trigger payments --conf fix.json)"
+"""
+DOCKERFILE = """\
+Print a Dockerfile for a repository that has none: for Go, where it has a go.mod and one package main, and for
+Python, where it has a requirements.txt or pyproject.toml, and says its version and how it is started. What decided
+is printed to the standard error; what cannot be told is refused, with what to add.
+
+example:
+  $ airflow-deploy dockerfile . > Dockerfile
+  $ airflow-deploy dockerfile . --ignore > .dockerignore
+"""
+
+SHOWN = frozenset({"running", "deferred", "awaiting_input", "up_for_retry", "success", "failed"})
+"""The states of a task that people want to hear of."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    given = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = given.command
+    try:
+        return command(given)
+    except DeployError as error:
+        print(f"airflow-deploy: {error}", file=sys.stderr)
+        return UNREACHABLE if isinstance(error, TemporaryError) else REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Progressive delivery to Kubernetes, run by Apache Airflow."
+    parser = _described(argparse.ArgumentParser, about, prog="airflow-deploy")
+    parser.add_argument("--version", action="version", version=f"airflow-deploy {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    trigger = _described(commands.add_parser, TRIGGER, name="trigger", help="trigger a deployment")
+    trigger.add_argument("service", metavar="SERVICE", help="as in its YAML")
+    trigger.add_argument("--conf", required=True, metavar="FILE", help="the request as JSON; - reads standard input")
+    trigger.add_argument("--wait", action="store_true", help="watch it until it is over")
+    trigger.set_defaults(command=_trigger)
+
+    watch = _described(commands.add_parser, WATCH, name="watch", help="show a deployment as it goes on")
+    watch.add_argument("service", metavar="SERVICE", help="as in its YAML")
+    watch.add_argument("run_id", metavar="RUN_ID", help="as trigger printed it")
+    watch.set_defaults(command=_watch)
+    for reaching in (trigger, watch):
+        reaching.add_argument("--url", help="of Airflow; by default AIRFLOW_DEPLOY_URL")
+
+    dockerfile = _described(commands.add_parser, DOCKERFILE, name="dockerfile", help="print a Dockerfile")
+    dockerfile.add_argument("path", metavar="PATH", type=Path, help="the repository's folder")
+    dockerfile.add_argument("--ignore", action="store_true", help="print the .dockerignore that goes with it")
+    dockerfile.add_argument("--digest", help="pin the base image: sha256:…, as docker pull shows it")
+    dockerfile.set_defaults(command=_dockerfile)
+    return parser
+
+
+def _described(make: Callable[..., argparse.ArgumentParser], text: str, **arguments: Any) -> argparse.ArgumentParser:
+    return make(
+        description=text,
+        epilog=EXIT_CODES if text is DOCKERFILE else f"{ENVIRONMENT}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **arguments,
+    )
+
+
+def _trigger(given: argparse.Namespace) -> int:
+    conf = _read_conf(given.conf)
+    run = Run.start(AirflowApi.from_environment(given.url), given.service, conf)
+    print(run.run_id, flush=True)
+    print(f"triggered: {run.page}", file=sys.stderr)
+    return _follow(run) if given.wait else VERIFIED
+
+
+def _watch(given: argparse.Namespace) -> int:
+    return _follow(Run(AirflowApi.from_environment(given.url), given.service, given.run_id))
+
+
+def _dockerfile(given: argparse.Namespace) -> int:
+    made = generate(given.path, given.digest)
+    for reason in made.because:
+        print(reason, file=sys.stderr)
+    print(made.dockerignore if given.ignore else made.dockerfile, end="")
+    return VERIFIED
+
+
+def _read_conf(name: str) -> Any:
+    """Return the JSON in a file, or in standard input.
+
+    :raises RefusedError: it cannot be read, or is no JSON.
+    """
+    try:
+        if name == "-":
+            text = sys.stdin.read(MAX_BYTES + 1)
+        else:
+            with Path(name).open(encoding="utf-8") as file:
+                text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise RefusedError(f"conf: is larger than {MAX_BYTES} bytes; shorten its texts")
+        return json.loads(text)
+    except OSError as error:
+        raise RefusedError(f"conf: {printable(name)} cannot be read ({error.strerror}); correct --conf") from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"conf: is not valid JSON ({printable(str(error), 120)}); correct it") from error
+
+
+def _follow(run: Run) -> int:
+    tasks: dict[str, str | None] = {}
+    state: State | None = None
+    seen: Snapshot | None = None
+    for seen in run.follow():
+        changed = [f"{task} {now}" for task, now in seen.tasks.items() if now in SHOWN and tasks.get(task) != now]
+        if changed or seen.state != state:
+            print(f"{datetime.now(UTC):%H:%M:%S}  {seen.state:<17}  {printable(', '.join(changed), 400)}", flush=True)
+        tasks, state = dict(seen.tasks), seen.state
+    result = run.result(seen)
+    for line in _summary(result):
+        print(line, flush=True)
+    return {State.VERIFIED: VERIFIED, State.REJECTED: REFUSED}.get(result.state, UNDONE)
+
+
+def _summary(result: DeployResult) -> list[str]:
+    rows = {
+        "state": result.state,
+        "reason": result.reason,
+        "image": result.image_tag,
+        "artifacts": result.artifact_path,
+        **{verdict.task: f"{verdict.verdict}: {verdict.reason}" for verdict in result.canary},
+        "page": result.page,
+    }
+    return [f"{name:<16}  {printable(value, 500)}" for name, value in rows.items() if value]

@@ -1,0 +1,122 @@
+"""A cluster in memory: one route, some Deployments, and the faults that a test orders."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+from airflow_deploy.clients.cluster import Readiness
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import Patch, Route
+from tests.unit.json_patch import PatchRefused, apply_patch
+
+
+class FakeCluster:
+    """Stands for ``Cluster``; its writes are atomic, as the API server's are."""
+
+    def __init__(self, plan: DeploymentPlan, rules: int = 1) -> None:
+        self.plan = plan
+        stable = {"kind": "Service", "name": plan.stable, "port": plan.stable_port, "weight": 1}
+        self.body: dict[str, Any] = {
+            "metadata": {"name": plan.spec.route.name, "namespace": plan.spec.namespace, "resourceVersion": "1"},
+            "spec": {"rules": [{"backendRefs": [dict(stable)]} for _ in range(rules)]},
+        }
+        self.replicas = {plan.stable: 2}
+        self.writes = 0
+        self.lose_answers = 0
+        """How many of the next writes are done and seem to have failed."""
+        self.readiness_answers: list[Readiness] = []
+        self._faults: dict[str, list[Exception]] = defaultdict(list)
+
+    @classmethod
+    def at_share(cls, plan: DeploymentPlan, share: int, at: float = 0.0) -> FakeCluster:
+        """A canary with ``share`` % of the traffic since ``at``."""
+        cluster = cls(plan)
+        cluster.replicas[plan.candidate] = 2
+        _, claim = routes.claim(cluster.now, plan.deployment_id, plan.stable, plan.candidate)
+        cluster.patch_route(cluster.now, claim)
+        return cluster.shift(share, at) if share else cluster
+
+    @classmethod
+    def promoted(cls, plan: DeploymentPlan, at: float = 0.0) -> FakeCluster:
+        cluster = cls.at_share(plan, 100, at)
+        cluster.patch_route(cluster.now, routes.promote(cluster.now, cluster.claim, plan.stable, plan.candidate))
+        return cluster
+
+    @classmethod
+    def verified(cls, plan: DeploymentPlan) -> FakeCluster:
+        cluster = cls.promoted(plan)
+        cluster.patch_route(cluster.now, routes.confirm(cluster.now, cluster.claim))
+        return cluster
+
+    def shift(self, share: int, at: float) -> FakeCluster:
+        plan = self.plan
+        self.patch_route(self.now, routes.shift(self.now, self.claim, plan.stable, plan.candidate, share, at))
+        return self
+
+    def annotate(self, key: str, value: str | None) -> FakeCluster:
+        """Write over an annotation, as anybody may; None removes it."""
+        annotations = self.body["metadata"].setdefault("annotations", {})
+        if value is None:
+            annotations.pop(key, None)
+        else:
+            annotations[key] = value
+        return self
+
+    def fail(self, method: str, *errors: Exception) -> None:
+        """Let the next calls of ``method`` raise these, one after the other."""
+        self._faults[method] += errors
+
+    @property
+    def now(self) -> Route:
+        return Route(copy.deepcopy(self.body))
+
+    @property
+    def claim(self) -> str:
+        owner = self.now.owner
+        assert owner is not None
+        return owner
+
+    def weights(self) -> dict[str, int]:
+        """The first rule's weights."""
+        return {backend.name: backend.weight for backend in self.now.backends(0)}
+
+    def route(self, namespace: str, name: str) -> Route:
+        assert (namespace, name) == (self.plan.spec.namespace, self.plan.spec.route.name)
+        self._raise("route")
+        return self.now
+
+    def patch_route(self, route: Route, patch: Patch) -> Route:
+        if not patch:
+            return route
+        self._raise("patch_route")
+        try:
+            self.body = apply_patch(self.body, patch)
+        except PatchRefused as error:
+            raise TemporaryError(str(error)) from error
+        self.writes += 1
+        self.body["metadata"]["resourceVersion"] = str(self.writes + 1)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise TemporaryError("the answer was lost")
+        return self.now
+
+    def exists(self, namespace: str, name: str) -> bool:
+        self._raise("exists")
+        return name in self.replicas
+
+    def scale(self, namespace: str, name: str, replicas: int) -> None:
+        self._raise("scale")
+        assert name in self.replicas
+        self.replicas[name] = replicas
+
+    def readiness(self, namespace: str, name: str) -> Readiness:
+        self._raise("readiness")
+        return self.readiness_answers.pop(0)
+
+    def _raise(self, method: str) -> None:
+        if self._faults[method]:
+            raise self._faults[method].pop(0)

@@ -1,0 +1,77 @@
+"""A service's history is told by its artifacts, and by none that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from zlib import crc32
+
+import pytest
+
+from airflow_deploy.clients.artifacts import HISTORY, Artifacts
+from airflow_deploy.domain.plan import DeploymentPlan
+from tests.unit.builders import make_plan, make_spec
+
+
+@pytest.fixture
+def plan(request: pytest.FixtureRequest) -> DeploymentPlan:
+    service = f"s{crc32(request.node.name.encode())}"
+    return make_plan(make_spec(service=service), run_id="the-one", created=1_795_417_200)
+
+
+def ended(plan: DeploymentPlan, number: int, text: str) -> None:
+    """Leave an earlier deployment's artifact."""
+    earlier = plan.model_copy(update={"run_id": f"run-{number}", "created": plan.created - 1000 + number})
+    Artifacts(earlier).write(f"{earlier.deployment_id}.json", text)
+
+
+def summary(state: str) -> str:
+    return json.dumps({"state": state, "commit": "abc"}, indent=2)
+
+
+def test_a_service_without_a_past_has_no_outcomes(plan: DeploymentPlan) -> None:
+    found = Artifacts(plan).earlier()
+    assert (found.verified, found.undone) == (0, 0)
+
+
+def test_rejected_requests_say_nothing_about_the_service(plan: DeploymentPlan) -> None:
+    for number, state in enumerate(["VERIFIED", "ROLLED_BACK", "FAILED", "REJECTED", "VERIFIED"]):
+        ended(plan, number, summary(state))
+    found = Artifacts(plan).earlier()
+    assert (found.verified, found.undone) == (2, 2)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 12, 30])
+def test_an_artifact_that_was_cut_off_is_left_out(plan: DeploymentPlan, cut: int) -> None:
+    """A worker was killed while it wrote: every later deployment would fail at its score."""
+    ended(plan, 1, summary("VERIFIED"))
+    ended(plan, 2, summary("VERIFIED")[:cut])
+    found = Artifacts(plan).earlier()
+    assert (found.verified, found.undone) == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "5", '"VERIFIED"', '{"state": ["VERIFIED"]}', '{"state": {}}', "{}"])
+def test_an_artifact_of_another_shape_is_left_out(plan: DeploymentPlan, text: str) -> None:
+    ended(plan, 1, summary("ROLLED_BACK"))
+    ended(plan, 2, text)
+    found = Artifacts(plan).earlier()
+    assert (found.verified, found.undone) == (0, 1)
+
+
+def test_a_deployment_is_not_its_own_past(plan: DeploymentPlan) -> None:
+    Artifacts(plan).write(f"{plan.deployment_id}.json", summary("VERIFIED"))
+    assert Artifacts(plan).earlier().verified == 0
+
+
+def test_only_the_latest_count(plan: DeploymentPlan) -> None:
+    ended(plan, 0, summary("FAILED"))
+    for number in range(1, HISTORY + 1):
+        ended(plan, number, summary("VERIFIED"))
+    found = Artifacts(plan).earlier()
+    assert (found.verified, found.undone) == (HISTORY, 0)
+
+
+def test_written_twice_the_later_text_stays(plan: DeploymentPlan) -> None:
+    artifacts = Artifacts(plan)
+    first, second = artifacts.write("x.txt", "one, and longer"), artifacts.write("x.txt", "two")
+    assert first != second
+    assert second == artifacts.write("y.txt", "two")

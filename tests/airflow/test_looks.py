@@ -1,0 +1,455 @@
+"""A loop of looks goes on whatever fails, says each word at its time, and brakes until the traffic is back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.request import parse_request
+from airflow_deploy.sensors import looks
+from airflow_deploy.sensors.looks import BRAKING, CHUNK, HANDOVER, LOOKBACK, Outcome, Role
+from tests.airflow.fake_world import Stage, World, records, verdicts
+from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
+from tests.unit.builders import CONF, MISSING, changed, make_plan, make_spec
+from tests.unit.test_judge import SCRAPE, START
+
+HEALTHY = Stage(0, 25)
+HARMFUL = Stage(0, 25, errors=0.2)
+PLAIN = changed(CONF, ("incident", "resolved_when"), MISSING)
+BAKE, MAX_BAKE, MAX_BLIND = 60, 300, 120
+
+
+def planned(then: str = "hold", conf: dict[str, Any] = PLAIN, **spec: Any) -> DeploymentPlan:
+    canary = {"bake": BAKE, "max_bake": MAX_BAKE}
+    fields = {"canary": canary, "blindness": {"max_blind": MAX_BLIND, "then": then}, **spec}
+    return make_plan(make_spec(**fields), parse_request(conf))
+
+
+def elapsed(outcome: Outcome | None) -> float:
+    assert outcome is not None
+    return outcome.at - START
+
+
+def said(outcome: Outcome | None) -> str:
+    assert outcome is not None
+    return outcome.verdict
+
+
+class TestWatch:
+    def test_says_harm_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        outcome = world.look(world.loop("watch"), 120)
+        assert said(outcome) == "BREACHED"
+        assert elapsed(outcome) <= 6 * SCRAPE
+        assert outcome is not None
+        assert outcome.reason.startswith("error_rate: worse than the stable")
+        assert outcome.numbers["errors"] > 0
+
+    def test_says_nothing_of_a_healthy_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        loop = world.loop("watch")
+        assert world.look(loop, 2 * MAX_BAKE) is None
+        assert set(verdicts(loop.evidence)) == {"HEALTHY"}
+
+    @pytest.mark.parametrize("gauge", [RefusedError("no cAdvisor"), TemporaryError("no answer"), None])
+    def test_gauges_that_cannot_be_asked_do_not_disarm_the_counters(
+        self, monkeypatch: pytest.MonkeyPatch, gauge: DeployError | None
+    ) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        world.observer.gauge = gauge
+        assert said(world.look(world.loop("watch"), 60)) == "BREACHED"
+
+    def test_a_gauge_that_stays_beyond_its_limit_is_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.observer.gauge = 0.99
+        assert said(world.look(world.loop("watch"), 120)) == "BREACHED"
+
+    def test_harm_that_began_late_is_seen_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY, Stage(400, 25, errors=0.3))
+        outcome = world.look(world.loop("watch"), 600)
+        assert said(outcome) == "BREACHED"
+        assert 400 < elapsed(outcome) <= 440
+
+
+class TestClosed:
+    @pytest.mark.parametrize("role", ["watch", "gate", "verify"])
+    @pytest.mark.parametrize("phase", [routes.SETTLED, routes.ABANDONED, routes.VERIFIED, "nonsense"])
+    def test_what_somebody_else_has_ended_is_over(
+        self, monkeypatch: pytest.MonkeyPatch, role: Role, phase: str
+    ) -> None:
+        world = World(monkeypatch, planned(), HARMFUL, promoted=False)
+        loop = world.loop(role)
+        world.cluster.annotate(routes.PHASE, phase)
+        outcome = loop.look()
+        assert outcome is not None
+        assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", phase)
+
+    @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9"])
+    def test_another_owner_ends_it(self, monkeypatch: pytest.MonkeyPatch, owner: str | None) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        loop = world.loop("watch")
+        world.cluster.annotate(routes.OWNER, owner)
+        outcome = loop.look()
+        assert outcome is not None
+        assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", f"owned by {owner or 'nobody'}")
+
+    def test_a_promotion_ends_the_watch_and_the_gates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
+        for role in ("watch", "gate"):
+            assert said(world.loop(role).look()) == "CLOSED"
+        assert world.loop("verify").look() is None
+
+
+class TestBlindness:
+    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
+    def test_a_route_that_cannot_be_read_is_looked_at_again(
+        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    ) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        loop = world.loop("watch")
+        assert world.look(loop, 30) is None
+        world.cluster.fail("route", *[error] * 20)
+        assert world.look(loop, 50) is None
+        assert world.look(loop, 80) is None
+        assert verdicts(loop.evidence) == ["HEALTHY", "BLIND", "HEALTHY"]
+
+    def test_harm_that_was_seen_is_said_although_the_route_cannot_be_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The gate had left it to the watch: HANDOVER must not be lost to an API server that restarts."""
+        world = World(monkeypatch, planned(), HARMFUL)
+        gate = world.loop("gate", 50)
+        while "BREACHED" not in verdicts(gate.evidence):
+            assert gate.look() is None
+            world.clock.sleep(1)
+        world.cluster.fail("route", *[TemporaryError("no answer")] * 60)
+        assert said(world.look(gate, 60)) == "BREACHED"
+
+    def test_a_garbled_record_of_shifts_ends_no_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.cluster.annotate(routes.SHIFTS, '[{"share": []}]')
+        loop = world.loop("watch")
+        assert world.look(loop, 30) is None
+        assert verdicts(loop.evidence) == ["BLIND"]
+
+    @pytest.mark.parametrize("how", ["away", "refusing", "stale"])
+    def test_no_fresh_counters_are_blindness(self, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        if how == "stale":
+            world.observer.frozen_at = 60
+        else:
+            world.observer.away = [(60, 120)]
+            world.observer.error = RefusedError("422") if how == "refusing" else TemporaryError("no answer")
+        loop = world.loop("watch")
+        assert world.look(loop, 110) is None
+        assert verdicts(loop.evidence)[-1] == "BLIND"
+
+    @pytest.mark.parametrize("role", ["watch", "gate", "verify"])
+    def test_to_hold_is_to_hold(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+        """Neither a promotion nor a rollback, however long it lasts."""
+        world = World(monkeypatch, planned("hold"), Stage(0, 100), promoted=role == "verify")
+        world.observer.away = [(0, 1e9)]
+        loop = world.loop(role)
+        assert world.look(loop, 6 * 3600, step=60) is None
+        assert verdicts(loop.evidence) == ["BLIND"]
+
+    @pytest.mark.parametrize("role", ["watch", "verify"])
+    def test_to_roll_back_is_to_roll_back_at_max_blind(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+        world = World(monkeypatch, planned("rollback"), Stage(0, 100), promoted=role == "verify")
+        world.observer.away = [(30, 1e9)]
+        outcome = world.look(world.loop(role), 600)
+        assert said(outcome) == "BLIND"
+        assert elapsed(outcome) == 30 + MAX_BLIND
+
+    def test_a_moment_of_sight_begins_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned("rollback"), HEALTHY)
+        world.observer.away = [(30, 140), (145, 260)]
+        assert world.look(world.loop("watch"), 400) is None
+
+    def test_the_gate_leaves_blindness_to_the_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned("rollback"), HEALTHY)
+        world.observer.away = [(30, 1e9)]
+        assert world.look(world.loop("gate", 50), 3600, step=10) is None
+
+    def test_a_gauge_is_not_beyond_its_limit_while_nobody_looked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Seen beyond it before and after a gap, it may have been fine all the time between."""
+        world = World(monkeypatch, planned(), HEALTHY)
+        loop = world.loop("watch")
+        world.observer.away = [(20, 100)]
+        while world.clock.now <= START + 160:
+            world.observer.gauge = 0.99 if 14 <= world.clock.now - START <= 106 else 0.3
+            assert loop.look() is None
+            world.clock.sleep(1)
+
+
+class TestGate:
+    def test_says_healthy_only_after_bake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        loop = world.loop("gate", 50)
+        outcome = world.look(loop, MAX_BAKE)
+        assert (said(outcome), elapsed(outcome)) == ("HEALTHY", BAKE)
+        first = next(record for record in records(loop.evidence, "verdict") if record["verdict"] == "HEALTHY")
+        assert first["at"] < START + BAKE  # it was long before it was said
+
+    def test_is_undecided_after_max_bake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.observer.gauge = None
+        outcome = world.look(world.loop("gate", 50), 2 * MAX_BAKE)
+        assert (said(outcome), elapsed(outcome)) == ("UNDECIDED", MAX_BAKE)
+
+    def test_only_the_time_that_was_seen_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.observer.gauge = None
+        world.observer.away = [(100, 250)]
+        outcome = world.look(world.loop("gate", 50), 3 * MAX_BAKE)
+        assert said(outcome) == "UNDECIDED"
+        assert MAX_BAKE + 140 <= elapsed(outcome) <= MAX_BAKE + 160
+
+    def test_a_pause_of_the_triggerer_is_not_held_against_the_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rebuilt after max_bake, the first looks must not end it."""
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.observer.gauge = None
+        world.clock.sleep(2 * MAX_BAKE)
+        loop = world.loop("gate", 50)
+        assert loop.look() is None
+        world.observer.gauge = 0.3
+        assert said(world.look(loop, 2 * MAX_BAKE + 30)) == "HEALTHY"
+
+    def test_leaves_harm_to_the_watch_for_a_moment_and_then_says_it_itself(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        breached_at = elapsed(world.look(world.loop("watch"), 60))
+        world.clock.now = START
+        outcome = world.look(world.loop("gate", 50), 120)
+        assert said(outcome) == "BREACHED"
+        assert elapsed(outcome) == breached_at + HANDOVER
+
+    def test_does_not_pass_while_it_is_breached(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(looks, "HANDOVER", 1e9)
+        world = World(monkeypatch, planned(), HARMFUL)
+        assert world.look(world.loop("gate", 50), 3 * MAX_BAKE) is None
+
+
+class TestVerify:
+    QUERY = "sum(rate(errors[1m]))"
+
+    def world(self, monkeypatch: pytest.MonkeyPatch, seconds: int = 120) -> World:
+        conf = changed(CONF, ("incident", "resolved_when", "for"), seconds)
+        return World(monkeypatch, planned(conf=conf), Stage(0, 100), promoted=True)
+
+    def test_says_healthy_when_the_incident_has_been_over_for_long_enough(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = self.world(monkeypatch)
+        world.observer.answer = 0.005
+        outcome = world.look(world.loop("verify"), MAX_BAKE)
+        assert said(outcome) == "HEALTHY"
+        assert 120 <= elapsed(outcome) <= 120 + 2 * SCRAPE
+
+    @pytest.mark.parametrize("answer", [0.02, 0.01, None, float("nan"), RefusedError("422"), TemporaryError("away")])
+    def test_an_incident_that_goes_on_is_not_healthy(
+        self, monkeypatch: pytest.MonkeyPatch, answer: float | DeployError | None
+    ) -> None:
+        world = self.world(monkeypatch)
+        world.observer.answer = answer
+        outcome = world.look(world.loop("verify"), 2 * MAX_BAKE)
+        assert (said(outcome), elapsed(outcome)) == ("UNDECIDED", MAX_BAKE)
+        assert outcome is not None
+        assert "the incident is not resolved" in outcome.reason
+
+    @pytest.mark.parametrize("broken", [0.5, None, TemporaryError("away")])
+    def test_a_moment_in_which_it_does_not_hold_begins_anew(
+        self, monkeypatch: pytest.MonkeyPatch, broken: float | DeployError | None
+    ) -> None:
+        world = self.world(monkeypatch)
+        loop = world.loop("verify")
+        world.observer.answer = 0.005
+        assert world.look(loop, 99) is None
+        world.observer.answer = broken
+        assert loop.look() is None
+        world.clock.sleep(1)
+        world.observer.answer = 0.005
+        outcome = world.look(loop, MAX_BAKE)
+        assert (said(outcome), elapsed(outcome)) == ("HEALTHY", 101 + 120)
+
+    def test_a_blind_moment_begins_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch)
+        world.observer.answer = 0.005
+        world.observer.away = [(60, 70)]
+        outcome = world.look(world.loop("verify"), MAX_BAKE)
+        assert (said(outcome), elapsed(outcome)) == ("HEALTHY", 70 + 120)
+
+    def test_harm_at_full_traffic_is_said_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), Stage(0, 100, errors=0.2), promoted=True)
+        outcome = world.look(world.loop("verify"), 60)
+        assert said(outcome) == "BREACHED"
+        assert elapsed(outcome) <= 6 * SCRAPE
+
+
+WORD = Outcome("BREACHED", "error_rate: worse", START + 17, numbers={"requests": 10.0, "errors": 5.0})
+
+
+class TestBrake:
+    def test_returns_the_traffic_and_leaves_its_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        assert world.loop("watch").brake(WORD) == world.clock.now
+        assert world.cluster.now.phase == routes.BRAKED
+        assert world.cluster.weights() == {world.plan.stable: 100, world.plan.candidate: 0}
+        left = Outcome.from_event(json.loads(world.cluster.now.word or ""))
+        assert left == replace(WORD, restored_at=world.clock.now)
+
+    @pytest.mark.parametrize("where", ["route", "patch_route"])
+    @pytest.mark.parametrize("error", [TemporaryError("429"), RefusedError("403")])
+    def test_does_not_give_up_while_the_cluster_says_no_for_now(
+        self, monkeypatch: pytest.MonkeyPatch, where: str, error: DeployError
+    ) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        world.cluster.fail(where, *[error] * 100)
+        braked_at = world.loop("watch").brake(WORD)
+        assert braked_at == world.clock.now > START + 20
+        assert world.cluster.now.phase == routes.BRAKED
+
+    def test_an_answer_that_was_lost_is_found_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        world.cluster.lose_answers = 1
+        before = world.cluster.writes
+        assert world.loop("watch").brake(WORD) is not None
+        assert world.cluster.writes == before + 1
+
+    def test_stops_at_once_where_a_person_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        with_a_rule_for_the_candidate_alone(world.cluster)
+        assert world.loop("watch").brake(WORD) is None
+        assert world.clock.now == START
+
+    @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9"])
+    def test_leaves_a_route_that_was_lost(self, monkeypatch: pytest.MonkeyPatch, owner: str | None) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        loop = world.loop("watch")
+        world.cluster.annotate(routes.OWNER, owner)
+        before = world.cluster.writes
+        assert loop.brake(WORD) is None
+        assert (world.cluster.writes, world.clock.now) == (before, START)
+
+    def test_ends_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        world.cluster.fail("patch_route", *[TemporaryError("no answer")] * 10_000)
+        assert world.loop("watch").brake(WORD) is None
+        assert world.clock.now >= START + BRAKING
+
+
+class TestTheWordOnTheRoute:
+    def braked(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> World:
+        world = World(monkeypatch, planned(), HARMFUL, promoted=role == "verify")
+        world.loop(role).brake(WORD)
+        world.clock.sleep(30)
+        return world
+
+    @pytest.mark.parametrize("role", ["watch", "verify"])
+    def test_is_what_the_next_loop_says(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+        world = self.braked(monkeypatch, role)
+        assert world.loop(role).look() == replace(WORD, restored_at=START)
+
+    def test_is_none_of_a_gates_business(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.braked(monkeypatch, "watch")
+        assert said(world.loop("gate", 50).look()) == "CLOSED"
+
+    @pytest.mark.parametrize(
+        "word",
+        [
+            "",
+            "harm",
+            "null",
+            "5",
+            "[]",
+            '"text"',
+            "{}",
+            '{"verdict": "BREACHED"}',
+            json.dumps({**WORD.event(), "at": "yesterday"}),
+            json.dumps({**WORD.event(), "at": 5}),
+            json.dumps({**WORD.event(), "restored_at": "soon"}),
+            json.dumps({**WORD.event(), "restored_at": True}),
+            json.dumps({**WORD.event(), "numbers": 5}),
+            json.dumps({**WORD.event(), "numbers": "many"}),
+            json.dumps({**WORD.event(), "verdict": ["BREACHED"]}),
+            json.dumps({**WORD.event(), "verdict": "GARBLED"}),
+            "[" * 20_000,
+        ],
+    )
+    def test_garbled_it_is_as_good_as_none(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+        world = self.braked(monkeypatch, "watch")
+        world.cluster.annotate(routes.WORD, word)
+        outcome = world.loop("watch").look()
+        assert outcome is not None
+        assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", routes.BRAKED)
+        assert json.loads(json.dumps(outcome.event()))
+
+
+class TestRebuilt:
+    """A triggerer that was restarted knows nothing but the route and Prometheus."""
+
+    story = (Stage(0, 5), Stage(500, 25), Stage(1100, 50), Stage(1700, 50, errors=0.004))
+
+    def test_it_judges_the_same_from_the_same_history(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), *self.story, until=2000)
+        patient = world.loop("watch")
+        assert world.look(patient, 1950) is None
+        rebuilt = world.loop("watch")
+        rebuilt.look()
+        patient.look()
+        assert records(rebuilt.evidence, "tick") == records(patient.evidence, "tick")
+        assert len(records(rebuilt.evidence, "tick")) >= 1900 / SCRAPE
+        assert verdicts(rebuilt.evidence)[-1] == verdicts(patient.evidence)[-1]
+
+    def test_harm_of_the_past_is_still_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), Stage(0, 25, errors=0.2), Stage(60, 25), until=2000)
+        first = world.look(world.loop("watch"), 120)
+        world.clock.now = START + 70
+        again = world.loop("watch").look()
+        assert said(first) == said(again) == "BREACHED"
+
+    def test_no_query_asks_for_more_than_a_chunk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), *self.story, until=2000)
+        world.clock.sleep(1950)
+        world.loop("watch").look()
+        asked = world.observer.asked
+        assert max(end - begin for begin, end in asked) <= CHUNK + LOOKBACK
+        assert asked[0][0] <= -LOOKBACK
+        assert asked[-1][1] == 1950
+        assert all(later <= earlier for (_, earlier), (later, _) in pairwise(asked))
+
+    def test_a_prometheus_that_fails_between_is_asked_on_from_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), *self.story, until=2000)
+        world.clock.sleep(1950)
+        loop = world.loop("watch")
+        counters = world.observer.counters
+        answers = iter([True, False])
+
+        def once(seconds: int, until: float | None = None) -> Any:
+            if next(answers, True):
+                return counters(seconds, until)
+            raise TemporaryError("no answer")
+
+        monkeypatch.setattr(world.observer, "counters", once)
+        assert loop.look() is None
+        assert verdicts(loop.evidence) == ["BLIND"]
+        world.clock.sleep(1)
+        assert loop.look() is None
+        whole = world.loop("watch")
+        whole.look()
+        assert records(loop.evidence, "tick") == records(whole.evidence, "tick")
+        assert verdicts(loop.evidence)[-1] == "HEALTHY"
+
+
+def test_what_ends_a_loop_survives_json() -> None:
+    braked = replace(WORD, restored_at=START + 18)
+    for outcome in (WORD, braked):
+        assert Outcome.from_event(json.loads(json.dumps(outcome.event()))) == outcome

@@ -1,0 +1,306 @@
+"""The way back on a cluster in memory: whatever became of the route, traffic is never taken from a third party."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.settling import abandon, return_traffic, settle
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators import settle as settling
+from airflow_deploy.operators.base import recorded
+from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
+from tests.airflow.fake_cluster import FakeCluster
+from tests.airflow.test_operators import ENDING, STAGE, Run
+from tests.unit.builders import make_plan
+
+S = State
+Claim = Callable[[FakeCluster], FakeCluster]
+
+
+@pytest.fixture
+def plan(request: pytest.FixtureRequest) -> DeploymentPlan:
+    return make_plan(run_id=request.node.name)
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run()
+
+
+def real(cluster: FakeCluster) -> Cluster:
+    return cast("Cluster", cluster)
+
+
+def newer(plan: DeploymentPlan) -> DeploymentPlan:
+    """The next deployment, which found this one's candidate as its stable."""
+    later = {"run_id": "the-next", "created": plan.created + 60, "commit": "f" * 40}
+    return plan.model_copy(update={**later, "stable": plan.candidate})
+
+
+def claimed_by_the_next(cluster: FakeCluster, share: int = 0) -> DeploymentPlan:
+    """Let the next deployment claim the route of a verified one."""
+    following = newer(cluster.plan)
+    _, claim = routes.claim(cluster.now, following.deployment_id, following.stable, following.candidate)
+    cluster.patch_route(cluster.now, claim)
+    if share:
+        stable, candidate = following.stable, following.candidate
+        cluster.patch_route(cluster.now, routes.shift(cluster.now, cluster.claim, stable, candidate, share, 0.0))
+    return following
+
+
+def with_a_rule_for_the_candidate_alone(cluster: FakeCluster) -> FakeCluster:
+    ref = {"kind": "Service", "name": cluster.plan.candidate, "port": 80, "weight": 1}
+    cluster.body["spec"]["rules"].append({"backendRefs": [ref]})
+    return cluster
+
+
+class TestReturningTraffic:
+    def test_leaves_the_word_and_the_phase(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        assert return_traffic(real(cluster), plan, routes.BRAKED, "errors")
+        assert (cluster.now.phase, cluster.now.word) == (routes.BRAKED, "errors")
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+
+    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED])
+    def test_a_verified_promotion_is_not_undone(self, plan: DeploymentPlan, phase: str) -> None:
+        cluster = FakeCluster.verified(plan)
+        before = cluster.writes
+        assert not return_traffic(real(cluster), plan, phase)
+        assert cluster.writes == before
+
+    @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9", "nonsense", ""])
+    def test_a_route_that_is_not_ours_is_not_written(self, plan: DeploymentPlan, owner: str | None) -> None:
+        cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
+        before = cluster.writes
+        assert not return_traffic(real(cluster), plan, routes.BRAKED)
+        assert cluster.writes == before
+
+
+class TestSettling:
+    @pytest.mark.parametrize("share", [0, 5, 50, 100])
+    def test_the_traffic_comes_back_and_the_candidate_stops(self, plan: DeploymentPlan, share: int) -> None:
+        cluster = FakeCluster.at_share(plan, share)
+        settled = settle(real(cluster), plan)
+        assert (settled.acted, settled.kept) == (True, False)
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+        assert cluster.now.phase == routes.SETTLED
+        assert cluster.replicas == {plan.stable: 2, plan.candidate: 0}
+
+    def test_twice_is_as_good_as_once(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 50)
+        first = settle(real(cluster), plan)
+        writes = cluster.writes
+        assert settle(real(cluster), plan) == first
+        assert cluster.writes == writes
+
+    def test_a_promotion_that_was_not_verified_comes_back_too(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.promoted(plan)
+        assert settle(real(cluster), plan).acted
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+
+    def test_what_was_applied_but_never_claimed_is_stopped(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster(plan)
+        cluster.replicas[plan.candidate] = 2
+        assert settle(real(cluster), plan).acted
+        assert cluster.replicas[plan.candidate] == 0
+        assert cluster.writes == 0
+
+    def test_where_nothing_was_applied_nothing_is_done(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster(plan)
+        settled = settle(real(cluster), plan)
+        assert (settled.acted, settled.kept) == (False, False)
+        assert (cluster.writes, cluster.replicas) == (0, {plan.stable: 2})
+
+    def test_a_verified_version_stays(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.verified(plan)
+        settled = settle(real(cluster), plan)
+        assert (settled.acted, settled.kept) == (False, True)
+        assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
+        assert cluster.replicas[plan.candidate] == 2
+
+    @pytest.mark.parametrize("share", [0, 25, 100])
+    def test_a_later_deployments_previous_version_is_not_touched(self, plan: DeploymentPlan, share: int) -> None:
+        """It serves, or stays warm as the later one's way back."""
+        cluster = FakeCluster.verified(plan)
+        claimed_by_the_next(cluster, share)
+        body = cluster.now.body
+        if share < 100:
+            with pytest.raises(FencedError, match=f"{plan.candidate} has traffic"):
+                settle(real(cluster), plan)
+        else:
+            assert not settle(real(cluster), plan).acted
+        assert cluster.now.body == body
+        assert cluster.replicas[plan.candidate] == 2
+
+    def test_traffic_under_a_foreign_owner_is_said_and_not_taken(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, "DEP-2-ffffffff/9")
+        body = cluster.now.body
+        with pytest.raises(FencedError, match=f"DEP-2-ffffffff/9 owns route .*, and {plan.candidate} has traffic"):
+            settle(real(cluster), plan)
+        assert cluster.now.body == body
+        assert cluster.replicas[plan.candidate] == 2
+
+    def test_traffic_under_no_owner_is_said_too(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, None)
+        with pytest.raises(FencedError, match="nobody owns route"):
+            settle(real(cluster), plan)
+
+    def test_a_race_that_is_lost_may_be_won_later(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.fail("patch_route", TemporaryError("somebody wrote meanwhile"))
+        with pytest.raises(TemporaryError):
+            settle(real(cluster), plan)
+        assert settle(real(cluster), plan).acted
+
+    @pytest.mark.parametrize("where", ["route", "patch_route", "exists", "scale"])
+    def test_whatever_fails_the_next_try_completes_it(self, plan: DeploymentPlan, where: str) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.fail(where, RefusedError("403"))
+        with pytest.raises(RefusedError):
+            settle(real(cluster), plan)
+        assert settle(real(cluster), plan).acted
+        assert cluster.weights()[plan.candidate] == 0
+        assert cluster.replicas[plan.candidate] == 0
+
+
+class TestAbandoning:
+    def test_closes_our_own_route(self, plan: DeploymentPlan) -> None:
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
+        abandon(real(cluster), plan)
+        assert cluster.now.phase == routes.ABANDONED
+
+    @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9", ""])
+    def test_leaves_everybody_elses_alone(self, plan: DeploymentPlan, owner: str | None) -> None:
+        cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
+        before = cluster.writes
+        abandon(real(cluster), plan)
+        assert (cluster.writes, cluster.now.phase) == (before, routes.CANARY)
+
+
+def deploying(run: Run, plan: DeploymentPlan) -> None:
+    run.returned("plan", plan.dump())
+    run.returned("build_image", plan.dump())
+    run.reach("plan", S.INIT)
+    run.reach("build_image", S.BUILDING)
+    run.reach("shift", S.DEPLOYING, *STAGE)
+
+
+def execute(run: Run, task: str, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
+    made: dict[str, Any] = {
+        "rollback": lambda: RollbackOperator(task_id="rollback", judges=["watch"], questions=[], **ENDING),
+        "settle": lambda: SettleOperator(task_id="settle", audit="audit", **ENDING),
+    }
+    made[task]().execute(run.at(task))
+
+
+@pytest.mark.parametrize("task", ["rollback", "settle"])
+class TestBothWaysBack:
+    def test_an_added_rule_does_not_disarm_them(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = FakeCluster.at_share(plan, 50)
+        ref = {"kind": "Service", "name": plan.stable, "port": 80, "weight": 3}
+        cluster.body["spec"]["rules"].insert(0, {"backendRefs": [ref]})
+        self.attempt(run, task, cluster, monkeypatch)
+        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert not cluster.now.serves(plan.candidate)
+        assert cluster.now.body["spec"]["rules"][0] == {"backendRefs": [ref]}
+
+    def test_what_cannot_be_taken_back_is_failed_and_closed(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+        with pytest.raises(NotSettledError, match=plan.deployment_id):
+            execute(run, task, cluster, monkeypatch)
+        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
+        assert cluster.now.phase == routes.ABANDONED
+
+    def test_under_a_foreign_owner_they_tell_a_person_and_write_nothing(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = FakeCluster.at_share(plan, 50).annotate(routes.OWNER, "DEP-2-ffffffff/9")
+        before = cluster.now.body
+        with pytest.raises(NotSettledError, match=r"DEP-2-ffffffff/9 owns route"):
+            execute(run, task, cluster, monkeypatch)
+        assert cluster.now.body == before
+        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
+
+    def test_a_verified_version_stays_and_is_not_recorded_as_taken_back(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = FakeCluster.verified(plan)
+        with pytest.raises((AirflowSkipException, NotSettledError)):
+            execute(run, task, cluster, monkeypatch)
+        assert recorded(run.context, [task]) == []
+        assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
+
+    def test_they_may_be_tried_until_the_cluster_answers(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = FakeCluster.at_share(plan, 50)
+        errors: list[DeployError] = [RefusedError("403"), TemporaryError("no answer"), RefusedError("404")]
+        for where, error in zip(("route", "patch_route", "scale"), errors, strict=True):
+            cluster.fail(where, error)
+            with pytest.raises(type(error)):
+                execute(run, task, cluster, monkeypatch)
+            assert recorded(run.context, [task]) == []
+        self.attempt(run, task, cluster, monkeypatch)
+        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+
+    def test_a_route_that_cannot_be_given_up_now_is_given_up_at_the_next_try(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
+    ) -> None:
+        deploying(run, plan)
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+        cluster.fail("patch_route", TemporaryError("no answer"))
+        with pytest.raises(TemporaryError):
+            execute(run, task, cluster, monkeypatch)
+        with pytest.raises(NotSettledError):
+            execute(run, task, cluster, monkeypatch)
+        assert cluster.now.phase == routes.ABANDONED
+
+    def attempt(self, run: Run, task: str, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run it to its end; a settle that had to act fails the run."""
+        if task == "rollback":
+            execute(run, task, cluster, monkeypatch)
+        else:
+            with pytest.raises(NotSettledError):
+                execute(run, task, cluster, monkeypatch)
+
+
+def test_settle_after_a_rollback_that_failed_does_not_try_again_but_fails_the_run(
+    run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploying(run, plan)
+    cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+    for task in ("rollback", "settle"):
+        with pytest.raises(NotSettledError):
+            execute(run, task, cluster, monkeypatch)
+    assert recorded(run.context, ["settle"]) == []
+
+
+def test_the_previous_version_of_a_later_deployment_stays_warm_when_an_old_run_is_cleared(
+    run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploying(run, plan)
+    cluster = FakeCluster.verified(plan)
+    claimed_by_the_next(cluster, 100)
+    body = cluster.now.body
+    execute(run, "rollback", cluster, monkeypatch)
+    assert cluster.replicas[plan.candidate] == 2
+    assert cluster.now.body == body

@@ -1,0 +1,247 @@
+"""The command ``airflow-deploy`` on the real stack, and images of the Dockerfiles that it prints."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from airflow_deploy.clients.airflow_api import AirflowApi, Login
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.states import State
+from airflow_deploy.safety_gate import deploy_from_safety_gate
+from tests.e2e.python_base import VERSION, import_python
+from tests.e2e.world import PATIENCE, World
+from tests.stack.access import kubectl
+from tests.stack.demo import DAG, conf
+from tests.stack.info import StackInfo
+from tests.stack.layout import CACHE
+from tests.stack.sample.base_image import import_base
+
+NAMESPACE = "generated"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def run(info: StackInfo, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command as the user ``deployer`` does in a terminal."""
+    login = {"AIRFLOW_DEPLOY_USER": "deployer", "AIRFLOW_DEPLOY_PASSWORD": info.users["deployer"]}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("airflow-deploy"), *arguments],
+        input=stdin,
+        env={"AIRFLOW_DEPLOY_URL": info.airflow_url, **login},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert info.users["deployer"] not in done.stdout + done.stderr
+    return done
+
+
+def summary(output: str) -> dict[str, str]:
+    """Return the rows that ``watch`` prints at the end."""
+    rows = [line.split(None, 1) for line in output.splitlines()]
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def test_the_safety_gates_call_deploys_a_good_fix(world: World) -> None:
+    said = conf(world.sample.good, "Payments time out")
+    token = world.api.session.headers["Authorization"]
+    result = deploy_from_safety_gate(
+        said["incident"]["id"],
+        said["safety_gate"],
+        world.sample.good,
+        service="payments",
+        title=said["incident"]["title"],
+        severity=said["incident"]["severity"],
+        change=said["change"],
+        wait=True,
+        timeout=PATIENCE,
+        url=world.info.airflow_url,
+        token=str(token).removeprefix("Bearer "),
+    )
+
+    assert (result.state, result.ended) == (State.VERIFIED, True)
+    name, _, tag = str(result.image_tag).rpartition(":")
+    assert name == f"{world.info.registry}/payments"
+    assert tag.startswith(world.sample.good)
+    assert tag in world.images()
+    folder = Path(str(result.artifact_path).removeprefix("file://"))
+    assert json.loads((folder / f"{folder.name}.json").read_text())["run_id"] == result.run_id
+    gates = [(verdict.task, verdict.verdict) for verdict in result.canary]
+    assert gates == [
+        ("canary_5.gate", "HEALTHY"),
+        ("canary_25.gate", "HEALTHY"),
+        ("canary_50.gate", "HEALTHY"),
+        ("canary_100.gate", "HEALTHY"),
+        ("watch", "CLOSED"),
+        ("verify", "HEALTHY"),
+    ]
+
+    watched = run(world.info, "watch", "payments", result.run_id)
+    assert watched.returncode == 0
+    assert summary(watched.stdout)["state"] == "VERIFIED"
+
+
+def test_a_bad_fix_is_triggered_and_watched_from_the_terminal(world: World) -> None:
+    fix = json.dumps(conf(world.sample.bad, "Payments time out"))
+    triggered = run(world.info, "trigger", "payments", "--conf", "-", stdin=fix)
+    assert triggered.returncode == 0, triggered.stderr
+    run_id = triggered.stdout.strip()
+
+    watched = run(world.info, "watch", "payments", run_id)
+    assert watched.returncode == 1, watched.stderr
+    said = summary(watched.stdout)
+    assert said["state"] == "ROLLED_BACK"
+    assert said["watch"].startswith("BREACHED: ")
+    assert said["reason"].startswith("watch: BREACHED: ")
+    states = [line.split()[1] for line in watched.stdout.splitlines() if line[2:3] == ":"]
+    assert [state for state in ("CANARY_WAITING", "ROLLED_BACK") if state in states] == [
+        "CANARY_WAITING",
+        "ROLLED_BACK",
+    ]
+    assert world.api.run_state(DAG, run_id) == "failed"
+
+
+def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: World, tmp_path: Path) -> None:
+    fix = tmp_path / "fix.json"
+    fix.write_text(json.dumps(conf("0" * 40, "Payments time out")))
+    done = run(refusing.info, "trigger", "payments", "--conf", fix, "--wait")
+    assert done.returncode == 2, done.stderr
+    said = summary(done.stdout)
+    assert said["state"] == "REJECTED"
+    assert said["reason"] == f"conf: commit {'0' * 40} is not on main; send a commit that is"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"surprise": 1},
+        {"safety_gate": {"recommendation": "REVIEW", "tests": {"passed": 1, "total": 1}}},
+        {"commit": "--upload-pack=touch /tmp/x"},
+    ],
+    ids=["unknown-key", "not-deploy", "option"],
+)
+def test_what_is_refused_here_triggers_nothing(refusing: World, changes: dict[str, Any]) -> None:
+    before = _runs(refusing)
+    fix = json.dumps({**conf(refusing.sample.good, "Payments time out"), **changes})
+    done = run(refusing.info, "trigger", "payments", "--conf", "-", stdin=fix)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert next(iter(changes)) in done.stderr
+    assert _runs(refusing) == before
+
+
+def test_who_may_only_look_is_refused_by_airflow(refusing: World) -> None:
+    viewer = AirflowApi(refusing.info.airflow_url, Login(user="viewer", password=refusing.info.users["viewer"]))
+    fix = conf(refusing.sample.good, "Payments time out")
+    with pytest.raises(RefusedError, match="Airflow does not permit this user that"):
+        viewer.trigger(DAG, "deploy__viewer", fix)
+
+
+def _runs(world: World) -> int:
+    return int(world.api.get(f"dags/{DAG}/dagRuns?limit=1")["total_entries"])
+
+
+GO = {
+    "go.mod": "module example.com/generated\n\ngo 1.26\n",
+    "cmd/server/main.go": """\
+package main
+
+import (
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	if _, err := time.LoadLocation("Europe/Zurich"); err != nil {
+		panic(err)
+	}
+	if err := os.WriteFile("/tmp/mine", nil, 0o600); err != nil {
+		panic(err)
+	}
+	panic(http.ListenAndServe(":8080", http.FileServer(http.Dir("/tmp"))))
+}
+""",
+}
+PYTHON = {
+    ".python-version": f"{VERSION}\n",
+    "requirements.txt": "# nothing\n",
+    "Procfile": 'web: python serve.py "a # b"\n',
+    "serve.py": """\
+import http.server, pathlib, sys
+
+assert sys.argv[1:] == ["a # b"] and sys.prefix == "/venv", (sys.argv, sys.prefix)
+(pathlib.Path.home() / "mine").touch()
+http.server.ThreadingHTTPServer(("", 8080), http.server.SimpleHTTPRequestHandler).serve_forever()
+""",
+}
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "generated", "namespace": NAMESPACE},
+    "spec": {
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}],
+    },
+}
+CONTAINER = {
+    "name": "app",
+    "imagePullPolicy": "Always",  # an earlier session may have left an image under the same tag
+    "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+    "resources": {"limits": {"cpu": "250m", "memory": "64Mi"}},
+    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+}
+
+
+@pytest.fixture
+def restricted(stack: StackInfo) -> Iterator[None]:
+    """Make a namespace that admits only pods that ask for no privilege."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
+    yield
+    kubectl("delete", "namespace", NAMESPACE, "--wait")
+
+
+@pytest.mark.usefixtures("restricted")
+@pytest.mark.parametrize("tree", [GO, PYTHON], ids=["go", "python"])
+def test_a_generated_image_serves_under_pod_security_restricted(
+    stack: StackInfo, tmp_path: Path, tree: dict[str, str]
+) -> None:
+    for name, text in {**tree, ".env": "SECRET=1\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)  # as a strict mask leaves it
+    made = {option: run(stack, "dockerfile", tmp_path, *option) for option in ((), ("--ignore",))}
+    assert [done.returncode for done in made.values()] == [0, 0]
+    (tmp_path / "Dockerfile").write_text(made[()].stdout)
+    (tmp_path / ".dockerignore").write_text(made[("--ignore",)].stdout)
+
+    client = docker.DockerClient(base_url=f"unix://{stack.docker_socket}")
+    import_base(client, CACHE)
+    import_python(client)
+    tag = f"{stack.registry}/generated:{tmp_path.name}"
+    image, _ = client.images.build(path=str(tmp_path), tag=tag, rm=True, buildargs={"COMMIT": COMMIT})
+    assert image.labels["org.opencontainers.image.revision"] == COMMIT
+    assert image.attrs["Config"]["User"] == "65532:65532"
+    pushed = [line for line in client.api.push(tag, stream=True, decode=True) if "error" in line]
+    assert pushed == []
+
+    pod = {**POD, "spec": {**POD["spec"], "containers": [{**CONTAINER, "image": tag}]}}  # type: ignore[dict-item]
+    kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    try:
+        kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/generated", "--timeout=60s")
+    except subprocess.CalledProcessError:
+        pytest.fail(kubectl("-n", NAMESPACE, "get", "pod", "generated", "-o", "jsonpath={.status}"))

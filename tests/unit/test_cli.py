@@ -1,0 +1,235 @@
+"""The terminal: what is printed, what never is, and the exit code by outcome."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.cli import main
+from airflow_deploy.clients import runs
+from airflow_deploy.clients.runs import Run, Snapshot
+from tests.unit.builders import CONF, make_plan
+from tests.unit.fake_airflow import BAD, CANARY, FOLDER, GOOD, PASSWORD, QUEUED, REFUSED, RUN, FakeAirflow, serving
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflow]:
+    monkeypatch.setattr(runs, "INTERVAL", 0.01)
+    with serving(FakeAirflow()) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        yield fake
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "fix.json"
+    path.write_text(json.dumps(CONF))
+    return path
+
+
+Output = pytest.CaptureFixture[str]
+
+
+class TestWatch:
+    def test_a_good_fix_is_shown_as_it_goes_on(self, airflow: FakeAirflow, capsys: Output) -> None:
+        airflow.frames = [QUEUED, CANARY, CANARY, GOOD]
+        assert main(["watch", "payments", RUN]) == 0
+        lines = [line[10:].rstrip() for line in capsys.readouterr().out.splitlines()[:3]]
+        assert lines == [
+            "INIT",
+            "CANARY_WAITING     plan success, canary_5.gate deferred, watch deferred",
+            "VERIFIED           canary_25.gate success, canary_5.gate success, watch success, verify success,"
+            " audit success, settle success",
+        ]
+
+    def test_at_the_end_it_says_what_came_of_it(self, airflow: FakeAirflow, capsys: Output) -> None:
+        assert main(["watch", "payments", RUN]) == 0
+        said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
+        assert said == {
+            "state": "VERIFIED",
+            "reason": "HEALTHY: still good",
+            "image": make_plan().image_tag,
+            "artifacts": FOLDER,
+            "canary_5.gate": "HEALTHY: 90 of 90 good",
+            "canary_25.gate": "HEALTHY: 190 of 190 good",
+            "watch": "CLOSED: promoted",
+            "verify": "HEALTHY: still good",
+            "page": f"{airflow.url}/dags/deploy_payments/runs/{RUN}",
+        }
+
+    @pytest.mark.parametrize(
+        ("frame", "code", "said"),
+        [(GOOD, 0, "VERIFIED"), (BAD, 1, "ROLLED_BACK"), (REFUSED, 2, "REJECTED")],
+        ids=["good", "bad", "refused"],
+    )
+    def test_the_exit_code_is_the_outcome(
+        self, airflow: FakeAirflow, capsys: Output, frame: Any, code: int, said: str
+    ) -> None:
+        airflow.frames = [frame]
+        assert main(["watch", "payments", RUN]) == code
+        assert f"state             {said}\n" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("arguments", [["payments", "unknown"], ["other", RUN], ["payments", "../x"], ["a b", RUN]])
+    def test_an_unknown_run_is_refused(self, airflow: FakeAirflow, capsys: Output, arguments: list[str]) -> None:
+        assert main(["watch", *arguments]) == 2
+        assert capsys.readouterr().err.startswith("airflow-deploy: ")
+
+    def test_the_deployment_goes_on_where_watching_is_interrupted(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(_: Run) -> Snapshot:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Run, "snapshot", interrupt)
+        assert main(["watch", "payments", RUN]) == 130
+        assert airflow.requests == []
+
+
+class TestTrigger:
+    def test_the_runs_id_is_all_that_is_printed(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 0
+        output = capsys.readouterr()
+        assert output.out == f"{airflow.runs[-1]}\n"
+        assert output.err == f"triggered: {airflow.url}/dags/deploy_payments/runs/{airflow.runs[-1]}\n"
+
+    def test_the_conf_may_come_from_a_pipe(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    ) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(CONF)))
+        assert main(["trigger", "payments", "--conf", "-"]) == 0
+        assert airflow.bodies[-1]["conf"] == CONF
+
+    @pytest.mark.parametrize(("frame", "code"), [(GOOD, 0), (BAD, 1), (REFUSED, 2)], ids=["good", "bad", "refused"])
+    def test_waiting_ends_with_the_outcome(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output, frame: Any, code: int
+    ) -> None:
+        airflow.frames = [QUEUED, frame]
+        assert main(["trigger", "payments", "--conf", str(conf), "--wait"]) == code
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "conf: is not valid JSON"),
+            ("{", "conf: is not valid JSON"),
+            ("[" * 50_000, "conf: is not valid JSON"),
+            ("[]", "conf: is empty; send the commit"),
+            (" " * 70_000, "conf: is larger than 65536 bytes; shorten its texts"),
+            ('{"a": "\x1b[31m"}', "conf: is not valid JSON"),
+            (json.dumps({**CONF, "surprise": 1}), "conf: surprise is not a known key; remove it"),
+            (
+                json.dumps({**CONF, "safety_gate": {**CONF["safety_gate"], "recommendation": "REVIEW"}}),
+                "conf: safety_gate",
+            ),
+        ],
+        ids=["empty", "broken", "deep", "list", "large", "escape", "unknown-key", "review"],
+    )
+    def test_a_conf_with_a_mistake_reaches_nobody(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output, text: str, said: str
+    ) -> None:
+        conf.write_text(text)
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith(f"airflow-deploy: {said}")
+        assert output.err.rstrip("\n").isprintable()
+        assert (output.out, airflow.requests) == ("", [])
+
+    def test_a_conf_that_cannot_be_read_is_named(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
+        assert main(["trigger", "payments", "--conf", str(tmp_path / "none.json")]) == 2
+        assert "none.json cannot be read (No such file or directory); correct --conf" in capsys.readouterr().err
+
+    def test_airflow_that_is_away_has_an_exit_code_of_its_own(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output
+    ) -> None:
+        assert main(["trigger", "payments", "--conf", str(conf), "--url", "http://127.0.0.1:1"]) == 3
+        assert capsys.readouterr().err.startswith("airflow-deploy: Airflow at http://127.0.0.1:1 does not answer")
+
+    @pytest.mark.parametrize(
+        "variables", [{"AIRFLOW_DEPLOY_PASSWORD": "wrong-secret"}, {"AIRFLOW_DEPLOY_TOKEN": "wrong-secret"}]
+    )
+    def test_a_login_that_fails_is_not_shown(
+        self,
+        airflow: FakeAirflow,
+        conf: Path,
+        capsys: Output,
+        monkeypatch: pytest.MonkeyPatch,
+        variables: dict[str, str],
+    ) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+        output = capsys.readouterr()
+        assert "wrong-secret" not in output.out + output.err
+        assert "AIRFLOW_DEPLOY_PASSWORD" in output.err
+
+    def test_no_output_holds_the_login(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        main(["trigger", "payments", "--conf", str(conf), "--wait"])
+        output = capsys.readouterr()
+        assert not any(secret in output.out + output.err for secret in (PASSWORD, *airflow.accept))
+
+
+class TestDockerfile:
+    @pytest.fixture
+    def repository(self, tmp_path: Path) -> Path:
+        (tmp_path / "go.mod").write_text("module m\n\ngo 1.26\n")
+        (tmp_path / "main.go").write_text("package main\n")
+        return tmp_path
+
+    def test_it_is_printed_and_its_reasons_beside_it(self, repository: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(repository)]) == 0
+        output = capsys.readouterr()
+        assert output.out.startswith("# Made by `airflow-deploy dockerfile`")
+        assert output.out.endswith('ENTRYPOINT ["/app"]\n')
+        assert output.err.splitlines()[1] == "go.mod: Go 1.26"
+
+    def test_so_is_what_it_ignores(self, repository: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(repository), "--ignore"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == ".git"
+
+    def test_the_base_is_pinned(self, repository: Path, capsys: Output) -> None:
+        digest = "sha256:" + "ab" * 32
+        assert main(["dockerfile", str(repository), "--digest", digest]) == 0
+        assert f"FROM golang:1.26-bookworm@{digest} AS build\n" in capsys.readouterr().out
+
+    def test_what_cannot_be_told_is_refused(self, tmp_path: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(tmp_path)]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile"])
+    def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        assert f"  $ airflow-deploy {command} " in said
+        assert said.startswith(f"usage: airflow-deploy {command} ")
+        assert "exit codes:" in said
+
+    def test_its_examples_conf_is_one(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        with pytest.raises(SystemExit):
+            main(["trigger", "--help"])
+        said = capsys.readouterr().out
+        conf.write_text(said[said.index("{") : said.index("  $ airflow-deploy trigger")])
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 0
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"]]
+    )
+    def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(arguments)
+        assert capsys.readouterr().err.startswith("usage: airflow-deploy")
+
+    def test_it_runs_as_a_program(self) -> None:
+        code = "import sys; from airflow_deploy.cli import main; sys.exit(main(['--version']))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("airflow-deploy ")
