@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 
 
-def take_back(context: Context, plan: DeploymentPlan, why: str, *, deployed: bool, at: datetime | None = None) -> bool:
+def take_back(
+    context: Context, plan: DeploymentPlan, why: str, *, reached: Collection[State], at: datetime | None = None
+) -> bool:
     """Settle this deployment and record it; return False where it had left nothing to undo.
 
-    :param deployed: whether DEPLOYING was recorded; if so the way back is recorded too, whatever is found.
+    :param reached: the states recorded so far; after DEPLOYING the way back is recorded too, whatever is found.
     :param at: when the verdict fell, where that is known.
     :raises NotSettledError: a person must look at the route.
     """
@@ -40,7 +42,10 @@ def take_back(context: Context, plan: DeploymentPlan, why: str, *, deployed: boo
         record(context, State.ROLLING_BACK, why, at=at)
         record(context, State.FAILED, str(error))
         raise NotSettledError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
-    undone = not settled.kept and (settled.acted or deployed)
+    if settled.verified and State.VERIFIED not in reached:  # its task died between the route and its record
+        record(context, State.VERIFIED, settled.reason)
+    kept = settled.verified or settled.overtaken
+    undone = not kept and (settled.acted or State.DEPLOYING in reached)
     if undone:
         record(context, State.ROLLING_BACK, why, at=at)
         record(context, State.ROLLED_BACK, settled.reason)
@@ -79,8 +84,8 @@ class RollbackOperator(RecordingOperator):
         """Take the deployment back; skip where it failed before anything was applied."""
         plan = self.latest_plan(context)
         why, at = self._reason(context)
-        deployed = State.DEPLOYING in {step.to for step in recorded(context, self.steps_of)}
-        if not take_back(context, plan, why, deployed=deployed, at=at):
+        reached = {step.to for step in recorded(context, self.steps_of)}
+        if not take_back(context, plan, why, reached=reached, at=at):
             raise AirflowSkipException("nothing was applied, so there is nothing to take back")
         close_questions(context, self.questions)
 
@@ -117,7 +122,8 @@ class SettleOperator(RecordingOperator):
         settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
         if not settled:
             why = "the run ended before the deployment was verified"
-            take_back(context, plan, why, deployed=State.DEPLOYING in reached)
+            take_back(context, plan, why, reached=reached)
+            verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
         if not verified:

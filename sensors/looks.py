@@ -159,6 +159,10 @@ class Looks:
             except DeployError as error:
                 log.warning("brake: %s; trying again", error)
                 time.sleep(0.3)
+            except Exception:
+                # A mistake of ours must not end the loop with the verdict in its hand.
+                log.exception("the brake failed; trying again")
+                time.sleep(0.3)
             else:
                 return None
         return None

@@ -17,13 +17,14 @@ log = logging.getLogger(__name__)
 class Settled:
     """What was found and done.
 
-    ``acted`` is False where this deployment had left nothing to undo; ``kept`` is True where its candidate was verified
-    before and stays.
+    ``acted`` is False where this deployment had left nothing to undo; ``verified`` is True where its candidate was
+    verified before and stays, and ``overtaken`` where a later deployment has the route and names it as its own stable.
     """
 
     acted: bool
-    kept: bool
     reason: str
+    verified: bool = False
+    overtaken: bool = False
 
 
 def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str | None = None) -> bool:
@@ -50,16 +51,17 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     had_route = return_traffic(cluster, plan, routes.SETTLED)
     route = cluster.route(plan.spec.namespace, plan.spec.route.name)
     if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
-        return Settled(acted=False, kept=True, reason=f"{plan.candidate} is verified and stays")
+        return Settled(acted=False, verified=True, reason=f"{plan.candidate} is verified and stays")
     if route.serves(plan.candidate):
         raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
     # Where a later deployment names it, it is that one's warm previous version.
-    if stop := there and (had_route or not route.rules_with(plan.candidate)):
+    overtaken = not had_route and bool(route.rules_with(plan.candidate))
+    if stop := there and not overtaken:
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     reason = f"{plan.stable} has all traffic" + (f", {plan.candidate} is stopped" if stop else "")
     log.info("settled: %s", reason)
-    return Settled(acted=had_route or stop, kept=False, reason=reason)
+    return Settled(acted=had_route or stop, reason=reason, overtaken=overtaken)
 
 
 def abandon(cluster: Cluster, plan: DeploymentPlan) -> None:

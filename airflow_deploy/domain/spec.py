@@ -36,7 +36,8 @@ class Source(Model):
     @field_validator("repository")
     @classmethod
     def _no_secret(cls, url: str) -> str:
-        if not url.startswith("ssh://") and "@" in url.split("/")[2]:
+        login, at, _ = url.split("/")[2].rpartition("@")
+        if at and (":" in login or not url.startswith("ssh://")):
             raise ValueError("may not carry a login: it is shown in logs and labels; use a Git credential helper")
         return url
 

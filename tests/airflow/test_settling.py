@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -89,7 +90,7 @@ class TestSettling:
     def test_the_traffic_comes_back_and_the_candidate_stops(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
         settled = settle(real(cluster), plan)
-        assert (settled.acted, settled.kept) == (True, False)
+        assert (settled.acted, settled.verified) == (True, False)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert cluster.now.phase == routes.SETTLED
         assert cluster.replicas == {plan.stable: 2, plan.candidate: 0}
@@ -116,13 +117,13 @@ class TestSettling:
     def test_where_nothing_was_applied_nothing_is_done(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan)
         settled = settle(real(cluster), plan)
-        assert (settled.acted, settled.kept) == (False, False)
+        assert (settled.acted, settled.verified) == (False, False)
         assert (cluster.writes, cluster.replicas) == (0, {plan.stable: 2})
 
     def test_a_verified_version_stays(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
         settled = settle(real(cluster), plan)
-        assert (settled.acted, settled.kept) == (False, True)
+        assert (settled.acted, settled.verified) == (False, True)
         assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
         assert cluster.replicas[plan.candidate] == 2
 
@@ -237,14 +238,16 @@ class TestBothWaysBack:
         assert cluster.now.body == before
         assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
 
-    def test_a_verified_version_stays_and_is_not_recorded_as_taken_back(
+    def test_a_verified_version_stays_and_is_recorded_as_such(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
     ) -> None:
         deploying(run, plan)
+        run.reach("promote", S.PROMOTING, S.PROMOTED)
+        run.reach("verify", S.VERIFYING)
         cluster = FakeCluster.verified(plan)
-        with pytest.raises((AirflowSkipException, NotSettledError)):
+        with pytest.raises(AirflowSkipException) if task == "rollback" else nullcontext():
             execute(run, task, cluster, monkeypatch)
-        assert recorded(run.context, [task]) == []
+        assert [step.to for step in recorded(run.context, [task])] == [S.VERIFIED]
         assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
 
     def test_they_may_be_tried_until_the_cluster_answers(
@@ -301,6 +304,8 @@ def test_the_previous_version_of_a_later_deployment_stays_warm_when_an_old_run_i
     cluster = FakeCluster.verified(plan)
     claimed_by_the_next(cluster, 100)
     body = cluster.now.body
-    execute(run, "rollback", cluster, monkeypatch)
+    with pytest.raises(AirflowSkipException):
+        execute(run, "rollback", cluster, monkeypatch)
+    assert recorded(run.context, ["rollback"]) == []
     assert cluster.replicas[plan.candidate] == 2
     assert cluster.now.body == body
