@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
-
 
 def git(sample: Sample, *arguments: str) -> list[str]:
     command = ["git", "-C", str(sample.path), *arguments]
@@ -116,7 +114,6 @@ def pay(address: str, body: bytes) -> int:
     return status
 
 
-@needs_go
 class TestService:
     def test_running_version_is_slow_without_errors(self, programs: dict[str, Path]) -> None:
         summary = summarise(use(programs["running"], rate=50, seconds=1.5))["running"]
