@@ -57,7 +57,8 @@ PARTS = (
     Part("airflow-home", (), airflow.prepare),
     Part("airflow-access", ("controller-manager", "airflow-home"), control_plane.give_airflow_access),
     Part("postgres", ("namespaces",), postgres.start, postgres.ready),
-    Part("airflow-database", ("postgres", "airflow-home"), airflow.migrate),
+    # Airflow is never idle: it would take half a core from the compiler for as long as Kubernetes is being compiled.
+    Part("airflow-database", ("postgres", "airflow-home", "kubernetes-binary"), airflow.migrate),
     Part("airflow-api-server", ("airflow-database",), partial(airflow.start, "api-server"), airflow.api_ready),
     Part(
         "airflow-scheduler",
