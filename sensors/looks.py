@@ -174,10 +174,9 @@ class Looks:
         if ours and route.phase == expected:
             return None
         if ours and route.phase == routes.BRAKED and self._assignment.role != "gate" and route.word:
-            # Another loop for the same task, or this one before a restart, has braked: its word stands.
-            with suppress(
-                ValueError, KeyError, TypeError, AttributeError, RecursionError
-            ):  # unless somebody wrote over it
+            # Another loop for the same task, or this one before a restart, has braked: its word stands, unless somebody
+            # wrote over it.
+            with suppress(*GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
