@@ -83,6 +83,19 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     assert [request for request in world.requests() if request.failed] == []
 
 
+def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(world: World) -> None:
+    run = world.deploy(world.sample.good)
+    world.until(lambda: world.tasks(run)["canary_25.gate"] == "deferred", "the gate looks")
+    world.api.clear("deploy_payments", run, "canary_25.gate")
+
+    assert world.ended(run) == "success"
+    folder = audited(world, run)
+    assert states(folder)[-1] == "VERIFIED"
+    check_consistent(folder)
+    assert world.weights() == {"payments": 0, summary(folder)["candidate"]: 100}
+    assert [request for request in world.requests() if request.failed] == []
+
+
 RISKY = {"files": 60, "lines": 2000, "migrations": True}
 """A change that lowers the confidence to where a person is asked."""
 

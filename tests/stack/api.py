@@ -63,6 +63,12 @@ class AirflowApi:
         """Mark the run failed, as a person does in the UI."""
         self.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", state="failed").raise_for_status()
 
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Clear a task and all that follow it, as a person does in the UI."""
+        asked = {"task_ids": [task_id], "include_downstream": True, "only_failed": False, "reset_dag_runs": True}
+        path = f"dags/{dag_id}/clearTaskInstances"
+        self.request("POST", path, dag_run_id=run_id, dry_run=False, **asked).raise_for_status()
+
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """Return each task's state."""
         found = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
