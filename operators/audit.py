@@ -98,7 +98,7 @@ class RecordingOperator(DeployOperator):
     :param steps_of: ids of all tasks that record steps, in the DAG's order.
     """
 
-    # No plan among them: it would make the setup a direct parent, which Airflow permits to few trigger rules.
+    # No plan among them: which of two tasks has the latest one is known only when this one runs.
     template_fields: Sequence[str] = ()
 
     def __init__(self, *, plans_of: Sequence[str], steps_of: Sequence[str], **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ PAGE = 100
 URL = "AIRFLOW_DEPLOY_URL"
 USER = "AIRFLOW_DEPLOY_USER"
 PASSWORD = "AIRFLOW_DEPLOY_PASSWORD"  # noqa: S105 - the variable's name
-TOKEN = "AIRFLOW_DEPLOY_TOKEN"  # noqa: S105
+TOKEN = "AIRFLOW_DEPLOY_TOKEN"  # noqa: S105 - the variable's name
 
 AGAIN = Retry(
     total=2, backoff_factor=0.5, status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False,

@@ -6,11 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from airflow_deploy.clients.templates import template
 from airflow_deploy.domain.dockerfile import Recipe, detect, dockerignore, is_listed, is_read, pinned
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.values import printable
@@ -46,19 +44,8 @@ def generate(folder: Path, digest: str | None = None) -> Generated:
 
 def render(recipe: Recipe, digest: str | None = None) -> str:
     """Return the text of a recipe's Dockerfile."""
-    template = _environment().get_template(f"dockerfile.{recipe.language}.j2")
-    return template.render(base=pinned(recipe.base, digest), pip=PIP, **recipe.values)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("airflow_deploy", "templates"), undefined=StrictUndefined, autoescape=False,  # noqa: S701
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    # The exec form is JSON, in pure ASCII: a word can neither end its line nor be expanded by a shell.
-    environment.filters["quoted"] = json.dumps
-    return environment
+    text = template(f"dockerfile.{recipe.language}.j2", json.dumps)
+    return text.render(base=pinned(recipe.base, digest), pip=PIP, **recipe.values)
 
 
 def read_folder(folder: Path) -> dict[str, str | None]:

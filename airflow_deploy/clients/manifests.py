@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from airflow_deploy.clients.templates import template
 from airflow_deploy.domain.plan import DeploymentPlan
-
-
-@cache
-def _environment() -> Environment:
-    # Every value enters by the filter ``quoted``: it can never become structure.
-    environment = Environment(
-        loader=PackageLoader("airflow_deploy", "templates"), undefined=StrictUndefined, autoescape=False  # noqa: S701
-    )  # fmt: skip
-    environment.filters["quoted"] = quoted
-    return environment
 
 
 def quoted(value: Any) -> str:
@@ -35,7 +24,7 @@ def quoted(value: Any) -> str:
 
 def render(plan: DeploymentPlan) -> str:
     """Return the YAML of all objects of the plan's version."""
-    return _environment().get_template("version.yaml.j2").render(plan=plan, spec=plan.spec)
+    return template("version.yaml.j2", quoted).render(plan=plan, spec=plan.spec)
 
 
 def objects(plan: DeploymentPlan) -> list[dict[str, Any]]:

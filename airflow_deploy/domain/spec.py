@@ -89,13 +89,6 @@ class Resources(Model):
     memory: Quantity = "256Mi"
 
 
-class Rollback(Model):
-    """How long, and for how many versions, the way back stays open."""
-
-    window: Annotated[int, Field(ge=60, le=30 * 86_400), DURATION] = 86_400
-    keep: Annotated[int, Field(ge=1, le=50)] = 3
-
-
 class Connections(Model):
     """The Airflow connections that this service's deployments use."""
 
@@ -126,7 +119,6 @@ class DeploymentSpec(Model):
     canary: Canary = Canary()
     gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
-    rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 

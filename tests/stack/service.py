@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import docker
@@ -78,8 +77,3 @@ def build(client: docker.DockerClient, repository: Path, commit: str, name: str)
         if digest:
             return f"{name}@{digest}"
     raise RuntimeError(f"pushing {tag}: the registry gave no digest")
-
-
-def describe(sample: Sample) -> str:
-    """Return the sample's commits as JSON."""
-    return json.dumps({key: str(value) for key, value in asdict(sample).items()})

@@ -30,7 +30,6 @@ class TestDefaults:
         spec = make_spec()
         assert spec.canary.stages == (5, 25, 50, 100)
         assert (spec.canary.bake, spec.canary.max_bake) == (60, 1800)
-        assert (spec.rollback.window, spec.rollback.keep) == (86_400, 3)
         assert (spec.blindness.then, spec.criticality) == ("hold", "medium")
         assert spec.source.branches == ("main",)
 
@@ -103,7 +102,7 @@ class TestRefused:
             ({"gates": {"memory": float("inf")}}, "gates"),
             ({"gates": {"memory": "90%"}}, "gates.memory"),
             ({"blindness": {"then": "promote"}}, "blindness.then"),
-            ({"rollback": {"keep": 0}}, "rollback.keep"),
+            ({"rollback": {"keep": 3}}, "rollback"),
             ({"connections": {"kubernetes": "a b"}}, "connections.kubernetes"),
             ({"connections": {"kubernetes": "{{ var.value.x }}"}}, "connections.kubernetes"),
             ({"approval_timeout": "1s"}, "approval_timeout"),
