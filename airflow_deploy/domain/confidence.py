@@ -50,6 +50,8 @@ class Known:
     outcomes: Outcomes
     canary_health: float | None = None
     """Share of gates that ended HEALTHY, 0 to 1; None before the canary."""
+    undecided: bool = False
+    """Whether the last gate could not decide: then a person does, however high the score is."""
 
 
 Judged = tuple[float | None, str]
@@ -137,10 +139,12 @@ def score(known: Known) -> Confidence:
     rated = [(factor.weight, factor.value) for factor in factors if factor.value is not None]
     total = round(100 * sum(weight * value for weight, value in rated) / sum(weight for weight, _ in rated), 1)
     forbidden = vetoes(known.plan)
-    return Confidence(score=total, route=_route(total, forbidden), factors=tuple(factors), vetoes=tuple(forbidden))
+    return Confidence(
+        score=total, route=_route(total, forbidden, known.undecided), factors=tuple(factors), vetoes=tuple(forbidden)
+    )
 
 
-def _route(total: float, forbidden: Sequence[str]) -> Route:
+def _route(total: float, forbidden: Sequence[str], undecided: bool) -> Route:
     if forbidden or total < ASK:
         return "refuse"
-    return "go" if total >= GO_ALONE else "ask"
+    return "go" if total >= GO_ALONE and not undecided else "ask"
