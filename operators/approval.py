@@ -125,7 +125,7 @@ def check_agreed(context: Context, judge: str, question: str) -> None:
     if said.get("verdict") == "HEALTHY" or said.get("route") == "go":
         return
     if not _event(context, question):
-        raise RefusedError(f"{question} has no yes of anybody who may agree; answer it under Required actions")
+        raise RefusedError(f"{question} has no yes of anybody who may agree; to mark it as done is none")
 
 
 def _event(context: Context, task: str) -> dict[str, Any]:

@@ -30,7 +30,10 @@ class ScoreConfidenceOperator(DeployOperator):
         health, undecided = None, False
         if self.gates:
             verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
-            health, undecided = verdicts.count("HEALTHY") / len(verdicts), verdicts[-1] != "HEALTHY"
+            undecided = verdicts[-1] != "HEALTHY"
+            # A gate that left it to a person says nothing of the health, and what is not known is left out.
+            decided = [verdict for verdict in verdicts if verdict not in (None, "UNDECIDED")]
+            health = decided.count("HEALTHY") / len(decided) if decided else None
         outcomes = Artifacts(plan).earlier()
         confidence = score(Known(plan=plan, outcomes=outcomes, canary_health=health, undecided=undecided))
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)

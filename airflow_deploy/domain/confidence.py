@@ -49,7 +49,7 @@ class Known:
     plan: DeploymentPlan
     outcomes: Outcomes
     canary_health: float | None = None
-    """Share of gates that ended HEALTHY, 0 to 1; None before the canary."""
+    """Share of the gates that decided HEALTHY, 0 to 1; None where none has decided."""
     undecided: bool = False
     """Whether the last gate could not decide: then a person does, however high the score is."""
 
@@ -72,8 +72,8 @@ def _safety_gates(known: Known) -> Judged:
 
 def _canary_health(known: Known) -> Judged:
     if known.canary_health is None:
-        return None, "not known before the canary"
-    return known.canary_health, f"{known.canary_health:.0%} of the gates ended healthy"
+        return None, "no gate has decided yet"
+    return known.canary_health, f"{known.canary_health:.0%} of the gates that decided are healthy"
 
 
 def _blast_radius(known: Known) -> Judged:

@@ -265,11 +265,18 @@ class TestAudit:
 
 class TestConfidence:
     def test_the_score_counts_the_gates_that_ended_healthy(self, run: Run, plan: DeploymentPlan) -> None:
-        run.returned("gate_5", {"verdict": "HEALTHY"})
-        run.returned("gate_25", {"verdict": "UNDECIDED"})
-        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=["gate_5", "gate_25", "gate_50"])
-        factors = {factor["name"]: factor["value"] for factor in operator.execute(run.context)["factors"]}
-        assert factors["canary_health"] == pytest.approx(1 / 3)
+        for gate, verdict in (("gate_5", "HEALTHY"), ("gate_25", "BREACHED"), ("gate_50", "UNDECIDED")):
+            run.returned(gate, {"verdict": verdict})
+        assert self.health(run, plan, "gate_5", "gate_25", "gate_50", "gate_100") == 0.5
+
+    def test_gates_that_left_it_to_people_say_nothing_of_the_health(self, run: Run, plan: DeploymentPlan) -> None:
+        run.returned("gate_5", {"verdict": "UNDECIDED"})
+        assert self.health(run, plan, "gate_5", "gate_25") is None
+
+    @staticmethod
+    def health(run: Run, plan: DeploymentPlan, *gates: str) -> Any:
+        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates)
+        return next(f["value"] for f in operator.execute(run.context)["factors"] if f["name"] == "canary_health")
 
     @pytest.mark.parametrize(("last", "route"), [("HEALTHY", "go"), ("UNDECIDED", "ask"), (None, "ask")])
     def test_what_the_last_gate_could_not_decide_is_asked_with_the_promotion(
