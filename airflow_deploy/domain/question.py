@@ -89,8 +89,8 @@ class Question:
         header = ["gate", "shown", "bad requests so far", f"at worst, at {share} %", "permitted", "requests needed"]
         return [
             f"**Why a person is asked.** The gate is UNDECIDED after {self.undecided['requests']:.0f} requests,"
-            f" {self.undecided['errors']:.0f} of them with an error. It lets go on a version that, even if it is as bad as"
-            f" it may still be, costs no more than is permitted with {share} % of the traffic.",
+            f" {self.undecided['errors']:.0f} of them with an error. It lets go on what, even if it is as bad as it may"
+            f" still be, costs no more than is permitted with {share} % of the traffic.",
             "",
             *table(header, map(_finding, self.undecided["findings"])),
             "",
