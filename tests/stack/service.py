@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -22,8 +23,8 @@ namespace: payments
 source: {{repository: "file://{repository}", branches: [main]}}
 registry: {registry}
 route: {{name: payments}}
-criticality: high
-canary: {{bake: {bake}s, max_bake: {max_bake}s}}
+criticality: {criticality}
+canary: {{stages: {stages}, bake: {bake}s, max_bake: {max_bake}s}}
 gates: {{error_rate: 0.01, latency_p95: 0.5, latency_p99: 1.0}}
 resources: {{cpu: 250m, memory: 64Mi}}
 config: {{CURRENCY: EUR}}
@@ -38,13 +39,19 @@ BINDING = {
 }
 
 
-def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
+def serve(
+    info: StackInfo,
+    bake: int = 15,
+    max_bake: int = 300,
+    stages: Sequence[int] = (5, 25, 50, 100),
+    criticality: str = "high",
+) -> Sample:
     """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
 
     Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
     and what comes next would depend on it.
 
-    :param bake: seconds that a stage takes at least, ``max_bake`` at most.
+    :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
     """
     sample = make_repository(Path(info.state) / "repository")
     client = docker.DockerClient(base_url=f"unix://{info.docker_socket}")
@@ -55,7 +62,8 @@ def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
     kubectl("apply", "--server-side", "-f", "-", stdin=payments(image, "payments-before-us"))
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(BINDING))
     kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
-    spec = SPEC.format(repository=sample.path, registry=info.registry, bake=bake, max_bake=max_bake)
+    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake}
+    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payments.yaml"
         path.write_text(spec)
