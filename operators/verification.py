@@ -25,7 +25,7 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, HarmError
 from airflow_deploy.domain.states import State, Step
 from airflow_deploy.operators.audit import amend_audit
-from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES
+from airflow_deploy.operators.base import RETRIES
 
 LOOKS = 8
 """How many services are looked at at the same time."""
@@ -131,7 +131,7 @@ class TakeBackOperator(BaseOperator):
     template_fields: Sequence[str] = ()
 
     def __init__(self, *, target: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        super().__init__(**kwargs)
         self.target = target
 
     def execute(self, context: Context) -> str:
@@ -179,7 +179,8 @@ class ReportOperator(BaseOperator):
 
         :raises HarmError: something was taken back.
         """
-        said = [line for line in context["ti"].xcom_pull(task_ids=self.taken_back) or [] if line]
+        # By a list of ids: for a single id, Airflow gives a text instead of a list where there is but one.
+        said = [line for line in context["ti"].xcom_pull(task_ids=[self.taken_back]) if line]
         if said:
             raise HarmError("; ".join(said))
         self.log.info("every promoted version within its window holds, or is left alone")
