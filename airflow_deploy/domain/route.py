@@ -20,6 +20,9 @@ SETTLED, ABANDONED = "settled", "abandoned"
 """Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
 rollback is complete; a person must look, since somebody changed the route under the deployment."""
 
+GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading an annotation that somebody wrote over may raise."""
+
 Patch = list[dict[str, Any]]
 
 
