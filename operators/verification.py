@@ -139,15 +139,22 @@ def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
 
 
 def _target(found: Found) -> dict[str, Any]:
-    plan, evidence = found.item.plan, found.evidence
+    plan = found.item.plan
+    event = {**found.event, **_keep_evidence(found)}
+    return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": event}
+
+
+def _keep_evidence(found: Found) -> dict[str, Any]:
+    """Write the evidence; a store that fails must not cost the verdict."""
+    plan = found.item.plan
     artifacts, name = Artifacts(plan), f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
-    if found.verdict == "BACK":
-        with suppress(FileNotFoundError):  # who took it back has left it, unless the word tells another time
-            evidence = artifacts.read(name)
-    kept: dict[str, Any] = {"evidence": None, "evidence_sha256": None}
-    if evidence:
-        kept = {"evidence": name, "evidence_sha256": artifacts.write(name, evidence)}
-    return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": {**found.event, **kept}}
+    try:
+        # Of what is back already, whoever took it back has left the evidence.
+        evidence = artifacts.read(name) if found.verdict == "BACK" else found.evidence
+        return {"evidence": name, "evidence_sha256": artifacts.write(name, evidence)}
+    except Exception:
+        log.exception("the evidence of %s could not be kept", plan.deployment_id)
+        return {"evidence": None, "evidence_sha256": None}
 
 
 class TakeBackOperator(BaseOperator):
