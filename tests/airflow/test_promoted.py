@@ -22,13 +22,6 @@ NOW = CREATED + 4000.0
 DAY = 86_400
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store of this test's own."""
-    monkeypatch.setenv("AIRFLOW__AIRFLOW_DEPLOY__ARTIFACT_STORE", f"file://{tmp_path}/store/")
-    return tmp_path / "store"
-
-
 def deployment(number: int = 0, service: str = "payments", **spec: Any) -> DeploymentPlan:
     """The ``number``-th deployment of a service; one starts every minute."""
     spec_of = make_spec(service=service, **spec)
