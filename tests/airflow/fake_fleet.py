@@ -36,6 +36,7 @@ from tests.unit.test_judge import GOOD_BASELINE, START
 S = State
 BAD = (Load(-float("inf")), Load(-300, errors=0.2))
 """Good for long, and bad in the last minutes before START."""
+SPAN: dict[str, Any] = {"since": -1900.0, "until": 200.0}
 AGE = 3600.0
 """Seconds before START at which each was verified."""
 DAG_ID = "verify_deployments"
@@ -96,7 +97,7 @@ class Fleet:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *plans: DeploymentPlan) -> None:
         self.clusters = {plan.spec.namespace: FakeCluster.verified(plan) for plan in plans}
-        self.gateways = {plan.deployment_id: Gateway(plan) for plan in plans}
+        self.gateways = {plan.deployment_id: Gateway(plan, **SPAN) for plan in plans}
         self.live: set[str] = set()
         """Ids of the DAGs that have a running run."""
         self.now = START
@@ -109,7 +110,7 @@ class Fleet:
 
     def turns_bad(self, *plans: DeploymentPlan) -> None:
         for plan in plans:
-            self.gateways[plan.deployment_id] = Gateway(plan, *BAD)
+            self.gateways[plan.deployment_id] = Gateway(plan, *BAD, **SPAN)
 
     def of(self, plan: DeploymentPlan) -> FakeCluster:
         return self.clusters[plan.spec.namespace]
