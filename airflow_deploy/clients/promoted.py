@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,12 +25,14 @@ log = logging.getLogger(__name__)
 class Promoted:
     """A deployment that ended VERIFIED at ``verified_at`` (unix seconds).
 
-    ``baseline`` is what the version before it answered.
+    ``baseline`` is what the version before it answered, and ``disturbed_until`` is when the last later deployment that
+    users have seen, and that came to nothing, had ended.
     """
 
     plan: DeploymentPlan
     baseline: Counts
     verified_at: float
+    disturbed_until: float = 0.0
 
     @property
     def until(self) -> float:
@@ -54,10 +57,15 @@ def one_promoted(service: str, deployment_id: str) -> Promoted | None:
 def _latest(service: ObjectStoragePath) -> Promoted | None:
     # Names alone, which sort by their time: a path for each of thousands of deployments would take seconds.
     names = [path.rstrip("/").rpartition("/")[2] for path in service.fs.ls(service.path, detail=False)]
+    disturbed_until = 0.0
     for name in sorted(names, reverse=True):
-        said = _summary(service / name)
-        if said and said.get("state") == State.VERIFIED:
-            return _verified(said)
+        said = _summary(service / name) or {}
+        if said.get("state") == State.VERIFIED:
+            found = _verified(said)
+            return found and replace(found, disturbed_until=disturbed_until)
+        if said.get("first_exposed_at"):
+            with suppress(ValueError, KeyError, TypeError, OverflowError):
+                disturbed_until = max(disturbed_until, datetime.fromisoformat(said["ended_at"]).timestamp())
     return None
 
 

@@ -88,7 +88,8 @@ def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -
     if condition is None:
         return None
     span = max(float(condition.for_), EVERY)
-    if at - span < item.verified_at:
+    # The query speaks of the service and not of a version: what a later deployment did meanwhile is not this one's.
+    if at - span < max(item.verified_at, item.disturbed_until):
         return None
     value = None
     for when in _points(at, span):

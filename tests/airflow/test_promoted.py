@@ -109,6 +109,32 @@ class TestWhichOfAService:
         leave(newest, json.dumps(told))
         assert found() == []
 
+    def test_behind_newer_ones_it_knows_until_when_users_saw_them(self) -> None:
+        ended(deployment(0), at=NOW - 900)
+        for number, (seen, at) in enumerate([(True, NOW - 500), (True, NOW - 300), (False, NOW - 100)], 1):
+            newer = deployment(number)
+            exposed = "2026-11-23T07:00:00+00:00" if seen else None
+            leave(newer, json.dumps({**summary(newer, "ROLLED_BACK", at), "first_exposed_at": exposed}))
+        (item,) = promoted(NOW)
+        assert item.disturbed_until == NOW - 300
+
+    @pytest.mark.parametrize("garbage", [None, 5, "yesterday", "0001-01-01T00:00:00", []])
+    def test_behind_a_newer_one_that_tells_no_time(self, garbage: Any) -> None:
+        ended(deployment(0))
+        newer = deployment(1)
+        told = {**summary(newer, "ROLLED_BACK"), "first_exposed_at": "2026-11-23T07:00:00+00:00", "ended_at": garbage}
+        leave(newer, json.dumps(told))
+        (item,) = promoted(NOW)
+        assert item.disturbed_until == 0
+
+    def test_what_came_before_it_does_not_disturb_it(self) -> None:
+        older = deployment(0)
+        told = {**summary(older, "ROLLED_BACK"), "first_exposed_at": "2026-11-23T07:00:00+00:00"}
+        leave(older, json.dumps(told))
+        ended(deployment(1))
+        (item,) = promoted(NOW)
+        assert item.disturbed_until == 0
+
     def test_behind_the_folder_of_a_live_run(self, store: Path) -> None:
         verified, live = ended(deployment(0)), deployment(1)
         Artifacts(live).write(f"evidence_{live.deployment_id}/watch-1.jsonl", "{}\n")

@@ -461,6 +461,14 @@ class TestIncident:
     def test_the_first_span_after_the_verification_is_the_runs_own(self, after: float, said: str) -> None:
         assert self.said(lambda _: 0.25, at=after, age=0).verdict == said
 
+    @pytest.mark.parametrize(("after", "said"), [(0, "HEALTHY"), (299, "HEALTHY"), (300, "BREACHED")])
+    def test_nor_is_the_time_of_a_later_deployment_that_came_to_nothing_its_own(self, after: float, said: str) -> None:
+        gateway = Gateway(planned(CONDITION))
+        gateway.answer_at = lambda _: 0.25
+        gateway.clock.now = START + after
+        item = Promoted(gateway.plan, GOOD_BASELINE, START - HOUR, disturbed_until=START)
+        assert recheck(item, cast("Observer", gateway), START + after).verdict == said
+
     @pytest.mark.parametrize("short", [0, "10s", "60s"])
     def test_a_short_span_is_a_minute(self, short: str | int) -> None:
         assert self.said(lambda at: 0.25 if at >= -EVERY else 0.0, span=short).verdict == "BREACHED"
