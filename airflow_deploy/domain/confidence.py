@@ -49,7 +49,9 @@ class Known:
     plan: DeploymentPlan
     outcomes: Outcomes
     canary_health: float | None = None
-    """Share of gates that ended HEALTHY, 0 to 1; None before the canary."""
+    """Share of the gates that decided HEALTHY, 0 to 1; None where none has decided."""
+    undecided: bool = False
+    """Whether the last gate could not decide: then a person does, however high the score is."""
 
 
 Judged = tuple[float | None, str]
@@ -70,8 +72,8 @@ def _safety_gates(known: Known) -> Judged:
 
 def _canary_health(known: Known) -> Judged:
     if known.canary_health is None:
-        return None, "not known before the canary"
-    return known.canary_health, f"{known.canary_health:.0%} of the gates ended healthy"
+        return None, "no gate has decided yet"
+    return known.canary_health, f"{known.canary_health:.0%} of the gates that decided are healthy"
 
 
 def _blast_radius(known: Known) -> Judged:
@@ -137,10 +139,12 @@ def score(known: Known) -> Confidence:
     rated = [(factor.weight, factor.value) for factor in factors if factor.value is not None]
     total = round(100 * sum(weight * value for weight, value in rated) / sum(weight for weight, _ in rated), 1)
     forbidden = vetoes(known.plan)
-    return Confidence(score=total, route=_route(total, forbidden), factors=tuple(factors), vetoes=tuple(forbidden))
+    return Confidence(
+        score=total, route=_route(total, forbidden, known.undecided), factors=tuple(factors), vetoes=tuple(forbidden)
+    )
 
 
-def _route(total: float, forbidden: Sequence[str]) -> Route:
+def _route(total: float, forbidden: Sequence[str], undecided: bool) -> Route:
     if forbidden or total < ASK:
         return "refuse"
-    return "go" if total >= GO_ALONE else "ask"
+    return "go" if total >= GO_ALONE and not undecided else "ask"
