@@ -167,13 +167,11 @@ exec {real} "$@"
         command: list[str | Path] = [real, f"--kubeconfig={kubeconfig}", "auth", "can-i", *question]
         return bool(subprocess.run(command, capture_output=True, text=True, check=False).stdout == "yes\n")
 
-    who = subprocess.run(
-        [real, f"--kubeconfig={kubeconfig}", "auth", "whoami", "--output=name"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    whoami: list[str | Path] = [real, f"--kubeconfig={kubeconfig}", "auth", "whoami", "--output=json"]
+    who = subprocess.run(whoami, capture_output=True, text=True, check=False)
     assert who.returncode == 0, who.stderr
+    assert json.loads(who.stdout)["status"]["userInfo"]["username"] == "system:serviceaccount:airflow:airflow-deploy"
+    assert may("create", "selfsubjectaccessreviews")
     assert not may("get", "secrets", "--namespace=kube-system")
     assert not may("create", "deployments", "--namespace=default")
     authority = (tmp_path / "access" / "prometheus" / "ca.crt").read_text()
