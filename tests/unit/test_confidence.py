@@ -306,6 +306,12 @@ class TestTheRoute:
                 seen.add(shown.route)
         assert seen == {"go", "ask", "refuse"}
 
+    @pytest.mark.parametrize(("last", "route"), [(last, "go" if last == "HEALTHY" else "ask") for last in VERDICTS])
+    def test_a_high_score_does_not_speak_for_the_last_gate(self, last: str | None, route: str) -> None:
+        shown = rated(verdicts=("HEALTHY",) * 19 + (last,))
+        assert shown.score >= GO_ALONE
+        assert shown.route == route
+
     @given(knowns)
     def test_without_a_test_nothing_goes_on_alone(self, known: Known) -> None:
         tests = known.plan.request.safety_gate.tests.model_copy(update={"passed": 0, "total": 0})
