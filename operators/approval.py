@@ -91,14 +91,16 @@ class DeploymentApprovalOperator(DeployOperator):
         self.defer(trigger=trigger, method_name="answered", kwargs={"deadline": deadline})
 
     def _question(self, context: Context) -> Question:
-        gate = _event(context, self.seen[-1]) if self.seen else {}
+        seen, undecided = self.seen, None
+        if seen and (gate := _event(context, seen[-1])).get("verdict") != "HEALTHY":
+            seen, undecided = seen[:-1], gate.get("numbers", {})
         return Question(
             plan=self.load_plan(),
             confidence=Confidence.load(resolved(self.confidence)),
             about=self.about,
             timeout=self.timeout,
-            seen=[(task, said) for task in self.seen for said in _said(context, task)],
-            undecided=gate.get("numbers") if gate.get("verdict") == "UNDECIDED" else None,
+            seen=[(task, said) for task in seen for said in _said(context, task)],
+            undecided=undecided,
         )
 
     def _why(self, gate: dict[str, Any]) -> str:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow_deploy.domain.confidence import Confidence
+from airflow_deploy.domain.judge import BETA
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.sequential import trials_needed
 
 About = Literal["deployment", "promotion"] | int
 """What a person decides: whether to deploy, to give a share in %, or to promote."""
@@ -24,7 +26,8 @@ class Question:
 
     :param timeout: seconds after which silence counts.
     :param seen: task and sentence of whatever judged or answered so far.
-    :param undecided: the numbers of the gate that could not decide, as its event holds them; None where one could.
+    :param undecided: the numbers of a gate that could not decide, as its event holds them; empty where it has not
+        judged, None where no gate is the reason.
     """
 
     plan: DeploymentPlan
@@ -80,15 +83,16 @@ class Question:
         """Say what the gate that could not decide still lacks."""
         if self.undecided is None:
             return []
-        numbers = self.undecided
-        findings = numbers.get("findings") or []
-        share = max((item["numbers"].get("next_share", 0) for item in findings), default=0)
-        header = ["gate", "shown", "bad so far", "may still be", f"would cost at {share:.0f} %", "permitted"]
+        if not self.undecided:
+            return ["**Why a person is asked.** The gate has not judged; somebody marked it as done.", ""]
+        share = 100 if self.about == "promotion" else self.about
+        header = ["gate", "shown", "bad requests so far", f"at worst, at {share} %", "permitted", "requests needed"]
         return [
-            f"**Why a person is asked.** The new version has answered {numbers.get('requests', 0):.0f} requests,"
-            f" {numbers.get('errors', 0):.0f} of them with an error. What its gate has shown:",
+            f"**Why a person is asked.** The gate is UNDECIDED after {self.undecided['requests']:.0f} requests,"
+            f" {self.undecided['errors']:.0f} of them with an error. It lets go on what, even if it is as bad as it may"
+            f" still be, costs no more than is permitted with {share} % of the traffic.",
             "",
-            *table(header, map(_finding, findings)),
+            *table(header, map(_finding, self.undecided["findings"])),
             "",
         ]
 
@@ -113,9 +117,10 @@ def _finding(item: Mapping[str, Any]) -> list[str]:
     numbers, shown = item["numbers"], "yes" if item["verdict"] == "HEALTHY" else "not yet"
     if "bound" not in numbers:
         return [item["gate"], shown, item["reason"].removeprefix(f"{item['gate']}: "), "", "", ""]
-    cost = numbers["bound"] * numbers["next_share"] / 100
+    share = numbers["next_share"] / 100
+    needed = trials_needed(numbers["bad"], numbers["allowed"] / share, BETA)
     seen = f"{numbers['bad']:.0f} of {numbers['trials']:.0f}"
-    return [item["gate"], shown, seen, f"{numbers['bound']:.2%}", f"{cost:.2%}", f"{numbers['allowed']:.2%}"]
+    return [item["gate"], shown, seen, f"{numbers['bound'] * share:.2%}", f"{numbers['allowed']:.2%}", f"{needed}"]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

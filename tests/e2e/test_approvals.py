@@ -29,7 +29,13 @@ def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
         world = World(stack, sample, record)
         world.wait_served(20)
+        # Airflow may still hold the DAG of the YAML before, with other stages.
+        world.until(lambda: "canary_25.gate" not in _tasks(world), "Airflow reads the DAG with two stages")
         yield world
+
+
+def _tasks(world: World) -> set[str]:
+    return {item["task_id"] for item in world.api.get(f"dags/{DAG}/tasks")["tasks"]}
 
 
 @pytest.fixture
@@ -92,6 +98,12 @@ def told(folder: Path) -> dict[str, list[tuple[str, str | None, bool]]]:
     return found
 
 
+def taken_back(world: World, folder: Path) -> bool:
+    said = summary(folder)
+    weights = world.weights()
+    return (weights[said["stable"]], weights[said["candidate"]]) == (100, 0)
+
+
 def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     world: World, admin: AirflowApi, stack: StackInfo, busy: Callable[[], None]
 ) -> None:
@@ -105,7 +117,7 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     assert admin.answer(DAG, run, "approve", "Approve") == 200
 
     beside = asked(world, run, BESIDE)
-    assert "**Why a person is asked.** The new version has answered" in beside["body"]
+    assert "**Why a person is asked.** The gate is UNDECIDED after" in beside["body"]
     assert world.tasks(run)["canary_5.gate"] == "success"
     world.api.clear(DAG, run, BESIDE)
     asked(world, run, BESIDE, tries=2)
@@ -145,7 +157,7 @@ def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Calla
     assert told(folder) == {BESIDE: [("withdrawn", None, True)]}
     assert "BREACHED" in summary(folder)["approvals"][0]["answers"][0]["why"]
     assert "BREACHED" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
-    assert world.weights() == {"payments": 100, summary(folder)["candidate"]: 0}
+    assert taken_back(world, folder)
 
 
 def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: AirflowApi) -> None:
@@ -160,7 +172,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
     assert told(folder) == {BESIDE: [("Approve", "deployer", False), ("silence", None, True)]}
     assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
     assert "silence is a no" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
-    assert world.weights() == {"payments": 100, summary(folder)["candidate"]: 0}
+    assert taken_back(world, folder)
 
 
 def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World) -> None:
@@ -174,7 +186,7 @@ def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World
     assert states(folder).count("CANARY") == 1
     assert told(folder) == {BESIDE: []}
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
-    assert world.weights() == {"payments": 100, summary(folder)["candidate"]: 0}
+    assert taken_back(world, folder)
 
 
 def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(world: World, admin: AirflowApi) -> None:
@@ -197,9 +209,9 @@ def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World
     admin.end_run(DAG, run)
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
-    candidate = summary(audited(world, run))["candidate"]
-    assert world.weights() == {"payments": 100, candidate: 0}
+    folder = audited(world, run)
+    assert taken_back(world, folder)
 
     admin.answer(DAG, run, BESIDE, "Approve")
     assert world.tasks(run)[BESIDE] == "failed"
-    assert world.weights() == {"payments": 100, candidate: 0}
+    assert taken_back(world, folder)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -22,7 +23,7 @@ namespace: payments
 source: {{repository: "file://{repository}", branches: [main]}}
 registry: {registry}
 route: {{name: payments}}
-criticality: high
+criticality: {criticality}
 canary: {{stages: {stages}, bake: {bake}s, max_bake: {max_bake}s}}
 approval_timeout: {approval_timeout}s
 gates: {{error_rate: 0.01, latency_p95: 0.5, latency_p99: 1.0}}
@@ -43,7 +44,8 @@ def serve(
     info: StackInfo,
     bake: int = 15,
     max_bake: int = 300,
-    stages: tuple[int, ...] = (5, 25, 50, 100),
+    stages: Sequence[int] = (5, 25, 50, 100),
+    criticality: str = "high",
     approval_timeout: int = 3600,
 ) -> Sample:
     """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
@@ -51,8 +53,7 @@ def serve(
     Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
     and what comes next would depend on it.
 
-    :param bake: seconds that a stage takes at least, ``max_bake`` at most.
-    :param stages: shares of the traffic in %.
+    :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
     :param approval_timeout: seconds after which silence is a no.
     """
     sample = make_repository(Path(info.state) / "repository")
@@ -64,14 +65,8 @@ def serve(
     kubectl("apply", "--server-side", "-f", "-", stdin=payments(image, "payments-before-us"))
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(BINDING))
     kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
-    spec = SPEC.format(
-        repository=sample.path,
-        registry=info.registry,
-        bake=bake,
-        max_bake=max_bake,
-        stages=list(stages),
-        approval_timeout=approval_timeout,
-    )
+    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
+    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payments.yaml"
         path.write_text(spec)

@@ -13,7 +13,7 @@ from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.judge import BETA, Judge
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.question import LONGEST, About, Question, escaped, table, verbatim
-from airflow_deploy.domain.sequential import upper_bound
+from airflow_deploy.domain.sequential import trials_needed, upper_bound
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.builders import MISSING, make_plan, make_request, make_spec
 
@@ -103,16 +103,17 @@ class TestSeen:
             {"gate": f.gate, "verdict": f.verdict, "reason": f.reason, "numbers": dict(f.numbers)}
             for f in judge.health(25)
         ]
-        bound, cost = (escaped(f"{upper_bound(0, 25, BETA) * share:.2%}") for share in (1, 0.25))
+        cost = escaped(f"{upper_bound(0, 25, BETA) / 4:.2%}")
         body = question(25, plan, undecided={"requests": 25, "errors": 0, "findings": findings}).body()
-        assert "The new version has answered 25 requests, 0 of them with an error." in body
-        assert "| gate | shown | bad so far | may still be | would cost at 25 \\% | permitted |" in body
-        assert f"| error\\_rate | not yet | 0 of 25 | {bound} | {cost} | 1\\.00\\% |" in body
-        assert f"| latency\\_p95 | yes | 0 of 25 | {bound} | {cost} | 5\\.00\\% |" in body
+        assert "The gate is UNDECIDED after 25 requests, 0 of them with an error." in body
+        assert "| gate | shown | bad requests so far | at worst\\, at 25 \\% | permitted | requests needed |" in body
+        assert f"| error\\_rate | not yet | 0 of 25 | {cost} | 1\\.00\\% | {trials_needed(0, 0.04, BETA)} |" in body
+        assert f"| latency\\_p95 | yes | 0 of 25 | {cost} | 5\\.00\\% | {trials_needed(0, 0.2, BETA)} |" in body
         assert "| cpu\\_saturation | not yet | not seen yet\\, limit 0\\.9 |  |  |  |" in body
 
-    def test_shows_a_gate_of_which_nothing_is_known(self) -> None:
-        assert "The new version has answered 0 requests" in question(25, undecided={}).body()
+    def test_says_where_the_gate_has_not_judged(self) -> None:
+        body = question(25, undecided={}).body()
+        assert "**Why a person is asked.** The gate has not judged; somebody marked it as done." in body
 
 
 HOSTILE = [
