@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 from airflow.sdk import ObjectStoragePath, conf
 
@@ -11,6 +12,8 @@ from airflow_deploy.domain.confidence import Outcomes
 from airflow_deploy.domain.evidence import digest
 from airflow_deploy.domain.plan import DeploymentPlan
 
+LOCAL = frozenset({"", "file", "local"})
+"""Protocols of file systems, where a write has a middle; an object store takes an object whole, or not at all."""
 HISTORY = 20
 """How many earlier deployments count as a service's history."""
 
@@ -37,7 +40,13 @@ class Artifacts:
         """Write one artifact, whole, and return its SHA-256. Written twice, the later one stays."""
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        if target.protocol in LOCAL:
+            # Whoever is killed here, or finds the disk full, must not leave half of what others read again.
+            part = target.with_name(f".{target.name}.{uuid4().hex}")
+            part.write_text(text, encoding="utf-8")
+            part.replace(target)
+        else:
+            target.write_text(text, encoding="utf-8")
         return digest(text)
 
     def read(self, name: str) -> str:

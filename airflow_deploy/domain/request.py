@@ -1,6 +1,7 @@
 """What a trigger sends: the ``conf`` of a DAG run. All of it is hostile input until this module has accepted it."""
 
 import json
+from math import isnan
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
@@ -29,6 +30,10 @@ class ResolvedWhen(Model):
     def holds(self, value: float) -> bool:
         """Whether the query's number says that the incident is over; not a number says nothing, so it does not."""
         return COMPARE[self.op](value, self.value)
+
+    def denied(self, value: float | None) -> bool:
+        """Whether the query's number says that the incident is not over; none, and not a number, say nothing."""
+        return value is not None and not isnan(value) and not self.holds(value)
 
 
 class Incident(Model):

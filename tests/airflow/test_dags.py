@@ -95,12 +95,13 @@ class TestParsing:
         script = (
             "import json, runpy, sys\n"
             f"found = runpy.run_path({str(DAGS / 'deployments.py')!r})\n"
+            f"found |= runpy.run_path({str(DAGS / 'verification.py')!r})\n"
             "heavy = [name for name in ('kubernetes', 'kubernetes_asyncio', 'docker', 'prometheus_api_client',"
             " 'airflow.providers.cncf.kubernetes.hooks.kubernetes', 'pandas', 'matplotlib')"
             " if name in sys.modules]\n"
             "from airflow.serialization.serialized_objects import DagSerialization\n"
-            "dag = found['deploy_payments']\n"
-            "print('RESULT' + json.dumps([heavy, DagSerialization.to_dict(dag)], sort_keys=True))\n"
+            "dags = [DagSerialization.to_dict(found[name]) for name in ('deploy_payments', 'dag')]\n"
+            "print('RESULT' + json.dumps([heavy, dags], sort_keys=True))\n"
         )
         results = []
         for seed in ("1", "4242"):
@@ -116,7 +117,7 @@ class TestParsing:
             results.append(next(line for line in done.stdout.splitlines() if line.startswith("RESULT")))
         heavy, written = json.loads(results[0].removeprefix("RESULT"))
         assert heavy == []
-        assert written["dag"]["dag_id"] == "deploy_payments"
+        assert [each["dag"]["dag_id"] for each in written] == ["deploy_payments", "verify_deployments"]
         assert results[0] == results[1]
 
     def test_two_serialisations_are_equal(self, dag: DAG) -> None:
