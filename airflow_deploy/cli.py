@@ -69,7 +69,7 @@ example:
   $ airflow-deploy dockerfile . --ignore > .dockerignore
 """
 
-SHOWN = frozenset({"running", "deferred", "awaiting_input", "up_for_retry", "success", "failed"})
+SHOWN = frozenset({"running", "deferred", "up_for_retry", "success", "failed"})
 """The states of a task that people want to hear of."""
 
 
@@ -166,12 +166,15 @@ def _read_conf(name: str) -> Any:
 def _follow(run: Run) -> int:
     tasks: dict[str, str | None] = {}
     state: State | None = None
+    asked: str | None = None
     seen: Snapshot | None = None
     for seen in run.follow():
         changed = [f"{task} {now}" for task, now in seen.tasks.items() if now in SHOWN and tasks.get(task) != now]
         if changed or seen.state != state:
             print(f"{datetime.now(UTC):%H:%M:%S}  {seen.state:<17}  {printable(', '.join(changed), 400)}", flush=True)
-        tasks, state = dict(seen.tasks), seen.state
+        if (page := run.question_page(seen)) and page != asked:
+            print(f"          a person is asked, and silence is a no: {page}", flush=True)
+        tasks, state, asked = dict(seen.tasks), seen.state, page
     result = run.result(seen)
     for line in _summary(result):
         print(line, flush=True)

@@ -3,6 +3,7 @@
 plan -> build_image -> score_confidence -> route_on_confidence -> [approve] -> capture_baseline -> apply_manifest
   -> wait_ready -> claim_route -> +- watch -----------------------------------------+-> verify -> audit -> settle
                                   +- canary_5 … canary_100 -> score_promotion … promote
+A stage is shift, gate, [ask]: where its gate cannot decide, a person does. At the last stage the promotion asks for it.
 rollback runs as soon as anything after apply_manifest fails; settle is the teardown and runs whatever happens.
 """
 
@@ -10,24 +11,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, NamedTuple
+from itertools import pairwise, zip_longest
+from typing import Any, Literal, NamedTuple
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule, chain
 
 from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.question import About
 from airflow_deploy.domain.request import DeployRequest
 from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.apply import ApplyManifestOperator
+from airflow_deploy.operators.approval import DeploymentApprovalOperator
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.base import output_of
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.operators.confidence import (
-    DeploymentApprovalOperator,
     RefuseOperator,
     RouteOnConfidenceOperator,
     ScoreConfidenceOperator,
@@ -38,7 +40,7 @@ from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSe
 from airflow_deploy.sensors.ready import WaitReadySensor
 
 EITHER_WAY = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
-"""The rule of a task that both a go and a person's yes lead to."""
+"""The rule of a task that both a go, of a score or a gate, and a person's yes lead to."""
 
 DOC = """### Deploy {service}
 
@@ -121,12 +123,28 @@ class Decision(NamedTuple):
     ask: BaseOperator
     refuse: BaseOperator
 
+    @property
+    def agreed(self) -> tuple[str, str]:
+        """What may let the deployment go on."""
+        return self.score.task_id, self.ask.task_id
+
 
 class Stage(NamedTuple):
-    """One share of the traffic."""
+    """One share of the traffic; the last one has no question of its own, since the promotion asks."""
 
     shift: BaseOperator
     gate: BaseOperator
+    ask: BaseOperator | None
+
+    @property
+    def tasks(self) -> list[BaseOperator]:
+        """All of them, in their order."""
+        return [task for task in self if task]
+
+    @property
+    def agreed(self) -> tuple[str, str]:
+        """What may let the next share be given."""
+        return self.gate.task_id, self.ask.task_id if self.ask else ""
 
 
 def _tasks(spec: DeploymentSpec) -> None:
@@ -137,28 +155,30 @@ def _tasks(spec: DeploymentSpec) -> None:
     judged = {**owned, "baseline": output_of("capture_baseline"), "deferrable": True}
 
     with _group("confidence", "may it be deployed?"):
-        deploy = _decision(spec, planned, "", go="capture_baseline")
+        deploy = _decision(spec, planned, "deployment", go="capture_baseline")
     with _group("candidate", "the new version beside the old one, without traffic"):
         baseline = CaptureBaselineOperator(task_id="capture_baseline", trigger_rule=EITHER_WAY, **planned)
-        apply = ApplyManifestOperator(task_id="apply_manifest", **planned)
+        apply = ApplyManifestOperator(task_id="apply_manifest", agreed=deploy.agreed, **planned)
         ready = WaitReadySensor(task_id="wait_ready", deferrable=True, **planned)
         claim = ClaimRouteOperator(task_id="claim_route", **planned)
     watch = WatchSensor(task_id="watch", **judged)
-    stages = _stages(spec, owned, judged)
+    stages = _stages(spec, owned, judged, deploy.agreed)
     gates = [stage.gate for stage in stages]
-    staged = [task for stage in stages for task in stage]
+    staged = [task for stage in stages for task in stage.tasks]
     with _group("promotion", "may it stay?"):
-        promotion = _decision(spec, planned, "_promotion", go="promote", gates=[gate.task_id for gate in gates])
-        promote = PromoteOperator(task_id="promote", trigger_rule=EITHER_WAY, **owned)
+        promotion = _decision(spec, owned, "promotion", go="promote", stages=stages)
+        promote = PromoteOperator(task_id="promote", agreed=promotion.agreed, trigger_rule=EITHER_WAY, **owned)
     verify = VerifySensor(task_id="verify", **judged)
 
     chain(plan, build, deploy.score, deploy.route, [deploy.ask, baseline, deploy.refuse])
     chain(deploy.ask, baseline, apply, ready, claim, [watch, stages[0].shift])
-    chain(*staged, promotion.score, promotion.route, [promotion.ask, promote, promotion.refuse])
+    for stage, following in pairwise(stages):
+        chain(*stage.tasks, following.shift)
+        stage.gate >> following.shift
+    chain(*stages[-1].tasks, promotion.score, promotion.route, [promotion.ask, promote, promotion.refuse])
     chain(promotion.ask, promote, verify)
     watch >> verify
 
-    judges = [task.task_id for task in (watch, verify, *gates)]
     recording = [plan, build, deploy.ask, deploy.refuse, apply, *staged, promotion.ask]
     recording += [promote, watch, verify]
     ending: dict[str, Any] = {
@@ -167,15 +187,15 @@ def _tasks(spec: DeploymentSpec) -> None:
     }
     rollback = RollbackOperator(
         task_id="rollback",
-        judges=judges,
-        questions=[promotion.ask.task_id],
+        judges=[watch.task_id, verify.task_id],
+        gates=[gate.task_id for gate in gates],
         trigger_rule=TriggerRule.ONE_FAILED,
         **ending,
     )
     [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
     audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
     settle = SettleOperator(task_id="settle", audit=audit.task_id, **ending)
-    [deploy.refuse, rollback, verify, watch, *gates] >> audit >> settle
+    [deploy.refuse, rollback, verify, watch, *staged, promotion.ask] >> audit >> settle
     # A teardown without a setup: with one, clearing any task would run the setup again, and if that failed, neither
     # rollback nor settle would run.
     settle.as_teardown(on_failure_fail_dagrun=True)
@@ -187,19 +207,22 @@ def _group(name: str, tooltip: str) -> TaskGroup:
 
 
 def _decision(
-    spec: DeploymentSpec, planned: dict[str, Any], when: str, *, go: str, gates: Sequence[str] = ()
+    spec: DeploymentSpec,
+    known: dict[str, Any],
+    about: Literal["deployment", "promotion"],
+    *,
+    go: str,
+    stages: Sequence[Stage] = (),
 ) -> Decision:
-    """Make one decision; ``when`` is the suffix of its tasks' names, ``go`` the task that follows a go."""
+    """Make one decision; ``go`` is the task that follows a go, and ``stages`` those that have judged by then."""
+    when = "" if about == "deployment" else f"_{about}"
+    planned = {"plan": known["plan"]}
+    gates = [stage.gate.task_id for stage in stages]
     score = ScoreConfidenceOperator(task_id=f"score{when or '_confidence'}", gates=gates, **planned)
-    confidence = output_of(score.task_id)
-    ask = DeploymentApprovalOperator(
-        task_id=f"approve{when}",
-        subject=f"{'Promote' if when else 'Deploy'} {spec.service}?",
-        confidence=confidence,
-        timeout=timedelta(seconds=spec.approval_timeout),
-    )
+    ask = _question(spec, known, f"approve{when}", about, score.task_id, _judging(stages))
     # Before the canary a refusal ends the run; after it, the rollback records what follows.
     state = None if when else State.REJECTED
+    confidence = output_of(score.task_id)
     refuse = RefuseOperator(task_id=f"refuse{when}", confidence=confidence, state=state, **planned)
     route = RouteOnConfidenceOperator(
         task_id=f"route_on{when or '_confidence'}",
@@ -209,11 +232,30 @@ def _decision(
     return Decision(score, route, ask, refuse)
 
 
-def _stages(spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any]) -> list[Stage]:
-    stages = []
-    for share, next_share in zip(spec.canary.stages, [*spec.canary.stages[1:], 100], strict=True):
+def _stages(
+    spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any], deployed: tuple[str, str]
+) -> list[Stage]:
+    """Make the stages; ``deployed`` is what let the first share be given."""
+    stages: list[Stage] = []
+    for share, following in zip_longest(spec.canary.stages, spec.canary.stages[1:]):
+        agreed = stages[-1].agreed if stages else deployed
         with TaskGroup(f"canary_{share}", tooltip=f"{share} % of real traffic"):
-            shift = ShiftCanaryOperator(task_id="shift", share=share, **owned)
-            gate = HealthGateSensor(task_id="gate", next_share=next_share, **judged)
-            stages.append(Stage(shift, gate))
+            shift = ShiftCanaryOperator(task_id="shift", share=share, agreed=agreed, trigger_rule=EITHER_WAY, **owned)
+            gate = HealthGateSensor(task_id="gate", next_share=following or 100, **judged)
+            seen = [*_judging(stages), gate.task_id]
+            ask = _question(spec, owned, "ask", following, "score_confidence", seen) if following else None
+            stages.append(Stage(shift, gate, ask))
     return stages
+
+
+def _question(
+    spec: DeploymentSpec, known: dict[str, Any], name: str, about: About, score: str, seen: Sequence[str]
+) -> BaseOperator:
+    return DeploymentApprovalOperator(
+        task_id=name, about=about, timeout=spec.approval_timeout, confidence=output_of(score), seen=seen, **known
+    )
+
+
+def _judging(stages: Sequence[Stage]) -> list[str]:
+    """Return the ids of what judges and asks in these stages."""
+    return [task.task_id for stage in stages for task in stage.tasks if task is not stage.shift]

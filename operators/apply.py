@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import Context
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.manifests import objects
 from airflow_deploy.domain.states import State
+from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, record
 
 
 class ApplyManifestOperator(DeployOperator):
-    """Server-side apply the version's ConfigMap, Deployment, Service, PodDisruptionBudget and NetworkPolicy."""
+    """Server-side apply the version's ConfigMap, Deployment, Service, PodDisruptionBudget and NetworkPolicy.
+
+    :param agreed: ids of the judge and of the question before, one of which must have let it.
+    """
+
+    def __init__(self, *, agreed: tuple[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.agreed = agreed
 
     def execute(self, context: Context) -> str:
         """Return the version's name. Applied twice, the same objects stand."""
+        check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         manifest = objects(plan)

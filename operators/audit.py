@@ -86,7 +86,7 @@ def _lines(path: Sequence[Transition]) -> str:
 
 def _rejection(context: Context) -> Step:
     ti = context["ti"]
-    reason = "a step before the deployment failed, or a person said no"
+    reason = "a step before the deployment failed, or a person ended the run"
     return Step(to=State.REJECTED, at=datetime.now(UTC), task=ti.task_id, try_number=ti.try_number, reason=reason)
 
 
@@ -119,7 +119,13 @@ def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[
         "ended_at": path[-1].at.isoformat(),
         "reason": path[-1].reason,
         "judgements": judgements,
+        "approvals": [_approval(item) for item in path if item.to == State.AWAITING_APPROVAL],
     }
+
+
+def _approval(item: Transition) -> dict[str, Any]:
+    answers = [answer.model_dump(mode="json") for answer in item.answers]
+    return {"task": item.task, "asked_at": item.at.isoformat(), "answers": answers}
 
 
 def _json(value: Any) -> str:

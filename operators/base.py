@@ -13,18 +13,12 @@ from airflow_deploy.domain.errors import IllegalTransition, NotSettledError, Per
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import STEPS_KEY, State, Step
 
-NO_FROM_A_PERSON: list[type[BaseException] | str] = [
-    "airflow.providers.standard.exceptions.HITLRejectException",
-    "airflow.providers.standard.exceptions.HITLTimeoutError",
-]
-
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=2),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=PermanentError, action=RetryAction.FAIL, reason="trying again cannot help"),
-            RetryRule(exception=NO_FROM_A_PERSON, action=RetryAction.FAIL, reason="nobody is asked twice"),
             RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=2)),
         ]
     ),

@@ -12,6 +12,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.states import State
+from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, record, resolved
 
 
@@ -49,14 +50,19 @@ class OwnedOperator(DeployOperator):
 
 
 class ShiftCanaryOperator(OwnedOperator):
-    """Give the candidate ``share`` % of the route's traffic."""
+    """Give the candidate ``share`` % of the route's traffic.
 
-    def __init__(self, *, share: int, **kwargs: Any) -> None:
+    :param agreed: ids of the judge and of the question before, one of which must have let it.
+    """
+
+    def __init__(self, *, share: int, agreed: tuple[str, str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.share = share
+        self.agreed = agreed
 
     def execute(self, context: Context) -> None:
         """Shift, or find it done already."""
+        check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
@@ -68,10 +74,18 @@ class ShiftCanaryOperator(OwnedOperator):
 
 
 class PromoteOperator(OwnedOperator):
-    """Make the candidate the stable. It has all traffic already, so nothing moves."""
+    """Make the candidate the stable. It has all traffic already, so nothing moves.
+
+    :param agreed: ids of the judge and of the question before, one of which must have let it.
+    """
+
+    def __init__(self, *, agreed: tuple[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.agreed = agreed
 
     def execute(self, context: Context) -> None:
         """Promote, or find it done already."""
+        check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)

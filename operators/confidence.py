@@ -1,12 +1,10 @@
-"""Scoring, the branches that follow the score, the question to a person, and the refusal."""
+"""Scoring, the branches that follow the score, and the refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseBranchOperator, Context, XComArg
 
 from airflow_deploy.clients.artifacts import Artifacts
@@ -14,9 +12,6 @@ from airflow_deploy.domain.confidence import Confidence, Known, score
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import RETRIES, DeployOperator, record, resolved
-
-QUESTION_KEY = "question"
-"""XCom key of a question's identity, by which a rollback withdraws it."""
 
 
 class ScoreConfidenceOperator(DeployOperator):
@@ -32,11 +27,8 @@ class ScoreConfidenceOperator(DeployOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a ``Confidence`` as JSON."""
         plan = self.load_plan()
-        health = None
-        if self.gates:
-            verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
-            health = verdicts.count("HEALTHY") / len(verdicts)
-        confidence = score(Known(plan=plan, outcomes=Artifacts(plan).earlier(), canary_health=health))
+        verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
+        confidence = score(Known(plan, Artifacts(plan).earlier(), verdicts))
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)
         for line in report(confidence):
             self.log.info("%s", line)
@@ -45,7 +37,7 @@ class ScoreConfidenceOperator(DeployOperator):
 
 
 def report(confidence: Confidence) -> list[str]:
-    """Return the score as a Markdown table, for logs and for the question to a person."""
+    """Return the score as a table for the log."""
     rows = [
         f"| {f.name} | {f.weight:.0%} | {'unknown' if f.value is None else f'{f.value:.2f}'} | {f.reason} |"
         for f in confidence.factors
@@ -94,25 +86,3 @@ class RefuseOperator(DeployOperator):
         if self.state:
             record(context, self.state, reason)
         raise RefusedError(f"refused: {reason}")
-
-
-class DeploymentApprovalOperator(ApprovalOperator):
-    """Ask a person whether to go on; silence is a no.
-
-    :param confidence: the score as JSON; it is shown.
-    :param timeout: how long to wait.
-    """
-
-    template_fields: Collection[str] = (*ApprovalOperator.template_fields, "confidence")
-
-    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, timeout: timedelta, **kwargs: Any) -> None:
-        super().__init__(fail_on_reject=True, response_timeout=timeout, defaults="Reject", **{**RETRIES, **kwargs})
-        self.confidence = confidence
-
-    def execute(self, context: Context) -> Any:
-        """Record the question and wait."""
-        confidence = Confidence.load(resolved(self.confidence))
-        self.body = "\n".join([f"Confidence **{confidence.score:g}** of 100.", "", *report(confidence)])
-        record(context, State.AWAITING_APPROVAL, f"confidence {confidence.score:g} asks a person")
-        context["ti"].xcom_push(key=QUESTION_KEY, value=str(context["ti"].id))
-        return super().execute(context)

@@ -46,7 +46,7 @@ class PlanDeploymentOperator(DeployOperator):
         plan = DeploymentPlan(
             dag_id=run.dag_id,
             run_id=run.run_id,
-            requester=run.triggering_user_name or "unknown",
+            requester=run.triggering_user_name or None,
             created=int(run.run_after.timestamp()),
             spec=spec,
             request=request,
@@ -61,7 +61,11 @@ class PlanDeploymentOperator(DeployOperator):
         observer = Observer.connect(plan)
         observer.check_edges()
         _check_resolved_when(observer, request, spec)
-        record(context, State.INIT, f"{plan.requester} asked for {commit[:12]} to end {request.incident.id}")
+        record(
+            context,
+            State.INIT,
+            f"{plan.requester or 'nobody who has signed in'} asked for {commit[:12]} to end {request.incident.id}",
+        )
         self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
         return plan.dump()
 

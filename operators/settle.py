@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
@@ -18,9 +16,6 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
 from airflow_deploy.operators.base import RETURN_RETRIES, record, recorded
-from airflow_deploy.operators.confidence import QUESTION_KEY
-
-log = logging.getLogger(__name__)
 
 HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 
@@ -52,33 +47,17 @@ def take_back(
     return undone
 
 
-def close_questions(context: Context, tasks: Sequence[str]) -> None:
-    """Answer what a person is still asked: a run that was taken back must not wait for it."""
-    from airflow.sdk.execution_time.hitl import update_hitl_detail_response
-
-    states = context["ti"].get_task_states(
-        dag_id=context["dag"].dag_id, task_ids=list(tasks), run_ids=[context["dag_run"].run_id]
-    )
-    for task, state in states.get(context["dag_run"].run_id, {}).items():
-        asked = context["ti"].xcom_pull(task_ids=task, key=QUESTION_KEY)
-        if asked and state == "awaiting_input":
-            try:
-                update_hitl_detail_response(ti_id=UUID(asked), chosen_options=["Reject"], params_input={})
-            except AirflowRuntimeError as error:  # answered in this moment; the traffic is back either way
-                log.warning("the question of %s could not be withdrawn: %s", task, error)
-
-
 class RollbackOperator(RecordingOperator):
     """Return the traffic, then stop the candidate.
 
     :param judges: ids of the tasks whose verdict may be the reason.
-    :param questions: ids of the approvals that may be open meanwhile.
+    :param gates: ids of those that ask a person where they are undecided, which is no reason then.
     """
 
-    def __init__(self, *, judges: Sequence[str], questions: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *, judges: Sequence[str], gates: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**{**RETURN_RETRIES, **kwargs})
         self.judges = list(judges)
-        self.questions = list(questions)
+        self.gates = list(gates)
 
     def execute(self, context: Context) -> None:
         """Take the deployment back; skip where it failed before anything was applied."""
@@ -87,13 +66,17 @@ class RollbackOperator(RecordingOperator):
         reached = {step.to for step in recorded(context, self.steps_of)}
         if not take_back(context, plan, why, reached=reached, at=at):
             raise AirflowSkipException("nothing was applied, so there is nothing to take back")
-        close_questions(context, self.questions)
 
     def _reason(self, context: Context) -> tuple[str, datetime | None]:
-        for task in self.judges:
+        for task in [*self.judges, *self.gates]:
             event = context["ti"].xcom_pull(task_ids=task) or {}
-            if event.get("verdict") in HARMFUL:
+            asks = task in self.gates and event.get("verdict") == "UNDECIDED"
+            if event.get("verdict") in HARMFUL and not asks:
                 return f"{task}: {event['verdict']}: {event['reason']}", datetime.fromisoformat(event["at"])
+        for step in recorded(context, self.steps_of):
+            for answer in step.answers:
+                if answer.counts and not answer.agreed:
+                    return f"{step.task}: {answer.sentence}", answer.at
         return "a step failed", None
 
 

@@ -75,7 +75,7 @@ class WatchSensor(LookSensor):
 
 
 class HealthGateSensor(LookSensor):
-    """Wait until the next share may be given.
+    """Wait until the next share may be given, or it is clear that a person must decide.
 
     :param next_share: that share in %.
     """
@@ -87,15 +87,15 @@ class HealthGateSensor(LookSensor):
         self.next_share = next_share
 
     def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return a HEALTHY event.
+        """Return the event: HEALTHY, or UNDECIDED where ``max_bake`` is over, so that a person is asked.
 
-        :raises HarmError: ``max_bake`` is over and the version is not shown to be healthy.
+        :raises HarmError: the gate has seen harm.
         """
         said = self.keep(context, event)
         if event["verdict"] == "CLOSED":
             raise AirflowSkipException(said)
         record(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
-        if event["verdict"] != "HEALTHY":
+        if event["verdict"] not in ("HEALTHY", "UNDECIDED"):
             raise HarmError(said)
         return event
 

@@ -73,10 +73,10 @@ class LookTrigger(OneEventTrigger):
         """Return the outcome as JSON, with the digest of its evidence."""
         looks = await self._begin()
         # Threads of our own: neither a hanging Prometheus nor other triggers' work can hold up the brake.
-        with _thread("looks") as looking, _thread("brake") as braking:
+        with own_thread("looks") as looking, own_thread("brake") as braking:
             outcome = await self._until_said(looks, looking)
             if outcome.verdict in BRAKES[self.assignment["role"]] and outcome.restored_at is None:
-                outcome = replace(outcome, restored_at=await _in(braking, lambda: looks.brake(outcome)))
+                outcome = replace(outcome, restored_at=await in_thread(braking, lambda: looks.brake(outcome)))
         return {**outcome.event(), **await self._keep_evidence(looks.evidence)}
 
     async def _begin(self) -> Looks:
@@ -96,7 +96,7 @@ class LookTrigger(OneEventTrigger):
         while True:
             begun = time.monotonic()
             try:
-                if outcome := await _in(looking, looks.look):
+                if outcome := await in_thread(looking, looks.look):
                     return outcome
                 failing_since = None
             except Exception as error:
@@ -141,12 +141,12 @@ class ReadyTrigger(OneEventTrigger):
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
         plan = DeploymentPlan.load(self.planned)
-        with _thread("ready") as thread:
+        with own_thread("ready") as thread:
             cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
             seen = Readiness(0, plan.spec.replicas, None)
             while time.time() < self.deadline:
                 try:
-                    seen = await _in(thread, lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
+                    seen = await in_thread(thread, lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
                 except TemporaryError as error:
                     self.log.warning("%s; looking again", error)
                 else:
@@ -158,7 +158,7 @@ class ReadyTrigger(OneEventTrigger):
 
 
 @contextmanager
-def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
+def own_thread(name: str) -> Iterator[ThreadPoolExecutor]:
     """Give one thread. Leaving does not wait for it: the triggerer must not stand still for a hanging request."""
     thread = ThreadPoolExecutor(1, name)
     try:
@@ -167,6 +167,7 @@ def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-async def _in(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+async def in_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Do ``work`` in ``thread``, and await its result."""
     # The context carries the trigger's name: without it, what is logged in the thread reaches no task's log.
     return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

@@ -97,6 +97,10 @@ class AirflowApi:
         """Return the address of a run's page in the UI."""
         return f"{self.url}/dags/{_part(dag_id)}/runs/{_part(run_id)}"
 
+    def question_page(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Return the address at which the UI shows what a task asks a person."""
+        return f"{self.page(dag_id, run_id)}/tasks/{_part(task_id)}/required_actions"
+
     def check_dag(self, dag_id: str) -> None:
         """Make sure that a run of the DAG would start.
 

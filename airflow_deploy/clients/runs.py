@@ -53,6 +53,13 @@ class Snapshot:
         """The deployment's state."""
         return state_of(self.steps, self.over)
 
+    @property
+    def question(self) -> str | None:
+        """Id of the task that waits for a person's answer just now."""
+        last = last_step(self.steps)
+        asks = last is not None and last.to is State.AWAITING_APPROVAL and self.tasks.get(last.task) == "deferred"
+        return last.task if last and asks else None
+
 
 @dataclass
 class Run:
@@ -104,6 +111,10 @@ class Run:
                     raise TemporaryError(f"{error}; whether run {run.run_id} was triggered is not known") from error
                 time.sleep(INTERVAL)
         return run
+
+    def question_page(self, seen: Snapshot) -> str | None:
+        """Return the address at which a person is asked just now; None where nobody is."""
+        return self.api.question_page(self.dag_id, self.run_id, seen.question) if seen.question else None
 
     def snapshot(self) -> Snapshot:
         """Ask Airflow. Only what was pushed since the last time is read again.
@@ -170,6 +181,7 @@ class Run:
             canary=tuple(self._verdicts(seen)),
             reason=self._reason(seen),
             page=self.page,
+            question=self.question_page(seen),
         )
 
     def _xcom(self, task: str) -> Any:

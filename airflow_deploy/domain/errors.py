@@ -4,6 +4,7 @@
     ├── PermanentError          trying again cannot help: the task fails at once
     │   ├── RefusedError        bad input or a policy; nothing has been written anywhere
     │   ├── FencedError         another owner, a brake or a promotion has overtaken this task
+    │   ├── DeclinedError       a person said no, or nobody answered in time
     │   ├── HarmError           the version was judged and must not stay
     │   ├── IllegalTransition   the recorded states do not form a path of the state machine
     │   └── NotSettledError     the system could not return to a whole state by itself
@@ -27,6 +28,10 @@ class RefusedError(PermanentError):
 
 class FencedError(PermanentError):
     """The route has another owner or another phase than this task was sent for; it must touch nothing more."""
+
+
+class DeclinedError(PermanentError):
+    """A person said no, or nobody answered in time."""
 
 
 class HarmError(PermanentError):

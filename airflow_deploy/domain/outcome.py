@@ -32,6 +32,7 @@ class DeployResult:
     :param canary: what the judges said, in the order in which they are asked.
     :param reason: why it ended as it did; None where nobody has said so.
     :param page: the run's address in Airflow's UI.
+    :param question: the address in it at which a person is asked just now; None where nobody is.
     """
 
     service: str
@@ -42,6 +43,7 @@ class DeployResult:
     canary: tuple[Verdict, ...]
     reason: str | None
     page: str
+    question: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -14,7 +14,8 @@ class DeploymentPlan(Model):
 
     dag_id: str
     run_id: str
-    requester: str
+    requester: str | None
+    """Who triggered the run, as Airflow authenticated them; None where nobody who has signed in did."""
     created: int
     """Unix seconds of the trigger; part of the image's tag and the version's name."""
     spec: DeploymentSpec

@@ -4,6 +4,7 @@ Sources: Lindon & Malek, "Anytime-valid inference for multinomial count data" (a
 "Generic E-variables for exact sequential k-sample tests" (arXiv 2106.02693); Ville's inequality; Robbins' mixtures.
 """
 
+from bisect import bisect_left
 from math import exp, inf, lgamma, log, log1p
 
 RATIOS = (2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -90,6 +91,14 @@ def upper_bound(bad: float, trials: float, beta: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if plausible(middle) else (low, middle)
     return high
+
+
+def trials_needed(bad: float, rate: float, beta: float) -> int:
+    """Return after how many trials in all, with no more bad ones, ``upper_bound`` is ``rate`` at most."""
+    most = 1
+    while upper_bound(bad, most, beta) > rate:
+        most *= 2
+    return bisect_left(range(most + 1), x=True, key=lambda trials: upper_bound(bad, trials, beta) <= rate)
 
 
 def lower_bound(bad: float, trials: float, beta: float) -> float:

@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, merge_limits
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
@@ -121,13 +130,25 @@ class DeploymentSpec(Model):
         default_factory=dict
     )
     metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
-    criticality: Literal["low", "medium", "high"] = "medium"
+    criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
     gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
+
+    @field_validator("canary")
+    @classmethod
+    def _modest_first_share(cls, canary: Canary, others: ValidationInfo) -> Canary:
+        level = others.data.get("criticality")  # None where it is itself not valid, which is said anyway
+        first = canary.stages[0]
+        if level and first > (most := CRITICALITY[level].first_share):
+            raise ValueError(
+                f"canary.stages begins with {first} %, and criticality {level} permits {most} % at first;"
+                " begin with a smaller share"
+            )
+        return canary
 
     @property
     def latency_limits(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from airflow_deploy.domain.approval import Answer
 from airflow_deploy.domain.errors import IllegalTransition
 
 STEPS_KEY = "steps"
@@ -77,6 +78,8 @@ class Step(_Frozen):
     reason: str
     evidence: str | None = None
     """SHA-256 of the evidence file that the step rests on."""
+    answers: tuple[Answer, ...] = ()
+    """What people answered, where the step is a question to them."""
 
 
 class Transition(Step):

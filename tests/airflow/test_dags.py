@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, TriggerRule
-from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.exceptions import ParamValidationError, TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.dag import build_dag
 from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.errors import PermanentError
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.question import verbatim
 from airflow_deploy.domain.request import parse_request
 from airflow_deploy.domain.spec import DeploymentSpec
 from tests.airflow.rules import RAN, descendants, play
@@ -34,6 +35,9 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = REPOSITORY / "dags"
 SHARES = (5, 25, 50, 100)
 STAGED = [f"canary_{share}.{step}" for share in SHARES for step in ("shift", "gate")]
+ASKS = [f"canary_{share}.ask" for share in SHARES[:-1]]
+"""The last stage has none: the promotion asks."""
+QUESTIONS = [*ASKS, "approve_promotion"]
 GATES = [f"canary_{share}.gate" for share in SHARES]
 ROUTED = {"route_on_confidence": "capture_baseline", "route_on_promotion": "promote"}
 AFTER_APPLY = [
@@ -198,7 +202,7 @@ class TestShape:
             "audit",
             "settle",
         ]
-        assert set(dag.task_ids) == {*before, *around, *AFTER_APPLY}
+        assert set(dag.task_ids) == {*before, *around, *ASKS, *AFTER_APPLY}
 
     def test_the_way_forward_is_one_line(self, dag: DAG) -> None:
         line = ["plan", "build_image", "score_confidence", "route_on_confidence", "capture_baseline"]
@@ -208,7 +212,7 @@ class TestShape:
             assert before in upstream(dag, after)
 
     def test_the_watch_stands_beside_all_stages(self, dag: DAG) -> None:
-        watched = {*STAGED, "score_promotion", "approve_promotion", "promote"}
+        watched = {*STAGED, *QUESTIONS, "score_promotion", "promote"}
         assert "claim_route" in upstream(dag, "watch")
         assert not watched & {task.task_id for task in dag.get_task("watch").get_flat_relatives(upstream=True)}
         assert not watched & descendants(dag, "watch")
@@ -216,14 +220,12 @@ class TestShape:
 
     def test_the_rollback_stands_behind_everything_that_follows_apply(self, dag: DAG) -> None:
         assert dag.get_task("rollback").trigger_rule == TriggerRule.ONE_FAILED
-        assert {"apply_manifest", *AFTER_APPLY, "approve_promotion", "refuse_promotion"} - {
-            "agreed_promotion"
-        } <= upstream(dag, "rollback")
+        assert {"apply_manifest", *AFTER_APPLY, *QUESTIONS, "refuse_promotion"} <= upstream(dag, "rollback")
 
     def test_the_audit_comes_whatever_happened_and_after_all_that_records(self, dag: DAG) -> None:
         audit = dag.get_task("audit")
         assert audit.trigger_rule == TriggerRule.ALL_DONE
-        assert {"rollback", "verify", "watch", "refuse", *GATES} <= upstream(dag, "audit")
+        assert {"rollback", "verify", "watch", "refuse", *GATES, *QUESTIONS} <= upstream(dag, "audit")
         assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "settle"}
 
     def test_settle_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
@@ -234,7 +236,9 @@ class TestShape:
         assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["settle"]
         assert not settle.downstream_task_ids
 
-    @pytest.mark.parametrize("cleared", ["canary_5.gate", "canary_25.shift", "watch", "promote", "verify", "rollback"])
+    @pytest.mark.parametrize(
+        "cleared", ["canary_5.gate", "canary_5.ask", "canary_25.shift", "watch", "promote", "verify", "rollback"]
+    )
     def test_clearing_a_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
         """In mid-canary two versions serve: plan would refuse, and then neither rollback nor settle would run."""
         again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
@@ -246,13 +250,13 @@ class TestShape:
         for task_id in ("rollback", "audit", "settle"):
             task: Any = dag.get_task(task_id)
             assert task.plans_of == ["build_image", "plan"]
-            assert {"plan", "apply_manifest", *STAGED, "promote", "verify", "rollback"} <= set(task.steps_of)
+            steps_of = {"plan", "approve", "apply_manifest", *STAGED, *QUESTIONS, "promote", "verify", "rollback"}
+            assert steps_of <= set(task.steps_of)
             assert task.template_fields == ()
 
-    def test_the_rollback_hears_every_judge_and_withdraws_the_question_of_the_promotion(self, dag: DAG) -> None:
+    def test_the_rollback_hears_every_judge(self, dag: DAG) -> None:
         rollback: Any = dag.get_task("rollback")
-        assert rollback.judges == ["watch", "verify", *GATES]
-        assert rollback.questions == ["approve_promotion"]
+        assert (rollback.judges, rollback.gates) == (["watch", "verify"], GATES)
 
     def test_settle_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
         settle: Any = dag.get_task("settle")
@@ -282,6 +286,7 @@ class TestShape:
         ("task", "parents"),
         [
             ("capture_baseline", {"route_on_confidence", "approve"}),
+            *((f"canary_{share}.shift", {GATES[at], ASKS[at]}) for at, share in enumerate(SHARES[1:])),
             ("promote", {"route_on_promotion", "approve_promotion"}),
         ],
     )
@@ -296,7 +301,8 @@ class TestShape:
         special = {
             task.task_id: task.trigger_rule for task in dag.tasks if task.trigger_rule != TriggerRule.ALL_SUCCESS
         }
-        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "settle"}
+        shifts = {task for task in STAGED if task.endswith("shift")}
+        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "settle", *shifts}
 
     def test_waiting_tasks_wait_in_the_triggerer(self, dag: DAG) -> None:
         waiting = {task.task_id for task in dag.tasks if getattr(task, "deferrable", False)}
@@ -309,7 +315,43 @@ class TestShape:
         assert [gate.next_share for gate in following] == [*stages[1:], 100]
         shifts: list[Any] = [made.get_task(f"canary_{share}.shift") for share in stages]
         assert [shift.share for shift in shifts] == stages
+        asking: list[Any] = [task for task in made.tasks if task.task_id.endswith(".ask")]
+        assert {task.task_id: task.about for task in asking} == {
+            f"canary_{share}.ask": following for share, following in pairwise(stages)
+        }
         assert play(made, branches=ROUTED)["verify"] == "success"
+
+    def test_each_question_shows_what_was_seen_before_it_and_ends_with_the_route(self, dag: DAG) -> None:
+        asking: dict[str, Any] = {task: dag.get_task(task) for task in ("approve", *QUESTIONS)}
+        assert {task: asked.about for task, asked in asking.items()} == {
+            "approve": "deployment",
+            "canary_5.ask": 25,
+            "canary_25.ask": 50,
+            "canary_50.ask": 100,
+            "approve_promotion": "promotion",
+        }
+        assert asking["approve"].seen == []
+        assert asking["canary_25.ask"].seen == ["canary_5.gate", "canary_5.ask", "canary_25.gate"]
+        assert asking["approve_promotion"].seen == [
+            *(f"canary_{share}.{task}" for share in SHARES[:-1] for task in ("gate", "ask")),
+            "canary_100.gate",
+        ]
+        for asked in asking.values():
+            assert asked.timeout == 3600
+            assert asked.task_id == "approve" or "claim_route" in asked.claim
+
+    def test_nothing_is_written_before_its_judge_or_a_person_has_agreed(self, dag: DAG) -> None:
+        writing: dict[str, Any] = {task: dag.get_task(task) for task in WRITING if task != "claim_route"}
+        assert {task: made.agreed for task, made in writing.items()} == {
+            "apply_manifest": ("score_confidence", "approve"),
+            "canary_5.shift": ("score_confidence", "approve"),
+            "canary_25.shift": ("canary_5.gate", "canary_5.ask"),
+            "canary_50.shift": ("canary_25.gate", "canary_25.ask"),
+            "canary_100.shift": ("canary_50.gate", "canary_50.ask"),
+            "promote": ("score_promotion", "approve_promotion"),
+        }
+        for task, made in writing.items():
+            assert set(made.agreed) <= descendants_of_all(dag, task)
 
     def test_the_plan_reads_the_spec_that_was_frozen_into_the_dag(self, dag: DAG) -> None:
         plan: Any = dag.get_task("plan")
@@ -361,6 +403,21 @@ class TestTemplates:
         with pytest.raises(PermanentError, match="the plan is missing"):
             self.rendered(make_spec(), task_id, {}).load_plan()
 
+    @pytest.mark.parametrize("task_id", ["approve", "canary_5.ask", "approve_promotion"])
+    def test_a_question_shows_the_texts_as_they_were(self, task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan, put = self.plan(), []
+        monkeypatch.setattr("airflow.sdk.execution_time.hitl.upsert_hitl_detail", lambda **asked: put.append(asked))
+        confidence = score(Known(plan, Outcomes())).dump()
+        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7"}
+        results |= {"score_confidence": confidence, "score_promotion": confidence}
+        task = self.rendered(plan.spec, task_id, results)
+        with pytest.raises(TaskDeferred) as waiting:
+            task.execute({"ti": TaskInstance(task_id)})
+        (asked,) = put
+        assert verbatim(plan.request.incident.title) in asked["body"]
+        assert waiting.value.trigger.held == (None if task_id == "approve" else "DEP-1/7")
+        assert not set(waiting.value.trigger.serialize()[1]) & set(task.template_fields)
+
     def test_a_score_keeps_its_reasons(self) -> None:
         confidence = score(Known(self.plan(), Outcomes())).dump()
         for suffix, route in (("_confidence", "route_on_confidence"), ("_promotion", "route_on_promotion")):
@@ -395,8 +452,9 @@ def descendants_of_all(dag: DAG, task_id: str) -> set[str]:
 
 class TestWhatARunComesTo:
     def test_a_good_fix_goes_all_the_way(self, dag: DAG) -> None:
-        ends = play(dag, branches=ROUTED)
-        aside = {"approve", "refuse", "approve_promotion", "refuse_promotion", "rollback"}
+        """Each question finds that its gate has decided, and skips itself."""
+        ends = play(dag, skip=ASKS, branches=ROUTED)
+        aside = {"approve", "refuse", "approve_promotion", "refuse_promotion", "rollback", *ASKS}
         assert {task for task, end in ends.items() if end == "skipped"} == aside
         assert {end for task, end in ends.items() if task not in aside} == {"success"}
 
@@ -410,6 +468,23 @@ class TestWhatARunComesTo:
             "success",
             "skipped",
         )
+
+    @pytest.mark.parametrize("asked", ASKS)
+    def test_a_persons_yes_is_as_good_as_a_gates(self, dag: DAG, asked: str) -> None:
+        ends = play(dag, skip=set(ASKS) - {asked}, branches=ROUTED)
+        assert (ends[asked], ends["promote"], ends["verify"], ends["rollback"]) == (
+            "success",
+            "success",
+            "success",
+            "skipped",
+        )
+
+    @pytest.mark.parametrize("asked", ASKS)
+    def test_a_no_beside_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, asked: str) -> None:
+        """A no, silence, or a question that was withdrawn."""
+        ends = play(dag, fail=[asked], skip=set(ASKS) - {asked}, branches=ROUTED)
+        assert not [task for task in WRITING if task in descendants(dag, asked) and ends[task] in RAN]
+        assert (ends["rollback"], ends["audit"], ends["settle"]) == ("success", "success", "success")
 
     @pytest.mark.parametrize("choice", ["approve", "refuse"])
     def test_a_no_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
@@ -434,8 +509,11 @@ class TestWhatARunComesTo:
         assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "settle"}
 
     @pytest.mark.parametrize("failing", ["apply_manifest", *AFTER_APPLY])
-    def test_any_failure_from_apply_on_rolls_back_and_is_audited(self, dag: DAG, failing: str) -> None:
-        ends = play(dag, fail=[failing], branches=ROUTED)
+    @pytest.mark.parametrize("aside", [[], ASKS], ids=["asked", "not asked"])
+    def test_any_failure_from_apply_on_rolls_back_and_is_audited(
+        self, dag: DAG, failing: str, aside: list[str]
+    ) -> None:
+        ends = play(dag, fail=[failing], skip=aside, branches=ROUTED)
         assert ends["rollback"] == ends["audit"] == ends["settle"] == "success"
         assert ends["verify"] in ("failed", "upstream_failed")
         if failing != "watch":
@@ -444,7 +522,7 @@ class TestWhatARunComesTo:
     @pytest.mark.parametrize("gate", GATES)
     def test_where_the_watch_has_braked_no_share_is_given_and_nothing_promoted(self, dag: DAG, gate: str) -> None:
         """The gate finds its route braked and skips itself; the watch fails."""
-        ends = play(dag, fail=["watch"], skip=[gate], branches=ROUTED)
+        ends = play(dag, fail=["watch"], skip=[gate, *ASKS], branches=ROUTED)
         assert not [task for task in WRITING if task in descendants(dag, gate) and ends[task] in RAN]
         assert ends["promote"] == "skipped"
         assert ends["rollback"] == ends["audit"] == "success"

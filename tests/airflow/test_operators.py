@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 import yaml
-from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.sdk import Context, ExceptionRetryPolicy, RetryAction
-from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException, ErrorType
-from airflow.sdk.execution_time.comms import ErrorResponse
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import Settled
 from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.approval import Answer, Person
 from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.errors import (
+    DeclinedError,
     FencedError,
     HarmError,
     IllegalTransition,
@@ -33,12 +32,11 @@ from airflow_deploy.domain.errors import (
 )
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.states import STEPS_KEY, State
+from airflow_deploy.domain.states import STEPS_KEY, State, Step
 from airflow_deploy.operators import settle as settling
 from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
 from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES, record, recorded
 from airflow_deploy.operators.confidence import (
-    QUESTION_KEY,
     RefuseOperator,
     RouteOnConfidenceOperator,
     ScoreConfidenceOperator,
@@ -51,7 +49,7 @@ from tests.unit.builders import CONF, changed, make_plan
 
 S = State
 STAGE = [S.CANARY, S.CANARY_WAITING, S.CANARY_EVALUATING]
-TASKS = ["plan", "build_image", "shift", "promote", "verify", "rollback"]
+TASKS = ["plan", "build_image", "shift", "ask", "promote", "verify", "rollback"]
 
 
 @dataclass
@@ -61,17 +59,13 @@ class TaskInstance:
     task_id: str = "plan"
     try_number: int = 1
     store: dict[tuple[str, str], Any] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid4)
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.store[self.task_id, key] = json.loads(json.dumps(value))
 
     def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
         return self.store.get((task_ids, key))
-
-    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
-        found = {task: state for task, state in self.states.items() if task in task_ids}
-        return dict.fromkeys(run_ids, found) if found else {}
 
 
 @dataclass
@@ -82,8 +76,7 @@ class Run:
 
     @property
     def context(self) -> Context:
-        dag, dag_run = SimpleNamespace(dag_id="deploy_payments"), SimpleNamespace(run_id="manual__1")
-        return cast("Context", {"ti": self.ti, "dag": dag, "dag_run": dag_run})
+        return cast("Context", {"ti": self.ti})
 
     def at(self, task_id: str) -> Context:
         self.ti.task_id = task_id
@@ -138,17 +131,15 @@ class TestRecording:
 
 
 class TestRetries:
-    @pytest.mark.parametrize("error", [RefusedError, FencedError, HarmError, IllegalTransition, NotSettledError])
+    @pytest.mark.parametrize(
+        "error", [RefusedError, FencedError, DeclinedError, HarmError, IllegalTransition, NotSettledError]
+    )
     def test_trying_again_cannot_help_a_permanent_error(self, error: type[PermanentError]) -> None:
         assert self.action(error("no")) == RetryAction.FAIL
+        assert self.action(error("no"), after_parsing(RETRIES)) == RetryAction.FAIL
 
     def test_a_temporary_error_is_tried_again_soon(self) -> None:
         assert self.action(TemporaryError("later")) == RetryAction.RETRY
-
-    @pytest.mark.parametrize("error", [HITLRejectException, HITLTimeoutError])
-    def test_a_persons_no_and_silence_are_not_asked_again(self, error: type[Exception]) -> None:
-        assert self.action(error("no")) == RetryAction.FAIL
-        assert self.action(error("no"), after_parsing(RETRIES)) == RetryAction.FAIL
 
     @pytest.mark.parametrize("error", [RefusedError, FencedError, HarmError, PermanentError, TemporaryError, KeyError])
     def test_the_way_back_does_not_give_up_at_the_first_no(self, error: type[Exception]) -> None:
@@ -163,7 +154,7 @@ class TestRetries:
     def test_both_ways_back_are_tried_as_long(self, task: str) -> None:
         ending = {"plans_of": ["plan"], "steps_of": TASKS}
         made: dict[str, RecordingOperator] = {
-            "rollback": RollbackOperator(task_id="rollback", judges=[], questions=[], **ending),
+            "rollback": RollbackOperator(task_id="rollback", judges=[], gates=[], **ending),
             "settle": SettleOperator(task_id="settle", audit="audit", **ending),
         }
         assert made[task].retries == RETURN_RETRIES["retries"]
@@ -243,6 +234,29 @@ class TestAudit:
         assert summary["state"] == "ROLLED_BACK"
         assert (summary["verdict_at"], summary["restored_at"]) == (event["at"], "2026-11-23T07:00:01+00:00")
 
+    def test_who_answered_what_and_when_stands_in_the_trail_and_in_the_summary(
+        self, run: Run, plan: DeploymentPlan, folder: Path
+    ) -> None:
+        run.reach("plan", S.INIT)
+        run.reach("build_image", S.BUILDING)
+        at = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
+        answer = Answer(said="Approve", at=at, by=Person(id="3", name="grace"))
+        step = Step(to=S.AWAITING_APPROVAL, at=at, task="ask", try_number=1, reason="?", answers=(answer,))
+        run.ti.store["ask", STEPS_KEY] = [step.model_dump(mode="json")]
+        audit(run, plan)
+        recorded_answer = {
+            "said": "Approve",
+            "at": "2026-11-23T07:00:00Z",
+            "by": {"id": "3", "name": "grace"},
+            "why": "",
+            "counts": True,
+        }
+        lines = (folder / f"transitions_{plan.deployment_id}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["answers"] for line in lines] == [[], [], [recorded_answer], []]
+        assert json.loads((folder / f"{plan.deployment_id}.json").read_text())["approvals"] == [
+            {"task": "ask", "asked_at": "2026-11-23T07:00:00+00:00", "answers": [recorded_answer]}
+        ]
+
     def test_a_request_that_was_never_planned_leaves_nothing(self, run: Run) -> None:
         operator = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)
         with pytest.raises(AirflowSkipException):
@@ -251,11 +265,30 @@ class TestAudit:
 
 class TestConfidence:
     def test_the_score_counts_the_gates_that_ended_healthy(self, run: Run, plan: DeploymentPlan) -> None:
-        run.returned("gate_5", {"verdict": "HEALTHY"})
-        run.returned("gate_25", {"verdict": "UNDECIDED"})
-        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=["gate_5", "gate_25", "gate_50"])
-        factors = {factor["name"]: factor["value"] for factor in operator.execute(run.context)["factors"]}
-        assert factors["canary_health"] == pytest.approx(1 / 3)
+        for gate, verdict in (("gate_5", "HEALTHY"), ("gate_25", "BREACHED"), ("gate_50", "UNDECIDED")):
+            run.returned(gate, {"verdict": verdict})
+        assert self.health(run, plan, "gate_5", "gate_25", "gate_50", "gate_100") == 0.5
+
+    def test_gates_that_left_it_to_people_say_nothing_of_the_health(self, run: Run, plan: DeploymentPlan) -> None:
+        run.returned("gate_5", {"verdict": "UNDECIDED"})
+        assert self.health(run, plan, "gate_5", "gate_25") is None
+
+    @staticmethod
+    def health(run: Run, plan: DeploymentPlan, *gates: str) -> Any:
+        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates)
+        return next(f["value"] for f in operator.execute(run.context)["factors"] if f["name"] == "canary_health")
+
+    @pytest.mark.parametrize(("last", "route"), [("HEALTHY", "go"), ("UNDECIDED", "ask"), (None, "ask")])
+    def test_what_the_last_gate_could_not_decide_is_asked_with_the_promotion(
+        self, run: Run, plan: DeploymentPlan, last: str | None, route: str
+    ) -> None:
+        """Whoever marked that gate as done has decided nothing either."""
+        gates = [f"gate_{number}" for number in range(20)]
+        for gate in gates:
+            run.returned(gate, {"verdict": "HEALTHY"})
+        run.returned(gates[-1], {"verdict": last})
+        confidence = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates).execute(run.context)
+        assert (confidence["score"] >= 80, confidence["route"]) == (True, route)
 
     @pytest.mark.parametrize("route", ["go", "ask", "refuse"])
     def test_each_route_leads_to_its_task(self, run: Run, plan: DeploymentPlan, route: str) -> None:
@@ -293,9 +326,9 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 ENDING: dict[str, Any] = {"plans_of": ["build_image", "plan"], "steps_of": TASKS}
 
 
-def rollback(run: Run, plan: DeploymentPlan | None, *, questions: Sequence[str] = ("approve_promotion",)) -> None:
+def rollback(run: Run, plan: DeploymentPlan | None) -> None:
     run.returned("build_image", plan and plan.dump())
-    operator = RollbackOperator(task_id="rollback", judges=["watch", "verify"], questions=questions, **ENDING)
+    operator = RollbackOperator(task_id="rollback", judges=["watch", "verify"], gates=["gate"], **ENDING)
     operator.execute(run.at("rollback"))
 
 
@@ -316,6 +349,52 @@ class TestRollback:
             "2026-11-23T07:00:00+00:00",
         )
         assert (done.to, done.reason) == (S.ROLLED_BACK, "payments has all traffic")
+
+    def answer(self, said: Any, **fields: Any) -> dict[str, Any]:
+        at = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
+        answer = Answer(said=said, at=at, by=Person(id="3", name="grace"), **fields)
+        step = Step(to=S.AWAITING_APPROVAL, at=at, task="ask", try_number=1, reason="", answers=(answer,))
+        return step.model_dump(mode="json")
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            ({"said": "Reject"}, "ask: grace (id 3) said Reject at 2026-11-23 07:00:00 UTC"),
+            ({"said": "silence"}, "ask: nobody answered until 2026-11-23 07:00:00 UTC, and silence is a no"),
+            (
+                {"said": "withdrawn", "why": "braked"},
+                "ask: the question was withdrawn at 2026-11-23 07:00:00 UTC: braked",
+            ),
+            ({"said": "Approve"}, "a step failed"),
+            ({"said": "Approve", "counts": False}, "a step failed"),
+        ],
+    )
+    def test_records_a_persons_no_as_its_reason(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any], answer: dict[str, Any], reason: str
+    ) -> None:
+        """A gate that could not decide is none: it has asked."""
+        run.returned("gate", {"verdict": "UNDECIDED", "reason": "too little", "at": "2026-11-23T06:59:00+00:00"})
+        run.ti.store["ask", STEPS_KEY] = [self.answer(**answer)]
+        settled.append(DONE)
+        rollback(run, plan)
+        assert recorded(run.context, ["rollback"])[0].reason == reason
+
+    def test_harm_is_the_reason_also_where_a_question_ended_with_it(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any]
+    ) -> None:
+        run.returned("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
+        run.ti.store["ask", STEPS_KEY] = [self.answer("withdrawn", why="braked")]
+        settled.append(DONE)
+        rollback(run, plan)
+        assert recorded(run.context, ["rollback"])[0].reason == "watch: BREACHED: worse"
+
+    def test_a_verification_that_could_not_decide_is_a_reason(
+        self, run: Run, plan: DeploymentPlan, settled: list[Any]
+    ) -> None:
+        run.returned("verify", {"verdict": "UNDECIDED", "reason": "late", "at": "2026-11-23T07:00:00+00:00"})
+        settled.append(DONE)
+        rollback(run, plan)
+        assert recorded(run.context, ["rollback"])[0].reason == "verify: UNDECIDED: late"
 
     def test_skips_where_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
         settled.append(NOTHING)
@@ -370,74 +449,6 @@ def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(settling, "abandon", lambda _, plan: found.append(plan.deployment_id))
     return found
-
-
-@pytest.fixture
-def withdrawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UUID, list[str]]]:
-    """The answers that were given in a person's place."""
-    answers: list[tuple[UUID, list[str]]] = []
-
-    def answer(*, ti_id: UUID, chosen_options: list[str], params_input: dict[str, Any]) -> None:
-        answers.append((ti_id, chosen_options))
-
-    monkeypatch.setattr("airflow.sdk.execution_time.hitl.update_hitl_detail_response", answer)
-    return answers
-
-
-class TestOpenQuestions:
-    """A run that was taken back must not wait for a person."""
-
-    question = uuid4()
-
-    def ask(self, run: Run, state: str) -> None:
-        run.ti.store["approve_promotion", QUESTION_KEY] = str(self.question)
-        run.ti.states["approve_promotion"] = state
-
-    def test_are_answered_with_a_no_after_the_rollback(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
-    ) -> None:
-        self.ask(run, "awaiting_input")
-        settled.append(DONE)
-        rollback(run, plan)
-        assert withdrawn == [(self.question, ["Reject"])]
-
-    @pytest.mark.parametrize("state", ["success", "failed", "skipped", "running"])
-    def test_that_are_closed_stay_as_they_are(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any], state: str
-    ) -> None:
-        self.ask(run, state)
-        settled.append(DONE)
-        rollback(run, plan)
-        assert withdrawn == []
-
-    def test_that_were_never_asked_are_none(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
-    ) -> None:
-        run.ti.states["approve_promotion"] = "awaiting_input"
-        settled.append(DONE)
-        rollback(run, plan)
-        assert withdrawn == []
-
-    def test_come_after_the_traffic(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], withdrawn: list[Any]
-    ) -> None:
-        self.ask(run, "awaiting_input")
-        settled.append(TemporaryError("later"))
-        with pytest.raises(TemporaryError):
-            rollback(run, plan)
-        assert withdrawn == []
-
-    def test_a_question_that_is_answered_in_this_moment_costs_the_rollback_nothing(
-        self, run: Run, plan: DeploymentPlan, settled: list[Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def conflict(**_: Any) -> None:
-            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 409}))
-
-        monkeypatch.setattr("airflow.sdk.execution_time.hitl.update_hitl_detail_response", conflict)
-        self.ask(run, "awaiting_input")
-        settled.append(DONE)
-        rollback(run, plan)
-        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
 
 class TestSettle:
@@ -575,9 +586,16 @@ class TestFinish:
             HealthGateSensor(task_id="gate", next_share=25, **self.owned),
             VerifySensor(task_id="verify", **self.owned),
         ):
+            if (sensor.role, verdict) == ("gate", "UNDECIDED"):
+                continue
             with pytest.raises(HarmError, match=verdict):
                 sensor.finish(run.at(sensor.task_id), event(verdict))
             assert run.ti.xcom_pull(task_ids=sensor.task_id)["verdict"] == verdict  # kept for rollback and audit
+
+    def test_a_gate_that_cannot_decide_leaves_it_to_a_person(self, run: Run) -> None:
+        gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
+        assert gate.finish(run.at("gate"), event("UNDECIDED"))["verdict"] == "UNDECIDED"
+        assert [step.to for step in recorded(run.context, ["gate"])] == [S.CANARY_EVALUATING]
 
     def test_the_watch_ends_well_only_where_the_route_was_promoted(self, run: Run) -> None:
         watch = WatchSensor(task_id="watch", **self.owned)

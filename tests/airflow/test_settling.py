@@ -197,7 +197,7 @@ def deploying(run: Run, plan: DeploymentPlan) -> None:
 def execute(run: Run, task: str, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
     made: dict[str, Any] = {
-        "rollback": lambda: RollbackOperator(task_id="rollback", judges=["watch"], questions=[], **ENDING),
+        "rollback": lambda: RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING),
         "settle": lambda: SettleOperator(task_id="settle", audit="audit", **ENDING),
     }
     made[task]().execute(run.at(task))

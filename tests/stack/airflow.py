@@ -47,7 +47,7 @@ _PASSWORDS = CONFIG / "airflow-passwords.json"
 _SECRETS = CONFIG / "airflow-secrets.json"
 
 # Measured: what lets a deployment react within a second, and survive the death of any one component.
-_SETTINGS: dict[str, dict[str, object]] = {
+SETTINGS: dict[str, dict[str, object]] = {
     "core": {
         "executor": "LocalExecutor",
         "parallelism": 16,
@@ -68,7 +68,7 @@ _SETTINGS: dict[str, dict[str, object]] = {
         "scheduler_heartbeat_sec": 2,
         "trigger_timeout_check_interval": 5,
         "task_instance_heartbeat_timeout": 45,
-        "task_instance_heartbeat_detection_interval": 2,
+        "task_instance_heartbeat_timeout_detection_interval": 2,
     },
     "workers": {
         "min_heartbeat_interval": 1,
@@ -123,7 +123,7 @@ def environment() -> dict[str, str]:
     database = f"{postgres.USER}:{postgres.password()}@{ADDRESS}:{postgres.PORT}/{postgres.DATABASE}"
     variables = {
         f"AIRFLOW__{section.upper()}__{option.upper()}": str(value)
-        for section, options in _SETTINGS.items()
+        for section, options in SETTINGS.items()
         for option, value in options.items()
     }
     connections = {

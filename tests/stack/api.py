@@ -90,10 +90,20 @@ class AirflowApi:
         said = [f"{error['exc_type']}: {error['exc_value']}" for error in errors]
         return [*(str(line["event"]) for line in lines), *said]
 
-    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
-        """Answer the question that a task asks a person."""
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Mark a task as done, as a person does in the UI."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        self.request("PATCH", path, new_state=state).raise_for_status()
+
+    def question(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """Return what a task asks a person, and what was answered; empty where it has not asked."""
+        answer = self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails")
+        return dict(answer.json()) if answer.ok else {}
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> int:
+        """Answer the question that a task asks a person; return the HTTP status."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
-        self.request("PATCH", path, chosen_options=[option], params_input={}).raise_for_status()
+        return self.request("PATCH", path, chosen_options=[option], params_input={}).status_code
 
     def page(self, dag_id: str, run_id: str) -> str:
         """Return the address of the run's page."""

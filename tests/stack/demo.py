@@ -120,7 +120,7 @@ class Demo:
 
     def _line(self, run_id: str, state: str) -> str:
         tasks = self._api.task_states(DAG, run_id)
-        active = [task for task, value in tasks.items() if value in ("running", "deferred", "awaiting_input")]
+        active = [task for task, value in tasks.items() if value in ("running", "deferred")]
         stage = next((task for task in active if task.startswith("canary_")), next(iter(active), state))
         watch = self._last_look(run_id, "watch" if "watch" in active else stage)
         return f"{stage:20} {watch}"

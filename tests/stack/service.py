@@ -25,6 +25,7 @@ registry: {registry}
 route: {{name: payments}}
 criticality: {criticality}
 canary: {{stages: {stages}, bake: {bake}s, max_bake: {max_bake}s}}
+approval_timeout: {approval_timeout}s
 gates: {{error_rate: 0.01, latency_p95: 0.5, latency_p99: 1.0}}
 resources: {{cpu: 250m, memory: 64Mi}}
 config: {{CURRENCY: EUR}}
@@ -45,6 +46,7 @@ def serve(
     max_bake: int = 300,
     stages: Sequence[int] = (5, 25, 50, 100),
     criticality: str = "high",
+    approval_timeout: int = 3600,
 ) -> Sample:
     """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
 
@@ -52,6 +54,7 @@ def serve(
     and what comes next would depend on it.
 
     :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
+    :param approval_timeout: seconds after which silence is a no.
     """
     sample = make_repository(Path(info.state) / "repository")
     client = docker.DockerClient(base_url=f"unix://{info.docker_socket}")
@@ -62,7 +65,7 @@ def serve(
     kubectl("apply", "--server-side", "-f", "-", stdin=payments(image, "payments-before-us"))
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(BINDING))
     kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
-    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake}
+    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
     spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payments.yaml"

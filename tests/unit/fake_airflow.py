@@ -51,6 +51,17 @@ QUEUED = Frame("queued", {"plan": None, "audit": None, "settle": None})
 CANARY = Frame(
     "running", {"plan": "success", "canary_5.gate": "deferred", "watch": "deferred", "settle": None}, SHIFTED
 )
+ASKED = Frame(
+    "running",
+    {"plan": "success", "canary_5.gate": "success", "canary_5.ask": "deferred", "watch": "deferred", "settle": None},
+    {
+        **SHIFTED,
+        ("canary_5.gate", "return_value"): event("UNDECIDED", "after 1800 s: 12 of 12 good"),
+        ("canary_5.gate", "steps"): [step("CANARY_EVALUATING", 5)],
+        ("canary_5.ask", "steps"): [{**step("AWAITING_APPROVAL", 6), "task": "canary_5.ask"}],
+    },
+)
+ANSWERED = Frame("running", {**ASKED.tasks, "canary_5.ask": "success"}, ASKED.xcoms)
 GOOD = Frame(
     "success",
     {

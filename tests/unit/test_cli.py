@@ -16,7 +16,20 @@ from airflow_deploy.cli import main
 from airflow_deploy.clients import runs
 from airflow_deploy.clients.runs import Run, Snapshot
 from tests.unit.builders import CONF, make_plan
-from tests.unit.fake_airflow import BAD, CANARY, FOLDER, GOOD, PASSWORD, QUEUED, REFUSED, RUN, FakeAirflow, serving
+from tests.unit.fake_airflow import (
+    ANSWERED,
+    ASKED,
+    BAD,
+    CANARY,
+    FOLDER,
+    GOOD,
+    PASSWORD,
+    QUEUED,
+    REFUSED,
+    RUN,
+    FakeAirflow,
+    serving,
+)
 
 
 @pytest.fixture
@@ -49,6 +62,15 @@ class TestWatch:
             "VERIFIED           canary_25.gate success, canary_5.gate success, watch success, verify success,"
             " audit success, settle success",
         ]
+
+    def test_it_says_where_a_person_is_asked_once_for_each_question(self, airflow: FakeAirflow, capsys: Output) -> None:
+        airflow.frames = [CANARY, ASKED, ASKED, ANSWERED, GOOD]
+        assert main(["watch", "payments", RUN]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        page = f"{airflow.url}/dags/deploy_payments/runs/{RUN}/tasks/canary_5.ask/required_actions"
+        assert lines[1][10:] == "AWAITING_APPROVAL  canary_5.gate success, canary_5.ask deferred"
+        assert lines[2] == f"          a person is asked, and silence is a no: {page}"
+        assert sum("a person is asked" in line for line in lines) == 1
 
     def test_at_the_end_it_says_what_came_of_it(self, airflow: FakeAirflow, capsys: Output) -> None:
         assert main(["watch", "payments", RUN]) == 0

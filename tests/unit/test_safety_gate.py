@@ -19,6 +19,8 @@ from airflow_deploy.domain.states import ENDS, State, Step
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.unit.builders import CONF, make_plan
 from tests.unit.fake_airflow import (
+    ANSWERED,
+    ASKED,
     BAD,
     CANARY,
     FOLDER,
@@ -196,6 +198,14 @@ class TestWaiting:
         airflow.frames = [CANARY]
         result = deploy(wait=True, timeout=0.05)
         assert (result.state, result.ended) == (State.CANARY_WAITING, False)
+
+    def test_it_says_where_a_person_is_asked(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [ASKED]
+        result = deploy(wait=True, timeout=0.05)
+        assert result.state is State.AWAITING_APPROVAL
+        assert result.question == f"{result.page}/tasks/canary_5.ask/required_actions"
+        airflow.frames = [ANSWERED]
+        assert deploy(wait=True, timeout=0.05).question is None
 
     def test_airflow_may_be_away_for_a_while(self, airflow: FakeAirflow, api: AirflowApi) -> None:
         airflow.frames = [CANARY, GOOD]

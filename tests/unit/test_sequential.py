@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.sequential import EProcess, log_threshold, lower_bound, upper_bound
+from airflow_deploy.domain.sequential import EProcess, log_threshold, lower_bound, trials_needed, upper_bound
 
 ALPHA = 0.05
 
@@ -212,6 +212,14 @@ class TestBounds:
     def test_more_good_requests_never_raise_the_bound(self, pair: tuple[int, int], beta: float, more: int) -> None:
         bad, trials = pair
         assert upper_bound(bad, trials + more, beta) <= upper_bound(bad, trials, beta) + 1e-9
+
+    @given(st.integers(0, 50), st.sampled_from([1e-5, 0.01, 0.2, 0.99]), betas)
+    def test_the_trials_needed_are_just_enough(self, bad: int, rate: float, beta: float) -> None:
+        needed = trials_needed(bad, rate, beta)
+        assert upper_bound(bad, needed, beta) <= rate < upper_bound(bad, needed - 1, beta)
+
+    def test_none_are_needed_where_everything_is_permitted(self) -> None:
+        assert trials_needed(3, 1.0, 0.05) == 0
 
     @given(counts)
     def test_more_certainty_costs_width(self, pair: tuple[int, int]) -> None:

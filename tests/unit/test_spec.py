@@ -85,6 +85,7 @@ class TestRefused:
             ({"config": {"A=B": "x"}}, "config"),
             ({"metrics": "graphite"}, "metrics"),
             ({"criticality": "urgent"}, "criticality"),
+            ({"canary": {"stages": [11, 100]}, "criticality": "high"}, "canary"),
             ({"canary": {"stages": []}}, "canary.stages"),
             ({"canary": {"stages": [5, 25]}}, "canary"),
             ({"canary": {"stages": [25, 5, 100]}}, "canary"),
@@ -113,6 +114,17 @@ class TestRefused:
         said = refusal(**changes)
         assert said.startswith(f"payments.yaml: {field}")
         assert said.isprintable()
+
+    def test_a_critical_service_begins_with_a_small_share(self) -> None:
+        assert make_spec(criticality="high", canary={"stages": [10, 100]}).canary.stages == (10, 100)
+        assert make_spec(criticality="medium", canary={"stages": [25, 100]}).canary.stages == (25, 100)
+        assert refusal(criticality="high", canary={"stages": [25, 100]}) == (
+            "payments.yaml: canary is not valid: Value error, canary.stages begins with 25 %,"
+            " and criticality high permits 10 % at first; begin with a smaller share"
+        )
+
+    def test_of_a_wrong_criticality_it_is_said_once(self) -> None:
+        assert refusal(criticality="urgent", canary={"stages": [50, 100]}).count("payments.yaml") == 1
 
     @pytest.mark.parametrize(
         ("field", "value"),

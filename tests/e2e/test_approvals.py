@@ -1,0 +1,217 @@
+"""Questions to people, answered over REST by real users: before the deployment, in mid-canary, before the promotion.
+
+The service is one of little traffic: ten requests a second show no gate within ten seconds that the version is healthy.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_deployments import RISKY, audited, states, summary, transitions
+from tests.e2e.world import World
+from tests.stack import StackInfo
+from tests.stack.api import AirflowApi
+from tests.stack.demo import DAG
+from tests.stack.service import serve
+from tests.stack.traffic import users
+
+BESIDE = "canary_5.ask"
+TIMEOUT = 60
+
+
+@pytest.fixture(scope="module")
+def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    World.end_runs(stack)
+    sample = serve(stack, bake=5, max_bake=10, stages=(5, 100), approval_timeout=TIMEOUT)
+    with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
+        world = World(stack, sample, record)
+        world.wait_served(20)
+        # Airflow may still hold the DAG of the YAML before, with other stages.
+        world.until(lambda: "canary_25.gate" not in _tasks(world), "Airflow reads the DAG with two stages")
+        yield world
+
+
+def _tasks(world: World) -> set[str]:
+    return {item["task_id"] for item in world.api.get(f"dags/{DAG}/tasks")["tasks"]}
+
+
+@pytest.fixture
+def world(quiet: World) -> World:
+    """The service without the history that an earlier test's deployment has left."""
+    World.end_runs(quiet.info)
+    shutil.rmtree(Path(quiet.info.artifacts) / "payments", ignore_errors=True)
+    return quiet
+
+
+@pytest.fixture
+def busy(quiet: World, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Ten times as many users from the call on."""
+    more = users(tmp_path / "more.jsonl", rate=100)
+    begun: list[Path] = []
+    yield lambda: begun.append(more.__enter__())
+    if begun:
+        more.__exit__(None, None, None)
+
+
+@pytest.fixture
+def admin(stack: StackInfo) -> AirflowApi:
+    """Somebody other than the requester, whom ``world.api`` signs in."""
+    return AirflowApi(stack, "admin")
+
+
+def asked(world: World, run: str, task: str, tries: int = 1) -> dict[str, Any]:
+    """Wait until the task asks a person, and return the question."""
+
+    def question() -> dict[str, Any] | None:
+        found = world.api.question(DAG, run, task)
+        again = found and found["task_instance"]["try_number"] >= tries
+        return found if again and world.tasks(run)[task] == "deferred" and not found["response_received"] else None
+
+    found: dict[str, Any] = world.until(question, f"{task} asks a person", 180)
+    return found
+
+
+def requesters_yes(world: World, run: str, task: str) -> None:
+    """Let the requester approve, and wait until that was seen not to count."""
+    assert world.api.answer(DAG, run, task, "Approve") == 200
+    world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen", 60)
+    asked(world, run, task)
+
+
+def answers(world: World, run: str, task: str) -> list[dict[str, Any]]:
+    steps = world.api.xcom(DAG, run, task, "steps") or []
+    return [answer for step in steps for answer in step["answers"]]
+
+
+def told(folder: Path) -> dict[str, list[tuple[str, str | None, bool]]]:
+    """Who said what, and whether it counted, as the summary and the transitions agree."""
+    found = {
+        item["task"]: [(a["said"], a["by"] and a["by"]["name"], a["counts"]) for a in item["answers"]]
+        for item in summary(folder)["approvals"]
+    }
+    steps = [item for item in transitions(folder) if item["to"] == "AWAITING_APPROVAL"]
+    assert [item["answers"] for item in steps] == [item["answers"] for item in summary(folder)["approvals"]]
+    assert all(a["at"] >= item["at"] for item in steps for a in item["answers"])
+    return found
+
+
+def taken_back(world: World, folder: Path) -> bool:
+    said = summary(folder)
+    weights = world.weights()
+    return (weights[said["stable"]], weights[said["candidate"]]) == (100, 0)
+
+
+def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
+    world: World, admin: AirflowApi, stack: StackInfo, busy: Callable[[], None]
+) -> None:
+    run = world.deploy(world.sample.good, change=RISKY)
+    first = asked(world, run, "approve")
+    for part in ("`INC-001`", "`Payments time out`", "`deployer`", "| complexity |", "**Confidence"):
+        assert part in first["body"]
+    assert AirflowApi(stack, "viewer").answer(DAG, run, "approve", "Approve") == 403
+    requesters_yes(world, run, "approve")
+    assert world.tasks(run)["capture_baseline"] is None
+    assert admin.answer(DAG, run, "approve", "Approve") == 200
+
+    beside = asked(world, run, BESIDE)
+    assert "**Why a person is asked.** The gate is UNDECIDED after" in beside["body"]
+    assert world.tasks(run)["canary_5.gate"] == "success"
+    world.api.clear(DAG, run, BESIDE)
+    asked(world, run, BESIDE, tries=2)
+    assert admin.answer(DAG, run, BESIDE, "Approve") == 200
+
+    last = asked(world, run, "approve_promotion")
+    assert "admin said Approve" in last["body"]
+    assert max(world.weights().values()) == 100
+    busy()
+    assert admin.answer(DAG, run, "approve_promotion", "Approve") == 200
+    assert admin.answer(DAG, run, "approve_promotion", "Reject") == 409
+    assert world.ended(run) == "success"
+
+    folder = audited(world, run)
+    stage = ["CANARY", "CANARY_WAITING", "CANARY_EVALUATING", "AWAITING_APPROVAL"]
+    end = ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
+    assert states(folder) == ["INIT", "BUILDING", "AWAITING_APPROVAL", "DEPLOYING", *stage, *stage, *end]
+    assert told(folder) == {
+        "approve": [("Approve", "deployer", False), ("Approve", "admin", True)],
+        BESIDE: [("Approve", "admin", True)],
+        "approve_promotion": [("Approve", "admin", True)],
+    }
+    assert summary(folder)["irregular"] is None
+    assert [request for request in world.requests() if request.failed] == []
+
+
+def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Callable[[], None]) -> None:
+    run = world.deploy(world.sample.bad)
+    asked(world, run, BESIDE)
+    busy()
+    assert world.ended(run) == "failed"
+
+    assert world.tasks(run)["watch"] == "failed"
+    assert admin.answer(DAG, run, BESIDE, "Approve") == 409
+    folder = audited(world, run)
+    assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
+    assert told(folder) == {BESIDE: [("withdrawn", None, True)]}
+    assert "BREACHED" in summary(folder)["approvals"][0]["answers"][0]["why"]
+    assert "BREACHED" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
+    assert taken_back(world, folder)
+
+
+def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: AirflowApi) -> None:
+    """The requester's yes neither counts nor gives more time."""
+    run = world.deploy(world.sample.good)
+    asked(world, run, BESIDE)
+    requesters_yes(world, run, BESIDE)
+    assert world.ended(run) == "failed"
+
+    assert admin.answer(DAG, run, BESIDE, "Approve") == 409
+    folder = audited(world, run)
+    assert told(folder) == {BESIDE: [("Approve", "deployer", False), ("silence", None, True)]}
+    assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
+    assert "silence is a no" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
+    assert taken_back(world, folder)
+
+
+def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World) -> None:
+    run = world.deploy(world.sample.good)
+    asked(world, run, BESIDE)
+    world.api.mark(DAG, run, BESIDE, "success")
+    assert world.ended(run) == "failed"
+
+    assert world.tasks(run)["canary_100.shift"] == "failed"
+    folder = audited(world, run)
+    assert states(folder).count("CANARY") == 1
+    assert told(folder) == {BESIDE: []}
+    assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+    assert taken_back(world, folder)
+
+
+def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(world: World, admin: AirflowApi) -> None:
+    run = world.deploy(world.sample.good, change=RISKY)
+    asked(world, run, "approve")
+    assert admin.answer(DAG, run, "approve", "Approve") == 200
+    world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
+    world.api.end_run(DAG, run)
+    assert world.ended(run) == "failed"
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    folder = audited(world, run)
+    assert states(folder)[2:4] == ["AWAITING_APPROVAL", "DEPLOYING"]
+    assert states(folder)[-1] == "ROLLED_BACK"
+    assert world.replicas(summary(folder)["candidate"]) == 0
+
+
+def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World, admin: AirflowApi) -> None:
+    run = world.deploy(world.sample.good)
+    asked(world, run, BESIDE)
+    admin.end_run(DAG, run)
+    assert world.ended(run) == "failed"
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    folder = audited(world, run)
+    assert taken_back(world, folder)
+
+    admin.answer(DAG, run, BESIDE, "Approve")
+    assert world.tasks(run)[BESIDE] == "failed"
+    assert taken_back(world, folder)

@@ -1,0 +1,67 @@
+"""Whose answer counts, and what is said of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from airflow_deploy.domain.approval import Answer, Option, Person, answered
+
+AT = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
+GRACE = Person(id="3", name="grace")
+
+
+@pytest.mark.parametrize(
+    ("requester", "said", "by", "counts"),
+    [
+        ("ada", "Approve", GRACE, True),
+        ("ada", "Reject", GRACE, True),
+        ("grace", "Approve", GRACE, False),
+        ("grace", "Reject", GRACE, True),
+        ("3", "Approve", GRACE, False),
+        (" GRACE\n", "Approve", GRACE, False),
+        ("gracé", "Approve", GRACE, True),
+        (None, "Approve", GRACE, True),
+        (None, "Reject", GRACE, True),
+        ("ada", "Approve", None, False),
+        (None, "Approve", None, False),
+        ("ada", "Reject", None, True),
+    ],
+)
+def test_a_no_counts_from_everybody_and_a_yes_from_nobody_but_somebody_else(
+    requester: str | None, said: Option, by: Person | None, counts: bool
+) -> None:
+    answer = answered(said, AT, by, requester)
+    assert answer.counts is counts
+    assert answer.agreed is (counts and said == "Approve")
+
+
+@pytest.mark.parametrize("said", ["silence", "withdrawn"])
+def test_what_ends_a_question_otherwise_is_no_yes(said: str) -> None:
+    assert not Answer.model_validate({"said": said, "at": AT}).agreed
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (answered("Approve", AT, GRACE, "ada"), "grace (id 3) said Approve at 2026-11-23 07:00:00 UTC"),
+        (
+            answered("Approve", AT, Person(id="ada", name="ada"), "ada"),
+            "ada said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
+            " whoever asked for a deployment may not approve it",
+        ),
+        (
+            answered("Approve", AT, None, "ada"),
+            "nobody who has signed in said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
+            " a yes needs somebody who has signed in",
+        ),
+        (Answer(said="silence", at=AT), "nobody answered until 2026-11-23 07:00:00 UTC, and silence is a no"),
+        (
+            Answer(said="withdrawn", at=AT, why="the route is braked"),
+            "the question was withdrawn at 2026-11-23 07:00:00 UTC: the route is braked",
+        ),
+    ],
+)
+def test_one_sentence_says_who_what_and_when(answer: Answer, sentence: str) -> None:
+    assert answer.sentence == sentence
