@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from airflow.sdk import Context
@@ -9,7 +10,7 @@ from airflow.sdk import Context
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
-from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from airflow_deploy.domain.route import Route, gitops_managers
@@ -37,6 +38,7 @@ class PlanDeploymentOperator(DeployOperator):
         """
         run = context["dag_run"]
         request = parse_request(run.conf)
+        created = _created(run.run_after)
         spec = parse_spec(self.spec, f"{run.dag_id}'s YAML")
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
@@ -47,7 +49,7 @@ class PlanDeploymentOperator(DeployOperator):
             dag_id=run.dag_id,
             run_id=run.run_id,
             requester=run.triggering_user_name or "unknown",
-            created=int(run.run_after.timestamp()),
+            created=created,
             spec=spec,
             request=request,
             commit=commit,
@@ -59,11 +61,19 @@ class PlanDeploymentOperator(DeployOperator):
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
         observer = Observer.connect(plan)
-        observer.check_edges()
         _check_resolved_when(observer, request, spec)
+        observer.check_edges()
         record(context, State.INIT, f"{plan.requester} asked for {commit[:12]} to end {request.incident.id}")
         self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
         return plan.dump()
+
+
+def _created(run_after: datetime) -> int:
+    """Return when the run was asked for, in unix seconds. The caller may have set it, and names are made of it."""
+    created = int(run_after.timestamp())
+    if created < 10**9:
+        raise RefusedError(f"run_after: {run_after:%Y-%m-%d} lies before 2001; trigger the run without it")
+    return created
 
 
 def _refuse_gitops(route: Route) -> None:
@@ -84,5 +94,5 @@ def _check_resolved_when(observer: Observer, request: DeployRequest, spec: Deplo
             )
         try:
             observer.number(condition.query)
-        except RefusedError as error:
-            raise RefusedError(f"conf: incident.resolved_when.query is not usable: {error}") from error
+        except (RefusedError, TemporaryError) as error:
+            raise type(error)(f"conf: incident.resolved_when.query is not usable: {error}") from error

@@ -144,7 +144,7 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     try:
         return DeploymentSpec.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(explain(origin, error)) from error
+        raise RefusedError(explain(origin, error)) from None
 
 
 def load_spec(path: Path) -> DeploymentSpec:

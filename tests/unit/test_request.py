@@ -241,7 +241,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("conf", [None, {}, [], "", "abc", 5, True, [CONF], json.dumps(CONF)])
     def test_what_is_no_object_is_refused(self, conf: Any) -> None:
-        assert refusal(conf).startswith("conf: is empty; send the commit")
+        assert refusal(conf).startswith("conf: is empty or no object; send the commit")
 
     @pytest.mark.parametrize(
         "conf",
