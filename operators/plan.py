@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from airflow.sdk import Context
 
+from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
@@ -38,7 +38,6 @@ class PlanDeploymentOperator(DeployOperator):
         """
         run = context["dag_run"]
         request = parse_request(run.conf)
-        created = _created(run.run_after)
         spec = parse_spec(self.spec, f"{run.dag_id}'s YAML")
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
@@ -49,13 +48,14 @@ class PlanDeploymentOperator(DeployOperator):
             dag_id=run.dag_id,
             run_id=run.run_id,
             requester=run.triggering_user_name or "unknown",
-            created=created,
+            created=int(run.run_after.timestamp()),
             spec=spec,
             request=request,
             commit=commit,
             stable=stable,
             stable_port=route.port_of(stable),
         )
+        _refuse_backdated(plan)
         if plan.candidate == stable:
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
@@ -68,12 +68,13 @@ class PlanDeploymentOperator(DeployOperator):
         return plan.dump()
 
 
-def _created(run_after: datetime) -> int:
-    """Return when the run was asked for, in unix seconds. The caller may have set it, and names are made of it."""
-    created = int(run_after.timestamp())
-    if created < 10**9:
-        raise RefusedError(f"run_after: {run_after:%Y-%m-%d} lies before 2001; trigger the run without it")
-    return created
+def _refuse_backdated(plan: DeploymentPlan) -> None:
+    """The caller may have set run_after. Names carry it, and what verifies deployments takes the latest one by it."""
+    if plan.created < 10**9 or Artifacts(plan).latest() > plan.deployment_id:
+        raise RefusedError(
+            f"run_after: the run is dated before the latest deployment of {plan.spec.service}; trigger a new one"
+            " without run_after"
+        )
 
 
 def _refuse_gitops(route: Route) -> None:
