@@ -11,7 +11,7 @@ import re
 import string
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -108,6 +108,38 @@ def _query(value: Any) -> bool:
     return _text(value, 2000) and not any((c < " " and c not in "\t\n") or c == "\x7f" for c in value)
 
 
+def _without_range(value: str) -> bool:
+    return "[" not in value or value == "up[5m]"
+
+
+GREEDY = [
+    *(
+        "up[2d]",
+        "up[1y]",
+        "up[24h1ms]",
+        "count_over_time(vector(1)[10y:1ms])",
+        "count_over_time(up[1h:1s])",
+        "up[1d:59s]",
+    ),
+    *("max_over_time(max_over_time(up[1h:1m])[1h:1m])", "up[1d:1s] + up[1ms:1d] + up[1ms:1d]", "up[1h:0s]", "up[9y:]"),
+    *(
+        "up[",
+        "up[]",
+        "up[:]",
+        "up[:1m]",
+        "up[5]",
+        "up[5m",
+        "up[5 m]",
+        "up[-5m]",
+        "up[5m:1m:1m]",
+        "up[\u0665m]",
+        "up[1e9s]",
+    ),
+    *('"]" + up[1y]', "'\\'' + up[1y]", "`\\` + up[1y]", "# ]\nup[1y]", '"# " + up[1y]', "up[ \n1y\t: 1m ]"),
+]
+"""Queries with ranges that are too long, too fine, or none."""
+
+
 def _word(value: Any) -> bool:
     return _text(value, 32) and value[0] != "_" and set(value) <= set(string.ascii_uppercase + "_")
 
@@ -133,12 +165,15 @@ class Kind:
     """What a field may hold.
 
     :param maybe: makes values of which most keep the rule.
+    :param never: values that do not.
     """
 
-    def __init__(self, rule: Rule, maybe: st.SearchStrategy[Any]) -> None:
+    def __init__(self, rule: Rule, maybe: st.SearchStrategy[Any], never: Sequence[Any] = ()) -> None:
         self.rule, self._maybe = rule, maybe
         self.right = maybe.filter(rule)
         self.wrong = any_value.filter(lambda value: not rule(value))
+        if never:
+            self.wrong |= st.sampled_from(never)
 
     def or_null(self) -> Kind:
         return Kind(lambda value: value is None or self.rule(value), st.none() | self._maybe)
@@ -159,7 +194,7 @@ FIELDS: dict[Place, Kind] = {
     ("incident", "id"): Kind(_name, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
     ("incident", "title"): LINE,
     ("incident", "severity"): one_of("critical", "high", "medium", "low"),
-    ("incident", "resolved_when", "query"): Kind(_query, any_text),
+    ("incident", "resolved_when", "query"): Kind(_query, any_text.filter(_without_range), GREEDY),
     ("incident", "resolved_when", "op"): one_of("<", "<=", ">", ">="),
     ("incident", "resolved_when", "value"): NUMBER,
     ("incident", "resolved_when", "for"): Kind(

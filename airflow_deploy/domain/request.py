@@ -4,10 +4,11 @@ import json
 from math import isnan
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.names import COMMIT_PATTERN
+from airflow_deploy.domain.promql import check_ranges
 from airflow_deploy.domain.values import DURATION, LINE_PATTERN, Line, Model, explain
 
 MAX_BYTES = 64 * 1024
@@ -35,7 +36,7 @@ COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float
 class ResolvedWhen(Model):
     """The incident's own end: this PromQL yields one number, and the comparison holds for ``for`` seconds."""
 
-    query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=QUERY)]
+    query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=QUERY), AfterValidator(check_ranges)]
     op: Literal["<", "<=", ">", ">="]
     value: float
     for_: Annotated[int, Field(alias="for", ge=0, le=86_400), DURATION] = 0

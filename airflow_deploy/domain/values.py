@@ -25,6 +25,9 @@ DURATION = BeforeValidator(
 )
 """Marks an integer of seconds that may be written ``90s``, ``5m``, ``24h`` or ``7d``; it stands behind the bounds."""
 
+LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Marks a tuple that is written as a list, and as nothing else: a YAML set has another order in every process."""
+
 LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 """Neither control characters nor those that end a line or turn the direction in which all that follows is shown."""
 
@@ -51,6 +54,7 @@ REMEDIES = {
     "extra_forbidden": "is not a known key; remove it or correct its spelling",
     "missing": "is missing; add it",
     "model_type": "is not valid: send an object with its fields",
+    "tuple_type": "is not valid: write a list",
     "string_unicode": "is not valid Unicode; correct its text",
 }
 
