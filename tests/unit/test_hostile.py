@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from airflow_deploy.clients.manifests import render
+from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from tests.hostile import FIELDS, NULLABLE, PARTS, WHOLE, Hostile, drawn, hostile_confs, odd_confs, seconds
@@ -89,6 +90,15 @@ class TestAccepted:
     @given(odd_confs())
     def test_no_manifest_holds_any_of_it(self, conf: dict[str, Any]) -> None:
         assert render(make_plan(request=parse_request(conf))) == render(make_plan())
+
+    @settings(MANY, max_examples=200)
+    @given(odd_confs())
+    def test_it_is_scored_by_its_numbers_alone(self, conf: dict[str, Any]) -> None:
+        request = parse_request(conf)
+        confidence = score(Known(make_plan(request=request), Outcomes()))
+        assert 0 <= confidence.score <= 100
+        plain = request.model_copy(update={"incident": parse_request(CONF).incident, "emergency": None})
+        assert score(Known(make_plan(request=plain), Outcomes())) == confidence
 
 
 def _at(conf: Any, place: tuple[str, ...]) -> Any:
