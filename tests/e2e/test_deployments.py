@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from airflow_deploy.domain.evidence import digest
 from tests.e2e.world import World
 
@@ -130,31 +128,6 @@ def test_a_yes_from_a_person_lets_the_deployment_go_on(world: World) -> None:
     assert states(folder)[2:4] == ["AWAITING_APPROVAL", "DEPLOYING"]
     assert states(folder)[-1] == "ROLLED_BACK"
     assert world.replicas(summary(folder)["candidate"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"commit": "--upload-pack=touch /tmp/x"}, "commit"),
-        ({"commit": "0" * 40}, "commit"),
-        ({"surprise": 1}, "surprise"),
-        ({"incident": {"id": "../../etc", "title": "x", "severity": "high"}}, "incident.id"),
-        ({"incident": {"id": "I", "title": "{{ 7 * 7 }}\n---\nkind: Pod", "severity": "high"}}, "incident.title"),
-        ({"change": {"files": 10**400, "lines": 1}}, "change.files"),
-    ],
-    ids=["option", "unknown-commit", "unknown-key", "path", "yaml", "huge"],
-)
-def test_a_refused_conf_names_the_field_and_writes_nothing(
-    refusing: World, changes: dict[str, Any], named: str
-) -> None:
-    before = refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)
-    said = refusing.refusal(changes)
-    assert named.split(".")[-1] in said
-    assert (refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)) == before
-
-
-def _artifacts(world: World) -> list[str]:
-    return sorted(str(path) for path in Path(world.info.artifacts).rglob("*"))
 
 
 def audited(world: World, run: str) -> Path:
