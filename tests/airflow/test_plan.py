@@ -134,6 +134,15 @@ def test_a_condition_that_prometheus_refuses_is_refused(world: World) -> None:
         world.plan()
 
 
+def test_the_callers_mistake_is_told_before_one_of_the_surroundings(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.observer, "check_edges", lambda: pytest.fail("the surroundings were asked first"))
+    world.observer.refusal = RefusedError("parse error")
+    with pytest.raises(RefusedError, match="parse error"):
+        world.plan()
+
+
 def test_a_prometheus_that_is_away_or_takes_too_long_is_asked_again(world: World) -> None:
     """Whose fault it is cannot be told; so the query is named."""
     world.observer.refusal = TemporaryError("no answer")
