@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,24 +46,23 @@ def _nothing_is_left(refusing: World) -> Iterator[None]:
 
 
 def test_the_endpoint_refuses_or_plan_will(paused: World) -> None:
-    """All that Airflow lets through is read back as ``plan`` would get it, for it may have changed on the way."""
+    """All that Airflow lets through is read back as ``plan`` would get it, for PostgreSQL changes some numbers."""
     hostile = drawn(hostile_confs, 2000)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda item: _post(paused, {"conf": item.conf}), hostile))
     for item, answer in zip(hostile, answers, strict=True):
         if answer.ok:
-            with pytest.raises(RefusedError) as refused:
-                parse_request(answer.json()["conf"])
-            assert any(f"conf: {field} " in str(refused.value) for field in item.named)
             run = f"{RUNS}/{answer.json()['dag_run_id']}"
-            assert paused.api.get(run)["conf"] == answer.json()["conf"]
-            assert paused.api.request("DELETE", run).ok
+            with pytest.raises(RefusedError) as refused:
+                parse_request(paused.api.get(run)["conf"])
+            assert any(f"conf: {field} " in str(refused.value) for field in item.named)
+            paused.api.request("DELETE", run).raise_for_status()
         else:
             _check_answer(item, answer)
     assert paused.api.unfinished(DAG) == []
-    counts = {status: [answer.status_code for answer in answers].count(status) for status in (200, 400, 422)}
-    print(f"\n{counts}")
-    assert sum(counts.values()) == len(hostile) == 2000
+    kinds = Counter(answer.status_code for answer in answers)
+    assert set(kinds) == {200, 400, 422}
+    assert kinds.total() == 2000
 
 
 def _check_answer(item: Hostile, answer: requests.Response) -> None:
