@@ -10,6 +10,7 @@ from airflow.sdk import ObjectStoragePath, conf
 
 from airflow_deploy.domain.confidence import Outcomes
 from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 
 LOCAL = frozenset({"", "file", "local"})
@@ -56,13 +57,21 @@ class Artifacts:
         """
         return str((self._folder / name).read_text(encoding="utf-8"))
 
+    def latest(self) -> int:
+        """Return when the service's latest other deployment was triggered, in unix seconds; 0 where there is none."""
+        return max((triggered_at(name) for name in self._others()), default=0)
+
     def earlier(self) -> Outcomes:
         """Return how the service's latest deployments before this one ended."""
-        if not self._service.exists():
-            return Outcomes()
-        folders = sorted(path.name for path in self._service.iterdir() if path.name != self._plan.deployment_id)
-        states = [self._state(name) for name in folders[-HISTORY:]]
+        states = [self._state(name) for name in sorted(self._others())[-HISTORY:]]
         return Outcomes(verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED"))
+
+    def _others(self) -> list[str]:
+        """Return the ids of the service's other deployments, which sort by their time."""
+        if not self._service.exists():
+            return []
+        names = (path.name for path in self._service.iterdir())
+        return [name for name in names if triggered_at(name) and name != self._plan.deployment_id]
 
     def _state(self, deployment_id: str) -> Any:
         path = self._service / deployment_id / f"{deployment_id}.json"

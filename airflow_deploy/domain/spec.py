@@ -20,7 +20,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, merge_limits
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.telemetry import PRESETS
-from airflow_deploy.domain.values import DURATION, Model, explain
+from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
@@ -38,7 +38,7 @@ class Source(Model):
     """Where the service's code comes from, and which branches may be deployed."""
 
     repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
-    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20, strict=False)] = ("main",)
+    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20), LIST] = ("main",)
     dockerfile: RelativePath = "Dockerfile"
     context: RelativePath = "."
 
@@ -70,7 +70,7 @@ class Route(Model):
 class Canary(Model):
     """The stages of the canary and how long each may take."""
 
-    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20, strict=False)] = (5, 25, 50, 100)
+    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
     bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
     max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
 
@@ -165,7 +165,7 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     try:
         return DeploymentSpec.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(explain(origin, error)) from error
+        raise RefusedError(explain(origin, error)) from None
 
 
 def load_spec(path: Path) -> DeploymentSpec:

@@ -15,6 +15,7 @@ import pytest
 from airflow_deploy.cli import main
 from airflow_deploy.clients import runs
 from airflow_deploy.clients.runs import Run, Snapshot
+from tests.hostile import drawn, hostile_confs
 from tests.unit.builders import CONF, make_plan
 from tests.unit.fake_airflow import (
     ANSWERED,
@@ -142,7 +143,7 @@ class TestTrigger:
             ("", "conf: is not valid JSON"),
             ("{", "conf: is not valid JSON"),
             ("[" * 50_000, "conf: is not valid JSON"),
-            ("[]", "conf: is empty; send the commit"),
+            ("[]", "conf: is empty or no object; send the commit"),
             (" " * 70_000, "conf: is larger than 65536 bytes; shorten its texts"),
             ('{"a": "\x1b[31m"}', "conf: is not valid JSON"),
             (json.dumps({**CONF, "surprise": 1}), "conf: surprise is not a known key; remove it"),
@@ -162,6 +163,16 @@ class TestTrigger:
         assert output.err.startswith(f"airflow-deploy: {said}")
         assert output.err.rstrip("\n").isprintable()
         assert (output.out, airflow.requests) == ("", [])
+
+    def test_no_hostile_conf_reaches_anybody(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        for hostile in drawn(hostile_confs, 200):
+            conf.write_text(json.dumps(hostile.conf))
+            assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+            output = capsys.readouterr()
+            assert output.err.startswith("airflow-deploy: conf: ")
+            assert output.err.rstrip("\n").isprintable()
+            assert output.out == ""
+        assert airflow.requests == []
 
     def test_a_conf_that_cannot_be_read_is_named(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
         assert main(["trigger", "payments", "--conf", str(tmp_path / "none.json")]) == 2
