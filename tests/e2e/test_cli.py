@@ -229,7 +229,7 @@ def test_a_generated_image_serves_under_pod_security_restricted(
     (tmp_path / "Dockerfile").write_text(made[()].stdout)
     (tmp_path / ".dockerignore").write_text(made[("--ignore",)].stdout)
 
-    client = docker.DockerClient(base_url=f"unix://{stack.docker_socket}")
+    client = docker.DockerClient(base_url=stack.docker_url)
     import_base(client, CACHE)
     import_python(client)
     tag = f"{stack.registry}/generated:{tmp_path.name}"

@@ -11,6 +11,8 @@ from tests.stack.tls import Authority, new_key, new_secret, write_secret
 PKI = CONFIG / "pki"
 TOKENS = CONFIG / "tokens.csv"
 PROMETHEUS_TOKEN = CONFIG / "prometheus.token"
+ACCOUNT = "airflow-deploy:airflow"
+"""Airflow's ServiceAccount, as namespace and name."""
 SERVER = f"https://{ADDRESS}:6443"
 NODE = "node"
 
@@ -42,7 +44,7 @@ def create() -> None:
     rows = [f'{tokens[client]},{user},{user},"{group}"' for client, (user, group) in _CLIENTS.items()]
     write_secret(TOKENS, "\n".join(rows) + "\n")
     for client, token in tokens.items():
-        write_kubeconfig(kubeconfig(client), token)
+        _write_kubeconfig(kubeconfig(client), token)
     write_secret(PROMETHEUS_TOKEN, tokens["prometheus"])
 
 
@@ -51,7 +53,7 @@ def kubeconfig(client: str) -> Path:
     return ADMIN_KUBECONFIG if client == "admin" else CONFIG / f"{client}.kubeconfig"
 
 
-def write_kubeconfig(path: Path, token: str) -> None:
+def _write_kubeconfig(path: Path, token: str) -> None:
     """Write a kubeconfig for the stack's cluster; it works on the host and inside the namespace alike."""
     write_secret(
         path,
@@ -65,13 +67,14 @@ current-context: stack
     )
 
 
-def kubectl(*arguments: str, stdin: str | None = None) -> str:
+def kubectl(*arguments: str, stdin: str | None = None, config: Path | None = ADMIN_KUBECONFIG) -> str:
     """Run kubectl as the cluster's administrator and give what it prints.
 
+    :param config: a kubeconfig; None for the one that the user's shell names.
     :raises subprocess.CalledProcessError: when it fails; its `stderr` says why.
     """
     # Its cache of what a server offers is kept by address, and ours is the same for every new cluster.
-    options = (f"--kubeconfig={ADMIN_KUBECONFIG}", f"--cache-dir={STATE}/kubectl")
+    options = [f"--cache-dir={STATE}/kubectl", *([f"--kubeconfig={config}"] if config else [])]
     return subprocess.run(
         [Path(sys.executable).with_name("kubectl"), *options, *arguments],
         input=stdin,

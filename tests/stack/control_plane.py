@@ -5,8 +5,8 @@ import sysconfig
 from pathlib import Path
 
 from tests.stack import go_modules
-from tests.stack.access import PKI, TOKENS, kubeconfig, kubectl, write_kubeconfig
-from tests.stack.layout import AIRFLOW_KUBECONFIG, CHECKOUT, NODE_ADDRESS, STATE
+from tests.stack.access import PKI, TOKENS, kubeconfig, kubectl
+from tests.stack.layout import NODE_ADDRESS, STATE
 from tests.stack.network import inside
 from tests.stack.processes import Process, spawn
 
@@ -104,25 +104,6 @@ def answers(*arguments: str) -> bool:
     except subprocess.CalledProcessError:
         return False
     return True
-
-
-def give_airflow_access() -> None:
-    """Make Airflow's ServiceAccount, grant it what the project's RBAC file says, and write its kubeconfig."""
-    manifests = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: airflow}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: airflow-deploy, namespace: airflow}
-"""
-    kubectl("apply", "--server-side", "--filename=-", stdin=manifests)
-    rbac = CHECKOUT / "templates" / "rbac.yaml"
-    if rbac.exists():
-        kubectl("apply", "--server-side", f"--filename={rbac}")
-    token = kubectl("create", "token", "airflow-deploy", "--namespace=airflow", "--duration=24h").strip()
-    write_kubeconfig(AIRFLOW_KUBECONFIG, token)
 
 
 def _authentication(name: str) -> list[str]:

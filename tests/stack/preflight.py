@@ -25,6 +25,15 @@ def check() -> None:
         problem()
 
 
+def check_airflow_alone() -> None:
+    """The same for a start on a cluster of the user's own.
+
+    :raises StackError: with a sentence for the person who called.
+    """
+    for problem in (_path, _port):
+        problem()
+
+
 def check_root() -> None:
     """Raise if the caller is not root, who alone may even look."""
     if os.geteuid() != 0:
