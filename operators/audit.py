@@ -40,14 +40,41 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     artifacts.write(f"confidence_{identity}.json", _json({task: item for task, item in score.items() if item}))
     if plan.digest:
         artifacts.write(f"manifest_{identity}.yaml", render(plan))
-    lines = [json.dumps(item.model_dump(mode="json", by_alias=True), sort_keys=True) for item in path]
-    artifacts.write(f"transitions_{identity}.jsonl", "".join(f"{line}\n" for line in lines))
-    artifacts.write(
-        f"{identity}.json", _json({**_summary(plan, path, judgements), "irregular": irregular and str(irregular)})
-    )
+    artifacts.write(f"transitions_{identity}.jsonl", _lines(path))
+    # What the verification needs to go on looking at this deployment, and to take it back.
+    frozen = {"plan": plan.dump(), "baseline": context["ti"].xcom_pull(task_ids="capture_baseline")}
+    summary = {**_summary(plan, path, judgements), **frozen, "irregular": irregular and str(irregular)}
+    artifacts.write(f"{identity}.json", _json(summary))
     if irregular:
         raise irregular
     return artifacts.path
+
+
+def amend_audit(plan: DeploymentPlan, steps: Sequence[Step], judgement: dict[str, Any]) -> str:
+    """Add to a deployment's artifacts what was done after its run had ended, and return their folder.
+
+    It may run twice: what a first try has written is written again. The summary comes last, since it is by the summary
+    that a deployment counts as VERIFIED.
+
+    :param steps: what the task recorded; all of them by the same task.
+    :param judgement: what it rests on, as the judges' events are.
+    :raises IllegalTransition: the steps cannot follow what was recorded.
+    """
+    artifacts, identity = Artifacts(plan), plan.deployment_id
+    before = [
+        Transition.model_validate_json(line) for line in artifacts.read(f"transitions_{identity}.jsonl").splitlines()
+    ]
+    kept = [Step(**item.model_dump(exclude={"from_"})) for item in before if item.task != steps[0].task]
+    path = assemble([*kept, *steps])
+    artifacts.write(f"transitions_{identity}.jsonl", _lines(path))
+    summary = json.loads(artifacts.read(f"{identity}.json"))
+    judgements = {**summary["judgements"], steps[0].task: judgement}
+    artifacts.write(f"{identity}.json", _json({**summary, **_summary(plan, path, judgements)}))
+    return artifacts.path
+
+
+def _lines(path: Sequence[Transition]) -> str:
+    return "".join(json.dumps(item.model_dump(mode="json", by_alias=True), sort_keys=True) + "\n" for item in path)
 
 
 def _rejection(context: Context) -> Step:
@@ -82,6 +109,7 @@ def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[
         "first_exposed_at": min(exposed, default=None),
         "verdict_at": min(breached, default=None),
         "restored_at": min(restored or settled, default=None),
+        "ended_at": path[-1].at.isoformat(),
         "reason": path[-1].reason,
         "judgements": judgements,
     }

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks
 from airflow_deploy.clients.settling import return_traffic
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError
@@ -32,17 +32,12 @@ log = logging.getLogger(__name__)
 
 Role = Literal["watch", "gate", "verify"]
 
-LOOKBACK = 30
-"""Seconds of history before the first shift: they show which series were there already."""
-CHUNK = 600
-"""Seconds of history that one query asks for, so that a long canary can be taken in again after a restart."""
 HANDOVER = 10.0
 """Seconds for which a gate leaves harm to the watch before it brakes itself."""
 GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading an annotation that somebody wrote over may raise."""
 BRAKING = 600.0
 """Seconds for which the brake tries."""
-COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
 
 
 @dataclass(frozen=True)
@@ -194,10 +189,8 @@ class Looks:
         if not shifts:
             return
         news = False
-        while (since := self._asked_until or shifts[0].at - LOOKBACK) < at:
-            until = min(at, since + CHUNK)
-            # A scrape is seen a moment after its time: ask again for what was asked for last.
-            for tick in self._reader.feed(self._observer.counters(int(until - since) + LOOKBACK, until)):
+        for seconds, until in chunks(self._asked_until or shifts[0].at - LOOKBACK, at):
+            for tick in self._reader.feed(self._observer.counters(seconds, until)):
                 # Two clocks: what the candidate answered counts, even if Prometheus' clock says before the shift.
                 if tick.at >= shifts[0].at or tick.counts[self._plan.candidate].requests:
                     share = [shift.share for shift in shifts if shift.at <= tick.at][-1:] or [shifts[0].share]
@@ -268,7 +261,7 @@ class Looks:
         except DeployError as error:
             log.warning("resolved_when: %s", error)
             value = None
-        holds = value is not None and COMPARE[condition.op](value, condition.value)
+        holds = value is not None and condition.holds(value)
         self._resolved_since = (self._resolved_since or at) if holds else None
         log.info("resolved_when: %s %s %g: %s", value, condition.op, condition.value, "yes" if holds else "not yet")
         return self._resolved_since is not None and at - self._resolved_since >= condition.for_

@@ -15,13 +15,17 @@ HISTORY = 20
 """How many earlier deployments count as a service's history."""
 
 
+def store() -> ObjectStoragePath:
+    """Return the folder that holds one folder per service."""
+    return ObjectStoragePath(conf.get("airflow_deploy", "artifact_store").rstrip("/"))
+
+
 class Artifacts:
     """The folder ``<store>/<service>/<DEP-id>``."""
 
     def __init__(self, plan: DeploymentPlan) -> None:
         self._plan = plan
-        store = conf.get("airflow_deploy", "artifact_store")
-        self._service = ObjectStoragePath(f"{store.rstrip('/')}/{plan.spec.service}")
+        self._service = store() / plan.spec.service
         self._folder = self._service / plan.deployment_id
 
     @property
@@ -35,6 +39,13 @@ class Artifacts:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         return digest(text)
+
+    def read(self, name: str) -> str:
+        """Return one artifact's text.
+
+        :raises OSError: there is none.
+        """
+        return str((self._folder / name).read_text(encoding="utf-8"))
 
     def earlier(self) -> Outcomes:
         """Return how the service's latest deployments before this one ended."""

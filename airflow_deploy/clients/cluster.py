@@ -48,6 +48,7 @@ class Cluster:
         self._custom = client.CustomObjectsApi(self._api)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
+        self._discovery = client.DiscoveryV1Api(self._api)
 
     def route(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute."""
@@ -142,6 +143,21 @@ class Cluster:
                     return False
                 raise
         return True
+
+    def ready_endpoints(self, namespace: str, service: str) -> int:
+        """Return how many pods the Service ``service`` could send a request to now."""
+        with _errors(f"listing the endpoints of {namespace}/{service}"):
+            slices = self._discovery.list_namespaced_endpoint_slice(
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+            ).items
+        # A pod with two addresses stands in two slices.
+        ready = {
+            (endpoint.target_ref and endpoint.target_ref.uid) or endpoint.addresses[0]
+            for item in slices
+            for endpoint in item.endpoints or []
+            if endpoint.conditions is None or endpoint.conditions.ready is not False
+        }
+        return len(ready)
 
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         """Set the number of the Deployment's pods."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 
 from airflow_deploy.clients.prometheus import Prometheus
@@ -11,6 +11,19 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import PRESETS, SATURATION, CounterReader, Counts, Series, saturation_query
 
 BASELINE_SECONDS = 300
+LOOKBACK = 30
+"""Seconds that each query asks for once more: a scrape is seen a moment after its time, and what was there before the
+first of them shows which series are new."""
+CHUNK = 600
+"""Seconds of history that one query asks for, so that a long canary can be taken in again after a restart."""
+
+
+def chunks(since: float, until: float) -> Iterator[tuple[int, float]]:
+    """Yield the queries that take in ``since`` to ``until`` (unix seconds), each as its seconds and its end."""
+    while since < until:
+        end = min(until, since + CHUNK)
+        yield int(end - since) + LOOKBACK, end
+        since = end
 
 
 class Observer:
@@ -41,22 +54,27 @@ class Observer:
     def _gauge_query(self, name: str) -> str:
         return saturation_query(name, self._plan.spec.namespace, self._plan.candidate)
 
-    def reader(self) -> CounterReader:
-        """Return a reader for what ``counters`` returns."""
-        return CounterReader(self._preset, *self._where, self._services, newborn=self._plan.candidate)
+    def reader(self, newborn: bool = True) -> CounterReader:
+        """Return a reader for what ``counters`` returns.
+
+        :param newborn: whether the candidate's series begin within what is asked for, so that they start at 0.
+        """
+        return CounterReader(
+            self._preset, *self._where, self._services, newborn=self._plan.candidate if newborn else None
+        )
 
     def counters(self, seconds: int, until: float | None = None) -> list[Series]:
         """Return the raw counters of both versions over ``seconds``, up to ``until`` (unix seconds) or now."""
         return self._prometheus.raw(self._selector, seconds, until)
 
-    def gauges(self) -> dict[str, float | None]:
-        """Return each gauge of the candidate's fullest pod; None where cAdvisor has not seen it yet."""
-        values = {name: self._prometheus.number(self._gauge_query(name)) for name in SATURATION}
+    def gauges(self, at: float | None = None) -> dict[str, float | None]:
+        """Return each gauge of the candidate's fullest pod, now or ``at``; None where cAdvisor has not seen it yet."""
+        values = {name: self._prometheus.number(self._gauge_query(name), at) for name in SATURATION}
         return {name: value if value is not None and isfinite(value) else None for name, value in values.items()}
 
-    def number(self, query: str) -> float | None:
-        """Return the one number of a query of the user's."""
-        return self._prometheus.number(query)
+    def number(self, query: str, at: float | None = None) -> float | None:
+        """Return the one number of a query of the user's, now or ``at``; None where it has no result."""
+        return self._prometheus.number(query, at)
 
     def baseline(self) -> Counts:
         """Return what the stable answered in the last five minutes."""

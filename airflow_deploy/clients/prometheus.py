@@ -114,12 +114,12 @@ class Prometheus:
         except (KeyError, TypeError, ValueError) as error:
             raise TemporaryError(f"Prometheus gave no raw samples for {printable(selector, 200)}") from error
 
-    def number(self, query: str) -> float | None:
-        """Return the query's one number; None where it has no result.
+    def number(self, query: str, at: float | None = None) -> float | None:
+        """Return the query's one number, now or ``at`` (unix seconds); None where it has no result.
 
         :raises RefusedError: it has several results, or is no vector or scalar.
         """
-        result = self.query(query)
+        result = self.query(query, at)
         if not result:
             return None
         try:

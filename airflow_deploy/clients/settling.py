@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.errors import FencedError, NotSettledError
 from airflow_deploy.domain.plan import DeploymentPlan
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,31 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
     cluster.patch_route(route, routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word))
+    return True
+
+
+def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
+    """Give all traffic of a verified promotion back to the version before it; return whether that is so now.
+
+    Where another deployment is under way, or was verified since, nothing is touched.
+
+    :param word: why; it is left on the route.
+    :raises NotSettledError: the version before it has no pod that could take the traffic.
+    :raises RefusedError: somebody changed the route so that several Services share its traffic.
+    :raises TemporaryError: the route changed between reading and writing; read again.
+    """
+    namespace = plan.spec.namespace
+    route = cluster.route(namespace, plan.spec.route.name)
+    if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
+        return True  # by an earlier try
+    if not routes.at_rest(route, plan.deployment_id, plan.candidate):
+        return False
+    if not cluster.ready_endpoints(namespace, plan.stable):
+        raise NotSettledError(
+            f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"
+            " nothing was changed: start it, or deploy another fix"
+        )
+    cluster.patch_route(route, routes.reclaim(route, plan.deployment_id, plan.stable, plan.candidate, word))
     return True
 
 

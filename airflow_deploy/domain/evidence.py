@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_deploy.domain.judge import Finding, Judge
+from airflow_deploy.domain.judge import ALPHA, Finding, Judge
 from airflow_deploy.domain.telemetry import Counts, Tick, edge_text
 
 Record = Mapping[str, Any]
@@ -26,14 +26,21 @@ def counts_from(record: Record) -> Counts:
 class EvidenceLog:
     """Collects, in order, all that a judge was told and all that it said.
 
-    Its lines: one ``judge`` (limits, names, baseline, queries), then ``tick``, ``gauge`` and ``verdict`` as they came.
+    Its lines: one ``judge`` (limits, names, baseline, alpha, queries), then ``tick``, ``gauge`` and ``verdict`` as they
+    came.
     """
 
     def __init__(
-        self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts, queries: Mapping[str, str]
+        self,
+        limits: Mapping[str, float],
+        candidate: str,
+        stable: str,
+        baseline: Counts,
+        queries: Mapping[str, str],
+        alpha: float = ALPHA,
     ) -> None:
         self._last_words: object = None
-        self._judge = Judge(limits, candidate, stable, baseline)
+        self._judge = Judge(limits, candidate, stable, baseline, alpha)
         self._records: list[Record] = [
             {
                 "kind": "judge",
@@ -41,6 +48,7 @@ class EvidenceLog:
                 "candidate": candidate,
                 "stable": stable,
                 "baseline": counts_record(baseline),
+                "alpha": alpha,
                 "queries": dict(queries),
             }
         ]

@@ -60,9 +60,13 @@ class Judge:
     :param limits: every gate's limit, by name, as ``DeploymentSpec.gates`` holds them.
     :param candidate: the candidate's Service; ``stable``: the one that it is compared with.
     :param baseline: what the stable answered before the deployment.
+    :param alpha: bound on the chance of a false alarm by the counts.
     """
 
-    def __init__(self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts) -> None:
+    def __init__(
+        self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts, alpha: float = ALPHA
+    ) -> None:
+        self._threshold = log_threshold(alpha / (2 * sum(gate.counted for gate in GATES.values())))
         self._limits, self._candidate, self._stable, self._baseline = limits, candidate, stable, baseline
         self._counted = {name: gate for name, gate in GATES.items() if gate.counted}
         self._harm = {name: _Harm() for name in self._counted}
@@ -127,11 +131,10 @@ class Judge:
 
     def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
-        threshold = log_threshold(ALPHA / (2 * len(self._counted)))
         found = []
         for name, gate in self._counted.items():
             for what, process in (("the stable", self._harm[name].compared), ("its limit", self._harm[name].alone)):
-                if process.log_e >= threshold:
+                if process.log_e >= self._threshold:
                     found.append((process.log_e, self._harm_finding(gate, what, process.log_e)))
         for name, (since, last) in self._over.items():
             if last - since >= SUSTAINED:

@@ -15,6 +15,9 @@ MAX_BYTES = 64 * 1024
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
+COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
+
+
 class ResolvedWhen(Model):
     """The incident's own end: this PromQL yields one number, and the comparison holds for ``for`` seconds."""
 
@@ -22,6 +25,10 @@ class ResolvedWhen(Model):
     op: Literal["<", "<=", ">", ">="]
     value: float
     for_: Annotated[int, Field(alias="for", ge=0, le=86_400), DURATION] = 0
+
+    def holds(self, value: float) -> bool:
+        """Whether the query's number says that the incident is over; not a number says nothing, so it does not."""
+        return COMPARE[self.op](value, self.value)
 
 
 class Incident(Model):

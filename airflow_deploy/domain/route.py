@@ -228,7 +228,7 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
         added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
-        patch.append({"op": "replace", "path": f"/spec/rules/{rule}/backendRefs", "value": [*kept, added]})
+        patch.append({"op": "replace", "path": _backends(rule), "value": [*kept, added]})
     return owner, patch
 
 
@@ -276,6 +276,36 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     lowered = _set_weights(route, {candidate: 0, stable: 100})
     said = [] if word is None else [_set(WORD, word)]
     return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
+
+
+def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:
+    """Return the patch that takes a verified promotion back: it claims the route anew and gives the stable all traffic.
+
+    One write does both: there is no moment at which the route is claimed and the traffic still where it was. Later
+    deployments that came to nothing have left other backends, so the stable is written into the rules again.
+
+    :param word: why; it stays on the route.
+    :raises FencedError: the candidate's promotion is not what the route is at rest with.
+    """
+    if not at_rest(route, deployment_id, candidate):
+        raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; nothing is taken back")
+    patch: Patch = [_test(_annotation(OWNER), route.owner), _test(_annotation(PHASE), route.phase)]
+    patch += _unchanged(route, candidate)
+    for rule in route.rules_with(candidate):
+        (mine,) = (ref for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == candidate)
+        refs = [{**mine, "name": stable, "weight": 100}, {**mine, "weight": 0}]
+        patch.append({"op": "replace", "path": _backends(rule), "value": refs})
+    owner = f"{deployment_id}/{route.epoch + 1}"
+    return [*patch, _set(OWNER, owner), _set(PHASE, SETTLED), _set(WORD, word)]
+
+
+def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
+    """Whether all traffic is this verified deployment's, and no other is under way.
+
+    :raises RefusedError: several Services share the traffic: somebody else has set weights.
+    """
+    phase = VERIFIED if route.owned_by(deployment_id) else SETTLED
+    return route.phase == phase and route.stable() == candidate
 
 
 def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:

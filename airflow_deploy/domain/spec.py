@@ -82,6 +82,12 @@ class Blindness(Model):
     then: Literal["hold", "rollback"] = "hold"
 
 
+class Rollback(Model):
+    """How long a promoted version is still checked, and may be taken back by itself."""
+
+    window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
+
+
 class Resources(Model):
     """Limits of each pod; its requests are the same."""
 
@@ -119,6 +125,7 @@ class DeploymentSpec(Model):
     canary: Canary = Canary()
     gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
+    rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 

@@ -108,6 +108,10 @@ class FakeCluster:
         self._raise("exists")
         return name in self.replicas
 
+    def ready_endpoints(self, namespace: str, service: str) -> int:
+        self._raise("ready_endpoints")
+        return self.replicas.get(service, 0)
+
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         self._raise("scale")
         assert name in self.replicas

@@ -70,10 +70,11 @@ class FakeObserver:
     def queries(self) -> Mapping[str, str]:
         return {"counters": "up"}
 
-    def reader(self) -> CounterReader:
+    def reader(self, newborn: bool = True) -> CounterReader:
         plan = self.plan
         services = plan.candidate, plan.stable
-        return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, services, newborn=plan.candidate)
+        new = plan.candidate if newborn else None
+        return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, services, newborn=new)
 
     def counters(self, seconds: int, until: float | None = None) -> list[Series]:
         end = self.clock.now if until is None else until
@@ -87,12 +88,12 @@ class FakeObserver:
         ]
         return [item for item in found if item.samples]
 
-    def gauges(self) -> dict[str, float | None]:
+    def gauges(self, at: float | None = None) -> dict[str, float | None]:
         if isinstance(self.gauge, Exception):
             raise self.gauge
         return dict.fromkeys(("cpu_saturation", "memory"), self.gauge)
 
-    def number(self, query: str) -> float | None:
+    def number(self, query: str, at: float | None = None) -> float | None:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer

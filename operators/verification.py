@@ -1,0 +1,185 @@
+"""The tasks of ``verify_deployments``: look at what was promoted, take back what does not hold, and say so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.prometheus import Prometheus
+from airflow_deploy.clients.promoted import Promoted, one_promoted, promoted
+from airflow_deploy.clients.recheck import Recheck, recheck
+from airflow_deploy.clients.settling import settle, take_back
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import DeployError, HarmError
+from airflow_deploy.domain.states import State, Step
+from airflow_deploy.operators.audit import amend_audit
+from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES
+
+LOOKS = 8
+"""How many services are looked at at the same time."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass says of one deployment: a verdict, or LEFT where there is nothing to judge."""
+
+    item: Promoted
+    verdict: str
+    reason: str
+    at: float
+    evidence: str = ""
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """What is left on the route and in the artifacts, as the judges' events are."""
+        return {"verdict": self.verdict, "reason": self.reason, "at": datetime.fromtimestamp(self.at, UTC).isoformat()}
+
+
+class CheckPromotedOperator(BaseOperator):
+    """Look once at every promoted version within its rollback window; return those to take back.
+
+    :param limit: how many services one pass may take back. Where more breach, what they share is broken: they are held.
+    """
+
+    ui_color = "#fff3d6"
+
+    def __init__(self, *, limit: int, **kwargs: Any) -> None:
+        super().__init__(**{**RETRIES, **kwargs})
+        self.limit = limit
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Return a target for ``TakeBackOperator`` by service.
+
+        :raises HarmError: more than ``limit`` breach; nothing is taken back.
+        """
+        items = promoted(time.time())
+        live = {item.plan.dag_id for item in items if context["ti"].get_dr_count(item.plan.dag_id, states=["running"])}
+        cluster, prometheus = cache(Cluster), cache(Prometheus.connect)
+        connections = [item.plan.spec.connections for item in items]
+        # Connections are read here and not in the threads.
+        clients = [(cluster(each.kubernetes), prometheus(each.prometheus)) for each in connections]
+        with ThreadPoolExecutor(LOOKS) as threads:
+            looked = threads.map(lambda item, both: look(item, *both, live=item.plan.dag_id in live), items, clients)
+            found = list(looked)
+        self.log.info("::group::%d services within their rollback window", len(found))
+        for each in found:
+            self.log.info("%-20s %-9s %s", each.item.plan.spec.service, each.verdict, each.reason)
+        self.log.info("::endgroup::")
+        breached = [each for each in found if each.verdict == "BREACHED"]
+        if len(breached) > self.limit:
+            names = ", ".join(each.item.plan.spec.service for each in breached)
+            raise HarmError(
+                f"{len(breached)} services breach in one pass, and {self.limit} may: what they share is broken, so"
+                f" nothing is taken back and a person must look: {names}"
+            )
+        return [_target(each) for each in breached]
+
+
+def look(item: Promoted, cluster: Cluster, prometheus: Prometheus, *, live: bool) -> Found:
+    """Say how one deployment stands."""
+    plan, at = item.plan, time.time()
+    if live:
+        return Found(item, "LEFT", f"a run of {plan.dag_id} is under way", at)
+    try:
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
+            return _unfinished(item, route.word, at)
+        if not routes.at_rest(route, plan.deployment_id, plan.candidate):
+            return Found(item, "LEFT", f"route {route.name} is {route.phase} by {route.owner}", at)
+        said: Recheck = recheck(item, Observer(prometheus, plan), at)
+        return Found(item, said.verdict, said.reason, said.at, said.evidence)
+    except DeployError as error:
+        return Found(item, "BLIND", str(error), at)
+
+
+def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
+    """The traffic is back, and whoever did it died before it was recorded."""
+    try:
+        reason = str(json.loads(word or "")["reason"])
+    except (ValueError, KeyError, TypeError):
+        reason = "it was taken back before"
+    return Found(item, "BREACHED", reason, at)
+
+
+def _target(found: Found) -> dict[str, Any]:
+    plan = found.item.plan
+    kept: dict[str, Any] = {"evidence": None, "evidence_sha256": None}
+    if found.evidence:
+        name = f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
+        kept = {"evidence": name, "evidence_sha256": Artifacts(plan).write(name, found.evidence)}
+    return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": {**found.event, **kept}}
+
+
+class TakeBackOperator(BaseOperator):
+    """Return the traffic of one promoted version to the one before it, stop it, and record that.
+
+    :param target: what ``CheckPromotedOperator`` returned of it.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, target: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        self.target = target
+
+    def execute(self, context: Context) -> str:
+        """Return one sentence; skip where somebody else has the route by now.
+
+        :raises NotSettledError: the version before it cannot take the traffic.
+        """
+        event = self.target["event"]
+        item = one_promoted(self.target["service"], self.target["deployment_id"])
+        if item is None:
+            raise AirflowSkipException("it is recorded as taken back already")
+        plan = item.plan
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        if not take_back(cluster, plan, json.dumps(event)):
+            raise AirflowSkipException(f"another deployment has route {plan.spec.route.name} by now")
+        restored = datetime.now(UTC)
+        settled = settle(cluster, plan)
+        ti = context["ti"]
+        common: dict[str, Any] = {"task": f"{ti.dag_id}.{ti.task_id}", "try_number": ti.try_number}
+        why = Step(
+            to=State.ROLLING_BACK,
+            at=datetime.fromisoformat(event["at"]),
+            reason=f"verification: {event['reason']}",
+            evidence=event["evidence_sha256"],
+            **common,
+        )
+        done = Step(to=State.ROLLED_BACK, at=restored, reason=settled.reason, **common)
+        folder = amend_audit(plan, [why, done], {**event, "restored_at": restored.isoformat()})
+        self.log.info("artifacts: %s", folder)
+        return f"{plan.spec.service}: {plan.deployment_id} was taken back, {settled.reason}: {event['reason']}"
+
+
+class ReportOperator(BaseOperator):
+    """End the pass: it fails where something was taken back, so that alerts work as they do for any DAG.
+
+    :param taken_back: id of the mapped task that takes back.
+    """
+
+    def __init__(self, *, taken_back: str, **kwargs: Any) -> None:
+        super().__init__(**{**RETRIES, **kwargs})
+        self.taken_back = taken_back
+
+    def execute(self, context: Context) -> None:
+        """Say what happened.
+
+        :raises HarmError: something was taken back.
+        """
+        said = [line for line in context["ti"].xcom_pull(task_ids=self.taken_back) or [] if line]
+        if said:
+            raise HarmError("; ".join(said))
+        self.log.info("every promoted version within its window holds, or is left alone")
