@@ -1,7 +1,9 @@
 """Who may talk to the API server, and the kubeconfig files by which they do."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.stack.layout import ADDRESS, ADMIN_KUBECONFIG, CONFIG, NODE_ADDRESS, STATE
@@ -11,8 +13,6 @@ from tests.stack.tls import Authority, new_key, new_secret, write_secret
 PKI = CONFIG / "pki"
 TOKENS = CONFIG / "tokens.csv"
 PROMETHEUS_TOKEN = CONFIG / "prometheus.token"
-ACCOUNT = "airflow-deploy:airflow"
-"""Airflow's ServiceAccount, as namespace and name."""
 SERVER = f"https://{ADDRESS}:6443"
 NODE = "node"
 
@@ -65,6 +65,23 @@ contexts: [{{name: stack, context: {{cluster: stack, user: user}}}}]
 current-context: stack
 """,
     )
+
+
+def add_account(account: str, label: Mapping[str, str]) -> str:
+    """Make a ServiceAccount `namespace:name` without any right, and return a kubeconfig for it.
+
+    :param label: of its namespace, which is made too.
+    """
+    namespace, _, name = account.partition(":")
+    home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": label}}
+    made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
+    for item in (home, made):
+        kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(item))
+    token = kubectl("create", "token", name, f"--namespace={namespace}", "--duration=24h").strip()
+    config = json.loads(kubectl("config", "view", "--minify", "--flatten", "--raw", "--output=json"))
+    config["users"] = [{"name": name, "user": {"token": token}}]
+    config["contexts"][0]["context"]["user"] = name
+    return json.dumps(config)
 
 
 def kubectl(*arguments: str, stdin: str | None = None, config: Path | None = ADMIN_KUBECONFIG) -> str:

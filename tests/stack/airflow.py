@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 
 from tests.stack import cgroups, postgres, processes
-from tests.stack.access import ACCOUNT, kubectl
+from tests.stack.access import add_account
 from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
 from tests.stack.http import get
@@ -107,17 +107,8 @@ def prepare() -> None:
 
 def give_access() -> None:
     """Make Airflow's ServiceAccount, which has no right before a service grants it some, and write its kubeconfig."""
-    namespace, _, name = ACCOUNT.partition(":")
-    metadata = {"name": namespace, "labels": Cluster.load().label}
-    home = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
-    for made in (home, account):
-        kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(made))
-    token = kubectl("create", "token", name, f"--namespace={namespace}", "--duration=24h").strip()
-    config = json.loads(kubectl("config", "view", "--minify", "--flatten", "--raw", "--output=json"))
-    config["users"] = [{"name": name, "user": {"token": token}}]
-    config["contexts"][0]["context"]["user"] = name
-    write_secret(AIRFLOW_KUBECONFIG, json.dumps(config))
+    cluster = Cluster.load()
+    write_secret(AIRFLOW_KUBECONFIG, add_account(cluster.account, cluster.label))
 
 
 def install_deployments(specs: Iterable[Path]) -> None:
@@ -150,7 +141,7 @@ def environment() -> dict[str, str]:
         "AIRFLOW__API__PORT": str(airflow_port()),
         "AIRFLOW__API__BASE_URL": url(),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url()}/execution/",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url().replace("postgresql:", "postgresql+psycopg2:"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url(),
         "AIRFLOW__AIRFLOW_DEPLOY__DOCKER_URL": cluster.docker_url,
         # Its processes rename themselves, and would write over the environment by which we know them.
         "SPT_NOENV": "1",

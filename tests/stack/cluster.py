@@ -31,6 +31,11 @@ class Cluster:
         return EMBEDDED if embedded() else cls(**json.loads(CLUSTER.read_text()))
 
     @property
+    def account(self) -> str:
+        """Airflow's ServiceAccount, as `namespace:name`."""
+        return f"airflow-deploy-{self.mark}:airflow"
+
+    @property
     def label(self) -> dict[str, str]:
         """The label of every namespace that is ours to remove."""
         return {"airflow-deploy/stack": self.mark}

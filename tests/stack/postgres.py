@@ -36,9 +36,9 @@ _SETTINGS = {
 }
 
 
-def url() -> str:
-    """The database's address for SQLAlchemy, less the driver."""
-    return f"postgresql://{USER}:{_PASSWORD_FILE.read_text()}@/{DATABASE}?host={quote(str(_FOLDER), safe='')}"
+def url(database: str = DATABASE) -> str:
+    """A database's address for SQLAlchemy."""
+    return f"postgresql+psycopg2://{USER}:{_PASSWORD_FILE.read_text()}@/{database}?host={quote(str(_FOLDER))}"
 
 
 def start() -> Process:

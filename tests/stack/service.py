@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 
 from airflow_deploy.clients.manifests import rbac
-from tests.stack.access import ACCOUNT, kubectl
+from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployments
 from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
@@ -50,7 +50,7 @@ def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
     _make_room(cluster)
     objects = payments(image, "payments-before-us", gateway=cluster.gateway, label=cluster.label)
     kubectl("apply", "--server-side", "-f", "-", stdin=objects)
-    kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [ACCOUNT]))
+    kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [cluster.account]))
     _wait_served(image)
     spec = SPEC.format(repository=sample.path, registry=info.registry, bake=bake, max_bake=max_bake)
     with tempfile.TemporaryDirectory() as folder:

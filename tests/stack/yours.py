@@ -13,7 +13,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException
 
-from tests.stack.access import ACCOUNT, kubectl
+from tests.stack.access import kubectl
 from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
 from tests.stack.http import get
@@ -21,8 +21,6 @@ from tests.stack.layout import ADMIN_KUBECONFIG, CLUSTER, embedded
 from tests.stack.tls import new_secret, write_secret
 
 HOW_TO = "docs/how-to/your-service.md"
-NAMESPACES = ("payments", ACCOUNT.partition(":")[0])
-"""What the demo makes in the cluster, and `down` removes; all that it writes is in them."""
 
 _RIGHTS = (
     ("create", "namespaces"),
@@ -68,7 +66,7 @@ def adopt() -> None:
     try:
         kubectl("get", "--raw=/version")
         cluster = _find()
-        _check_namespaces()
+        _check_namespace()
         _check_rights()
     except subprocess.CalledProcessError as error:
         raise StackError(f"KUBECONFIG: the cluster does not answer as it should: {_said(error)}") from None
@@ -156,13 +154,12 @@ def _urls(gateway: Any) -> Iterator[str]:
                 yield f"http://{address['value']}:{listener['port']}"
 
 
-def _check_namespaces() -> None:
-    for name in NAMESPACES:
-        if _read("namespace", name, "--ignore-not-found", "--output=name"):
-            raise StackError(
-                f"The cluster has a namespace {name}, and the demo makes, and removes, its own: use another cluster, or"
-                f" run `kubectl delete namespace {name}` if nobody needs it."
-            )
+def _check_namespace() -> None:
+    if _read("namespace", "payments", "--ignore-not-found", "--output=name"):
+        raise StackError(
+            "The cluster has a namespace payments, and the demo makes one, and removes it: use another cluster, or run"
+            " `kubectl delete namespace payments` if nobody needs it."
+        )
 
 
 def _check_rights() -> None:
