@@ -18,6 +18,7 @@ from tests.e2e.python_base import VERSION, import_python
 from tests.e2e.world import PATIENCE, World
 from tests.stack.access import kubectl
 from tests.stack.demo import DAG, conf
+from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
 from tests.stack.layout import CACHE
 from tests.stack.sample.base_image import import_base
@@ -243,5 +244,5 @@ def test_a_generated_image_serves_under_pod_security_restricted(
     kubectl("apply", "-f", "-", stdin=json.dumps(pod))
     try:
         kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/generated", "--timeout=60s")
-    except subprocess.CalledProcessError:
+    except StackError:
         pytest.fail(kubectl("-n", NAMESPACE, "get", "pod", "generated", "-o", "jsonpath={.status}"))

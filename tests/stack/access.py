@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.stack.errors import StackError
 from tests.stack.layout import ADDRESS, ADMIN_KUBECONFIG, CONFIG, NODE_ADDRESS, STATE
 from tests.stack.processes import environment
 from tests.stack.tls import Authority, new_key, new_secret, write_secret
@@ -88,15 +89,18 @@ def kubectl(*arguments: str, stdin: str | None = None, config: Path | None = ADM
     """Run kubectl as the cluster's administrator and give what it prints.
 
     :param config: a kubeconfig; None for the one that the user's shell names.
-    :raises subprocess.CalledProcessError: when it fails; its `stderr` says why.
+    :raises StackError: when it fails; it says why.
     """
     # Its cache of what a server offers is kept by address, and ours is the same for every new cluster.
     options = [f"--cache-dir={STATE}/kubectl", *([f"--kubeconfig={config}"] if config else [])]
-    return subprocess.run(
+    done = subprocess.run(
         [Path(sys.executable).with_name("kubectl"), *options, *arguments],
         input=stdin,
         env=environment(),
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout
+        check=False,
+    )
+    if done.returncode:
+        raise StackError(f"kubectl {' '.join(arguments[:3])}: {' '.join(done.stderr.split())}")
+    return done.stdout

@@ -1,11 +1,11 @@
 """etcd and the Kubernetes servers that need no node: API server, controller manager, scheduler."""
 
-import subprocess
 import sysconfig
 from pathlib import Path
 
 from tests.stack import go_modules
 from tests.stack.access import PKI, TOKENS, kubeconfig, kubectl
+from tests.stack.errors import StackError
 from tests.stack.layout import NODE_ADDRESS, STATE
 from tests.stack.network import inside
 from tests.stack.processes import Process, spawn
@@ -101,7 +101,7 @@ def answers(*arguments: str) -> bool:
     """Whether kubectl succeeds with these arguments, as a condition to wait for."""
     try:
         kubectl("--request-timeout=2s", *arguments)
-    except subprocess.CalledProcessError:
+    except StackError:
         return False
     return True
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import docker
+from docker.errors import DockerException
 
 from airflow_deploy.clients.manifests import rbac
 from tests.stack.access import kubectl
@@ -75,10 +76,9 @@ def _wait_served(image: str) -> None:
     try:
         kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
         kubectl("-n", "payments", "wait", "httproute/payments", f"--for={accepted}", "--timeout=30s")
-    except subprocess.CalledProcessError as error:
-        said = " ".join(f"{error.stdout} {error.stderr}".split())
+    except StackError as error:
         raise StackError(
-            f"The service does not come up ({said}): can the nodes pull {image}, and does the Gateway take routes from"
+            f"The service does not come up ({error}): can the nodes pull {image}, and does the Gateway take routes from"
             " the namespace payments?"
         ) from None
 
@@ -89,7 +89,10 @@ def build(client: docker.DockerClient, repository: Path, commit: str, name: str)
     with tempfile.TemporaryDirectory() as tree:
         archive = subprocess.run(["git", "-C", repository, "archive", commit], capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", tree], input=archive, check=True)
-        client.images.build(path=tree, tag=tag, rm=True)
+        try:
+            client.images.build(path=tree, tag=tag, rm=True)
+        except DockerException as error:
+            raise StackError(f"Building {tag}: {error}") from None
     for line in client.images.push(name, tag=commit, stream=True, decode=True):
         if "error" in line:
             raise StackError(f"Pushing {tag}: {line['error']}")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -63,13 +62,10 @@ def adopt() -> None:
     :raises StackError: the first thing that is missing, with its remedy; nothing has been written to the cluster.
     """
     write_secret(ADMIN_KUBECONFIG, json.dumps(_users_config()))
-    try:
-        kubectl("get", "--raw=/version")
-        cluster = _find()
-        _check_namespace()
-        _check_rights()
-    except subprocess.CalledProcessError as error:
-        raise StackError(f"KUBECONFIG: the cluster does not answer as it should: {_said(error)}") from None
+    kubectl("get", "--raw=/version")
+    cluster = _find()
+    _check_namespace()
+    _check_rights()
     _check_docker(cluster)
     _check_prometheus(cluster)
     _check_gateway_url(cluster)
@@ -83,8 +79,8 @@ def let_go() -> list[str]:
     selector = Cluster.load().selector
     try:
         kubectl("delete", "namespaces", selector, "--wait", "--timeout=180s")
-    except subprocess.CalledProcessError as error:
-        return [f"the cluster keeps the namespaces of `kubectl get namespaces {selector}`: {_said(error)}"]
+    except StackError as error:
+        return [f"the cluster keeps what `kubectl get namespaces {selector}` shows: {error}"]
     return []
 
 
@@ -92,10 +88,10 @@ def _users_config() -> Any:
     """The user's kubeconfig, reduced to its current context, and independent of any other file."""
     try:
         shown = kubectl("config", "view", "--minify", "--flatten", "--raw", "--output=json", config=None)
-    except subprocess.CalledProcessError as error:
+    except StackError as error:
         raise StackError(
-            f"KUBECONFIG: {os.environ['KUBECONFIG']} names no cluster ({_said(error)}): correct it, or unset it for a"
-            " cluster on this machine."
+            f"KUBECONFIG: {os.environ['KUBECONFIG']} names no cluster ({error}): correct it, or unset it for a cluster"
+            " on this machine."
         ) from None
     return json.loads(shown)
 
@@ -105,10 +101,8 @@ def _server(config: Any) -> str:
 
 
 def _find() -> Cluster:
-    if '"HTTPRoute"' not in _read("--raw=/apis/gateway.networking.k8s.io/v1"):
-        raise StackError(
-            "The cluster does not know HTTPRoute, v1: install the Gateway API's standard CRDs, and Traefik."
-        )
+    if "httproutes.gateway.networking.k8s.io" not in kubectl("api-resources", "--output=name").split():
+        raise StackError("The cluster does not know HTTPRoute: install the Gateway API's standard CRDs, and Traefik.")
     gateway, url = _gateway()
     return Cluster(
         gateway=gateway,
@@ -166,7 +160,7 @@ def _check_rights() -> None:
     for right in _RIGHTS:
         try:
             kubectl("auth", "can-i", "--quiet", "--all-namespaces", *right)
-        except subprocess.CalledProcessError:
+        except StackError:
             raise StackError(
                 f"KUBECONFIG: its user may not {' '.join(right[:2])}: use one who administers it."
             ) from None
@@ -209,7 +203,3 @@ def _check_gateway_url(cluster: Cluster) -> None:
 
 def _read(*arguments: str) -> str:
     return kubectl("get", *arguments)
-
-
-def _said(error: subprocess.CalledProcessError) -> str:
-    return " ".join(str(error.stderr).split())
