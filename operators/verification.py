@@ -81,8 +81,8 @@ class CheckPromotedOperator(BaseOperator):
         if len(breached) > self.limit:
             names = ", ".join(each.item.plan.spec.service for each in breached)
             raise HarmError(
-                f"{len(breached)} services breach in one pass, and {self.limit} may: what they share is broken, so"
-                f" nothing is taken back and a person must look: {names}"
+                f"{names}: {len(breached)} of them breach, and at most {self.limit} may in one pass: what they share is"
+                " broken, so nothing is taken back and a person must look"
             )
         return [_target(each) for each in breached]
 

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -25,21 +26,27 @@ namespace: payments
 source: {{repository: "file://{repository}", branches: [main]}}
 registry: {registry}
 route: {{name: payments}}
-criticality: high
-canary: {{bake: {bake}s, max_bake: {max_bake}s}}
+criticality: {criticality}
+canary: {{stages: {stages}, bake: {bake}s, max_bake: {max_bake}s}}
 gates: {{error_rate: 0.01, latency_p95: 0.5, latency_p99: 1.0}}
 resources: {{cpu: 250m, memory: 64Mi}}
 config: {{CURRENCY: EUR}}
 """
 
 
-def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
+def serve(
+    info: StackInfo,
+    bake: int = 15,
+    max_bake: int = 300,
+    stages: Sequence[int] = (5, 25, 50, 100),
+    criticality: str = "high",
+) -> Sample:
     """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
 
     Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
     and what comes next would depend on it.
 
-    :param bake: seconds that a stage takes at least, ``max_bake`` at most.
+    :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
     """
     cluster = Cluster.load()
     sample = make_repository(Path(info.state) / "repository")
@@ -53,7 +60,8 @@ def serve(info: StackInfo, bake: int = 15, max_bake: int = 300) -> Sample:
     kubectl("apply", "--server-side", "-f", "-", stdin=objects)
     kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [cluster.account]))
     _wait_served(image)
-    spec = SPEC.format(repository=sample.path, registry=info.registry, bake=bake, max_bake=max_bake)
+    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake}
+    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payments.yaml"
         path.write_text(spec)

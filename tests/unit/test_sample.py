@@ -12,6 +12,7 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -42,28 +43,25 @@ class TestRepository:
         monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
         monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook
         other = make_repository(tmp_path / "new" / "repository")
-        assert (other.running, other.good, other.bad, other.experiment) == (
-            sample.running,
-            sample.good,
-            sample.bad,
-            sample.experiment,
-        )
-        assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in (sample.running, sample.good, sample.bad))
+        assert replace(other, path=sample.path) == sample
+        commits = [commit for name, commit in asdict(sample).items() if name != "path"]
+        assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits)
 
     def test_is_put_back_when_made_again(self, sample: Sample) -> None:
         git(sample, "checkout", "--quiet", "-B", "main", "experiment")
         (sample.path / "pool.go").write_text("changed")
         assert make_repository(sample.path) == sample
-        assert git(sample, "rev-parse", "main") == [sample.bad]
+        assert git(sample, "rev-parse", "main") == [sample.late]
         assert git(sample, "status", "--porcelain") == []
 
     def test_has_the_fixes_on_main_and_the_experiment_beside_it(self, sample: Sample) -> None:
-        assert git(sample, "rev-list", "--reverse", "main") == [sample.running, sample.good, sample.bad]
+        assert git(sample, "rev-list", "--reverse", "main") == [sample.running, sample.good, sample.bad, sample.late]
         assert git(sample, "branch", "--contains", sample.experiment, "--format=%(refname:short)") == ["experiment"]
 
     def test_fixes_differ_in_code_only(self, sample: Sample) -> None:
         assert git(sample, "diff", "--name-only", sample.running, sample.good) == ["pool.go"]
         assert git(sample, "diff", "--name-only", sample.good, sample.bad) == ["amount.go"]
+        assert git(sample, "diff", "--name-only", sample.good, sample.late) == ["amount.go"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +70,7 @@ def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("programs")
     settings = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
     built = {}
-    for name in ("running", "good", "bad"):
+    for name in ("running", "good", "bad", "late"):
         source, program = folder / f"{name}-source", folder / name
         source.mkdir()
         git(sample, "archive", f"--output={source}.tar", getattr(sample, name))
@@ -136,6 +134,13 @@ class TestService:
         with running(programs["bad"]) as (_, address), ThreadPoolExecutor(20) as pool:
             statuses = list(pool.map(lambda body: pay(address, body), bodies))
         assert statuses == [500 if json.loads(body)["amount"] % 100 == 5 else 200 for body in bodies]
+
+    def test_late_fix_is_good_until_the_first_payment_in_yen(self, programs: dict[str, Path]) -> None:
+        bodies = list(islice(payments(), 40))
+        with running(programs["late"]) as (_, address):
+            assert [pay(address, body) for body in bodies] == [200] * 40
+            assert pay(address, b'{"amount":1205,"currency":"JPY"}') == 200
+            assert [pay(address, body) for body in bodies].count(500) == 2
 
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b'{"amount":0}', b'{"amount":-5}', b'{"amount":100,"currency":"XXX"}', b'{"amount":1e30}']

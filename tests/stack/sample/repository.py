@@ -33,11 +33,13 @@ class Commit:
 
 
 # What the messages do not say, as their authors do not know it: `bad` drops the zero of 12.05, so the ledger refuses
-# every amount that ends in 01 to 09. Where prices come in steps of 5 cents, that is one payment in twenty.
+# every amount that ends in 01 to 09. Where prices come in steps of 5 cents, that is one payment in twenty. `late` mends
+# that, but lets all payments share the width of the fraction: after the first payment in yen it fails as `bad` does.
 COMMITS = (
     Commit("running", "main", None, "base", "Take payments and book them in the ledger"),
     Commit("good", "main", "running", "overlays/good", "Keep 20 connections open: payments queued for the only one"),
     Commit("bad", "main", "good", "overlays/bad", "Take payments in yen, which have no cents"),
+    Commit("late", "main", "bad", "overlays/late", "Write amounts with the digits of their currency"),
     Commit("experiment", "experiment", "running", "overlays/experiment", "Try: wait less for a pooled connection"),
 )
 
@@ -50,7 +52,8 @@ class Sample:
     :param path: a git repository with a working tree, at the head of `main`.
     :param running: what serves before the first deployment: slow under 50 requests/s (the incident), without errors.
     :param good: `running` with a bigger pool: about 20 ms.
-    :param bad: `good` with a bug in its code that fails 5 % of the payments. Head of `main`.
+    :param bad: `good` with a bug in its code that fails 5 % of the payments.
+    :param late: `good` until the first payment in yen; then it fails 5 % of the payments. Head of `main`.
     :param experiment: on the branch `experiment` only, beside `good`.
     """
 
@@ -58,6 +61,7 @@ class Sample:
     running: str
     good: str
     bad: str
+    late: str
     experiment: str
 
 
@@ -68,7 +72,7 @@ def make_repository(folder: Path) -> Sample:
     _git(folder, "fast-import", "--quiet", "--force", stdin=b"".join(_stream()))
     _git(folder, "checkout", "--quiet", "--force", "main")
     _git(folder, "reset", "--quiet", "--hard", "main")
-    revisions = _git(folder, "rev-parse", "main~2", "main~1", "main", "experiment").split()
+    revisions = _git(folder, "rev-parse", "main~3", "main~2", "main~1", "main", "experiment").split()
     return Sample(folder, *revisions)
 
 

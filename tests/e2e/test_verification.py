@@ -1,0 +1,170 @@
+"""After the promotion, on the real stack: the scheduled DAG takes back what does not hold, and nothing else."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.e2e.test_deployments import audited, check_consistent, states, summary, transitions
+from tests.e2e.world import World
+from tests.stack import StackInfo
+from tests.stack.airflow import install_deployments
+from tests.stack.layout import DAGS
+from tests.stack.processes import recorded
+from tests.stack.service import serve
+from tests.stack.traffic import users
+
+DAG = "verify_deployments"
+
+BY_HAND = """
+from airflow_deploy.verification import verification_dag
+
+dag = verification_dag(schedule=None, limit={limit})
+dag.tags.add("limit {limit}")
+"""
+
+
+@pytest.fixture
+def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
+    """Return the payment service under traffic, deployed in two stages; the verification waits for a word."""
+    World.end_runs(stack)
+    sample = serve(stack, bake=5, max_bake=240, stages=[50, 100], criticality="medium")
+    with users(tmp_path / "requests.jsonl") as record:
+        world = World(stack, sample, record)
+        verified_by_hand(world, limit=3)
+        try:
+            world.wait_served(20)
+            yield world
+        finally:
+            install_deployments([])
+
+
+def verified_by_hand(world: World, limit: int) -> None:
+    """Let the verification look only when it is told to, and wait until Airflow has read that."""
+    (DAGS / "verification.py").write_text(BY_HAND.format(limit=limit))
+
+    def read() -> bool:
+        return f"limit {limit}" in {tag["name"] for tag in world.api.get(f"dags/{DAG}")["tags"]}
+
+    world.until(read, "Airflow reads the verification DAG")
+
+
+def verify(world: World) -> tuple[str, str]:
+    """Let the verification look once; return how the pass ended and what it said of the service."""
+    run = world.api.trigger(DAG, {})
+    world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "the pass ends")
+    lines = world.api.log(DAG, run, "check")
+    return world.api.run_state(DAG, run), "\n".join(line for line in lines if "payments" in line)
+
+
+@contextmanager
+def frozen(part: str) -> Iterator[None]:
+    """Stop a server of the stack, as a machine does that swaps."""
+    process = recorded()[part]
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def pay_in_yen(world: World) -> None:
+    """Send what makes the late fix fail from then on: often enough for each of its two pods."""
+    for _ in range(40):
+        body = {"amount": 1205, "currency": "JPY"}
+        url = f"{world.info.gateway_url}/payments"
+        assert requests.post(url, json=body, headers={"Host": "payments.test"}, timeout=10).ok
+
+
+def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) -> None:
+    run = world.deploy(world.sample.late)
+    assert world.ended(run) == "success"
+    folder = audited(world, run)
+    candidate = summary(folder)["candidate"]
+    promoted = {"payments": 0, candidate: 100}
+    ended, said = verify(world)
+    assert ended == "success"
+    assert "HEALTHY" in said
+
+    verified_by_hand(world, limit=0)
+    pay_in_yen(world)
+    world.until(lambda: sum(request.failed for request in world.requests()) >= 30, "users are harmed")
+    with frozen("prometheus"):
+        ended, said = verify(world)
+    assert (ended, world.weights()) == ("success", promoted)
+    assert "BLIND" in said
+
+    ended, said = verify(world)
+    assert (ended, world.weights()) == ("failed", promoted)
+    assert "1 of them breach, and at most 0 may" in said
+
+    began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    install_deployments([])
+    world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the scheduled pass takes it back", 120)
+    world.until(lambda: states(folder)[-1] == "ROLLED_BACK", "the artifacts say so")
+    assert states(folder)[-4:] == ["VERIFYING", "VERIFIED", "ROLLING_BACK", "ROLLED_BACK"]
+    check_consistent(folder)
+    assert "error_rate" in summary(folder)["reason"] or "error_rate" in transitions(folder)[-2]["reason"]
+    assert summary(folder)["verdict_at"] <= summary(folder)["restored_at"]
+    assert world.replicas(candidate) == 0
+    # The way back lost nothing: whoever failed was answered by the fix.
+    assert {request.version for request in world.requests() if request.failed} == {candidate}
+    failed = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"
+    world.until(lambda: world.api.get(failed)["total_entries"] == 1, "the pass ends as failed, so that alerts work")
+
+
+def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_back(world: World) -> None:
+    unknown = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
+    incident = {
+        "id": "INC-404",
+        "title": "Partners ask for pages that are not there",
+        "severity": "high",
+        "resolved_when": {"query": unknown, "op": "<", "value": 1, "for": "10s"},
+    }
+    run = world.deploy(world.sample.good, incident=incident)
+    assert world.ended(run) == "success"
+    folder = audited(world, run)
+    candidate = summary(folder)["candidate"]
+
+    later = world.deploy(world.sample.late)
+    world.until(lambda: world.weights()[candidate] < 100, "the next fix has traffic")
+    before = world.weights()
+    with partners(world):
+        ended, said = verify(world)
+        assert (ended, world.weights()) == ("success", before)
+        assert "a run of deploy_payments is under way" in said
+        world.api.end_run("deploy_payments", later)
+        world.until(lambda: world.tasks(later)["settle"] == "failed", "the next fix is taken back")
+        assert world.weights()[candidate] == 100
+
+        # The next fix has left a route that no longer names the version before this one.
+        world.until(lambda: verify(world)[0] == "failed", "the incident was back for a minute", 120)
+    assert world.weights() == {"payments": 100, candidate: 0}
+    assert states(folder)[-3:] == ["VERIFIED", "ROLLING_BACK", "ROLLED_BACK"]
+    assert "incident INC-404" in transitions(folder)[-2]["reason"]
+    check_consistent(folder)
+    assert [request for request in world.requests() if request.failed] == []
+
+
+@contextmanager
+def partners(world: World) -> Iterator[None]:
+    """Ask the gateway, ten times a second, for what it does not know."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            requests.get(world.info.gateway_url, headers={"Host": "partners.test"}, timeout=10)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()
