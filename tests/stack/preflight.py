@@ -13,7 +13,7 @@ from tests.stack.processes import namespace_owner
 
 _FREE_GIGABYTES = 5
 _SOCKET_PATH_LIMIT = 100
-"""The kernel allows 107 bytes for a Unix socket's path; containerd appends to its own."""
+"""The kernel allows 107 bytes for a Unix socket's path; PostgreSQL's is 7 longer, and containerd appends to its own."""
 
 
 def check() -> None:
