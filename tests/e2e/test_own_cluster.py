@@ -102,6 +102,29 @@ def test_what_is_missing_is_named_before_anything_is_written(checkout: Checkout,
     assert (_written(), checkout.left_behind()) == (before, [])
 
 
+OTHER_GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: other}
+spec: {controllerName: example.com/other}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: other, namespace: default}
+spec: {gatewayClassName: other, listeners: [{name: web, port: 80, protocol: HTTP}]}
+"""
+
+
+def test_of_several_gateways_one_of_traefiks_is_asked_for(checkout: Checkout) -> None:
+    kubectl("apply", "-f", "-", stdin=OTHER_GATEWAY)
+    try:
+        assert "several Gateways: set GATEWAY to one of them (" in checkout.run("make", "up").stderr
+        said = checkout.run("make", "up", GATEWAY="default/other").stderr
+        assert "error: The Gateway default/other is of example.com/other, and only Traefik's metrics are known" in said
+    finally:
+        kubectl("delete", "-f", "-", stdin=OTHER_GATEWAY)
+
+
 def test_somebody_elses_namespace_is_left_alone(checkout: Checkout) -> None:
     kubectl("create", "namespace", "payments")
     try:
