@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from airflow_deploy.cli import main
 from airflow_deploy.clients import runs
@@ -237,8 +238,40 @@ class TestDockerfile:
         assert (output.out, output.err.count("\n")) == ("", 1)
 
 
+class TestRbac:
+    def test_the_rights_stay_within_the_namespace(self, capsys: Output) -> None:
+        accounts = ["--service-account", "airflow:worker", "--service-account", "airflow:triggerer"]
+        assert main(["rbac", "shop", *accounts]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert (role["kind"], binding["kind"]) == ("Role", "RoleBinding")
+        assert {item["metadata"]["namespace"] for item in (role, binding)} == {"shop"}
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": name, "namespace": "airflow"} for name in ("worker", "triggerer")
+        ]
+
+    def test_they_hold_no_secret_and_no_deletion(self, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", "airflow:worker"]) == 0
+        role, _ = yaml.safe_load_all(capsys.readouterr().out)
+        assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "create", "patch"}
+        assert not {"secrets", "*"} & {resource for rule in role["rules"] for resource in rule["resources"]}
+
+    def test_a_name_stays_a_name(self, capsys: Output) -> None:
+        assert main(["rbac", "shop}\n---\nkind: Pod", "--service-account", "a: {b:c\nd"]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert role["metadata"]["namespace"] == "shop}\n---\nkind: Pod"
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": " {b:c\nd", "namespace": "a"}]
+
+    @pytest.mark.parametrize("account", ["worker", "airflow:", ":worker", ""])
+    def test_what_is_no_account_is_refused(self, account: str, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", account]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        assert "NAMESPACE:NAME" in output.err
+
+
 class TestHelp:
-    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile"])
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac"])
     def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])
@@ -255,7 +288,7 @@ class TestHelp:
         assert main(["trigger", "payments", "--conf", str(conf)]) == 0
 
     @pytest.mark.parametrize(
-        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"]]
+        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"], ["rbac", "shop"]]
     )
     def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^2$"):
