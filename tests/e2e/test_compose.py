@@ -136,7 +136,6 @@ exec {real} "$@"
         "/admin/kubeconfig": stack.admin_kubeconfig,
         "/access": str(tmp_path / "access"),
         "/cluster.yaml": str(content(project, "cluster", tmp_path)),
-        "/rbac.yaml": str(CHECKOUT / "templates" / "rbac.yaml"),
         "https://k3s:6443": SERVER,
     }
     for there, path in here.items():

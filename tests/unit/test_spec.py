@@ -122,7 +122,7 @@ class TestRefused:
         assert make_spec(criticality="high", canary={"stages": [10, 100]}).canary.stages == (10, 100)
         assert make_spec(criticality="medium", canary={"stages": [25, 100]}).canary.stages == (25, 100)
         assert refusal(criticality="high", canary={"stages": [25, 100]}) == (
-            "payments.yaml: canary is not valid: Value error, canary.stages begins with 25 %,"
+            "payments.yaml: canary is not valid: canary.stages begins with 25 %,"
             " and criticality high permits 10 % at first; begin with a smaller share"
         )
 
