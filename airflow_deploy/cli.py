@@ -1,4 +1,4 @@
-"""The command ``airflow-deploy``: deployments from the terminal, over Airflow's REST API, and Dockerfiles."""
+"""The command ``airflow-deploy``: deployments from the terminal, over Airflow's REST API, and what they need first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from airflow_deploy import __version__
 from airflow_deploy.clients.airflow_api import AirflowApi
 from airflow_deploy.clients.dockerfiles import generate
+from airflow_deploy.clients.manifests import rbac
 from airflow_deploy.clients.runs import Run, Snapshot
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.outcome import DeployResult
@@ -68,6 +69,14 @@ example:
   $ airflow-deploy dockerfile . > Dockerfile
   $ airflow-deploy dockerfile . --ignore > .dockerignore
 """
+RBAC = """\
+Print the least that deployments need in one namespace of services, as a Role and its binding to the ServiceAccounts
+that Airflow's workers and triggerers have in the cluster.
+
+example:
+  $ airflow-deploy rbac payments --service-account airflow:airflow-worker \
+      --service-account airflow:airflow-triggerer | kubectl apply -f -
+"""
 
 SHOWN = frozenset({"running", "deferred", "up_for_retry", "success", "failed"})
 """The states of a task that people want to hear of."""
@@ -110,13 +119,24 @@ def _parser() -> argparse.ArgumentParser:
     dockerfile.add_argument("--ignore", action="store_true", help="print the .dockerignore that goes with it")
     dockerfile.add_argument("--digest", help="pin the base image: sha256:…, as docker pull shows it")
     dockerfile.set_defaults(command=_dockerfile)
+
+    rights = _described(commands.add_parser, RBAC, name="rbac", help="print the rights that deployments need")
+    rights.add_argument("namespace", metavar="NAMESPACE", help="of the services")
+    rights.add_argument(
+        "--service-account",
+        required=True,
+        action="append",
+        metavar="NAMESPACE:NAME",
+        help="who gets them; once for each",
+    )
+    rights.set_defaults(command=_rbac)
     return parser
 
 
 def _described(make: Callable[..., argparse.ArgumentParser], text: str, **arguments: Any) -> argparse.ArgumentParser:
     return make(
         description=text,
-        epilog=EXIT_CODES if text is DOCKERFILE else f"{ENVIRONMENT}\n{EXIT_CODES}",
+        epilog=EXIT_CODES if text in (DOCKERFILE, RBAC) else f"{ENVIRONMENT}\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **arguments,
@@ -140,6 +160,11 @@ def _dockerfile(given: argparse.Namespace) -> int:
     for reason in made.because:
         print(reason, file=sys.stderr)
     print(made.dockerignore if given.ignore else made.dockerfile, end="")
+    return VERIFIED
+
+
+def _rbac(given: argparse.Namespace) -> int:
+    print(rbac(given.namespace, given.service_account), end="")
     return VERIFIED
 
 

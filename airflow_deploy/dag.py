@@ -9,15 +9,12 @@ rollback runs as soon as anything after apply_manifest fails; settle is the tear
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 from typing import Any, Literal, NamedTuple
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule, chain
 
-from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.question import About
 from airflow_deploy.domain.request import DeployRequest
 from airflow_deploy.domain.spec import DeploymentSpec
@@ -55,19 +52,6 @@ and promoted or taken back by itself. The answer to *what happened* is in the `a
 def dag_id(spec: DeploymentSpec) -> str:
     """Return the id of the spec's DAG."""
     return f"deploy_{spec.service}"
-
-
-def invalid_dag(name: str, error: RefusedError) -> DAG:
-    """Return a DAG that says what is wrong with the YAML file ``name``, where people look for the one it makes."""
-    dag = DAG(
-        dag_id="invalid_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:200],
-        description=str(error),
-        doc_md=f"### This service cannot be deployed\n\n{error}",
-        schedule=None,
-        tags=["airflow-deploy", "invalid"],
-    )
-    EmptyOperator(task_id="correct_the_yaml", dag=dag)
-    return dag
 
 
 def _params() -> dict[str, Param]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, TriggerRule
 
+from airflow_deploy.operators.base import RETURN_RETRIES
 from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, TakeBackOperator
 
 DAG_ID = "verify_deployments"
@@ -42,8 +43,9 @@ def verification_dag(schedule: timedelta | None = timedelta(minutes=1), limit: i
     )
     with dag:
         check = CheckPromotedOperator(task_id="check", limit=limit)
+        # A mapped task's retries are read before its operator is made, so they cannot be the operator's own.
         take_back = TakeBackOperator.partial(
-            task_id="take_back", map_index_template="{{ task.target.service }}"
+            task_id="take_back", map_index_template="{{ task.target.service }}", **RETURN_RETRIES
         ).expand(target=check.output)
         # Skipped tasks are no failure: in most passes there is nothing to take back.
         (

@@ -28,11 +28,7 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     steps = recorded(context, steps_of)
     if steps and steps[-1].to in UNDEPLOYED and not {step.to for step in steps} & {State.DEPLOYING, *EXITS}:
         steps.append(_rejection(context))
-    path, irregular = chain(steps), None
-    try:
-        assemble(steps)
-    except IllegalTransition as error:
-        irregular = error
+    path, irregular = _joined(steps)
     artifacts = Artifacts(plan)
     identity = plan.deployment_id
     judgements = {task: event for task in steps_of if (event := _judgement(context, task))}
@@ -58,19 +54,30 @@ def amend_audit(plan: DeploymentPlan, steps: Sequence[Step], judgement: dict[str
 
     :param steps: what the task recorded; all of them by the same task.
     :param judgement: what it rests on, as the judges' events are.
-    :raises IllegalTransition: the steps cannot follow what was recorded.
+    :raises IllegalTransition: they make no path together with what was recorded. The artifacts say so.
     """
     artifacts, identity = Artifacts(plan), plan.deployment_id
     before = [
         Transition.model_validate_json(line) for line in artifacts.read(f"transitions_{identity}.jsonl").splitlines()
     ]
     kept = [Step(**item.model_dump(exclude={"from_"})) for item in before if item.task != steps[0].task]
-    path = assemble([*kept, *steps])
+    path, irregular = _joined([*kept, *steps])
     artifacts.write(f"transitions_{identity}.jsonl", _lines(path))
     summary = json.loads(artifacts.read(f"{identity}.json"))
     judgements = {**summary["judgements"], steps[0].task: judgement}
-    artifacts.write(f"{identity}.json", _json({**summary, **_summary(plan, path, judgements)}))
+    amended = {**summary, **_summary(plan, path, judgements), "irregular": irregular and str(irregular)}
+    artifacts.write(f"{identity}.json", _json(amended))
+    if irregular:
+        raise irregular
     return artifacts.path
+
+
+def _joined(steps: Sequence[Step]) -> tuple[list[Transition], IllegalTransition | None]:
+    """Return the transitions that the steps make, and why they are no path, None where they are one."""
+    try:
+        return assemble(steps), None
+    except IllegalTransition as error:
+        return chain(steps), error
 
 
 def _lines(path: Sequence[Transition]) -> str:

@@ -27,15 +27,8 @@ class ScoreConfidenceOperator(DeployOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a ``Confidence`` as JSON."""
         plan = self.load_plan()
-        health, undecided = None, False
-        if self.gates:
-            verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
-            undecided = verdicts[-1] != "HEALTHY"
-            # A gate that left it to a person says nothing of the health, and what is not known is left out.
-            decided = [verdict for verdict in verdicts if verdict not in (None, "UNDECIDED")]
-            health = decided.count("HEALTHY") / len(decided) if decided else None
-        outcomes = Artifacts(plan).earlier()
-        confidence = score(Known(plan=plan, outcomes=outcomes, canary_health=health, undecided=undecided))
+        verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
+        confidence = score(Known(plan, Artifacts(plan).earlier(), verdicts))
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)
         for line in report(confidence):
             self.log.info("%s", line)

@@ -6,10 +6,11 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
-from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from airflow_deploy.domain.route import Route, gitops_managers
@@ -54,13 +55,14 @@ class PlanDeploymentOperator(DeployOperator):
             stable=stable,
             stable_port=route.port_of(stable),
         )
+        _refuse_backdated(plan)
         if plan.candidate == stable:
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
         observer = Observer.connect(plan)
-        observer.check_edges()
         _check_resolved_when(observer, request, spec)
+        observer.check_edges()
         record(
             context,
             State.INIT,
@@ -68,6 +70,15 @@ class PlanDeploymentOperator(DeployOperator):
         )
         self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
         return plan.dump()
+
+
+def _refuse_backdated(plan: DeploymentPlan) -> None:
+    """The caller may have set run_after. Names carry it, and what verifies deployments takes the latest one by it."""
+    if plan.created < max(10**9, Artifacts(plan).latest()):
+        raise RefusedError(
+            f"run_after: the run is dated before the latest deployment of {plan.spec.service}; trigger a new one"
+            " without run_after"
+        )
 
 
 def _refuse_gitops(route: Route) -> None:
@@ -88,5 +99,5 @@ def _check_resolved_when(observer: Observer, request: DeployRequest, spec: Deplo
             )
         try:
             observer.number(condition.query)
-        except RefusedError as error:
-            raise RefusedError(f"conf: incident.resolved_when.query is not usable: {error}") from error
+        except (RefusedError, TemporaryError) as error:
+            raise type(error)(f"conf: incident.resolved_when.query is not usable: {error}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -23,9 +25,15 @@ from airflow_deploy.clients.recheck import Recheck, recheck
 from airflow_deploy.clients.settling import settle, take_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, HarmError
+from airflow_deploy.domain.spec import Connections
 from airflow_deploy.domain.states import State, Step
+from airflow_deploy.domain.values import printable
 from airflow_deploy.operators.audit import amend_audit
-from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES
+from airflow_deploy.operators.base import RETRIES
+
+log = logging.getLogger(__name__)
+
+Clients = tuple[Cluster, Prometheus]
 
 LOOKS = 8
 """How many services are looked at at the same time."""
@@ -33,7 +41,10 @@ LOOKS = 8
 
 @dataclass(frozen=True)
 class Found:
-    """What a pass says of one deployment: a verdict, or LEFT where there is nothing to judge."""
+    """What a pass says of one deployment: a verdict, LEFT where there is nothing to judge, or BACK.
+
+    BACK: it was taken back, and whoever did it died before it was recorded.
+    """
 
     item: Promoted
     verdict: str
@@ -44,7 +55,7 @@ class Found:
     @property
     def event(self) -> dict[str, Any]:
         """What is left on the route and in the artifacts, as the judges' events are."""
-        return {"verdict": self.verdict, "reason": self.reason, "at": datetime.fromtimestamp(self.at, UTC).isoformat()}
+        return {"verdict": "BREACHED", "reason": self.reason, "at": datetime.fromtimestamp(self.at, UTC).isoformat()}
 
 
 class CheckPromotedOperator(BaseOperator):
@@ -67,15 +78,14 @@ class CheckPromotedOperator(BaseOperator):
         items = promoted(time.time())
         live = {item.plan.dag_id for item in items if context["ti"].get_dr_count(item.plan.dag_id, states=["running"])}
         cluster, prometheus = cache(Cluster), cache(Prometheus.connect)
-        connections = [item.plan.spec.connections for item in items]
         # Connections are read here and not in the threads.
-        clients = [(cluster(each.kubernetes), prometheus(each.prometheus)) for each in connections]
+        clients = [_clients(item.plan.spec.connections, cluster, prometheus) for item in items]
         with ThreadPoolExecutor(LOOKS) as threads:
-            looked = threads.map(lambda item, both: look(item, *both, live=item.plan.dag_id in live), items, clients)
+            looked = threads.map(lambda item, both: look(item, both, live=item.plan.dag_id in live), items, clients)
             found = list(looked)
         self.log.info("::group::%d services within their rollback window", len(found))
         for each in found:
-            self.log.info("%-20s %-9s %s", each.item.plan.spec.service, each.verdict, each.reason)
+            self.log.info("%-20s %-9s %s", each.item.plan.spec.service, each.verdict, printable(each.reason, 500))
         self.log.info("::endgroup::")
         breached = [each for each in found if each.verdict == "BREACHED"]
         if len(breached) > self.limit:
@@ -84,15 +94,27 @@ class CheckPromotedOperator(BaseOperator):
                 f"{names}: {len(breached)} of them breach, and at most {self.limit} may in one pass: what they share is"
                 " broken, so nothing is taken back and a person must look"
             )
-        return [_target(each) for each in breached]
+        return [_target(each) for each in found if each.verdict in ("BREACHED", "BACK")]
 
 
-def look(item: Promoted, cluster: Cluster, prometheus: Prometheus, *, live: bool) -> Found:
+def _clients(
+    connections: Connections, cluster: Callable[[str], Cluster], prometheus: Callable[[str], Prometheus]
+) -> Clients | Exception:
+    try:
+        return cluster(connections.kubernetes), prometheus(connections.prometheus)
+    except Exception as error:  # a connection that one team has lost leaves no other service unverified
+        return error
+
+
+def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
     """Say how one deployment stands."""
     plan, at = item.plan, time.time()
     if live:
         return Found(item, "LEFT", f"a run of {plan.dag_id} is under way", at)
     try:
+        if isinstance(clients, Exception):
+            raise clients
+        cluster, prometheus = clients
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
             return _unfinished(item, route.word, at)
@@ -102,24 +124,37 @@ def look(item: Promoted, cluster: Cluster, prometheus: Prometheus, *, live: bool
         return Found(item, said.verdict, said.reason, said.at, said.evidence)
     except DeployError as error:
         return Found(item, "BLIND", str(error), at)
+    except Exception as error:  # whatever it is, it is this service's: the others are looked at all the same
+        log.exception("%s could not be looked at", plan.deployment_id)
+        return Found(item, "BLIND", f"{type(error).__name__}: {error}", at)
 
 
 def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
-    """The traffic is back, and whoever did it died before it was recorded."""
-    try:
-        reason = str(json.loads(word or "")["reason"])
-    except (ValueError, KeyError, TypeError):
-        reason = "it was taken back before"
-    return Found(item, "BREACHED", reason, at)
+    reason = "it was taken back before"
+    with suppress(*routes.GARBLED):  # anybody may have written over the word
+        said = json.loads(word or "")
+        reason = printable(str(said["reason"]), 500)
+        at = max(item.verified_at, min(at, datetime.fromisoformat(said["at"]).timestamp()))
+    return Found(item, "BACK", reason, at)
 
 
 def _target(found: Found) -> dict[str, Any]:
     plan = found.item.plan
-    kept: dict[str, Any] = {"evidence": None, "evidence_sha256": None}
-    if found.evidence:
-        name = f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
-        kept = {"evidence": name, "evidence_sha256": Artifacts(plan).write(name, found.evidence)}
-    return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": {**found.event, **kept}}
+    event = {**found.event, **_keep_evidence(found)}
+    return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": event}
+
+
+def _keep_evidence(found: Found) -> dict[str, Any]:
+    """Write the evidence; a store that fails must not cost the verdict."""
+    plan = found.item.plan
+    artifacts, name = Artifacts(plan), f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
+    try:
+        # Of what is back already, whoever took it back has left the evidence.
+        evidence = artifacts.read(name) if found.verdict == "BACK" else found.evidence
+        return {"evidence": name, "evidence_sha256": artifacts.write(name, evidence)}
+    except Exception:
+        log.exception("the evidence of %s could not be kept", plan.deployment_id)
+        return {"evidence": None, "evidence_sha256": None}
 
 
 class TakeBackOperator(BaseOperator):
@@ -131,7 +166,7 @@ class TakeBackOperator(BaseOperator):
     template_fields: Sequence[str] = ()
 
     def __init__(self, *, target: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        super().__init__(**kwargs)
         self.target = target
 
     def execute(self, context: Context) -> str:
@@ -179,7 +214,8 @@ class ReportOperator(BaseOperator):
 
         :raises HarmError: something was taken back.
         """
-        said = [line for line in context["ti"].xcom_pull(task_ids=self.taken_back) or [] if line]
+        # By a list of ids: for a single id, Airflow gives a text instead of a list where there is but one.
+        said = [line for line in context["ti"].xcom_pull(task_ids=[self.taken_back]) if line]
         if said:
             raise HarmError("; ".join(said))
         self.log.info("every promoted version within its window holds, or is left alone")

@@ -34,8 +34,6 @@ Role = Literal["watch", "gate", "verify"]
 
 HANDOVER = 10.0
 """Seconds for which a gate leaves harm to the watch before it brakes itself."""
-GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading an annotation that somebody wrote over may raise."""
 BRAKING = 600.0
 """Seconds for which the brake tries."""
 
@@ -171,7 +169,7 @@ class Looks:
         if ours and route.phase == routes.BRAKED and self._assignment.role != "gate" and route.word:
             # Another loop for the same task, or this one before a restart, has braked: its word stands, unless somebody
             # wrote over it.
-            with suppress(*GARBLED):
+            with suppress(*routes.GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})

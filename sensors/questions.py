@@ -20,7 +20,6 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.approval import REJECT, Answer
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Route
-from airflow_deploy.sensors.looks import GARBLED
 from airflow_deploy.sensors.triggers import INTERVAL, OneEventTrigger, in_thread, own_thread
 
 
@@ -91,7 +90,7 @@ class QuestionTrigger(OneEventTrigger):
 
 
 def _word(route: Route) -> str:
-    with suppress(*GARBLED):
+    with suppress(*routes.GARBLED):
         said = json.loads(route.word or "")
         return f": {said['verdict']}: {said['reason']}"
     return ""

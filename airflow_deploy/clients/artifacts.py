@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 from airflow.sdk import ObjectStoragePath, conf
 
 from airflow_deploy.domain.confidence import Outcomes
 from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 
+LOCAL = frozenset({"", "file", "local"})
+"""Protocols of file systems, where a write has a middle; an object store takes an object whole, or not at all."""
 HISTORY = 20
 """How many earlier deployments count as a service's history."""
 
@@ -37,7 +41,13 @@ class Artifacts:
         """Write one artifact, whole, and return its SHA-256. Written twice, the later one stays."""
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        if target.protocol in LOCAL:
+            # Whoever is killed here, or finds the disk full, must not leave half of what others read again.
+            part = target.with_name(f".{target.name}.{uuid4().hex}")
+            part.write_text(text, encoding="utf-8")
+            part.replace(target)
+        else:
+            target.write_text(text, encoding="utf-8")
         return digest(text)
 
     def read(self, name: str) -> str:
@@ -47,13 +57,21 @@ class Artifacts:
         """
         return str((self._folder / name).read_text(encoding="utf-8"))
 
+    def latest(self) -> int:
+        """Return when the service's latest other deployment was triggered, in unix seconds; 0 where there is none."""
+        return max((triggered_at(name) for name in self._others()), default=0)
+
     def earlier(self) -> Outcomes:
         """Return how the service's latest deployments before this one ended."""
-        if not self._service.exists():
-            return Outcomes()
-        folders = sorted(path.name for path in self._service.iterdir() if path.name != self._plan.deployment_id)
-        states = [self._state(name) for name in folders[-HISTORY:]]
+        states = [self._state(name) for name in sorted(self._others())[-HISTORY:]]
         return Outcomes(verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED"))
+
+    def _others(self) -> list[str]:
+        """Return the ids of the service's other deployments, which sort by their time."""
+        if not self._service.exists():
+            return []
+        names = (path.name for path in self._service.iterdir())
+        return [name for name in names if triggered_at(name) and name != self._plan.deployment_id]
 
     def _state(self, deployment_id: str) -> Any:
         path = self._service / deployment_id / f"{deployment_id}.json"

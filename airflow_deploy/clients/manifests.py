@@ -1,15 +1,18 @@
-"""The Jinja templates of a version's Kubernetes objects."""
+"""The Kubernetes objects that we make, from Jinja templates: a version's own, and the rights to make them."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from airflow_deploy.clients.templates import template
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.values import printable
 
 
 def quoted(value: Any) -> str:
@@ -30,3 +33,16 @@ def render(plan: DeploymentPlan) -> str:
 def objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
     """Return the objects of the plan's version, in the order in which they are applied."""
     return [item for item in yaml.safe_load_all(render(plan)) if item]
+
+
+def rbac(namespace: str, accounts: Sequence[str]) -> str:
+    """Return the YAML of the Role that deployments to ``namespace`` need, and of its binding.
+
+    :param accounts: who gets it, ServiceAccounts as ``namespace:name``.
+    :raises RefusedError: one of them is none.
+    """
+    for account in accounts:
+        if not all(account.partition(":")):
+            raise RefusedError(f"{printable(account)} is no ServiceAccount; give it as NAMESPACE:NAME")
+    named = [account.split(":", 1) for account in accounts]
+    return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
 from airflow_deploy.clients.artifacts import store
 from airflow_deploy.domain.evidence import counts_from
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import State
 from airflow_deploy.domain.telemetry import Counts
+from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +25,14 @@ log = logging.getLogger(__name__)
 class Promoted:
     """A deployment that ended VERIFIED at ``verified_at`` (unix seconds).
 
-    ``baseline`` is what the version before it answered.
+    ``baseline`` is what the version before it answered, and ``disturbed_until`` is when the last later deployment that
+    users have seen, and that came to nothing, had ended.
     """
 
     plan: DeploymentPlan
     baseline: Counts
     verified_at: float
+    disturbed_until: float = 0.0
 
     @property
     def until(self) -> float:
@@ -44,24 +50,43 @@ def promoted(at: float) -> list[Promoted]:
 
 def one_promoted(service: str, deployment_id: str) -> Promoted | None:
     """Return one deployment, None where it is not VERIFIED any more."""
-    return _read(store() / service / deployment_id)
+    said = _summary(store() / service / deployment_id)
+    return _verified(said) if said else None
 
 
 def _latest(service: ObjectStoragePath) -> Promoted | None:
-    # The ids of a service's deployments sort by their time.
-    newest_first = sorted((path for path in service.iterdir() if path.is_dir()), key=str, reverse=True)
-    return next((item for item in map(_read, newest_first) if item), None)
+    # Names alone, which sort by their time: a path for each of thousands of deployments would take seconds.
+    names = [path.rstrip("/").rpartition("/")[2] for path in service.fs.ls(service.path, detail=False)]
+    disturbed_until = 0.0
+    for name in sorted(names, reverse=True):
+        said = _summary(service / name) or {}
+        if said.get("state") == State.VERIFIED:
+            found = _verified(said)
+            return found and replace(found, disturbed_until=disturbed_until)
+        if said.get("first_exposed_at"):
+            with suppress(ValueError, KeyError, TypeError, OverflowError):
+                disturbed_until = max(disturbed_until, datetime.fromisoformat(said["ended_at"]).timestamp())
+    return None
 
 
-def _read(folder: ObjectStoragePath) -> Promoted | None:
+def _summary(folder: ObjectStoragePath) -> dict[str, Any] | None:
     try:
         said = json.loads((folder / f"{folder.name}.json").read_text(encoding="utf-8"))
-        if said["state"] != "VERIFIED":
-            return None
-        ended = datetime.fromisoformat(said["ended_at"]).timestamp()
-        return Promoted(DeploymentPlan.load(said["plan"]), counts_from(said["baseline"]), ended)
-    except FileNotFoundError:  # its run has not ended
+    except (FileNotFoundError, NotADirectoryError):  # its run has not ended, or it is no deployment
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # half written, or by another version
-        log.warning("%s tells nothing that could be verified: %r", folder, error)
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is not readable: %s", folder, error)
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _verified(summary: dict[str, Any]) -> Promoted | None:
+    """Return the deployment, None where it ended otherwise, or was written by a version that told too little."""
+    try:
+        if summary["state"] != State.VERIFIED:
+            return None
+        ended = datetime.fromisoformat(summary["ended_at"]).timestamp()
+        return Promoted(DeploymentPlan.load(summary["plan"]), counts_from(summary["baseline"]), ended)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        log.warning("%s cannot be verified: %s", summary.get("deployment_id"), printable(repr(error), 300))
         return None

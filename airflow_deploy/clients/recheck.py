@@ -8,7 +8,6 @@ that does not move within it, so a pass may be repeated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan
 
 from airflow_deploy.clients.observer import Observer, chunks
 from airflow_deploy.clients.promoted import Promoted
@@ -44,13 +43,15 @@ def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
     since = max(item.verified_at, item.verified_at + (number - 1) * EVERY - WINDOW)
     try:
         blind = _take_in(log, item, observer, since, at)
-        incident = None if blind else _incident(item, observer, at)
+        incident = None if blind else _incident(log, item, observer, at)
     except DeployError as error:
         blind, incident = str(error), None
     verdict, findings = evaluate(log.judge, blind, None)
     if incident and verdict == "HEALTHY":
         verdict, findings = incident.verdict, [incident]
-    log.verdict(at, verdict, findings, {"blind": blind, "next_share": None}, final=True)
+    condition = plan.request.incident.resolved_when
+    question = {"blind": blind, "next_share": None, "resolved_when": condition and condition.dump()}
+    log.verdict(at, verdict, findings, question, final=True)
     return Recheck(verdict, "; ".join(finding.reason for finding in findings), at, log.lines())
 
 
@@ -61,33 +62,44 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
         for tick in reader.feed(observer.counters(seconds, until)):
             if tick.at >= since:
                 log.tick(tick, 100)
-    for when in _points(at, SUSTAINED + 1):
-        for name, value in observer.gauges(when).items():
-            log.gauge(name, when, value)
+    _take_in_gauges(log, item, observer, at)
     stale = item.plan.spec.blindness.stale_after
     if at - max(reader.seen_until, item.verified_at) > stale:
         return f"Prometheus has no counters of {item.plan.candidate} newer than {stale} s"
     return None
 
 
-def _incident(item: Promoted, observer: Observer, at: float) -> Finding | None:
+def _take_in_gauges(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> None:
+    *before, _ = _points(at, SUSTAINED + 1)
+    now = observer.gauges(at)
+    limits = item.plan.spec.gates
+    # One that is within its limit now has not been beyond it all the time, which is nearly always so.
+    if any(value is not None and value > limits[name] for name, value in now.items()):
+        for when in before:
+            for name, value in observer.gauges(when).items():
+                log.gauge(name, when, value)
+    for name, value in now.items():
+        log.gauge(name, at, value)
+
+
+def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> Finding | None:
     """Return the finding of an incident that has come back, or has not come to its end."""
     condition = item.plan.request.incident.resolved_when
     if condition is None:
         return None
     span = max(float(condition.for_), EVERY)
-    if at - span < item.verified_at:
+    # The query speaks of the service and not of a version: what a later deployment did meanwhile is not this one's.
+    if at - span < max(item.verified_at, item.disturbed_until):
         return None
-    values = [observer.number(condition.query, when) for when in _points(at, span)]
-    # No number, and what is not a number, say nothing.
-    known = [value for value in values if value is not None and not isnan(value)]
-    if len(known) < POINTS or any(condition.holds(value) for value in known):
-        return None
+    value = None
+    for when in _points(at, span):
+        value = observer.number(condition.query, when)
+        log.answer(when, value)
+        if not condition.denied(value):
+            return None
     wanted = f"{condition.op} {condition.value:g}"
-    reason = (
-        f"incident {item.plan.request.incident.id}: its query has yielded {known[-1]:g} for {span:.0f} s, not {wanted}"
-    )
-    return Finding("resolved_when", "BREACHED", reason, {str(index): value for index, value in enumerate(known)})
+    reason = f"incident {item.plan.request.incident.id}: its query has yielded {value:g} for {span:.0f} s, not {wanted}"
+    return Finding("resolved_when", "BREACHED", reason)
 
 
 def _points(at: float, span: float) -> list[float]:

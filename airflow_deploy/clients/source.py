@@ -41,13 +41,18 @@ class Repository:
     def resolve(self, commit: str) -> str:
         """Return the full hash of ``commit`` (6 to 64 hex digits, already validated).
 
-        :raises RefusedError: no allowed branch contains it.
+        It is looked up among the commits of the allowed branches: what a caller sends never becomes an argument or a
+        revision of Git's, and an object that merely came along with the others is not found.
+
+        :raises RefusedError: no allowed branch contains it, or several commits begin like that.
         """
-        branches = " or ".join(self._source.branches)
-        try:
-            return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
-        except TemporaryError as error:
-            raise RefusedError(f"conf: commit {commit} is not on {branches}; send a commit that is") from error
+        found = [full for full in self._git("rev-list", "--branches").split() if full.startswith(commit)]
+        if len(found) > 1:
+            raise RefusedError(f"conf: commit {commit} is ambiguous: {len(found)} begin like that; send more digits")
+        if not found:
+            branches = " or ".join(self._source.branches)
+            raise RefusedError(f"conf: commit {commit} is not on {branches}; send a commit that is")
+        return found[0]
 
     def checkout(self, commit: str, folder: Path) -> None:
         """Write exactly the files of ``commit`` (a full hash) into ``folder``."""
@@ -66,7 +71,14 @@ class Repository:
         command = ["git", "-c", "safe.directory=*", "--git-dir", str(self._folder), *arguments]
         try:
             done = subprocess.run(
-                command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+                command,
+                cwd=self._folder,
+                env=environment,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",  # a server says what it likes
+                timeout=TIMEOUT,
+                check=False,
             )
         except FileNotFoundError as error:
             raise RefusedError("git is not installed where Airflow's tasks run; install it") from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.values import Model
 
@@ -24,11 +25,19 @@ class Outcomes(Model):
     undone: int = 0
 
 
+Inputs = dict[str, bool | int | float | str | None]
+"""What a factor is computed from, by name; None where the caller has not stated it."""
+
+
 class Factor(Model):
-    """One factor of a score; ``value`` is None where it is not known."""
+    """One factor of a score: its rule makes ``value`` and ``reason`` of ``inputs`` alone.
+
+    ``value`` is None where it is not known.
+    """
 
     name: str
     weight: float
+    inputs: Inputs
     value: float | None
     reason: str
 
@@ -48,65 +57,95 @@ class Known:
 
     plan: DeploymentPlan
     outcomes: Outcomes
-    canary_health: float | None = None
-    """Share of the gates that decided HEALTHY, 0 to 1; None where none has decided."""
-    undecided: bool = False
-    """Whether the last gate could not decide: then a person does, however high the score is."""
+    verdicts: Sequence[str | None] = ()
+    """How each gate ended, in their order; None where one has no verdict. Empty before the canary."""
 
 
 Judged = tuple[float | None, str]
 
 
-def _safety_gates(known: Known) -> Judged:
-    gate = known.plan.request.safety_gate
-    tests = gate.tests.passed / gate.tests.total if gate.tests.total else 0.0
-    lint = 1.0 if gate.lint_issues is None else 1 / (1 + gate.lint_issues / 20)
+def _inputs(known: Known) -> dict[str, Inputs]:
+    gate, change, spec = known.plan.request.safety_gate, known.plan.request.change, known.plan.spec
     found = gate.vulnerabilities
-    safe = 1.0 if found is None else 1 / (1 + 2 * found.critical + 0.5 * found.high)
-    built = 0.0 if gate.build == "failure" else 1.0
-    reason = (
-        f"{gate.tests.passed}/{gate.tests.total} tests, {gate.lint_issues or 0} lint issues, build {gate.build or '?'}"
-    )
-    return tests * lint * safe * built, reason
+    return {
+        "safety_gates": {
+            "passed": gate.tests.passed,
+            "total": gate.tests.total,
+            "lint_issues": gate.lint_issues,
+            "critical": found.critical if found else None,
+            "high": found.high if found else None,
+            "build": gate.build,
+        },
+        "canary_health": {
+            "gates": len(known.verdicts),
+            "healthy": known.verdicts.count("HEALTHY"),
+            "undecided": known.verdicts.count("UNDECIDED") + known.verdicts.count(None),
+        },
+        "blast_radius": {"criticality": spec.criticality, "first_share": spec.canary.stages[0]},
+        "history": known.outcomes.dump(),
+        "complexity": change.dump(),
+        "coverage": {"coverage": gate.coverage},
+    }
 
 
-def _canary_health(known: Known) -> Judged:
-    if known.canary_health is None:
-        return None, "no gate has decided yet"
-    return known.canary_health, f"{known.canary_health:.0%} of the gates that decided are healthy"
+def _safety_gates(
+    passed: int, total: int, lint_issues: int | None, critical: int | None, high: int | None, build: str | None
+) -> Judged:
+    """What is not stated lowers nothing, and the reason says so; no test at all is as bad as none that passes."""
+    tests = passed / total if total else 0.0
+    lint = 1 / (1 + (lint_issues or 0) / 20)
+    safe = 1 / (1 + 2 * (critical or 0) + 0.5 * (high or 0))
+    built = 0.0 if build == "failure" else 1.0
+    reason = [
+        f"{passed}/{total} tests",
+        _stated("lint issues", lint_issues),
+        _stated("critical vulnerabilities", critical),
+        _stated("high ones", high),
+        f"build {build or 'not stated'}",
+    ]
+    return tests * lint * safe * built, ", ".join(reason)
 
 
-def _blast_radius(known: Known) -> Judged:
-    spec = known.plan.spec
-    base = {"low": 1.0, "medium": 0.9, "high": 0.7}[spec.criticality]
-    first = spec.canary.stages[0]
-    value = base * (1 - max(0, first - 10) / 100)
-    return value, f"criticality {spec.criticality}, first share {first} %"
+def _stated(what: str, count: int | None) -> str:
+    return f"{what} not stated" if count is None else f"{count} {what}"
 
 
-def _history(known: Known) -> Judged:
-    ended = known.outcomes.verified + known.outcomes.undone
+def _canary_health(gates: int, healthy: int, undecided: int) -> Judged:
+    if gates == undecided:
+        return None, f"none of {gates} gates has decided" if gates else "not known before the canary"
+    left_out = f", {undecided} left it to a person" if undecided else ""
+    return healthy / (gates - undecided), f"{healthy} of {gates} gates ended healthy{left_out}"
+
+
+def _blast_radius(criticality: str, first_share: int) -> Judged:
+    """The share that every service may begin with costs nothing."""
+    modest = min(level.first_share for level in CRITICALITY.values())
+    value = CRITICALITY[criticality].trust * (1 - max(0, first_share - modest) / 100)
+    return value, f"criticality {criticality}, first share {first_share} %"
+
+
+def _history(verified: int, undone: int) -> Judged:
+    ended = verified + undone
     if not ended:
         return None, "no earlier deployment of this service"
-    return known.outcomes.verified / ended, f"{known.outcomes.verified} of {ended} earlier deployments held"
+    return verified / ended, f"{verified} earlier deployments held, {undone} did not"
 
 
-def _complexity(known: Known) -> Judged:
-    change = known.plan.request.change
-    value = 1 / (1 + change.lines / 400 + change.files / 40)
-    kinds = [name for name in ("migrations", "dependencies", "configuration") if getattr(change, name)]
-    value *= {"migrations": 0.6, "dependencies": 0.8}.get(kinds[0], 0.95) if kinds else 1.0
-    return value, f"{change.files} files, {change.lines} lines" + (f", with {' and '.join(kinds)}" if kinds else "")
+def _complexity(files: int, lines: int, **kinds: bool) -> Judged:
+    value = 1 / (1 + lines / 400 + files / 40)
+    worth = {"migrations": 0.6, "dependencies": 0.8, "configuration": 0.95}
+    changed = [kind for kind in worth if kinds[kind]]
+    value *= min((worth[kind] for kind in changed), default=1.0)
+    return value, f"{files} files, {lines} lines" + (f", with {' and '.join(changed)}" if changed else "")
 
 
-def _coverage(known: Known) -> Judged:
-    coverage = known.plan.request.safety_gate.coverage
+def _coverage(coverage: float | None) -> Judged:
     if coverage is None:
         return None, "not stated"
     return coverage, f"{coverage:.0%} of lines"
 
 
-FACTORS: dict[str, tuple[float, Callable[[Known], Judged]]] = {
+FACTORS: dict[str, tuple[float, Callable[..., Judged]]] = {
     "safety_gates": (0.30, _safety_gates),
     "canary_health": (0.25, _canary_health),
     "blast_radius": (0.15, _blast_radius),
@@ -114,11 +153,14 @@ FACTORS: dict[str, tuple[float, Callable[[Known], Judged]]] = {
     "complexity": (0.10, _complexity),
     "coverage": (0.10, _coverage),
 }
-"""Weight and rule by factor; the weights sum to 1."""
+"""Weight and rule by factor; the weights sum to 1. A rule takes the factor's inputs by name."""
 
 
 def vetoes(plan: DeploymentPlan) -> list[str]:
-    """Return what forbids this deployment whatever its score is."""
+    """Return what forbids this deployment whatever its score is.
+
+    A mutable tag is none of them, since there can be none: images are built here, and deployed by digest.
+    """
     gate = plan.request.safety_gate
     found = []
     if gate.recommendation != "DEPLOY":
@@ -132,19 +174,22 @@ def vetoes(plan: DeploymentPlan) -> list[str]:
 
 def score(known: Known) -> Confidence:
     """Return the score, its route and its reasons."""
+    inputs = _inputs(known)
     factors = []
     for name, (weight, rule) in FACTORS.items():
-        value, reason = rule(known)
-        factors.append(Factor(name=name, weight=weight, value=value, reason=reason))
+        value, reason = rule(**inputs[name])
+        factors.append(Factor(name=name, weight=weight, inputs=inputs[name], value=value, reason=reason))
     rated = [(factor.weight, factor.value) for factor in factors if factor.value is not None]
     total = round(100 * sum(weight * value for weight, value in rated) / sum(weight for weight, _ in rated), 1)
     forbidden = vetoes(known.plan)
+    undecided = bool(known.verdicts) and known.verdicts[-1] != "HEALTHY"
     return Confidence(
-        score=total, route=_route(total, forbidden, known.undecided), factors=tuple(factors), vetoes=tuple(forbidden)
+        score=total, route=_route(total, forbidden, undecided), factors=tuple(factors), vetoes=tuple(forbidden)
     )
 
 
 def _route(total: float, forbidden: Sequence[str], undecided: bool) -> Route:
+    """Return what follows; where the last gate could not decide, a person does, however high the score is."""
     if forbidden or total < ASK:
         return "refuse"
     return "go" if total >= GO_ALONE and not undecided else "ask"

@@ -26,8 +26,8 @@ def counts_from(record: Record) -> Counts:
 class EvidenceLog:
     """Collects, in order, all that a judge was told and all that it said.
 
-    Its lines: one ``judge`` (limits, names, baseline, alpha, queries), then ``tick``, ``gauge`` and ``verdict`` as they
-    came.
+    Its lines: one ``judge`` (limits, names, baseline, alpha, queries), then ``tick``, ``gauge``, ``answer`` and
+    ``verdict`` as they came.
     """
 
     def __init__(
@@ -68,6 +68,10 @@ class EvidenceLog:
         """Record one gauge's value and pass it on."""
         self._records.append({"kind": "gauge", "name": name, "at": at, "value": value})
         self._judge.gauge(name, at, value)
+
+    def answer(self, at: float, value: float | None) -> None:
+        """Record what the incident's query yielded; as a text, since JSON has no infinity."""
+        self._records.append({"kind": "answer", "at": at, "value": None if value is None else repr(value)})
 
     def verdict(
         self, at: float, verdict: str, findings: Iterable[Finding], question: Mapping[str, Any], *, final: bool

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_deploy.domain.telemetry import Counts
+from airflow_deploy.domain.values import printable
 
 Kind = Literal["errors", "latency", "gauge", "traffic"]
 
@@ -66,7 +67,7 @@ def merge_limits(limits: dict[str, float]) -> dict[str, float]:
     """
     for name, limit in limits.items():
         if name not in GATES:
-            raise ValueError(f"{name} is no gate; the gates are {', '.join(GATES)}")
+            raise ValueError(f"{printable(name)} is no gate; the gates are {', '.join(GATES)}")
         gate = GATES[name]
         if not gate.smallest <= limit <= gate.largest:
             raise ValueError(f"{name} must lie between {gate.smallest:g} and {gate.largest:g} ({gate.unit})")

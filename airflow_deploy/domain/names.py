@@ -20,6 +20,12 @@ def deployment_id(dag_id: str, run_id: str, unix_seconds: int) -> str:
     return f"DEP-{unix_seconds}-{identity}"
 
 
+def triggered_at(deployment_id: str) -> int:
+    """Return the unix seconds in a deployment's id; 0 where the text is none."""
+    match = re.fullmatch(r"DEP-([0-9]{1,12})-[0-9a-f]{8}", deployment_id)
+    return int(match[1]) if match else 0
+
+
 def image_tag(registry: str, service: str, commit: str, unix_seconds: int) -> str:
     """Return ``<registry>/<service>:<commit>-<unix seconds>``; a tag that a commit does not determine is impossible."""
     if not FULL_COMMIT.fullmatch(commit):

@@ -20,6 +20,9 @@ SETTLED, ABANDONED = "settled", "abandoned"
 """Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
 rollback is complete; a person must look, since somebody changed the route under the deployment."""
 
+GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading an annotation that somebody wrote over may raise."""
+
 Patch = list[dict[str, Any]]
 
 
@@ -296,7 +299,8 @@ def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word:
         refs = [{**mine, "name": stable, "weight": 100}, {**mine, "weight": 0}]
         patch.append({"op": "replace", "path": _backends(rule), "value": refs})
     owner = f"{deployment_id}/{route.epoch + 1}"
-    return [*patch, _set(OWNER, owner), _set(PHASE, SETTLED), _set(WORD, word)]
+    # The shifts that stand there may be a later deployment's.
+    return [*patch, _set(OWNER, owner), _set(PHASE, SETTLED), _set(SHIFTS, "[]"), _set(WORD, word)]
 
 
 def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
@@ -305,7 +309,8 @@ def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
     :raises RefusedError: several Services share the traffic: somebody else has set weights.
     """
     phase = VERIFIED if route.owned_by(deployment_id) else SETTLED
-    return route.phase == phase and route.stable() == candidate
+    # Without an owner nothing can be fenced: somebody has removed the annotation.
+    return route.owner is not None and route.phase == phase and route.stable() == candidate
 
 
 def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:

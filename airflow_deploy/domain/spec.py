@@ -5,13 +5,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, merge_limits
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.telemetry import PRESETS
-from airflow_deploy.domain.values import DURATION, Model, explain
+from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
@@ -29,7 +38,7 @@ class Source(Model):
     """Where the service's code comes from, and which branches may be deployed."""
 
     repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
-    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20, strict=False)] = ("main",)
+    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20), LIST] = ("main",)
     dockerfile: RelativePath = "Dockerfile"
     context: RelativePath = "."
 
@@ -61,7 +70,7 @@ class Route(Model):
 class Canary(Model):
     """The stages of the canary and how long each may take."""
 
-    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20, strict=False)] = (5, 25, 50, 100)
+    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
     bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
     max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
 
@@ -121,13 +130,25 @@ class DeploymentSpec(Model):
         default_factory=dict
     )
     metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
-    criticality: Literal["low", "medium", "high"] = "medium"
+    criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
     gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
+
+    @field_validator("canary")
+    @classmethod
+    def _modest_first_share(cls, canary: Canary, others: ValidationInfo) -> Canary:
+        level = others.data.get("criticality")  # None where it is itself not valid, which is said anyway
+        first = canary.stages[0]
+        if level and first > (most := CRITICALITY[level].first_share):
+            raise ValueError(
+                f"canary.stages begins with {first} %, and criticality {level} permits {most} % at first;"
+                " begin with a smaller share"
+            )
+        return canary
 
     @property
     def latency_limits(self) -> dict[str, float]:
@@ -144,7 +165,7 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     try:
         return DeploymentSpec.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(explain(origin, error)) from error
+        raise RefusedError(explain(origin, error)) from None
 
 
 def load_spec(path: Path) -> DeploymentSpec:

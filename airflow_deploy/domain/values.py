@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
@@ -19,10 +20,18 @@ def parse_duration(value: Any) -> Any:
     return value
 
 
-DURATION = BeforeValidator(parse_duration, json_schema_input_type=int | str)
+DURATION = BeforeValidator(
+    parse_duration, json_schema_input_type=int | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}[smhd]$")]
+)
 """Marks an integer of seconds that may be written ``90s``, ``5m``, ``24h`` or ``7d``; it stands behind the bounds."""
 
-Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Marks a tuple that is written as a list, and as nothing else: a YAML set has another order in every process."""
+
+LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+"""Neither control characters nor those that end a line or turn the direction in which all that follows is shown."""
+
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=LINE_PATTERN)]
 """One line of free text: it is shown and recorded, never interpreted."""
 
 
@@ -44,20 +53,38 @@ class Model(BaseModel):
 REMEDIES = {
     "extra_forbidden": "is not a known key; remove it or correct its spelling",
     "missing": "is missing; add it",
+    "model_type": "is not valid: send an object with its fields",
+    "tuple_type": "is not valid: write a list",
+    "string_unicode": "is not valid Unicode; correct its text",
 }
 
 
-def explain(what: str, error: ValidationError) -> str:
-    """Return one sentence per mistake, each naming the field: ``conf: incident.id is missing; add it``."""
+def explain(what: str, error: ValidationError, patterns: Mapping[str, str] | None = None) -> str:
+    """Return one sentence per mistake, each naming the field: ``conf: incident.id is missing; add it``.
+
+    No value is repeated: somebody may have pasted a secret. For the same reason, raise the sentence ``from None``:
+    pydantic's own text holds the values, and the log shows an error's cause.
+
+    :param patterns: in words, by pattern, what a text must look like.
+    """
     sentences = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
-        field = ".".join(str(part) for part in item["loc"]) or "the whole"
-        message = REMEDIES.get(item["type"]) or f"is not valid: {item['msg']}"
-        sentences.append(f"{what}: {printable(field)} {message}")
+    for item in error.errors(include_url=False, include_input=False):
+        meant = (patterns or {}).get(item.get("ctx", {}).get("pattern", ""))
+        wrong = f"is not valid: {meant or item['msg'].removeprefix('Value error, ')}"
+        sentences.append(f"{what}: {_field(item['loc'])} {REMEDIES.get(item['type'], wrong)}")
     return "; ".join(sentences[:5])
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """Return the field's dotted name; a key that is no plain word is quoted, lest it pass for a sentence of ours."""
+    parts = (part if re.fullmatch(r"[A-Za-z0-9_-]+", part := str(raw)) else ascii(part) for raw in location)
+    return _cut(".".join(parts), 80) or "the whole"
 
 
 def printable(text: str, limit: int = 80) -> str:
     """Return hostile text safe for one log line: escaped, and cut at ``limit`` characters."""
-    escaped = text.encode("unicode_escape").decode("ascii")
-    return escaped if len(escaped) <= limit else escaped[:limit] + "…"
+    return _cut(text.encode("unicode_escape").decode("ascii"), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,10 +84,7 @@ class FakeObserver:
         if any(begin <= self.clock.now - START < end for begin, end in self.away):
             raise self.error
         last = self.clock.now if self.frozen_at is None else START + self.frozen_at
-        found = [
-            Series(item.labels, [sample for sample in item.samples if end - seconds < sample[0] <= min(end, last)])
-            for item in self.series
-        ]
+        found = [Series(item.labels, _between(item.samples, end - seconds, min(end, last))) for item in self.series]
         return [item for item in found if item.samples]
 
     def gauges(self, at: float | None = None) -> dict[str, float | None]:
@@ -121,6 +120,10 @@ class FakeObserver:
         backend = label(service, namespace=plan.spec.namespace, route=plan.spec.route.name)
         common = {"service": backend, "instance": "gateway-0", "code": code}
         return [Series({"__name__": name, **common, **more}, samples) for name, more in names]
+
+
+def _between(samples: Sequence[tuple[float, float]], after: float, until: float) -> Sequence[tuple[float, float]]:
+    return samples[bisect_right(samples, (after, inf)) : bisect_right(samples, (until, inf))]
 
 
 class World:

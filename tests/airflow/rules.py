@@ -50,6 +50,8 @@ def _by_rule(task: Any, ends: Mapping[str, Result]) -> Result:
         return "upstream_failed" if bad else "skipped" if "skipped" in before else "success"
     if task.trigger_rule == TriggerRule.ONE_FAILED:
         return "success" if bad else "skipped"
+    if task.trigger_rule == TriggerRule.NONE_FAILED:
+        return "upstream_failed" if bad else "success"
     if task.trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS:
         return "upstream_failed" if bad else "success" if "success" in before else "skipped"
     if task.trigger_rule == TriggerRule.ALL_DONE_SETUP_SUCCESS:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from zlib import crc32
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 
 from airflow_deploy.clients.artifacts import HISTORY, Artifacts
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -75,3 +78,48 @@ def test_written_twice_the_later_text_stays(plan: DeploymentPlan) -> None:
     first, second = artifacts.write("x.txt", "one, and longer"), artifacts.write("x.txt", "two")
     assert first != second
     assert second == artifacts.write("y.txt", "two")
+
+
+class TestWhole:
+    """A store may be killed, or full, at any moment."""
+
+    @pytest.mark.parametrize("step", ["write_text", "replace"])
+    def test_a_write_that_fails_leaves_what_was_there(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        artifacts = Artifacts(plan)
+        artifacts.write("x.json", summary("VERIFIED"))
+        actual = ObjectStoragePath.write_text
+
+        def fails(path: ObjectStoragePath, text: str, **more: Any) -> None:
+            if step == "write_text":
+                actual(path, text[:5], **more)
+            raise OSError("no space left")
+
+        monkeypatch.setattr(ObjectStoragePath, step, fails)
+        with pytest.raises(OSError, match="no space left"):
+            artifacts.write("x.json", summary("ROLLED_BACK"))
+        assert artifacts.read("x.json") == summary("VERIFIED")
+
+    def test_two_who_write_at_once_do_not_mix(self, plan: DeploymentPlan) -> None:
+        """A worker that was given up runs to its end beside the next try."""
+        artifacts, texts = Artifacts(plan), [str(number) * 100_000 for number in range(8)]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda text: artifacts.write("x.txt", text), texts * 5))
+        assert artifacts.read("x.txt") in texts
+
+    def test_nothing_else_stays_behind(self, plan: DeploymentPlan) -> None:
+        artifacts = Artifacts(plan)
+        artifacts.write("x.json", "1")
+        artifacts.write("x.json", "2")
+        assert [path.name for path in ObjectStoragePath(artifacts.path).iterdir()] == ["x.json"]
+
+    def test_an_object_store_is_asked_for_a_write_alone(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may permit no deletion; and it takes an object whole."""
+        monkeypatch.setenv("AIRFLOW__AIRFLOW_DEPLOY__ARTIFACT_STORE", f"memory://{plan.spec.service}")
+        monkeypatch.setattr(ObjectStoragePath, "replace", pytest.fail)
+        artifacts = Artifacts(plan)
+        artifacts.write("x.json", "1")
+        assert artifacts.read("x.json") == "1"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from airflow_deploy.domain.request import parse_request
 from airflow_deploy.domain.spec import DeploymentSpec
 from tests.airflow.rules import RAN, descendants, play
 from tests.airflow.test_operators import TaskInstance
+from tests.hostile import PARTS, drawn, odd_confs
 from tests.unit.builders import CONF, MISSING, SPEC, changed, make_plan, make_spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,12 +97,13 @@ class TestParsing:
         script = (
             "import json, runpy, sys\n"
             f"found = runpy.run_path({str(DAGS / 'deployments.py')!r})\n"
+            f"found |= runpy.run_path({str(DAGS / 'verification.py')!r})\n"
             "heavy = [name for name in ('kubernetes', 'kubernetes_asyncio', 'docker', 'prometheus_api_client',"
             " 'airflow.providers.cncf.kubernetes.hooks.kubernetes', 'pandas', 'matplotlib')"
             " if name in sys.modules]\n"
             "from airflow.serialization.serialized_objects import DagSerialization\n"
-            "dag = found['deploy_payments']\n"
-            "print('RESULT' + json.dumps([heavy, DagSerialization.to_dict(dag)], sort_keys=True))\n"
+            "dags = [DagSerialization.to_dict(found[name]) for name in ('deploy_payments', 'dag')]\n"
+            "print('RESULT' + json.dumps([heavy, dags], sort_keys=True))\n"
         )
         results = []
         for seed in ("1", "4242"):
@@ -116,7 +119,7 @@ class TestParsing:
             results.append(next(line for line in done.stdout.splitlines() if line.startswith("RESULT")))
         heavy, written = json.loads(results[0].removeprefix("RESULT"))
         assert heavy == []
-        assert written["dag"]["dag_id"] == "deploy_payments"
+        assert [each["dag"]["dag_id"] for each in written] == ["deploy_payments", "verify_deployments"]
         assert results[0] == results[1]
 
     def test_two_serialisations_are_equal(self, dag: DAG) -> None:
@@ -527,9 +530,14 @@ class TestWhatARunComesTo:
         assert ends["rollback"] == ends["audit"] == "success"
 
 
+@cache
+def params_of(dag: DAG) -> Any:
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag)).params
+
+
 def merged(dag: DAG, conf: dict[str, Any]) -> dict[str, Any]:
     """What Airflow makes of a trigger's conf: its REST API checks it against the serialised params."""
-    params: Any = copy.deepcopy(DagSerialization.from_dict(DagSerialization.to_dict(dag)).params)
+    params = copy.deepcopy(params_of(dag))
     checked: dict[str, Any] = params.deep_merge(conf).validate()
     return checked
 
@@ -564,13 +572,23 @@ class TestParams:
             changed(CONF, ("safety_gate", "tests"), 127),
             changed(CONF, ("incident", "resolved_when", "op"), "=="),
             changed(CONF, ("incident", "resolved_when", "for"), True),
+            changed(CONF, ("incident", "resolved_when", "for"), "5 m"),
             changed(CONF, ("emergency",), "now"),
         ],
-        ids=range(17),
+        ids=range(18),
     )
     def test_a_wrong_conf_is_refused_by_airflow_already(self, dag: DAG, conf: dict[str, Any]) -> None:
         with pytest.raises(ParamValidationError):
             merged(dag, conf)
+
+    @pytest.mark.parametrize("part", PARTS, ids=".".join)
+    def test_an_unknown_key_of_a_part_is_refused_by_airflow_already(self, dag: DAG, part: tuple[str, ...]) -> None:
+        with pytest.raises(ParamValidationError, match=f"^Invalid input for param {part[0]}: "):
+            merged(dag, changed(CONF, (*part, "__proto__"), 1))
+
+    def test_what_is_odd_but_right_is_not_refused_by_airflow(self, dag: DAG) -> None:
+        for conf in drawn(odd_confs(), 200):
+            assert merged(dag, conf)["incident"] == conf["incident"]
 
     def test_the_form_asks_for_exactly_the_requests_fields(self, dag: DAG) -> None:
         assert set(dag.params) == set(CONF)

@@ -44,6 +44,7 @@ from airflow_deploy.operators.confidence import (
 from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from tests.airflow.fake_cluster import FakeCluster
+from tests.hostile import drawn, odd_confs
 from tests.unit.airflow_home import isolate
 from tests.unit.builders import CONF, changed, make_plan
 
@@ -256,6 +257,22 @@ class TestAudit:
         assert json.loads((folder / f"{plan.deployment_id}.json").read_text())["approvals"] == [
             {"task": "ask", "asked_at": "2026-11-23T07:00:00+00:00", "answers": [recorded_answer]}
         ]
+
+    def test_no_text_of_a_request_becomes_more_than_a_text(self, run: Run, plan: DeploymentPlan, folder: Path) -> None:
+        run.reach("plan", S.INIT)
+        for conf in drawn(odd_confs(), 20):
+            request = parse_request(conf)
+            audit(run, plan.model_copy(update={"request": request}))
+            summary = (folder / f"{plan.deployment_id}.json").read_text()
+            assert summary.replace("\n", "").isprintable()
+            assert summary.isascii()
+            assert json.loads(summary)["incident"] == request.incident.dump()
+        assert {path.name for path in folder.iterdir()} == {
+            f"{plan.deployment_id}.json",
+            f"confidence_{plan.deployment_id}.json",
+            f"manifest_{plan.deployment_id}.yaml",
+            f"transitions_{plan.deployment_id}.jsonl",
+        }
 
     def test_a_request_that_was_never_planned_leaves_nothing(self, run: Run) -> None:
         operator = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from airflow.sdk import Context
 
+from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
@@ -23,7 +26,11 @@ from airflow_deploy.operators.canary import ClaimRouteOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
+from tests.hostile import FIELDS, ODD_TEXTS
 from tests.unit.builders import COMMIT, CONF, changed, make_plan, make_spec
+from tests.unit.test_source import Team
+
+FETCHED = Repository.__dict__["fetched"]
 
 
 class FakeObserver:
@@ -44,7 +51,8 @@ class FakeObserver:
 class World:
     """What surrounds ``plan``."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+        monkeypatch.setenv("AIRFLOW__AIRFLOW_DEPLOY__ARTIFACT_STORE", f"file://{store}")
         self.run = Run()
         self.cluster = FakeCluster(make_plan())
         self.observer = FakeObserver()
@@ -57,13 +65,13 @@ class World:
     def fetched(_: Any) -> Iterator[Any]:
         yield SimpleNamespace(resolve=lambda commit: COMMIT)
 
-    def plan(self, conf: dict[str, Any] | None = None, **spec: Any) -> DeploymentPlan:
+    def plan(self, conf: dict[str, Any] | None = None, run_after: float = 1_795_417_200, **spec: Any) -> DeploymentPlan:
         dag_run = SimpleNamespace(
             conf=conf or CONF,
             dag_id="deploy_payments",
             run_id="manual__1",
             triggering_user_name="ada",
-            run_after=datetime.fromtimestamp(1_795_417_200, UTC),
+            run_after=datetime.fromtimestamp(run_after, UTC),
         )
         context = cast("Context", {**self.run.at("plan"), "dag_run": dag_run})
         operator = PlanDeploymentOperator(task_id="plan", spec=make_spec(**spec).dump())
@@ -74,8 +82,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    return World(monkeypatch, tmp_path)
 
 
 def test_a_good_request_is_frozen(world: World) -> None:
@@ -112,7 +120,7 @@ def test_a_route_that_two_versions_share_is_refused(world: World) -> None:
 def test_a_condition_that_no_verification_can_wait_for_is_refused(world: World, seconds: int, fits: bool) -> None:
     """It would roll every good fix back."""
     conf = changed(CONF, ("incident", "resolved_when", "for"), seconds)
-    spec = {"canary": {"bake": 60, "max_bake": 300}}
+    spec: dict[str, Any] = {"canary": {"bake": 60, "max_bake": 300}}
     if fits:
         assert world.plan(conf, **spec)
     else:
@@ -126,10 +134,90 @@ def test_a_condition_that_prometheus_refuses_is_refused(world: World) -> None:
         world.plan()
 
 
-def test_a_prometheus_that_is_away_is_asked_again(world: World) -> None:
-    world.observer.refusal = TemporaryError("no answer")
-    with pytest.raises(TemporaryError):
+def test_the_callers_mistake_is_told_before_one_of_the_surroundings(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.observer, "check_edges", lambda: pytest.fail("the surroundings were asked first"))
+    world.observer.refusal = RefusedError("parse error")
+    with pytest.raises(RefusedError, match="parse error"):
         world.plan()
+
+
+def test_a_prometheus_that_is_away_or_takes_too_long_is_asked_again(world: World) -> None:
+    """Whose fault it is cannot be told; so the query is named."""
+    world.observer.refusal = TemporaryError("no answer")
+    with pytest.raises(TemporaryError, match=r"incident\.resolved_when\.query is not usable: no answer"):
+        world.plan()
+
+
+@pytest.mark.parametrize("run_after", [-62_135_596_800, -1, 0, 999_999_999])
+def test_a_run_of_a_time_that_no_name_can_carry_is_refused(world: World, run_after: float) -> None:
+    """The caller may set run_after to any time."""
+    with pytest.raises(RefusedError, match=r"^run_after: the run is dated before .* trigger a new one without"):
+        world.plan(run_after=run_after)
+    assert world.steps() == []
+
+
+def test_a_run_that_is_dated_before_the_latest_deployment_is_refused(world: World) -> None:
+    """The verification looks at the latest one by its id: this one it would never see."""
+    earlier = world.plan()
+    Artifacts(earlier).write(f"{earlier.deployment_id}.json", "{}")
+    assert world.plan().deployment_id == earlier.deployment_id  # the same run, tried again
+    assert world.plan(run_after=earlier.created + 1)
+    with pytest.raises(RefusedError, match=r"^run_after: the run is dated before the latest deployment of payments"):
+        world.plan(run_after=earlier.created - 1)
+
+
+def test_what_else_lies_among_the_artifacts_is_no_deployment(world: World, tmp_path: Path) -> None:
+    (tmp_path / "payments" / "notes").mkdir(parents=True)
+    assert world.plan()
+
+
+class TestCommits:
+    """On a real repository: what no allowed branch contains is refused before anything is read or written."""
+
+    @pytest.fixture
+    def team(self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
+        monkeypatch.setattr(Repository, "fetched", FETCHED)
+        team = Team.create(tmp_path / "team")
+        team.commit(Dockerfile="FROM scratch\n")
+        return team
+
+    def plan(self, world: World, team: Team, commit: str) -> DeploymentPlan:
+        return world.plan(changed(CONF, ("commit",), commit), source=team.source().model_dump(mode="json"))
+
+    def test_one_of_an_allowed_branch_is_planned_by_its_full_hash(self, world: World, team: Team) -> None:
+        head = team.git("rev-parse", "HEAD")
+        assert self.plan(world, team, head[:7]).commit == head
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            ["commit-tree", "HEAD^{tree}", "-m", "of no branch"],
+            ["rev-parse", "HEAD^{tree}"],
+            ["rev-parse", "HEAD:Dockerfile"],
+            ["hash-object", "-w", "-t", "tag", "../tag"],
+        ],
+        ids=["commit", "tree", "file", "tag"],
+    )
+    @pytest.mark.parametrize("digits", [7, 40])
+    def test_any_other_object_is_refused(
+        self, world: World, team: Team, tmp_path: Path, made: list[str], digits: int
+    ) -> None:
+        head = team.git("rev-parse", "HEAD")
+        (tmp_path / "tag").write_text(f"object {head}\ntype commit\ntag v1\ntagger t <t@example.com> 0 +0000\n\nv1\n")
+        other = team.git(*made)[:digits]
+        with pytest.raises(RefusedError, match=f"^conf: commit {other} is not on main; send a commit that is$"):
+            self.plan(world, team, other)
+        assert (world.steps(), world.cluster.writes) == ([], 0)
+
+    @pytest.mark.parametrize("commit", [text for text in ODD_TEXTS if not FIELDS[("commit",)].rule(text)], ids=ascii)
+    def test_no_text_of_another_kind_reaches_git(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, commit: str
+    ) -> None:
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a program was started"))
+        with pytest.raises(RefusedError, match=r"^conf: commit is not valid"):
+            world.plan(changed(CONF, ("commit",), commit))
 
 
 class TestClaim:

@@ -1,5 +1,6 @@
 """The stack, shared by all end-to-end tests: started unless it is up, and ended by whoever started it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from tests.stack.traffic import users
 
 
 def _stack(command: str) -> None:
-    subprocess.run([sys.executable, "-m", "tests.stack", command], cwd=CHECKOUT, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
+    subprocess.run([sys.executable, "-m", "tests.stack", command], cwd=CHECKOUT, env=env, check=True)
 
 
 @pytest.fixture(scope="session")

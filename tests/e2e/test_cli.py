@@ -18,6 +18,7 @@ from tests.e2e.python_base import VERSION, import_python
 from tests.e2e.world import PATIENCE, World
 from tests.stack.access import kubectl
 from tests.stack.demo import DAG, conf
+from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
 from tests.stack.layout import CACHE
 from tests.stack.sample.base_image import import_base
@@ -229,7 +230,7 @@ def test_a_generated_image_serves_under_pod_security_restricted(
     (tmp_path / "Dockerfile").write_text(made[()].stdout)
     (tmp_path / ".dockerignore").write_text(made[("--ignore",)].stdout)
 
-    client = docker.DockerClient(base_url=f"unix://{stack.docker_socket}")
+    client = docker.DockerClient(base_url=stack.docker_url)
     import_base(client, CACHE)
     import_python(client)
     tag = f"{stack.registry}/generated:{tmp_path.name}"
@@ -243,5 +244,5 @@ def test_a_generated_image_serves_under_pod_security_restricted(
     kubectl("apply", "-f", "-", stdin=json.dumps(pod))
     try:
         kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/generated", "--timeout=60s")
-    except subprocess.CalledProcessError:
+    except StackError:
         pytest.fail(kubectl("-n", NAMESPACE, "get", "pod", "generated", "-o", "jsonpath={.status}"))

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from airflow_deploy.domain.evidence import digest
 from tests.e2e.world import World
 
@@ -115,31 +113,6 @@ def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> 
     assert "safety_gate.recommendation is HOLD" in summary(folders[1])["reason"]
     assert world.objects() == before
     assert world.weights() == {"payments": 100}
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"commit": "--upload-pack=touch /tmp/x"}, "commit"),
-        ({"commit": "0" * 40}, "commit"),
-        ({"surprise": 1}, "surprise"),
-        ({"incident": {"id": "../../etc", "title": "x", "severity": "high"}}, "incident.id"),
-        ({"incident": {"id": "I", "title": "{{ 7 * 7 }}\n---\nkind: Pod", "severity": "high"}}, "incident.title"),
-        ({"change": {"files": 10**400, "lines": 1}}, "change.files"),
-    ],
-    ids=["option", "unknown-commit", "unknown-key", "path", "yaml", "huge"],
-)
-def test_a_refused_conf_names_the_field_and_writes_nothing(
-    refusing: World, changes: dict[str, Any], named: str
-) -> None:
-    before = refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)
-    said = refusing.refusal(changes)
-    assert named.split(".")[-1] in said
-    assert (refusing.objects(), refusing.images(), refusing.weights(), _artifacts(refusing)) == before
-
-
-def _artifacts(world: World) -> list[str]:
-    return sorted(str(path) for path in Path(world.info.artifacts).rglob("*"))
 
 
 def audited(world: World, run: str) -> Path:

@@ -54,17 +54,6 @@ class World:
         """Trigger a deployment of ``commit`` and return the run's id; ``changes`` replace fields of the conf."""
         return self.api.trigger(DAG, {**conf(commit, "Payments time out"), **changes})
 
-    def refusal(self, changes: dict[str, Any]) -> str:
-        """Trigger a deployment that must be refused; return what the API, or else the run's first task, says."""
-        body = {**conf(self.sample.good, "Payments time out"), **changes}
-        answer = self.api.request("POST", f"dags/{DAG}/dagRuns", logical_date=None, conf=body)
-        if not answer.ok:
-            return answer.text
-        run_id = str(answer.json()["dag_run_id"])
-        assert self.ended(run_id) == "failed"
-        assert self.tasks(run_id)["plan"] == "failed"
-        return "\n".join(line for line in self.api.log(DAG, run_id, "plan") if "RefusedError" in line)
-
     def ended(self, run_id: str) -> str:
         """Wait until the run has ended, and return its state."""
         self.until(lambda: self.api.run_state(DAG, run_id) in ENDED, f"{run_id} ends")

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
 
-from tests.stack import preflight
+from tests.stack import preflight, yours
 from tests.stack.errors import StackError
 from tests.stack.graph import bring_up
 from tests.stack.info import StackInfo
-from tests.stack.layout import CONFIG, INFO, KEPT_BY_DOWN, LOCK, LOG, RUN, STATE
-from tests.stack.parts import PARTS
+from tests.stack.layout import CONFIG, INFO, KEPT_BY_DOWN, LOCK, LOG, RUN, STATE, embedded
+from tests.stack.parts import AIRFLOW, CLUSTER
 from tests.stack.processes import recorded
 from tests.stack.teardown import anything_left, tear_down
 
@@ -27,7 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.stack",
         description="Real servers for tests and the demo, all of them on this machine and in namespaces of their own.",
-        epilog="Everything is kept in .stack/ of the checkout; AIRFLOW_PORT moves Airflow from port 8080.",
+        epilog="Everything is kept in .stack/ of the checkout; AIRFLOW_PORT moves Airflow from port 8080. KUBECONFIG"
+        " names a cluster of yours to use, and nothing but Airflow is started then: PROMETHEUS_URL and REGISTRY say"
+        " what only you know, DOCKER_HOST, GATEWAY and GATEWAY_URL what is not as usual.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status")
     commands.add_parser("up", help="start everything and return when it is ready; harmless if it is up")
@@ -48,21 +50,29 @@ def main() -> int:
 
 def up() -> int:
     """Start the stack, unless it is up; cleans up after itself if that fails."""
-    preflight.check_root()
     if INFO.exists() and all(process.alive() for process in recorded().values()):
+        yours.check_same()
         print("The stack is up already.")
         return show_status(as_json=False)
+    own = not yours.asked_for()
+    if own:
+        preflight.check_root()
     began = time.monotonic()
     with _alone():
         if anything_left():
             _say("cleaning up what an earlier start left behind")
-            tear_down()
-        preflight.check()
+            _tear_down()
+        (preflight.check if own else preflight.check_airflow_alone)()
         _forget_logs()
         try:
             for folder in (CONFIG, RUN):
                 folder.mkdir(parents=True, exist_ok=True)
-            bring_up(PARTS, _say)
+            if own:
+                bring_up([*CLUSTER, *AIRFLOW], _say)
+            else:
+                yours.adopt()
+                _say(f"using the cluster at {yours.server()}")
+                bring_up(AIRFLOW, _say, there={part.name for part in CLUSTER})
             StackInfo.current().save()
         except BaseException as error:
             # A second Ctrl-C must not leave half a stack behind.
@@ -76,15 +86,14 @@ def up() -> int:
 
 def down() -> int:
     """End the stack, or what is left of one."""
-    preflight.check_root()
+    if embedded():
+        preflight.check_root()
     began = time.monotonic()
     with _alone():
         if not anything_left():
             print("The stack is not up.")
             return 0
-        problems = tear_down()
-    if problems:
-        raise StackError("not everything is gone:\n" + "\n".join(problems))
+        _tear_down()
     _say(f"down in {time.monotonic() - began:.1f} s; kept: {', '.join(path.name for path in KEPT_BY_DOWN)}")
     return 0
 
@@ -97,18 +106,25 @@ def show_status(as_json: bool) -> int:
         print(json.dumps(asdict(info) | {"parts": parts}, indent=2))
         return 0 if all(parts.values()) else 1
     users = "".join(f"\n               {user} / {password}" for user, password in info.users.items())
+    kubernetes = f"export KUBECONFIG={info.admin_kubeconfig}" if info.netns else f"{yours.server()}   (yours)"
+    registry = f"; {info.registry_url}/v2/ from here" if info.registry_url else ""
+    inside = f"\nInside         nsenter --net=/run/netns/{info.netns} …" if info.netns else ""
     print(f"""Airflow        {info.airflow_url}{users}
 Gateway        {info.gateway_url}   (an HTTPRoute's hostname goes into the Host header)
 Prometheus     {info.prometheus_url}
-Kubernetes     export KUBECONFIG={info.admin_kubeconfig}
-Docker         export DOCKER_HOST=unix://{info.docker_socket}
-Registry       {info.registry} in images' names; {info.registry_url}/v2/ from here
-Inside         nsenter --net=/run/netns/{info.netns} …
+Kubernetes     {kubernetes}
+Docker         export DOCKER_HOST={info.docker_url}
+Registry       {info.registry} in images' names{registry}{inside}
 Logs           {info.logs}
 Parts          {", ".join(name for name, alive in parts.items() if alive)}""")
     if dead := [name for name, alive in parts.items() if not alive]:
         print(f"DEAD           {', '.join(dead)}   (`up` starts everything anew)")
     return 1 if dead else 0
+
+
+def _tear_down() -> None:
+    if problems := tear_down():
+        raise StackError("not everything is gone:\n" + "\n".join(problems))
 
 
 @contextmanager

@@ -15,23 +15,22 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 
 from tests.stack import cgroups, postgres, processes
+from tests.stack.access import add_account
+from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
 from tests.stack.http import get
 from tests.stack.layout import (
-    ADDRESS,
     AIRFLOW_HOME,
     AIRFLOW_KUBECONFIG,
     ARTIFACTS,
     CHECKOUT,
     CONFIG,
     DAGS,
-    DOCKER_SOCKET,
     INFO,
     LOG,
     airflow_port,
 )
 from tests.stack.processes import Process, spawn
-from tests.stack.prometheus import URL as PROMETHEUS_URL
 from tests.stack.tls import new_secret, write_secret
 
 ROLES = {"admin": "admin", "deployer": "op", "viewer": "viewer"}
@@ -47,7 +46,7 @@ _PASSWORDS = CONFIG / "airflow-passwords.json"
 _SECRETS = CONFIG / "airflow-secrets.json"
 
 # Measured: what lets a deployment react within a second, and survive the death of any one component.
-_SETTINGS: dict[str, dict[str, object]] = {
+SETTINGS: dict[str, dict[str, object]] = {
     "core": {
         "executor": "LocalExecutor",
         "parallelism": 16,
@@ -68,7 +67,7 @@ _SETTINGS: dict[str, dict[str, object]] = {
         "scheduler_heartbeat_sec": 2,
         "trigger_timeout_check_interval": 5,
         "task_instance_heartbeat_timeout": 45,
-        "task_instance_heartbeat_detection_interval": 2,
+        "task_instance_heartbeat_timeout_detection_interval": 2,
     },
     "workers": {
         "min_heartbeat_interval": 1,
@@ -77,7 +76,7 @@ _SETTINGS: dict[str, dict[str, object]] = {
         "max_failed_heartbeats": 10,
     },
     "triggerer": {"triggerer_health_check_threshold": 10, "job_heartbeat_sec": 2},
-    "airflow_deploy": {"artifact_store": f"file://{ARTIFACTS}", "docker_url": f"unix://{DOCKER_SOCKET}"},
+    "airflow_deploy": {"artifact_store": f"file://{ARTIFACTS}"},
 }
 
 
@@ -106,6 +105,12 @@ def prepare() -> None:
     install_deployments(sorted((CHECKOUT / "dags" / "deployments").glob("*.yaml")))
 
 
+def give_access() -> None:
+    """Make Airflow's ServiceAccount, which has no right before a service grants it some, and write its kubeconfig."""
+    cluster = Cluster.load()
+    write_secret(AIRFLOW_KUBECONFIG, add_account(cluster.account, cluster.label))
+
+
 def install_deployments(specs: Iterable[Path]) -> None:
     """Put deployment YAMLs, and the checkout's DAG files, where Airflow looks for them.
 
@@ -120,15 +125,15 @@ def install_deployments(specs: Iterable[Path]) -> None:
 
 def environment() -> dict[str, str]:
     """The variables that make an `airflow` command, or a component, part of this installation."""
-    database = f"{postgres.USER}:{postgres.password()}@{ADDRESS}:{postgres.PORT}/{postgres.DATABASE}"
+    cluster = Cluster.load()
     variables = {
         f"AIRFLOW__{section.upper()}__{option.upper()}": str(value)
-        for section, options in _SETTINGS.items()
+        for section, options in SETTINGS.items()
         for option, value in options.items()
     }
     connections = {
         "KUBERNETES_DEFAULT": {"conn_type": "kubernetes", "extra": {"kube_config_path": str(AIRFLOW_KUBECONFIG)}},
-        "PROMETHEUS_DEFAULT": {"conn_type": "prometheus", "host": PROMETHEUS_URL},
+        "PROMETHEUS_DEFAULT": {"conn_type": "prometheus", "host": cluster.prometheus_url},
     }
     variables |= {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in connections.items()}
     variables |= {
@@ -136,7 +141,10 @@ def environment() -> dict[str, str]:
         "AIRFLOW__API__PORT": str(airflow_port()),
         "AIRFLOW__API__BASE_URL": url(),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url()}/execution/",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url(),
+        "AIRFLOW__AIRFLOW_DEPLOY__DOCKER_URL": cluster.docker_url,
+        # Its processes rename themselves, and would write over the environment by which we know them.
+        "SPT_NOENV": "1",
     }
     # What the caller's shell says of another installation does not reach this one.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}

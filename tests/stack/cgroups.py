@@ -1,7 +1,8 @@
 """A cgroup of our own, in every hierarchy there is, so that whatever is ours is known by where it is.
 
 It has three children: `servers`, which every process that the stack starts enters and no child of it can leave,
-`kubepods` for the kubelet's pods, and `docker` for builds. Works with both versions of cgroups: v1 has one mounted
+`kubepods` for the kubelet's pods, and `docker` for builds. A stack on a cluster of the user's own, which need not be
+root's, has none. Works with both versions of cgroups: v1 has one mounted
 hierarchy per controller, v2 a single one.
 """
 
@@ -11,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.stack.layout import CGROUP
+from tests.stack.layout import CGROUP, embedded
 
 NEEDED = ("cpu", "memory", "pids")
 
@@ -38,6 +39,8 @@ def entering(argv: Sequence[str | Path]) -> list[str]:
     A process may overwrite its environment with its title, close its files and open a session: it stays in here. One
     hierarchy is enough to know it by.
     """
+    if not embedded():
+        return [str(word) for word in argv]
     return ["sh", "-c", f'echo $$ > {shlex.quote(str(_servers()))}/cgroup.procs && exec "$@"', "sh", *map(str, argv)]
 
 

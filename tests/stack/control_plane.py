@@ -1,12 +1,12 @@
 """etcd and the Kubernetes servers that need no node: API server, controller manager, scheduler."""
 
-import subprocess
 import sysconfig
 from pathlib import Path
 
 from tests.stack import go_modules
-from tests.stack.access import PKI, TOKENS, kubeconfig, kubectl, write_kubeconfig
-from tests.stack.layout import AIRFLOW_KUBECONFIG, CHECKOUT, NODE_ADDRESS, STATE
+from tests.stack.access import PKI, TOKENS, kubeconfig, kubectl
+from tests.stack.errors import StackError
+from tests.stack.layout import NODE_ADDRESS, STATE
 from tests.stack.network import inside
 from tests.stack.processes import Process, spawn
 
@@ -101,28 +101,9 @@ def answers(*arguments: str) -> bool:
     """Whether kubectl succeeds with these arguments, as a condition to wait for."""
     try:
         kubectl("--request-timeout=2s", *arguments)
-    except subprocess.CalledProcessError:
+    except StackError:
         return False
     return True
-
-
-def give_airflow_access() -> None:
-    """Make Airflow's ServiceAccount, grant it what the project's RBAC file says, and write its kubeconfig."""
-    manifests = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: airflow}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: airflow-deploy, namespace: airflow}
-"""
-    kubectl("apply", "--server-side", "--filename=-", stdin=manifests)
-    rbac = CHECKOUT / "templates" / "rbac.yaml"
-    if rbac.exists():
-        kubectl("apply", "--server-side", f"--filename={rbac}")
-    token = kubectl("create", "token", "airflow-deploy", "--namespace=airflow", "--duration=24h").strip()
-    write_kubeconfig(AIRFLOW_KUBECONFIG, token)
 
 
 def _authentication(name: str) -> list[str]:

@@ -15,6 +15,18 @@ PORT = 8000
 METRICS_PORT = 8081
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
+SETTINGS = (
+    "--providers.kubernetesgateway=true",
+    # 2 s by default: a brake that waits 2 s for its gateway is not one.
+    "--providers.providersthrottleduration=100ms",
+    "--metrics.prometheus=true",
+    "--metrics.prometheus.entrypoint=metrics",
+    "--metrics.prometheus.addserviceslabels=true",
+    "--metrics.prometheus.addrouterslabels=true",
+    f"--metrics.prometheus.buckets={','.join(str(edge) for edge in BUCKETS)}",
+)
+"""What deployments need of Traefik, wherever it runs."""
+
 _TRAEFIK_KINDS = (
     "IngressRoute",
     "IngressRouteTCP",
@@ -28,7 +40,7 @@ _TRAEFIK_KINDS = (
     "TraefikService",
 )
 
-_GATEWAY = f"""
+MANIFESTS = f"""
 apiVersion: v1
 kind: Namespace
 metadata: {{name: gateway}}
@@ -82,7 +94,7 @@ def install_crds() -> None:
     files = (f"--filename={go_modules.gateway_crds()}", "--filename=-")
     kubectl("apply", "--server-side", *files, stdin=json.dumps(definitions))
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "customresourcedefinitions", "--all")
-    kubectl("apply", "--server-side", "--filename=-", stdin=_GATEWAY)
+    kubectl("apply", "--server-side", "--filename=-", stdin=MANIFESTS)
 
 
 def start_traefik() -> Process:
@@ -96,18 +108,11 @@ def start_traefik() -> Process:
         f"--entrypoints.metrics.address=:{METRICS_PORT}",
         "--ping=true",
         "--ping.entrypoint=metrics",
-        "--providers.kubernetesgateway=true",
         f"--providers.kubernetesgateway.statusaddress.ip={ADDRESS}",
         "--providers.kubernetescrd=true",
         # Without it, a mirror that has no endpoints yet answers 404 to every user.
         "--providers.kubernetescrd.allowemptyservices=true",
-        # 2 s by default: a brake that waits 2 s for its gateway is not one.
-        "--providers.providersthrottleduration=100ms",
-        "--metrics.prometheus=true",
-        "--metrics.prometheus.entrypoint=metrics",
-        "--metrics.prometheus.addserviceslabels=true",
-        "--metrics.prometheus.addrouterslabels=true",
-        f"--metrics.prometheus.buckets={','.join(str(edge) for edge in BUCKETS)}",
+        *SETTINGS,
     ]
     return spawn("traefik", inside(argv), {"KUBECONFIG": str(kubeconfig("traefik"))})
 

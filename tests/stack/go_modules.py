@@ -1,6 +1,6 @@
-"""What comes from Go modules: the Kubernetes binary, the sandbox's pause program, and the Gateway API's CRDs.
+"""What comes from Go modules: the Kubernetes binary, the sandbox's pause program, the Gateway API's CRDs, and Compose.
 
-Compiling Kubernetes takes minutes, so the results stay in the user's cache folder under a key made of all that went
+Compiling takes minutes, so the results stay in the user's cache folder under a key made of all that went
 into them: the versions and hashes of every module, and the sources.
 """
 
@@ -20,26 +20,30 @@ from tests.stack.processes import environment
 SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.3"
 
-_MODULE = Path(__file__).parent / "kube"
+COMPOSE = "docker-compose"
+
+_KUBERNETES = Path(__file__).parent / "kube"
+_COMPOSE = Path(__file__).parent / "compose"
 _REPRODUCIBLE = ("-trimpath", "-buildvcs=false")
 _VARIABLES = "k8s.io/component-base/version"
+_COMPOSE_MODULE = "github.com/docker/compose/v5"
 
 
 def kubernetes_version() -> str:
     """The version that our Go module asks for, such as ``v1.36.3``."""
-    found = re.search(r"k8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
-    if not found:
-        raise StackError(f"{_MODULE / 'go.mod'} does not require k8s.io/kubernetes.")
-    return found.group(1)
+    return _required(_KUBERNETES, "k8s.io/kubernetes")
 
 
 @cache
 def kubernetes() -> Path:
     """The folder that has (or is to have) the servers and ``pause``, each under its own name."""
-    digest = hashlib.sha256()
-    for source in sorted(path for path in _MODULE.rglob("*") if path.is_file()):
-        digest.update(f"{source.relative_to(_MODULE)}\0".encode() + source.read_bytes() + b"\0")
-    return CACHE / f"kubernetes-{kubernetes_version()}-{digest.hexdigest()[:12]}"
+    return CACHE / f"kubernetes-{kubernetes_version()}-{_digest(_KUBERNETES)}"
+
+
+@cache
+def compose() -> Path:
+    """The folder that has (or is to have) Docker Compose."""
+    return CACHE / f"compose-{_required(_COMPOSE, _COMPOSE_MODULE)}-{_digest(_COMPOSE)}"
 
 
 def gateway_crds() -> Path:
@@ -63,7 +67,7 @@ def build_kubernetes() -> None:
     with _scratch() as scratch:
         target = Path(scratch) / "kubernetes"
         target.mkdir()
-        _go("kubernetes-binary", "build", *_REPRODUCIBLE, "-ldflags", linker, "-o", f"{target}/", "./...")
+        _go("kubernetes-binary", _KUBERNETES, "build", *_REPRODUCIBLE, "-ldflags", linker, "-o", f"{target}/", "./...")
         for server in SERVERS:
             (target / server).symlink_to("kube")
         _publish(target, kubernetes())
@@ -73,13 +77,38 @@ def fetch_gateway_crds() -> None:
     """Put the Gateway API's CRDs into the cache folder, unless an earlier run did."""
     if gateway_crds().is_dir():
         return
-    answer = json.loads(_go("gateway-api", "mod", "download", "-json", GATEWAY_API))
+    answer = json.loads(_go("gateway-api", _KUBERNETES, "mod", "download", "-json", GATEWAY_API))
     with _scratch() as scratch:
         target = Path(scratch) / "crds"
         target.mkdir()
         for source in (Path(answer["Dir"]) / "config/crd/standard").glob("*.yaml"):
             shutil.copyfile(source, target / source.name)  # the module cache is read-only, a copy is not
         _publish(target, gateway_crds())
+
+
+def build_compose() -> None:
+    """Compile Docker Compose, unless an earlier run did: about two minutes. The tests need it, the stack does not."""
+    if compose().is_dir():
+        return
+    with _scratch() as scratch:
+        target = Path(scratch) / "compose"
+        program, source = f"{target}/{COMPOSE}", f"{_COMPOSE_MODULE}/cmd"
+        _go("compose", _COMPOSE, "build", *_REPRODUCIBLE, "-ldflags", "-s -w", "-o", program, source)
+        _publish(target, compose())
+
+
+def _required(module: Path, path: str) -> str:
+    found = re.search(rf"{re.escape(path)} (v\S+)", (module / "go.mod").read_text())
+    if not found:
+        raise StackError(f"{module / 'go.mod'} does not require {path}.")
+    return found.group(1)
+
+
+def _digest(module: Path) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(path for path in module.rglob("*") if path.is_file()):
+        digest.update(f"{source.relative_to(module)}\0".encode() + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
@@ -96,12 +125,13 @@ def _publish(made: Path, final: Path) -> None:
             raise
 
 
-def _go(part: str, *arguments: str) -> str:
+def _go(part: str, module: Path, *arguments: str) -> str:
+    LOG.mkdir(parents=True, exist_ok=True)
     log = LOG / f"{part}.log"
     with log.open("ab") as output:
         done = subprocess.run(
             ["go", *arguments],
-            cwd=_MODULE,
+            cwd=module,
             env=environment({"CGO_ENABLED": "0", MARKER: str(STATE)}),
             stdout=subprocess.PIPE,
             stderr=output,

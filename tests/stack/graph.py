@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -38,9 +38,10 @@ class Cancelled(Exception):
     """The start was given up while this part was on its way."""
 
 
-def bring_up(parts: Sequence[Part], say: Callable[[str], None]) -> None:
+def bring_up(parts: Sequence[Part], say: Callable[[str], None], *, there: Collection[str] = ()) -> None:
     """Start all parts and return when the last one is ready.
 
+    :param there: names of parts that need not be started: somebody else has.
     :param say: takes the progress, a line at a time.
     :raises StackError: when a part fails; no further one is started then.
     """
@@ -59,7 +60,7 @@ def bring_up(parts: Sequence[Part], say: Callable[[str], None]) -> None:
         say(f"{now - began:6.1f} s  {part.name:<20} ready in {now - started:4.1f} s{needed}")
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        waiting, ready = list(parts), set[str]()
+        waiting, ready = list(parts), set(there)
         pending: dict[Future[None], str] = {}
         try:
             while waiting or pending:

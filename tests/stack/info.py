@@ -3,20 +3,19 @@
 import json
 from dataclasses import asdict, dataclass
 
-from tests.stack import airflow, gateway, images, prometheus
+from tests.stack import airflow, images
+from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
 from tests.stack.layout import (
-    ADDRESS,
     ADMIN_KUBECONFIG,
     AIRFLOW_KUBECONFIG,
     ARTIFACTS,
     DEMO,
-    DOCKER_SOCKET,
     INFO,
     LOG,
     NAMESPACE,
-    REGISTRY,
     STATE,
+    embedded,
 )
 from tests.stack.tls import write_secret
 
@@ -25,11 +24,11 @@ from tests.stack.tls import write_secret
 class StackInfo:
     """Addresses, logins and paths of the stack that is up; all URLs work on the host.
 
-    :param gateway_url: the gateway, from the host and from inside the network namespace alike.
     :param users: Airflow user -> password; the users are `admin`, `deployer` (role op) and `viewer`.
+    :param gateway_url: the gateway; in the stack's own cluster also from inside the network namespace.
     :param registry: the registry's name in images.
-    :param registry_url: the registry's HTTP API.
-    :param netns: name of the network namespace; `tests.stack.in_netns` enters it.
+    :param registry_url: the HTTP API of the stack's own registry; None where it is the user's.
+    :param netns: name of the network namespace; `tests.stack.in_netns` enters it. None where the cluster is the user's.
     """
 
     airflow_url: str
@@ -37,11 +36,11 @@ class StackInfo:
     gateway_url: str
     prometheus_url: str
     registry: str
-    registry_url: str
+    registry_url: str | None
     admin_kubeconfig: str
     airflow_kubeconfig: str
-    docker_socket: str
-    netns: str
+    docker_url: str
+    netns: str | None
     state: str
     artifacts: str
     demo: str
@@ -50,17 +49,18 @@ class StackInfo:
     @classmethod
     def current(cls) -> "StackInfo":
         """Describe the stack as this checkout starts it."""
+        cluster = Cluster.load()
         return cls(
             airflow_url=airflow.url(),
             users=airflow.passwords(),
-            gateway_url=f"http://{ADDRESS}:{gateway.PORT}",
-            prometheus_url=prometheus.URL,
-            registry=REGISTRY,
-            registry_url=images.REGISTRY_URL,
+            gateway_url=cluster.gateway_url,
+            prometheus_url=cluster.prometheus_url,
+            registry=cluster.registry,
+            registry_url=images.REGISTRY_URL if embedded() else None,
             admin_kubeconfig=str(ADMIN_KUBECONFIG),
             airflow_kubeconfig=str(AIRFLOW_KUBECONFIG),
-            docker_socket=str(DOCKER_SOCKET),
-            netns=NAMESPACE,
+            docker_url=cluster.docker_url,
+            netns=NAMESPACE if embedded() else None,
             state=str(STATE),
             artifacts=str(ARTIFACTS),
             demo=str(DEMO),

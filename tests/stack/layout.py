@@ -17,6 +17,8 @@ ARTIFACTS = STATE / "artifacts"
 DEMO = STATE / "demo"
 LOCK = STATE / "lock"
 INFO = STATE / "stack.json"
+CLUSTER = STATE / "cluster.json"
+"""What Airflow stands on where that is a cluster of the user's own; absent where it is the stack's."""
 KEPT_BY_DOWN = (ARTIFACTS, DEMO, LOG, LOCK)
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-deploy"
@@ -42,6 +44,11 @@ DAGS = AIRFLOW_HOME / "dags"
 
 REGISTRY = "127.0.0.1:5000"
 """The registry's name in images: Docker and containerd both run inside the namespace."""
+
+
+def embedded() -> bool:
+    """Whether the cluster is the stack's own."""
+    return not CLUSTER.exists()
 
 
 def airflow_port() -> int:

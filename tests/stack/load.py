@@ -8,6 +8,8 @@ ends, a JSON list of time sent (epoch seconds, UTC), version that answered, stat
 `[1767225600.123456,"v1",200,0.0213]`.
 
     python -m tests.stack.load --url http://127.0.0.1:8000/payments --host payments.test --rate 50 --record FILE
+
+Only `--anywhere` lets it leave this machine.
 """
 
 from __future__ import annotations
@@ -154,17 +156,19 @@ async def generate(
     host: str,
     rate: float = 50.0,
     seconds: float | None = None,
+    anywhere: bool = False,
 ) -> None:
     """
     Send requests until `stop` is set or `seconds` are over, then wait for the answers still due.
 
-    :param url: where payments are posted to; this machine's loopback.
+    :param url: where payments are posted to; this machine's loopback, unless `anywhere`.
     :param record: called with each request as it ends.
     :param host: the Host header.
     :param rate: arrivals per second.
     :raises ValueError: the URL leads elsewhere.
     """
-    _check_loopback(url)
+    if not anywhere:
+        _check_loopback(url)
     bodies = payments()
     loop = asyncio.get_running_loop()
     # Without limit=0 the 101st request at a time would wait for a connection: a closed loop after all.
@@ -233,6 +237,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             host=arguments.host,
             rate=arguments.rate,
             seconds=arguments.seconds,
+            anywhere=arguments.anywhere,
         )
 
 
@@ -245,14 +250,16 @@ def _positive(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.stack.load", description="Send payments at a fixed rate.")
-    parser.add_argument("--url", required=True, help="where payments are posted to, on a loopback address")
+    parser.add_argument("--url", required=True, help="where payments are posted to")
+    parser.add_argument("--anywhere", action="store_true", help="the URL may lead to another machine: it is yours")
     parser.add_argument("--host", required=True, help="the Host header")
     parser.add_argument("--rate", type=_positive, default=50.0, help="requests per second (50)")
     parser.add_argument("--record", type=Path, required=True, help="the file to append one line per request to")
     parser.add_argument("--seconds", type=_positive, help="end after so long (else on SIGTERM or SIGINT)")
     arguments = parser.parse_args(argv)
     try:
-        _check_loopback(arguments.url)
+        if not arguments.anywhere:
+            _check_loopback(arguments.url)
     except ValueError as error:
         parser.error(str(error))
     asyncio.run(_run(arguments))

@@ -19,7 +19,6 @@ from tests.stack.processes import Process, in_netns, recorded, spawn
 FIXED_FOLDERS = {
     Path("/var/lib/cni"): STATE / "cni",
     Path("/var/lib/kubelet"): STATE / "kubelet",
-    Path("/var/lib/postgresql"): STATE / "postgres",
     Path("/var/log/containers"): STATE / "container-logs",
 }
 

@@ -8,19 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.stack.errors import StackError
-from tests.stack.layout import LOG
+from tests.stack.layout import LOG, embedded
 
-NEEDED = (
+FOR_AIRFLOW = ("git", "postgresql")
+FOR_THE_CLUSTER = (
     "busybox-static",
     "conntrack",
     "containerd",
     "containernetworking-plugins",
     "docker-registry",
     "docker.io",
-    "git",
     "iproute2",
     "iptables",
-    "postgresql",
     "prometheus",
     "runc",
 )
@@ -30,13 +29,14 @@ _NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/airflow-deploy.conf")
 
 
 def missing() -> list[str]:
-    """Packages of `NEEDED` that this machine does not have."""
+    """Packages that the stack needs and this machine does not have."""
     if not shutil.which("dpkg-query"):
         raise StackError("The stack is made of Debian's packages, and this system has no dpkg: use Debian 12 or newer.")
-    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *NEEDED]
+    needed = (*FOR_AIRFLOW, *(FOR_THE_CLUSTER if embedded() else ()))
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *needed]
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
     installed = {line.split()[0] for line in answer.splitlines() if line.endswith(" installed")}
-    return [package for package in NEEDED if package not in installed]
+    return [package for package in needed if package not in installed]
 
 
 def install() -> None:
@@ -44,6 +44,8 @@ def install() -> None:
     wanted = missing()
     if not wanted:
         return
+    if os.geteuid() != 0:
+        raise StackError(f"Packages are missing: ask root for `apt-get install {' '.join(wanted)}`.")
     log = LOG / "packages.log"
     with log.open("ab") as output, _services_stay_off():
         env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

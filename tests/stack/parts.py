@@ -1,4 +1,4 @@
-"""The table of everything that `up` starts, and what each part needs to be ready first."""
+"""The tables of everything that `up` starts, and what each part needs to be ready first."""
 
 from functools import partial
 
@@ -20,8 +20,7 @@ from tests.stack.graph import Part
 
 _NODE_READY = ("wait", f"node/{access.NODE}", "--for=condition=Ready", "--timeout=1s")
 
-PARTS = (
-    Part("packages", (), packages.install),
+CLUSTER = (
     Part("kubernetes-binary", (), go_modules.build_kubernetes),
     Part("gateway-api", (), go_modules.fetch_gateway_crds),
     Part("certificates", (), access.create),
@@ -53,10 +52,14 @@ PARTS = (
     # Images
     Part("registry", ("namespaces",), images.start_registry, images.registry_ready),
     Part("dockerd", ("containerd",), images.start_dockerd, images.dockerd_ready),
-    # Airflow
+)
+"""The cluster with its gateway, Prometheus, registry and Docker: none of it is started where the user has one."""
+
+AIRFLOW = (
+    Part("packages", (), packages.install),
     Part("airflow-home", (), airflow.prepare),
-    Part("airflow-access", ("controller-manager", "airflow-home"), control_plane.give_airflow_access),
-    Part("postgres", ("namespaces",), postgres.start, postgres.ready),
+    Part("airflow-access", ("controller-manager", "airflow-home"), airflow.give_access),
+    Part("postgres", ("packages", "namespaces"), postgres.start, postgres.ready),
     # Airflow is never idle: it would take half a core from the compiler for as long as Kubernetes is being compiled.
     Part("airflow-database", ("postgres", "airflow-home", "kubernetes-binary"), airflow.migrate),
     Part("airflow-api-server", ("airflow-database",), partial(airflow.start, "api-server"), airflow.api_ready),
@@ -82,4 +85,4 @@ PARTS = (
         for number in range(1, airflow.TRIGGERERS + 1)
     ),
 )
-"""Every part, in no order that matters."""
+"""Airflow and its database."""

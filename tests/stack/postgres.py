@@ -1,31 +1,31 @@
-"""PostgreSQL for Airflow's metadata, as the user `postgres`, for it refuses to run as root.
+"""PostgreSQL for Airflow's metadata, on a Unix socket: it refuses to run as root, and is then the user `postgres`.
 
-That user need not be able to enter the checkout: the data folder is bound onto /var/lib/postgresql in the stack's own
-mount namespace, and the checkout's path is never walked.
+That user need not be able to enter the checkout: its folder is bound onto /var/lib/postgresql in a mount namespace of
+its own, and the checkout's path is never walked. Nobody else needs any of this.
 """
 
 import os
 import pwd
+import shlex
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from tests.stack.errors import StackError
-from tests.stack.layout import ADDRESS, STATE
-from tests.stack.network import inside
-from tests.stack.processes import Process, environment, spawn
+from tests.stack.layout import STATE
+from tests.stack.processes import Process, environment, recorded, spawn, wait_until
 from tests.stack.tls import new_secret, write_secret
 
-PORT = 5432
 USER = "airflow"
 DATABASE = "airflow"
 
-_DATA = "/var/lib/postgresql/data"
-_PASSWORD_FILE = STATE / "postgres" / "password"
+_FOLDER = STATE / "postgres"
+_PASSWORD_FILE = _FOLDER / "password"
 _SETTINGS = {
-    "listen_addresses": ADDRESS,
-    "port": PORT,
-    "unix_socket_directories": "",
+    "listen_addresses": "",
     "max_connections": 200,
     # Nothing that it stores outlives the stack.
     "fsync": "off",
@@ -36,21 +36,34 @@ _SETTINGS = {
 }
 
 
-def password() -> str:
-    """The password of Airflow's database user."""
-    return _PASSWORD_FILE.read_text()
+def url(database: str = DATABASE) -> str:
+    """A database's address for SQLAlchemy."""
+    return f"postgresql+psycopg2://{USER}:{_PASSWORD_FILE.read_text()}@/{database}?host={quote(str(_FOLDER))}"
 
 
 def start() -> Process:
     """Make a new cluster of databases and start its server."""
+    _FOLDER.mkdir(mode=0o700, exist_ok=True)
     write_secret(_PASSWORD_FILE, new_secret())
-    for path in (_PASSWORD_FILE.parent, _PASSWORD_FILE):
-        os.chown(path, *_postgres_ids())
-    login = (f"--username={USER}", f"--pwfile={_inside(_PASSWORD_FILE)}", "--auth=scram-sha-256")
-    _run(_as_postgres("initdb", *login, f"--pgdata={_DATA}", "--no-sync", "--locale=C.UTF-8"))
-    (_PASSWORD_FILE.parent / "data" / "pg_hba.conf").write_text(f"host all {USER} {ADDRESS}/30 scram-sha-256\n")
-    options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
-    return spawn("postgres", _as_postgres("postgres", "-D", _DATA, *options))
+    if _is_root():
+        account = pwd.getpwnam("postgres")
+        for path in (_FOLDER, _PASSWORD_FILE):
+            os.chown(path, account.pw_uid, account.pw_gid)
+    home = Path("/var/lib/postgresql") if _is_root() else _FOLDER
+    login = (f"--username={USER}", f"--pwfile={home / 'password'}", "--auth=scram-sha-256")
+    _run(_server("initdb", *login, f"--pgdata={home}/data", "--no-sync", "--locale=C.UTF-8"))
+    (_FOLDER / "data" / "pg_hba.conf").write_text(f"local all {USER} scram-sha-256\n")
+    options = [f"-c{name}={value}" for name, value in {**_SETTINGS, "unix_socket_directories": home}.items()]
+    return spawn("postgres", _server("postgres", "-D", f"{home}/data", *options))
+
+
+def stop() -> None:
+    """End the server so that it removes what it keeps in the kernel, which outlives a process that is killed."""
+    server = recorded().get("postgres")
+    if server and server.alive():
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGQUIT)
+        wait_until(lambda: not server.alive(), seconds=5)
 
 
 def ready() -> bool:
@@ -67,7 +80,7 @@ def ready() -> bool:
 def query(sql: str, database: str = DATABASE) -> str:
     """Run one statement and give its single value as text."""
     argv = [_program("psql"), "--no-psqlrc", "--tuples-only", "--no-align", "--quiet", f"--command={sql}"]
-    where = {"PGHOST": ADDRESS, "PGPORT": str(PORT), "PGUSER": USER, "PGPASSWORD": password(), "PGDATABASE": database}
+    where = {"PGHOST": str(_FOLDER), "PGUSER": USER, "PGDATABASE": database, "PGPASSWORD": _PASSWORD_FILE.read_text()}
     return _run(argv, environment(where | {"PGCONNECT_TIMEOUT": "2"})).strip()
 
 
@@ -78,9 +91,14 @@ def _run(argv: Sequence[str], env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def _as_postgres(program: str, *arguments: str) -> list[str]:
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    return inside([*user, _program(program), *arguments])
+def _server(program: str, *arguments: str) -> list[str]:
+    """A command of the server's side, as a user who is not root."""
+    argv = [_program(program), *arguments]
+    if not _is_root():
+        return argv
+    private = f"mount --bind {shlex.quote(str(_FOLDER))} /var/lib/postgresql"
+    user = "exec setpriv --reuid=postgres --regid=postgres --init-groups"
+    return ["unshare", "--mount", "--ipc", "sh", "-ec", f'{private}; {user} "$@"', "sh", *argv]
 
 
 def _program(name: str) -> str:
@@ -91,10 +109,5 @@ def _program(name: str) -> str:
     return str(found[-1])
 
 
-def _postgres_ids() -> tuple[int, int]:
-    account = pwd.getpwnam("postgres")
-    return account.pw_uid, account.pw_gid
-
-
-def _inside(path: Path) -> Path:
-    return Path("/var/lib/postgresql") / path.relative_to(STATE / "postgres")
+def _is_root() -> bool:
+    return os.geteuid() == 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.stack import cgroups
-from tests.stack.layout import ADDRESS, LOG, MARKER, NETNS, NODE_ADDRESS, RUN, STATE
+from tests.stack.layout import ADDRESS, LOG, MARKER, NETNS, NODE_ADDRESS, RUN, STATE, embedded
 
 PIDS = RUN / "pid"
 
@@ -138,7 +138,7 @@ def _ours() -> list[int]:
     marker = f"{MARKER}={STATE}".encode()
     spared = _ancestry()
     candidates = {process.pid for process in recorded().values() if process.alive()}
-    if namespace_owner() in (None, STATE):
+    if embedded() and namespace_owner() in (None, STATE):
         candidates |= {*_in_namespace(), *cgroups.members()}
     candidates |= {pid for pid in _pids() if marker in _read(pid, "environ").split(b"\0")}
     return sorted(pid for pid in candidates - spared if _started(pid) is not None)

@@ -9,7 +9,7 @@ from tests.stack.processes import Process, spawn
 
 URL = f"http://{ADDRESS}:9090"
 
-_ROLE = """
+ROLE = """
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: prometheus}
@@ -25,7 +25,7 @@ subjects: [{kind: User, name: prometheus}]
 
 def grant_access() -> None:
     """Let Prometheus read the kubelet's metrics, and nothing else."""
-    kubectl("apply", "--server-side", "--filename=-", stdin=_ROLE)
+    kubectl("apply", "--server-side", "--filename=-", stdin=ROLE)
 
 
 def start() -> Process:

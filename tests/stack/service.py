@@ -1,6 +1,5 @@
 """The payment service as its team runs it before us: repository, image, objects, and its YAML for Airflow."""
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -8,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import docker
+from docker.errors import DockerException
 
+from airflow_deploy.clients.manifests import rbac
 from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployments
+from tests.stack.cluster import Cluster
+from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
-from tests.stack.layout import CACHE
+from tests.stack.layout import CACHE, embedded
 from tests.stack.sample.base_image import import_base
 from tests.stack.sample.manifests import payments
 from tests.stack.sample.repository import Sample, make_repository
@@ -31,14 +34,6 @@ resources: {{cpu: 250m, memory: 64Mi}}
 config: {{CURRENCY: EUR}}
 """
 
-BINDING = {
-    "apiVersion": "rbac.authorization.k8s.io/v1",
-    "kind": "RoleBinding",
-    "metadata": {"name": "airflow-deploy", "namespace": "payments"},
-    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "airflow-deploy"},
-    "subjects": [{"kind": "ServiceAccount", "name": "airflow-deploy", "namespace": "airflow"}],
-}
-
 
 def serve(
     info: StackInfo,
@@ -56,15 +51,18 @@ def serve(
     :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
     :param approval_timeout: seconds after which silence is a no.
     """
+    cluster = Cluster.load()
     sample = make_repository(Path(info.state) / "repository")
-    client = docker.DockerClient(base_url=f"unix://{info.docker_socket}")
-    import_base(client, CACHE)
+    client = docker.DockerClient(base_url=info.docker_url)
+    if embedded():
+        import_base(client, CACHE)
     image = build(client, sample.path, sample.running, f"{info.registry}/payments")
     shutil.rmtree(Path(info.artifacts) / "payments", ignore_errors=True)
-    kubectl("delete", "namespace", "payments", "--ignore-not-found", "--wait")
-    kubectl("apply", "--server-side", "-f", "-", stdin=payments(image, "payments-before-us"))
-    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(BINDING))
-    kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
+    _make_room(cluster)
+    objects = payments(image, "payments-before-us", gateway=cluster.gateway, label=cluster.label)
+    kubectl("apply", "--server-side", "-f", "-", stdin=objects)
+    kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [cluster.account]))
+    _wait_served(image)
     canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
     spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,17 +72,42 @@ def serve(
     return sample
 
 
+def _make_room(cluster: Cluster) -> None:
+    kubectl("delete", "namespace", cluster.selector, "--field-selector=metadata.name=payments", "--wait")
+    if kubectl("get", "namespace", "payments", "--ignore-not-found", "--output=name"):
+        raise StackError("The cluster has a namespace `payments` that is not the demo's: it is left alone.")
+
+
+def _wait_served(image: str) -> None:
+    """Wait until the version is ready and its route accepted.
+
+    :raises StackError: it does not come to that, and why that may be.
+    """
+    accepted = "jsonpath={.status.parents[*].conditions[?(@.type=='Accepted')].status}=True"
+    try:
+        kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
+        kubectl("-n", "payments", "wait", "httproute/payments", f"--for={accepted}", "--timeout=30s")
+    except StackError as error:
+        raise StackError(
+            f"The service does not come up ({error}): can the nodes pull {image}, and does the Gateway take routes from"
+            " the namespace payments?"
+        ) from None
+
+
 def build(client: docker.DockerClient, repository: Path, commit: str, name: str) -> str:
     """Build a commit as a team's own pipeline would, push it, and return the image by digest."""
     tag = f"{name}:{commit}"
     with tempfile.TemporaryDirectory() as tree:
         archive = subprocess.run(["git", "-C", repository, "archive", commit], capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", tree], input=archive, check=True)
-        client.images.build(path=tree, tag=tag, rm=True)
+        try:
+            client.images.build(path=tree, tag=tag, rm=True)
+        except DockerException as error:
+            raise StackError(f"Building {tag}: {error}") from None
     for line in client.images.push(name, tag=commit, stream=True, decode=True):
         if "error" in line:
-            raise RuntimeError(f"pushing {tag}: {line['error']}")
+            raise StackError(f"Pushing {tag}: {line['error']}")
         digest = (line.get("aux") or {}).get("Digest")
         if digest:
             return f"{name}@{digest}"
-    raise RuntimeError(f"pushing {tag}: the registry gave no digest")
+    raise StackError(f"Pushing {tag}: the registry gave no digest.")

@@ -1,19 +1,19 @@
 """End the stack, or what is left of one: by what is found, never by what ought to be there."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from tests.stack import cgroups, network
-from tests.stack.layout import INFO, KEPT_BY_DOWN, NETNS, STATE
+from tests.stack import cgroups, network, postgres, yours
+from tests.stack.layout import ADMIN_KUBECONFIG, CLUSTER, INFO, KEPT_BY_DOWN, NETNS, STATE
 from tests.stack.processes import end_all, namespace_owner
 
 
 def anything_left() -> bool:
     """Whether a stack of this checkout is up, or has left something behind."""
-    ours_or_nobodys = namespace_owner() in (None, STATE)
     remains = STATE.is_dir() and any(path not in KEPT_BY_DOWN for path in STATE.iterdir())
-    return remains or (ours_or_nobodys and (NETNS.exists() or network.link_exists()))
+    return remains or (_ours_or_nobodys() and (NETNS.exists() or network.link_exists()))
 
 
 def tear_down() -> list[str]:
@@ -21,9 +21,13 @@ def tear_down() -> list[str]:
 
     Harmless when nothing is up, and never touches another checkout's stack.
     """
-    mine = namespace_owner() in (None, STATE)
+    mine = _ours_or_nobodys()
     INFO.unlink(missing_ok=True)  # the supervisors now take a death for an end
+    postgres.stop()
     problems = [f"process {pid} does not end" for pid in end_all()]
+    # What the cluster does not let go of now is tried again by the next `down`, which needs to know where it is.
+    kept = yours.let_go()
+    problems += kept
     problems += [
         f"{mount} is still mounted"
         for mount in _mounts()
@@ -33,13 +37,18 @@ def tear_down() -> list[str]:
         problems += [f"{path} is still there" for path in cgroups.remove()]
         network.remove()
     for path in STATE.iterdir() if STATE.is_dir() else ():
-        if path in KEPT_BY_DOWN:
+        if path in KEPT_BY_DOWN or (kept and path in (CLUSTER, ADMIN_KUBECONFIG)):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
     return problems
+
+
+def _ours_or_nobodys() -> bool:
+    """Whether the namespaces on this machine are ours to remove, if there are any: root alone makes them."""
+    return os.geteuid() == 0 and namespace_owner() in (None, STATE)
 
 
 def _mounts() -> list[Path]:

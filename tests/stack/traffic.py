@@ -1,4 +1,4 @@
-"""The users: the load generator as a process inside the stack's network namespace."""
+"""The users: the load generator as a process beside the stack."""
 
 import signal
 import subprocess
@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.stack.layout import CHECKOUT
-from tests.stack.processes import in_netns
+from tests.stack.cluster import Cluster
+from tests.stack.layout import CHECKOUT, MARKER, STATE
+from tests.stack.processes import environment
 
 
 @contextmanager
-def users(record: Path, rate: float = 50.0) -> Iterator[Path]:
-    """Send the payment service requests for as long as the block lasts; what became of each is in ``record``."""
+def users(record: Path, rate: float = 50.0, host: str = "payments.test") -> Iterator[Path]:
+    """Send the service of ``host`` payments for as long as the block lasts; what became of each is in ``record``."""
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.stack.load", "--url", "http://127.0.0.1:8000/payments"]
-    command += ["--host", "payments.test", "--rate", f"{rate:g}", "--record", str(record)]
-    process = subprocess.Popen(in_netns(command), cwd=CHECKOUT, start_new_session=True)
+    command = [sys.executable, "-m", "tests.stack.load", "--url", f"{Cluster.load().gateway_url}/payments"]
+    command += ["--anywhere", "--host", host, "--rate", f"{rate:g}", "--record", str(record)]
+    # Marked, so that `down` finds it where the demo was killed.
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment({MARKER: str(STATE)}), start_new_session=True)
     try:
         yield record
     finally:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from airflow_deploy.cli import main
 from airflow_deploy.clients import runs
 from airflow_deploy.clients.runs import Run, Snapshot
+from tests.hostile import drawn, hostile_confs
 from tests.unit.builders import CONF, make_plan
 from tests.unit.fake_airflow import (
     ANSWERED,
@@ -142,7 +144,7 @@ class TestTrigger:
             ("", "conf: is not valid JSON"),
             ("{", "conf: is not valid JSON"),
             ("[" * 50_000, "conf: is not valid JSON"),
-            ("[]", "conf: is empty; send the commit"),
+            ("[]", "conf: is empty or no object; send the commit"),
             (" " * 70_000, "conf: is larger than 65536 bytes; shorten its texts"),
             ('{"a": "\x1b[31m"}', "conf: is not valid JSON"),
             (json.dumps({**CONF, "surprise": 1}), "conf: surprise is not a known key; remove it"),
@@ -162,6 +164,16 @@ class TestTrigger:
         assert output.err.startswith(f"airflow-deploy: {said}")
         assert output.err.rstrip("\n").isprintable()
         assert (output.out, airflow.requests) == ("", [])
+
+    def test_no_hostile_conf_reaches_anybody(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        for hostile in drawn(hostile_confs, 200):
+            conf.write_text(json.dumps(hostile.conf))
+            assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+            output = capsys.readouterr()
+            assert output.err.startswith("airflow-deploy: conf: ")
+            assert output.err.rstrip("\n").isprintable()
+            assert output.out == ""
+        assert airflow.requests == []
 
     def test_a_conf_that_cannot_be_read_is_named(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
         assert main(["trigger", "payments", "--conf", str(tmp_path / "none.json")]) == 2
@@ -226,8 +238,40 @@ class TestDockerfile:
         assert (output.out, output.err.count("\n")) == ("", 1)
 
 
+class TestRbac:
+    def test_the_rights_stay_within_the_namespace(self, capsys: Output) -> None:
+        accounts = ["--service-account", "airflow:worker", "--service-account", "airflow:triggerer"]
+        assert main(["rbac", "shop", *accounts]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert (role["kind"], binding["kind"]) == ("Role", "RoleBinding")
+        assert {item["metadata"]["namespace"] for item in (role, binding)} == {"shop"}
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": name, "namespace": "airflow"} for name in ("worker", "triggerer")
+        ]
+
+    def test_they_hold_no_secret_and_no_deletion(self, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", "airflow:worker"]) == 0
+        role, _ = yaml.safe_load_all(capsys.readouterr().out)
+        assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "create", "patch"}
+        assert not {"secrets", "*"} & {resource for rule in role["rules"] for resource in rule["resources"]}
+
+    def test_a_name_stays_a_name(self, capsys: Output) -> None:
+        assert main(["rbac", "shop}\n---\nkind: Pod", "--service-account", "a: {b:c\nd"]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert role["metadata"]["namespace"] == "shop}\n---\nkind: Pod"
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": " {b:c\nd", "namespace": "a"}]
+
+    @pytest.mark.parametrize("account", ["worker", "airflow:", ":worker", ""])
+    def test_what_is_no_account_is_refused(self, account: str, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", account]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        assert "NAMESPACE:NAME" in output.err
+
+
 class TestHelp:
-    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile"])
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac"])
     def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])
@@ -244,7 +288,7 @@ class TestHelp:
         assert main(["trigger", "payments", "--conf", str(conf)]) == 0
 
     @pytest.mark.parametrize(
-        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"]]
+        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"], ["rbac", "shop"]]
     )
     def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^2$"):

@@ -1,7 +1,8 @@
-"""The score follows its factors; a veto stands apart from it."""
+"""The score follows its factors, whose inputs say all; a veto stands apart from it."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.confidence import ASK, FACTORS, GO_ALONE, Confidence, Known, Outcomes, score, vetoes
+from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
 from tests.unit.builders import CONF, Path, changed, make_plan, make_spec
 
 MISSION = Outcomes(verified=8, undone=2)
+LEVELS = list(CRITICALITY)
 
 
 def plan(*changes: tuple[Path, Any], criticality: str = "high") -> DeploymentPlan:
@@ -23,183 +26,327 @@ def plan(*changes: tuple[Path, Any], criticality: str = "high") -> DeploymentPla
     return make_plan(make_spec(criticality=criticality), parse_request(conf))
 
 
-def rated(*changes: tuple[Path, Any], outcomes: Outcomes = MISSION, health: float | None = None) -> Confidence:
-    return score(Known(plan(*changes), outcomes, health))
+def rated(
+    *changes: tuple[Path, Any], outcomes: Outcomes = MISSION, verdicts: tuple[str | None, ...] = ()
+) -> Confidence:
+    return score(Known(plan(*changes), outcomes, verdicts))
 
 
 COVERAGE = ("safety_gate", "coverage")
 RECOMMENDATION = ("safety_gate", "recommendation")
-PASSED = ("safety_gate", "tests", "passed")
+TESTS = ("safety_gate", "tests")
+PASSED = (*TESTS, "passed")
+BUILD = ("safety_gate", "build")
+LINT = ("safety_gate", "lint_issues")
+FOUND = ("safety_gate", "vulnerabilities")
+KINDS = ("migrations", "dependencies", "configuration")
+VERDICTS = ("HEALTHY", "UNDECIDED", "BREACHED", None)
 
 counts = st.integers(0, 100_000)
 shares = st.floats(0, 1)
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> DeploymentPlan:
+def confs(draw: st.DrawFn) -> dict[str, Any]:
     total = draw(counts)
-    conf = changed(CONF, ("safety_gate", "tests"), {"passed": draw(st.integers(0, total)), "total": total})
+    conf = changed(CONF, TESTS, {"passed": draw(st.integers(0, total)), "total": total})
     for path, values in {
         COVERAGE: st.none() | shares,
-        ("safety_gate", "lint_issues"): st.none() | counts,
-        ("safety_gate", "vulnerabilities"): st.none() | st.fixed_dictionaries({"critical": counts, "high": counts}),
-        ("safety_gate", "build"): st.sampled_from([None, "success", "failure"]),
+        LINT: st.none() | counts,
+        FOUND: st.none() | st.fixed_dictionaries({"critical": counts, "high": counts}),
+        BUILD: st.sampled_from([None, "success", "failure"]),
         RECOMMENDATION: st.sampled_from(["DEPLOY", "HOLD"]),
         ("change", "files"): counts,
         ("change", "lines"): counts,
-        ("change", "migrations"): st.booleans(),
-        ("change", "dependencies"): st.booleans(),
-        ("change", "configuration"): st.booleans(),
+        **{("change", kind): st.booleans() for kind in KINDS},
     }.items():
         conf = changed(conf, path, draw(values))
-    first = draw(st.integers(1, 99))
-    spec = make_spec(criticality=draw(st.sampled_from(["low", "medium", "high"])), canary={"stages": [first, 100]})
-    return make_plan(spec, parse_request(conf))
+    return conf
+
+
+def planned(conf: dict[str, Any], criticality: str = "medium", first: int = 5) -> DeploymentPlan:
+    return make_plan(make_spec(criticality=criticality, canary={"stages": [first, 100]}), parse_request(conf))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> DeploymentPlan:
+    criticality = draw(st.sampled_from(LEVELS))
+    first = draw(st.integers(1, min(99, CRITICALITY[criticality].first_share)))
+    return planned(draw(confs()), criticality, first)
 
 
 outcomes = st.builds(Outcomes, verified=st.integers(0, 20), undone=st.integers(0, 20))
-healths = st.none() | shares
+verdicts = st.lists(st.sampled_from(VERDICTS), max_size=8).map(tuple)
+knowns = st.builds(Known, plans(), outcomes, verdicts)
 
 
-def test_the_missions_example_scores_about_85_and_goes_on_alone() -> None:
-    confidence = rated()
-    assert confidence.score == pytest.approx(85, abs=3)
-    assert (confidence.route, confidence.vetoes) == ("go", ())
+class TestTheScore:
+    def test_the_missions_example_scores_about_85_and_goes_on_alone(self) -> None:
+        """Safety 100 %, criticality HIGH, history 80 %, coverage 85 %; the canary is still to come."""
+        confidence = rated()
+        values = {factor.name: factor.value for factor in confidence.factors}
+        assert (values["safety_gates"], values["history"], values["coverage"]) == (1.0, 0.8, 0.85)
+        assert values["canary_health"] is None
+        assert confidence.score == pytest.approx(85, abs=3)
+        assert (confidence.route, confidence.vetoes) == ("go", ())
+
+    def test_the_weights_sum_to_one(self) -> None:
+        assert sum(weight for weight, _ in FACTORS.values()) == pytest.approx(1)
+        assert len(FACTORS) == 6
+
+    @given(knowns)
+    def test_it_lies_within_0_and_100_and_each_factor_within_0_and_1(self, known: Known) -> None:
+        confidence = score(known)
+        assert 0 <= confidence.score <= 100
+        assert [factor.name for factor in confidence.factors] == list(FACTORS)
+        assert all(factor.value is None or 0 <= factor.value <= 1 for factor in confidence.factors)
+        assert all(factor.reason for factor in confidence.factors)
+
+    @given(knowns)
+    def test_what_is_not_known_is_left_out_and_the_rest_renormalised(self, known: Known) -> None:
+        confidence = score(known)
+        rest = [(f.weight, f.value) for f in confidence.factors if f.value is not None]
+        expected = 100 * sum(w * v for w, v in rest) / sum(w for w, _ in rest)
+        assert confidence.score == pytest.approx(expected, abs=0.051)
+        unknown = {f.name for f in confidence.factors if f.value is None}
+        decided = [verdict for verdict in known.verdicts if verdict not in (None, "UNDECIDED")]
+        assert unknown == {
+            name
+            for name, missing in {
+                "canary_health": not decided,
+                "history": known.outcomes == Outcomes(),
+                "coverage": known.plan.request.safety_gate.coverage is None,
+            }.items()
+            if missing
+        }
+
+    @given(knowns, st.text(max_size=50))
+    def test_it_does_not_depend_on_free_text(self, known: Known, text: str) -> None:
+        """Nobody talks a score up: neither by a title nor by a reason, a name or an urgency."""
+        request = known.plan.request
+        told = request.model_copy(
+            update={
+                "incident": request.incident.model_copy(update={"title": text, "id": text, "severity": "low"}),
+                "emergency": None,
+            }
+        )
+        other = known.plan.model_copy(update={"request": told, "requester": text, "run_id": text, "commit": text})
+        assert score(Known(other, known.outcomes, known.verdicts)) == score(known)
+
+    @given(knowns)
+    def test_it_survives_xcom_and_artifact(self, known: Known) -> None:
+        confidence = score(known)
+        assert Confidence.load(json.loads(json.dumps(confidence.dump()))) == confidence
 
 
-def test_the_weights_sum_to_one() -> None:
-    assert sum(weight for weight, _ in FACTORS.values()) == pytest.approx(1)
-    assert len(FACTORS) == 6
+class TestTheReport:
+    @given(knowns)
+    def test_each_value_and_reason_can_be_made_again_from_the_inputs_alone(self, known: Known) -> None:
+        for factor in score(known).dump()["factors"]:
+            weight, rule = FACTORS[factor["name"]]
+            assert (factor["weight"], factor["value"], factor["reason"]) == (weight, *rule(**factor["inputs"]))
+
+    @given(knowns)
+    def test_each_number_stands_in_the_reason(self, known: Known) -> None:
+        for factor in score(known).factors:
+            if factor.value is not None:
+                numbers = [str(value) for value in factor.inputs.values() if type(value) is int and value > 0]
+                assert all(number in factor.reason for number in numbers)
+
+    def test_it_says_what_was_seen(self) -> None:
+        seen = rated(verdicts=("HEALTHY", "HEALTHY", "UNDECIDED", "HEALTHY"))
+        assert {factor.name: factor.reason for factor in seen.factors} == {
+            "safety_gates": ("127/127 tests, 0 lint issues, 0 critical vulnerabilities, 0 high ones, build success"),
+            "canary_health": "3 of 4 gates ended healthy, 1 left it to a person",
+            "blast_radius": "criticality high, first share 5 %",
+            "history": "8 earlier deployments held, 2 did not",
+            "complexity": "3 files, 41 lines, with configuration",
+            "coverage": "85% of lines",
+        }
+
+    def test_it_says_what_was_not_stated(self) -> None:
+        silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=Outcomes())
+        assert {factor.name: factor.reason for factor in silent.factors if "no" in factor.reason} == {
+            "safety_gates": (
+                "127/127 tests, lint issues not stated, critical vulnerabilities not stated, high ones not stated,"
+                " build not stated"
+            ),
+            "canary_health": "not known before the canary",
+            "history": "no earlier deployment of this service",
+            "coverage": "not stated",
+        }
+        asked = rated(verdicts=("UNDECIDED", None))
+        assert asked.factors[1].reason == "none of 2 gates has decided"
 
 
-@given(plans(), outcomes, healths)
-def test_the_score_lies_within_0_and_100_and_each_factor_within_0_and_1(
-    given_plan: DeploymentPlan, past: Outcomes, health: float | None
-) -> None:
-    confidence = score(Known(given_plan, past, health))
-    assert 0 <= confidence.score <= 100
-    assert [factor.name for factor in confidence.factors] == list(FACTORS)
-    assert all(factor.value is None or 0 <= factor.value <= 1 for factor in confidence.factors)
-    assert all(factor.reason for factor in confidence.factors)
+class TestBetterNeverScoresLower:
+    """Each input by itself, all else being equal, whatever all else is."""
 
+    @given(confs(), st.data())
+    def test_more_tests_that_pass(self, conf: dict[str, Any], data: st.DataObject) -> None:
+        few, many = sorted(data.draw(st.integers(0, conf["safety_gate"]["tests"]["total"])) for _ in range(2))
+        self.compare(changed(conf, PASSED, few), changed(conf, PASSED, many))
 
-@given(plans(), outcomes, healths)
-def test_what_is_not_known_is_left_out_and_the_rest_renormalised(
-    given_plan: DeploymentPlan, past: Outcomes, health: float | None
-) -> None:
-    confidence = score(Known(given_plan, past, health))
-    known = [(f.weight, f.value) for f in confidence.factors if f.value is not None]
-    expected = 100 * sum(w * v for w, v in known) / sum(w for w, _ in known)
-    assert confidence.score == pytest.approx(expected, abs=0.051)
-    unknown = {f.name for f in confidence.factors if f.value is None}
-    assert ("canary_health" in unknown) == (health is None)
-    assert ("history" in unknown) == (past.verified + past.undone == 0)
+    @pytest.mark.parametrize("path", [LINT, ("change", "files"), ("change", "lines")])
+    @given(confs(), counts, counts)
+    @example(CONF, 0, 100_000)
+    def test_fewer_issues_and_a_smaller_change(self, path: Path, conf: dict[str, Any], one: int, other: int) -> None:
+        few, many = sorted((one, other))
+        self.compare(changed(conf, path, many), changed(conf, path, few))
 
+    @pytest.mark.parametrize("severity", ["critical", "high"])
+    @given(confs(), counts, counts, counts)
+    def test_fewer_vulnerabilities(
+        self, severity: str, conf: dict[str, Any], one: int, other: int, beside: int
+    ) -> None:
+        few, many = sorted((one, other))
+        found = {"critical": beside, "high": beside}
+        better, worse = ({**found, severity: count} for count in (few, many))
+        self.compare(changed(conf, FOUND, worse), changed(conf, FOUND, better))
 
-@given(plans(), outcomes, healths)
-def test_the_score_that_is_shown_is_the_one_that_decides(
-    given_plan: DeploymentPlan, past: Outcomes, health: float | None
-) -> None:
-    shown = score(Known(given_plan, past, health))
-    if shown.vetoes:
-        assert shown.route == "refuse"
-    else:
-        assert shown.route == ("go" if shown.score >= GO_ALONE else "ask" if shown.score >= ASK else "refuse")
+    @given(confs(), shares, shares)
+    def test_more_coverage(self, conf: dict[str, Any], one: float, other: float) -> None:
+        low, high = sorted((one, other))
+        self.compare(changed(conf, COVERAGE, low), changed(conf, COVERAGE, high))
 
+    @given(confs())
+    def test_a_build_that_succeeds(self, conf: dict[str, Any]) -> None:
+        self.compare(changed(conf, BUILD, "failure"), changed(conf, BUILD, "success"))
 
-def test_just_below_an_edge_the_shown_score_does_not_contradict_the_route() -> None:
-    seen = set()
-    for step in range(4001):  # the canary's health sweeps the score finely across both edges
-        shown = rated((COVERAGE, 0.5), outcomes=Outcomes(verified=1, undone=1), health=step / 4000)
-        expected = "go" if shown.score >= GO_ALONE else "ask" if shown.score >= ASK else "refuse"
-        assert shown.route == expected
-        seen.add(shown.route)
-    assert seen == {"go", "ask", "refuse"}
+    @pytest.mark.parametrize("kind", KINDS)
+    @given(confs())
+    def test_a_change_that_touches_less(self, kind: str, conf: dict[str, Any]) -> None:
+        self.compare(changed(conf, ("change", kind), True), changed(conf, ("change", kind), False))
 
+    @pytest.mark.parametrize("path", [LINT, FOUND, BUILD])
+    @given(confs())
+    def test_a_finding_is_never_worth_more_than_silence(self, path: Path, conf: dict[str, Any]) -> None:
+        self.compare(conf, changed(conf, path, None))
 
-@given(shares, shares)
-def test_more_coverage_never_lowers_the_score(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert rated((COVERAGE, high)).score >= rated((COVERAGE, low)).score
+    @given(plans(), outcomes, outcomes, verdicts)
+    def test_a_better_history(
+        self, made: DeploymentPlan, one: Outcomes, other: Outcomes, ended: tuple[str | None, ...]
+    ) -> None:
+        """From none at all too: one that held raises the score, and one that did not lowers it."""
+        better = Outcomes(verified=max(one.verified, other.verified), undone=min(one.undone, other.undone))
+        worse = Outcomes(verified=min(one.verified, other.verified), undone=max(one.undone, other.undone))
+        assert score(Known(made, better, ended)).score >= score(Known(made, worse, ended)).score
 
+    @given(plans(), outcomes, verdicts.filter(bool), st.data())
+    def test_a_healthier_canary(
+        self, made: DeploymentPlan, past: Outcomes, ended: tuple[str | None, ...], data: st.DataObject
+    ) -> None:
+        """From a gate that could not decide too."""
+        index = data.draw(st.integers(0, len(ended) - 1))
+        better = (*ended[:index], "HEALTHY", *ended[index + 1 :])
+        assert score(Known(made, past, better)).score >= score(Known(made, past, ended)).score
 
-@given(st.integers(0, 127), st.integers(0, 127))
-def test_more_passing_tests_never_lower_the_score(one: int, other: int) -> None:
-    low, high = sorted((one, other))
-    assert rated((PASSED, high)).score >= rated((PASSED, low)).score
+    @given(confs(), outcomes, st.integers(1, 10))
+    def test_a_less_critical_service(self, conf: dict[str, Any], past: Outcomes, first: int) -> None:
+        by_level = [score(Known(planned(conf, level, first), past)).score for level in LEVELS]
+        assert by_level == sorted(by_level, reverse=True)
 
+    @given(confs(), st.integers(1, 99), st.integers(1, 99))
+    def test_a_smaller_first_share(self, conf: dict[str, Any], one: int, other: int) -> None:
+        small, large = sorted((one, other))
+        scores = [score(Known(planned(conf, "medium", first), MISSION)).score for first in (large, small)]
+        assert scores == sorted(scores)
 
-def test_failing_tests_and_a_failed_build_lower_the_score() -> None:
-    assert rated((PASSED, 100)).score < rated().score
-    assert rated((PASSED, 0)).score < rated((PASSED, 100)).score
-    assert rated((("safety_gate", "build"), "failure")).score < rated().score
-    assert rated((("safety_gate", "tests"), {"passed": 0, "total": 0})).score < rated().score
-
-
-@given(shares, shares)
-def test_a_healthier_canary_never_lowers_the_score(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert rated(health=high).score >= rated(health=low).score
-
-
-@given(counts, counts)
-@example(0, 100_000)
-def test_a_larger_change_never_raises_the_score(one: int, other: int) -> None:
-    small, large = sorted((one, other))
-    for field in ("files", "lines"):
-        assert rated((("change", field), large)).score <= rated((("change", field), small)).score
-
-
-@pytest.mark.parametrize("kind", ["migrations", "dependencies", "configuration"])
-def test_a_riskier_kind_of_change_lowers_the_score(kind: str) -> None:
-    plain = [(("change", name), False) for name in ("migrations", "dependencies", "configuration")]
-    assert rated(*plain, (("change", kind), True)).score < rated(*plain).score
-
-
-def test_migrations_and_dependencies_together_are_no_safer_than_either() -> None:
-    both = rated((("change", "migrations"), True), (("change", "dependencies"), True))
-    assert both.score <= min(rated((("change", kind), True)).score for kind in ("migrations", "dependencies"))
+    @staticmethod
+    def compare(worse: dict[str, Any], better: dict[str, Any]) -> None:
+        scores = [score(Known(planned(conf), MISSION)).score for conf in (worse, better)]
+        assert scores == sorted(scores)
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [(("safety_gate", "vulnerabilities", "critical"), 1), (("safety_gate", "lint_issues"), 40)]
+    ("path", "value"),
+    [
+        (PASSED, 100),
+        (TESTS, {"passed": 0, "total": 0}),
+        (BUILD, "failure"),
+        (LINT, 40),
+        ((*FOUND, "critical"), 1),
+        ((*FOUND, "high"), 1),
+        (COVERAGE, 0.5),
+        (("change", "files"), 40),
+        (("change", "lines"), 400),
+        (("change", "migrations"), True),
+        (("change", "dependencies"), True),
+    ],
 )
-def test_what_the_safety_gate_found_lowers_the_score(path: Path, value: int) -> None:
+def test_each_input_counts(path: Path, value: Any) -> None:
     assert rated((path, value)).score < rated().score
 
 
-def test_criticality_lowers_the_score() -> None:
-    scores = [score(Known(plan(criticality=level), MISSION)).score for level in ("low", "medium", "high")]
-    assert scores == sorted(scores, reverse=True)
-    assert len(set(scores)) == 3
+def test_criticality_and_the_first_share_count() -> None:
+    assert len({score(Known(plan(criticality=level), MISSION)).score for level in LEVELS}) == len(LEVELS)
+    assert len({score(Known(planned(CONF, "low", first), MISSION)).score for first in (5, 10, 25, 50)}) == 3
+
+
+class TestTheRoute:
+    @given(knowns)
+    def test_the_score_that_is_shown_is_the_one_that_decides(self, known: Known) -> None:
+        shown = score(known)
+        if shown.vetoes or shown.score < ASK:
+            assert shown.route == "refuse"
+        elif shown.score < GO_ALONE or (known.verdicts and known.verdicts[-1] != "HEALTHY"):
+            assert shown.route == "ask"
+        else:
+            assert shown.route == "go"
+
+    def test_just_below_an_edge_the_shown_score_does_not_contradict_the_route(self) -> None:
+        seen = set()
+        for step in range(2001):  # the coverage sweeps the score finely across both edges
+            for lint in (0, 10):
+                shown = rated((COVERAGE, step / 2000), (LINT, lint), outcomes=Outcomes(verified=1, undone=1))
+                expected = (
+                    "go" if float(f"{shown.score:.1f}") >= GO_ALONE else "ask" if shown.score >= ASK else "refuse"
+                )
+                assert shown.route == expected
+                seen.add(shown.route)
+        assert seen == {"go", "ask", "refuse"}
+
+    @pytest.mark.parametrize(("last", "route"), [(last, "go" if last == "HEALTHY" else "ask") for last in VERDICTS])
+    def test_a_high_score_does_not_speak_for_the_last_gate(self, last: str | None, route: str) -> None:
+        shown = rated(verdicts=("HEALTHY",) * 19 + (last,))
+        assert shown.score >= GO_ALONE
+        assert shown.route == route
+
+    @given(knowns)
+    def test_without_a_test_nothing_goes_on_alone(self, known: Known) -> None:
+        tests = known.plan.request.safety_gate.tests.model_copy(update={"passed": 0, "total": 0})
+        gate = known.plan.request.safety_gate.model_copy(update={"tests": tests})
+        untested = known.plan.request.model_copy(update={"safety_gate": gate})
+        best = Known(known.plan.model_copy(update={"request": untested}), Outcomes(verified=20), ("HEALTHY",))
+        assert score(best).route != "go"
 
 
 VETOES = [
     ((RECOMMENDATION, "HOLD"), "safety_gate.recommendation is HOLD, not DEPLOY"),
     ((RECOMMENDATION, "DEPLOY_"), "safety_gate.recommendation is DEPLOY_, not DEPLOY"),
     ((PASSED, 126), "safety_gate.tests: 1 of 127 tests fail"),
-    ((("safety_gate", "build"), "failure"), "safety_gate.build is failure"),
+    ((BUILD, "failure"), "safety_gate.build is failure"),
 ]
 
 
-@pytest.mark.parametrize(("change", "reason"), VETOES)
-def test_a_veto_is_not_outvoted_by_any_score(change: tuple[Path, Any], reason: str) -> None:
-    confidence = rated(change, (COVERAGE, 1.0), outcomes=Outcomes(verified=20), health=1.0)
-    assert confidence.vetoes == (reason,)
-    assert confidence.route == "refuse"
+class TestVetoes:
+    @pytest.mark.parametrize(("change", "reason"), VETOES)
+    def test_no_score_outvotes_one(self, change: tuple[Path, Any], reason: str) -> None:
+        best = rated(change, (COVERAGE, 1.0), outcomes=Outcomes(verified=20), verdicts=("HEALTHY",) * 4)
+        assert best.vetoes == (reason,)
+        assert best.route == "refuse"
 
+    @given(knowns)
+    def test_one_always_refuses(self, known: Known) -> None:
+        confidence = score(known)
+        assert list(confidence.vetoes) == vetoes(known.plan)
+        assert not confidence.vetoes or confidence.route == "refuse"
 
-@given(plans(), outcomes, healths)
-def test_a_veto_always_refuses(given_plan: DeploymentPlan, past: Outcomes, health: float | None) -> None:
-    confidence = score(Known(given_plan, past, health))
-    assert list(confidence.vetoes) == vetoes(given_plan)
-    assert not confidence.vetoes or confidence.route == "refuse"
+    @given(knowns)
+    def test_each_is_given_whatever_else_is_stated(self, known: Known) -> None:
+        gate = known.plan.request.safety_gate
+        expected = [gate.recommendation != "DEPLOY", gate.tests.passed < gate.tests.total, gate.build == "failure"]
+        assert len(vetoes(known.plan)) == sum(expected)
 
-
-def test_all_vetoes_are_named() -> None:
-    assert len(rated(*[change for change, _ in VETOES[1:]]).vetoes) == 3
-
-
-def test_it_survives_xcom() -> None:
-    confidence = rated(health=0.5)
-    assert Confidence.load(confidence.dump()) == confidence
+    def test_all_are_named(self) -> None:
+        assert len(rated(*[change for change, _ in VETOES[1:]]).vetoes) == 3

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_deploy.domain.evidence import EvidenceLog, counts_from, counts_record, digest
 from airflow_deploy.domain.gates import merge_limits
 from airflow_deploy.domain.judge import Finding, Judge, Verdict, evaluate
+from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, Traffic
 
@@ -53,16 +54,25 @@ def replay(lines: str) -> list[Any]:
     records = [json.loads(line) for line in lines.splitlines()]
     head = records[0]
     assert head["kind"] == "judge"
-    judge = Judge(head["limits"], head["candidate"], head["stable"], counts_from(head["baseline"]))
-    said = []
+    baseline = counts_from(head["baseline"])
+    judge = Judge(head["limits"], head["candidate"], head["stable"], baseline, head["alpha"])
+    said: list[Any] = []
+    answers: list[float | None] = []
     for record in records[1:]:
         if record["kind"] == "tick":
             counts = {name: counts_from(item) for name, item in record["counts"].items()}
             judge.observe(Tick(record["at"], counts), record["share"])
         elif record["kind"] == "gauge":
             judge.gauge(record["name"], record["at"], record["value"])
+        elif record["kind"] == "answer":
+            answers.append(None if record["value"] is None else float(record["value"]))
         else:
             verdict, findings = evaluate(judge, record["blind"], record["next_share"])
+            if verdict == "HEALTHY" and answers and record.get("resolved_when"):
+                condition = ResolvedWhen.load(record["resolved_when"])
+                if all(condition.denied(answer) for answer in answers):
+                    (finding,) = record["findings"]
+                    verdict, findings = "BREACHED", [Finding("resolved_when", "BREACHED", finding["reason"])]
             assert verdict == record["verdict"]
             assert [f.numbers for f in findings] == [f["numbers"] for f in record["findings"]]
             said.append((record["at"], verdict, [f.reason for f in findings]))

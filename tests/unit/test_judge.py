@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log
 
 import pytest
 
 from airflow_deploy.domain.evidence import EvidenceLog
 from airflow_deploy.domain.gates import GATES, merge_limits
-from airflow_deploy.domain.judge import SUSTAINED, Judge, Verdict, evaluate
+from airflow_deploy.domain.judge import ALPHA, SUSTAINED, Judge, Verdict, evaluate
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.test_sequential import binomial
 
@@ -155,6 +156,16 @@ class TestWithoutControl:
         incident = Counts(10_000, 2_000, 10_000, {0.5: 10_000, 1.0: 10_000})
         for seed in range(12):
             assert first_breach(make_judge(incident), Traffic(seed).ticks(60, 100, 0.05, 0), 100) is not None
+
+    def test_a_smaller_bound_on_false_alarms_asks_for_more_evidence(self) -> None:
+        seen: dict[float, float] = {}
+        for alpha in (ALPHA, 1e-6, 1e-9):
+            judge = Judge(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE, alpha)
+            found = first_breach(judge, Traffic(1, per_scrape=20).ticks(400, 100, 0.06, 0.0), 100)
+            assert found is not None
+            assert max(finding.numbers["log_e"] for finding in judge.harm()) >= log(6 / alpha)
+            seen[alpha] = found
+        assert seen[ALPHA] < seen[1e-6] < seen[1e-9]
 
     def test_no_baseline_leaves_the_limit(self) -> None:
         assert first_breach(make_judge(Counts()), Traffic(1).ticks(60, 100, 0.05, 0), 100) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.request import MAX_BYTES, DeployRequest, parse_request
+from tests.hostile import GREEDY
 from tests.unit.builders import CONF, MISSING, Path, changed
 
 
@@ -100,6 +102,30 @@ class TestAccepted:
         request = parse_request(changed(CONF, ("incident", "resolved_when", "query"), query))
         assert request.incident.resolved_when is not None
         assert request.incident.resolved_when.query == query
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "x[1d]",
+            "x[1h30m]",
+            "x[1500ms]",
+            "x[ 5m\t]",
+            "x[24h:1m]",
+            "x[1d:]",
+            "x[5m : 10s]",
+            "max_over_time(max_over_time(x[30m:1m])[30m:1m])",
+            "x[1d:1m] + x[5m:1d]",
+            'rate(x{code=~"5[0-9]{2}"}[5m])',
+            'x{a="[9y]"}',
+            "x{a='\\'[9y]'}",
+            "x{a=`[9y]\\`}",
+            "x # [9y]",
+            'x{a="#"}[5m]',
+        ],
+    )
+    def test_a_query_may_look_back_for_a_day(self, query: str) -> None:
+        path = ("incident", "resolved_when", "query")
+        assert parse_request(changed(CONF, path, query)).incident.resolved_when is not None
 
     def test_it_survives_xcom(self) -> None:
         request = parse_request(CONF)
@@ -216,6 +242,12 @@ class TestRefused:
         path = ("incident", "resolved_when", "query")
         assert f"conf: {dotted(path)} is not valid" in refusal(changed(CONF, path, query))
 
+    @pytest.mark.parametrize("query", GREEDY)
+    def test_a_query_does_not_ask_prometheus_for_years(self, query: str) -> None:
+        """Its own time-out would not stop that."""
+        said = refusal(changed(CONF, ("incident", "resolved_when", "query"), query))
+        assert re.match(r"conf: incident\.resolved_when\.query is not valid: .*(shorten|write its ranges)", said)
+
     @pytest.mark.parametrize("op", ["==", "!=", "=", "< 5 or 1 <", "", "lt", None])
     def test_a_comparison_is_one_of_four(self, op: Any) -> None:
         assert "conf: incident.resolved_when.op is not valid" in refusal(
@@ -241,7 +273,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("conf", [None, {}, [], "", "abc", 5, True, [CONF], json.dumps(CONF)])
     def test_what_is_no_object_is_refused(self, conf: Any) -> None:
-        assert refusal(conf).startswith("conf: is empty; send the commit")
+        assert refusal(conf).startswith("conf: is empty or no object; send the commit")
 
     @pytest.mark.parametrize(
         "conf",
@@ -257,6 +289,16 @@ class TestRefused:
     def test_a_huge_conf_is_refused_with_its_size(self) -> None:
         said = refusal(changed(CONF, ("incident", "title"), "x" * MAX_BYTES))
         assert f"and {MAX_BYTES} are permitted" in said
+
+    @pytest.mark.parametrize("turning", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    def test_a_line_is_read_in_one_direction(self, turning: str) -> None:
+        """Else a person would read something else than what was sent."""
+        said = refusal(changed(CONF, ("incident", "title"), f"a{turning}b"))
+        assert said == "conf: incident.title is not valid: send one line, without control characters"
+
+    @pytest.mark.parametrize("key", ["x; conf: commit is fine", "a.b", "a b", "'", '"', "", "naïve", "x\n"])
+    def test_a_key_that_is_no_word_is_quoted(self, key: str) -> None:
+        assert refusal({**CONF, key: 1}).startswith(f"conf: {key!a} is not a known key")
 
     def test_many_mistakes_are_named_but_not_without_end(self) -> None:
         said = refusal({**CONF, **{f"extra{number}": 1 for number in range(1000)}})

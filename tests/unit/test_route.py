@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -61,6 +62,7 @@ def weights(route: Route) -> list[dict[str, int]]:
     return [{b.name: b.weight for b in route.backends(rule)} for rule in route.rules_with(CANDIDATE)]
 
 
+GARBLED = ["[]", "{}", "[1]", '[{"share": 5}]', '[{"share": [], "at": 1}]', "DEP-1/²", "/", "a/b/3", "null", "5"]
 shares = st.integers(0, 100)
 rule_counts = st.integers(1, 3)
 
@@ -271,6 +273,228 @@ class TestRestore:
         assert restored.body["spec"] == now["spec"]
 
 
+LATER = "DEP-1795420000-ffffffff"
+LATEST = "payments-fedcba9-1795420000"
+
+
+def verified(rules: int = 1, refs: list[Body] | None = None) -> Route:
+    """The deployment's promotion, looked at since."""
+    route = shifted_from(body(*[copy.deepcopy(refs or [backend(STABLE)]) for _ in range(rules)]))
+    route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+    return write(route, routes.confirm(route, OURS))
+
+
+def shifted_from(before: Body) -> Route:
+    route = claimed_from(before)
+    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 100, 100.0))
+
+
+def came_and_went(route: Route, *, share: int = 50) -> Route:
+    """A later deployment had some traffic, and gave it back."""
+    owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+    route = write(route, patch)
+    route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, share, 200.0))
+    return write(route, routes.restore(route, owner, CANDIDATE, LATEST, routes.SETTLED, "its word"))
+
+
+def reclaimed(route: Route) -> Route:
+    return write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+
+
+STANDING: dict[str, Callable[[], Route]] = {
+    "verified": verified,
+    "after a later deployment that came to nothing": lambda: came_and_went(verified()),
+    "after two of them": lambda: came_and_went(came_and_went(verified())),
+    "under several rules": lambda: verified(rules=3),
+    "under several rules after a later deployment": lambda: came_and_went(verified(rules=3)),
+}
+
+
+@pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
+class TestReclaim:
+    def test_gives_the_version_before_all_traffic_under_every_rule(self, make: Callable[[], Route]) -> None:
+        route = make()
+        after = reclaimed(route)
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * len(route.rules_with(CANDIDATE))
+        assert after.stable() == STABLE
+        assert (after.phase, after.word) == (routes.SETTLED, "worse")
+
+    def test_is_a_claim_of_its_own(self, make: Callable[[], Route]) -> None:
+        """Whoever held the route before, this deployment's own run among them, can write nothing any more."""
+        route = make()
+        after = reclaimed(route)
+        assert after.owner == f"{RUN}/{route.epoch + 1}"
+        assert after.shifts == []
+        for attempt in attempts(after):
+            with pytest.raises(FencedError):
+                attempt()
+
+    def test_done_twice_is_refused(self, make: Callable[[], Route]) -> None:
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        after = write(route, patch)
+        assert not routes.at_rest(after, RUN, CANDIDATE)
+        with pytest.raises(FencedError, match=f"is settled by {RUN}"):
+            routes.reclaim(after, RUN, STABLE, CANDIDATE, "worse")
+        with pytest.raises(PatchRefused):
+            apply_patch(after.body, patch)
+
+    def test_what_was_taken_back_can_be_deployed_over_as_before(self, make: Callable[[], Route]) -> None:
+        after = reclaimed(make())
+        owner, patch = routes.claim(after, LATER, STABLE, LATEST)
+        again = write(after, patch)
+        assert (again.owner, again.epoch) == (owner, after.epoch + 1)
+        assert all(set(rule) == {STABLE, LATEST} for rule in again.weights(LATEST))
+
+    def test_settling_it_afterwards_writes_nothing_more(self, make: Callable[[], Route]) -> None:
+        after = reclaimed(make())
+        owner = after.owner
+        assert owner is not None
+        assert routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED) == []
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "another run claimed it",
+            "the same run claimed it again",
+            "the watch braked",
+            "it was promoted",
+            "its annotations were removed",
+            "the candidate was renamed",
+            "the stable was renamed",
+            "a rule was put before",
+            "the backends were reordered",
+            "the candidate was removed",
+            "all backends were removed",
+            "a backend was put before",
+            "all rules were removed",
+        ],
+    )
+    def test_a_write_in_between_refuses_it_whole(self, make: Callable[[], Route], name: str) -> None:
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        now = copy.deepcopy(dict(route.body))
+        OVERTAKEN[name](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("key", ["weight", "port", "filters"])
+    def test_any_change_of_a_backend_in_between_refuses_it(self, make: Callable[[], Route], key: str) -> None:
+        """It replaces whole backends, so it must not write over what somebody has just changed."""
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        for rule in route.rules_with(CANDIDATE):
+            for ref in (0, 1):
+                now = copy.deepcopy(dict(route.body))
+                now["spec"]["rules"][rule]["backendRefs"][ref][key] = 42
+                with pytest.raises(PatchRefused):
+                    apply_patch(now, patch)
+
+
+class TestReclaimKeeps:
+    filters: list[Body] = [{"type": "RequestHeaderModifier"}]  # noqa: RUF012
+
+    @pytest.mark.parametrize("later", [False, True])
+    def test_ports_and_filters_of_each_rule(self, later: bool) -> None:
+        before = body([{**backend(STABLE, 1, 80), "filters": self.filters}], [backend(STABLE, 7, 8443)])
+        route = shifted_from(before)
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        route = write(route, routes.confirm(route, OURS))
+        after = reclaimed(came_and_went(route) if later else route)
+        for rule, expected in enumerate(before["spec"]["rules"]):
+            (original,) = expected["backendRefs"]
+            stable, candidate = after.body["spec"]["rules"][rule]["backendRefs"]
+            assert stable == {**original, "weight": 100}
+            assert candidate == {**original, "name": CANDIDATE, "weight": 0}
+            assert after.body["spec"]["rules"][rule]["matches"] == expected["matches"]
+
+    def test_rules_of_others_hostnames_and_annotations(self) -> None:
+        before = body([backend(STABLE)], [backend("static", 0)], annotations={"team": "pay"})
+        route = shifted_from(before)
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        after = reclaimed(write(route, routes.confirm(route, OURS)))
+        assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
+        assert after.body["spec"]["hostnames"] == before["spec"]["hostnames"]
+        assert after.annotations["team"] == "pay"
+
+
+class TestAtRest:
+    def changed(self, route: Route, change: Change) -> Route:
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        return Route(now)
+
+    @pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
+    def test_the_promotion_is_what_serves_and_nobody_is_at_work(self, make: Callable[[], Route]) -> None:
+        assert routes.at_rest(make(), RUN, CANDIDATE)
+
+    @pytest.mark.parametrize(
+        "phase",
+        [routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.SETTLED, routes.ABANDONED, "", "nonsense"],
+    )
+    def test_not_in_another_phase_of_its_own(self, phase: str) -> None:
+        route = self.changed(verified(), _set(PHASE, phase))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        with pytest.raises(FencedError):
+            reclaimed(route)
+
+    @pytest.mark.parametrize(
+        "phase", [routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.ABANDONED, "", "nonsense"]
+    )
+    def test_not_in_another_phase_of_a_later_deployment(self, phase: str) -> None:
+        route = self.changed(came_and_went(verified()), _set(PHASE, phase))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        with pytest.raises(FencedError):
+            reclaimed(route)
+
+    def test_not_where_a_later_deployment_was_verified_in_its_place(self) -> None:
+        route = verified()
+        owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+        route = write(route, patch)
+        route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
+        route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
+        route = write(route, routes.confirm(route, owner))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        assert routes.at_rest(route, LATER, LATEST)
+
+    def test_again_where_a_later_one_was_verified_and_taken_back(self) -> None:
+        route = verified()
+        owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+        route = write(route, patch)
+        route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
+        route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
+        route = write(route, routes.confirm(route, owner))
+        route = write(route, routes.reclaim(route, LATER, CANDIDATE, LATEST, "worse"))
+        assert routes.at_rest(route, RUN, CANDIDATE)
+        assert weights(reclaimed(route)) == [{STABLE: 100, CANDIDATE: 0}]
+
+    @pytest.mark.parametrize("make", [verified, lambda: came_and_went(verified())], ids=["own", "later"])
+    @pytest.mark.parametrize("key", [OWNER, PHASE])
+    def test_not_where_an_annotation_is_missing(self, make: Callable[[], Route], key: str) -> None:
+        """What is not there cannot be tested: the patch would be refused for ever."""
+        route = self.changed(make(), lambda now: now["metadata"]["annotations"].pop(key))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+
+    def test_shared_weights_are_a_persons_and_said_so(self) -> None:
+        route = self.changed(verified(), _refs(lambda refs: refs[0].update(weight=1)))
+        with pytest.raises(RefusedError, match="give one Service the whole weight"):
+            routes.at_rest(route, RUN, CANDIDATE)
+
+    def test_not_where_a_person_has_gone_back_by_hand(self) -> None:
+        def swap(refs: list[Body]) -> None:
+            refs[0]["weight"], refs[1]["weight"] = 100, 0
+
+        assert not routes.at_rest(self.changed(verified(), _refs(swap)), RUN, CANDIDATE)
+
+    @given(st.text(max_size=20) | st.sampled_from(GARBLED))
+    @example("[" * 20_000)
+    def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, SHIFTS, WORD):
+            route = self.changed(verified(), _set(key, text))
+            with suppress(DeployError):
+                reclaimed(route)
+
+
 class TestConfirm:
     def test_moves_nothing_and_ends_the_way_back(self) -> None:
         promoted = self.promoted()
@@ -393,9 +617,6 @@ OVERTAKEN: dict[str, Change] = {
     "a rule was put before": _rule_first,
     "all rules were removed": _no_rules,
 }
-
-
-GARBLED = ["[]", "{}", "[1]", '[{"share": 5}]', '[{"share": [], "at": 1}]', "DEP-1/²", "/", "a/b/3", "null", "5"]
 
 
 class TestOvertaken:

@@ -86,6 +86,17 @@ class TestBeforeAnyCall:
             ({"resolved_when": {"query": "x"}}, "conf: incident.resolved_when.op is missing; add it"),
             ({"safety_gate_result": None}, "conf: safety_gate is not valid"),
             ({"emergency": ""}, "conf: emergency.reason is not valid"),
+            (
+                {"safety_gate_result": {**CONF["safety_gate"], "coverage": float("nan")}},
+                "conf: safety_gate.coverage is not valid: Input should be a finite number",
+            ),
+            ({"change": {**CONF["change"], "x\x1b[2J": 1}}, "conf: change.'x\\x1b[2J' is not a known key"),
+            ({"change": {**CONF["change"], 1: 1}}, "conf: change.1 is not valid: Keys should be strings"),
+            ({"change": {"files": {1, 2}}}, "conf: is not plain JSON (TypeError)"),
+            (
+                {"resolved_when": {"query": "up[1y:1s]", "op": "<", "value": 1}},
+                "conf: incident.resolved_when.query is not valid: a range may cover 1d at most; shorten it",
+            ),
             ({"service": "../other"}, "service: ../other is not the name of a service"),
             ({"service": "payments\n"}, "service: payments"),
             ({"url": "airflow.example.com"}, "the address of Airflow is not usable"),

@@ -176,13 +176,16 @@ class TestService:
 
 
 class TestManifests:
-    def test_fill_in_the_image_and_the_version(self) -> None:
+    def test_fill_in_what_differs_from_cluster_to_cluster(self) -> None:
         image = f"registry.test/payments@sha256:{'0' * 64}"
-        kinds = {item["kind"]: item for item in yaml.safe_load_all(manifests.payments(image, "v1"))}
+        text = manifests.payments(image, "v1", gateway="traffic/public", label={"mine/yes": "1"})
+        kinds = {item["kind"]: item for item in yaml.safe_load_all(text)}
         assert list(kinds) == ["Namespace", "Deployment", "Service", "HTTPRoute"]
         (container,) = kinds["Deployment"]["spec"]["template"]["spec"]["containers"]
         assert container["image"] == image
         assert {"name": "VERSION", "value": "v1"} in container["env"]
+        assert kinds["HTTPRoute"]["spec"]["parentRefs"] == [{"name": "public", "namespace": "traffic"}]
+        assert kinds["Namespace"]["metadata"]["labels"]["mine/yes"] == "1"
 
 
 class TestBaseImage:

@@ -21,6 +21,13 @@ class Team:
 
     path: Path
 
+    @classmethod
+    def create(cls, path: Path) -> Team:
+        path.mkdir()
+        made = cls(path)
+        made.git("init", "--quiet", "--initial-branch", "main")
+        return made
+
     def git(self, *arguments: str) -> str:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         who = {f"GIT_{role}_{what}": "t@example.com" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -41,11 +48,7 @@ class Team:
 
 @pytest.fixture
 def team(tmp_path: Path) -> Team:
-    path = tmp_path / "team"
-    path.mkdir()
-    made = Team(path)
-    made.git("init", "--quiet", "--initial-branch", "main")
-    return made
+    return Team.create(tmp_path / "team")
 
 
 @pytest.fixture
@@ -101,6 +104,34 @@ class TestResolve:
     def test_a_commit_that_does_not_exist_is_refused(self, repository: Repository, commit: str) -> None:
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(commit)
+
+    def test_digits_too_many_are_refused(self, repository: Repository, second: str) -> None:
+        with pytest.raises(RefusedError, match="is not on main"):
+            repository.resolve(f"{second}0")
+
+    def test_a_commit_that_came_along_with_the_others_is_refused(
+        self, team: Team, repository: Repository, secret: str, tmp_path: Path
+    ) -> None:
+        """A server of mere files gives whole packs, other branches' commits among them."""
+        (found,) = repository._folder.glob("objects/info")
+        (found / "alternates").write_text(f"{team.path}/.git/objects\n")
+        assert repository._git("cat-file", "-t", secret) == "commit\n"
+        with pytest.raises(RefusedError, match="is not on main"):
+            repository.resolve(secret)
+
+    def test_a_branch_whose_name_could_be_a_commits_is_none(self, team: Team, first: str, second: str) -> None:
+        team.git("branch", first[:7], second)
+        with Repository.fetched(team.source("main", first[:7])) as repository:
+            assert repository.resolve(first[:7]) == first
+
+    def test_a_beginning_that_several_commits_share_is_refused(self, team: Team) -> None:
+        commits = [team.commit(number=str(number)) for number in range(17)]
+        shared = next(digit for digit in "0123456789abcdef" if sum(commit[0] == digit for commit in commits) > 1)
+        with (
+            Repository.fetched(team.source()) as repository,
+            pytest.raises(RefusedError, match=rf"^conf: commit {shared} is ambiguous: \d+ begin .* send more digits$"),
+        ):
+            repository.resolve(shared)
 
     def test_a_file_or_a_folder_is_no_commit(self, team: Team, repository: Repository) -> None:
         for what in ("main:kept", "main^{tree}"):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.names import version_name
 from airflow_deploy.domain.spec import DeploymentSpec, load_spec, parse_spec
-from tests.unit.builders import COMMIT, SPEC, make_spec
+from tests.hostile import any_value
+from tests.unit.builders import COMMIT, SPEC, changed, make_spec
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "dags" / "deployments").glob("*.yaml"))
 
@@ -85,6 +88,7 @@ class TestRefused:
             ({"config": {"A=B": "x"}}, "config"),
             ({"metrics": "graphite"}, "metrics"),
             ({"criticality": "urgent"}, "criticality"),
+            ({"canary": {"stages": [11, 100]}, "criticality": "high"}, "canary"),
             ({"canary": {"stages": []}}, "canary.stages"),
             ({"canary": {"stages": [5, 25]}}, "canary"),
             ({"canary": {"stages": [25, 5, 100]}}, "canary"),
@@ -114,6 +118,17 @@ class TestRefused:
         assert said.startswith(f"payments.yaml: {field}")
         assert said.isprintable()
 
+    def test_a_critical_service_begins_with_a_small_share(self) -> None:
+        assert make_spec(criticality="high", canary={"stages": [10, 100]}).canary.stages == (10, 100)
+        assert make_spec(criticality="medium", canary={"stages": [25, 100]}).canary.stages == (25, 100)
+        assert refusal(criticality="high", canary={"stages": [25, 100]}) == (
+            "payments.yaml: canary is not valid: canary.stages begins with 25 %,"
+            " and criticality high permits 10 % at first; begin with a smaller share"
+        )
+
+    def test_of_a_wrong_criticality_it_is_said_once(self) -> None:
+        assert refusal(criticality="urgent", canary={"stages": [50, 100]}).count("payments.yaml") == 1
+
     @pytest.mark.parametrize(
         ("field", "value"),
         [
@@ -125,6 +140,7 @@ class TestRefused:
             ("repository", "https://git.example.com/x\n"),
             ("branches", []),
             ("branches", "main"),
+            ("branches", {"main", "dev"}),
             ("branches", ["-x"]),
             ("branches", ["main:refs/heads/evil"]),
             ("branches", ["*"]),
@@ -180,6 +196,49 @@ class TestRefused:
             said = "payments.yaml: accepted"
             assert len(version_name(spec.service, COMMIT, 1_795_417_200)) <= 63
         assert said.startswith("payments.yaml: ")
+
+
+FULL: dict[str, Any] = {
+    **make_spec(config={"CURRENCY": "EUR"}, canary={"stages": [5, 100], "bake": "60s"}).dump(),
+    "gates": {"error_rate": 0.01, "latency_p99": 1.0},
+}
+"""A spec in which everything is written out."""
+
+PLACES = [(key,) for key in FULL] + [(key, inner) for key in FULL if isinstance(FULL[key], dict) for inner in FULL[key]]
+YAML_VALUES = any_value | st.sampled_from(
+    [date(2026, 1, 1), b"x", {1: 2}, {None: 1}, {(1, 2): 3}, {"x", "y"}, {5, 100}]
+)
+PLAUSIBLE = st.sampled_from([1, 2, 60, 0.5, "5m", "main", ["main"], [50, 100], "high", "/x", "a", "500m", {"A": "b"}])
+
+
+class TestAnySpec:
+    @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(PLACES), YAML_VALUES | PLAUSIBLE)
+    def test_a_changed_value_is_refused_by_its_name_or_taken_as_it_is(self, place: tuple[str, ...], value: Any) -> None:
+        refused = None
+        try:
+            spec = parse_spec(changed(FULL, place, value), "x.yaml")
+        except RefusedError as error:
+            refused = error
+        if refused:
+            # What several fields must agree upon is named by the part that holds them.
+            assert re.match(rf"x\.yaml: ({re.escape('.'.join(place))}|{place[0]} )", str(refused))
+            assert (str(refused).isprintable(), refused.__cause__, refused.__suppress_context__) == (True, None, True)
+        else:
+            arrived = spec.dump()
+            for key in place:
+                arrived = arrived[key]
+            assert holds(arrived, value)
+            assert parse_spec(spec.dump(), "again") == spec
+
+
+def holds(arrived: Any, value: Any) -> bool:
+    """Whether a value has arrived as it was meant: with what it leaves out, and durations in seconds."""
+    if isinstance(value, dict):
+        return isinstance(arrived, dict) and all(holds(arrived.get(key), item) for key, item in value.items())
+    if isinstance(value, str) and re.fullmatch("[0-9]+[smhd]", value) and isinstance(arrived, int):
+        return arrived == int(value[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[value[-1]]
+    return bool(arrived == value) and isinstance(arrived, bool) == isinstance(value, bool)
 
 
 class TestFiles:

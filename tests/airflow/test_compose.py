@@ -1,0 +1,25 @@
+"""Airflow heeds what the Compose file says: a misspelt variable would be silently without effect."""
+
+from __future__ import annotations
+
+import yaml
+from airflow.configuration import conf
+
+from tests.stack.layout import CHECKOUT
+
+SERVICES = yaml.safe_load((CHECKOUT / "docker-compose.airflow.yml").read_text())["services"]
+ELSEWHERE = {("celery", "broker_url_cmd")}
+"""What the Celery provider knows, which the image has and these tests have not."""
+
+
+def test_every_option_is_one_of_airflows() -> None:
+    known = {
+        (section, option)
+        for section, described in conf.configuration_description.items()
+        for option in described["options"]
+    }
+    commands = {(section, f"{option}_cmd") for section, option in conf.sensitive_config_values}
+    for name in SERVICES["airflow-worker"]["environment"]:
+        if name.startswith("AIRFLOW__"):
+            section, option = name.lower().removeprefix("airflow__").split("__")
+            assert (section, option) in known | commands | ELSEWHERE, name
