@@ -11,6 +11,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from airflow_deploy.domain.route import Route, gitops_managers
@@ -74,7 +75,8 @@ class PlanDeploymentOperator(DeployOperator):
 
 def _refuse_backdated(plan: DeploymentPlan) -> None:
     """The caller may have set run_after. Names carry it, and what verifies deployments takes the latest one by it."""
-    if plan.created < max(10**9, Artifacts(plan).latest()):
+    latest = max(map(triggered_at, Artifacts(plan).others()), default=0)
+    if plan.created < max(10**9, latest):
         raise RefusedError(
             f"run_after: the run is dated before the latest deployment of {plan.spec.service}; trigger a new one"
             " without run_after"

@@ -24,6 +24,16 @@ def store() -> ObjectStoragePath:
     return ObjectStoragePath(conf.get("airflow_deploy", "artifact_store").rstrip("/"))
 
 
+def deployment_ids(service: str) -> list[str]:
+    """Return the ids of a service's deployments, which sort by their time: the latest one last."""
+    folder = store() / service
+    if not folder.exists():
+        return []
+    # Names alone: a path for each of thousands of deployments would take seconds.
+    names = (path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False))
+    return sorted(name for name in names if triggered_at(name))
+
+
 class Artifacts:
     """The folder ``<store>/<service>/<DEP-id>``."""
 
@@ -57,21 +67,14 @@ class Artifacts:
         """
         return str((self._folder / name).read_text(encoding="utf-8"))
 
-    def latest(self) -> int:
-        """Return when the service's latest other deployment was triggered, in unix seconds; 0 where there is none."""
-        return max((triggered_at(name) for name in self._others()), default=0)
+    def others(self) -> list[str]:
+        """Return the ids of the service's other deployments, the latest one last."""
+        return [name for name in deployment_ids(self._plan.spec.service) if name != self._plan.deployment_id]
 
     def earlier(self) -> Outcomes:
         """Return how the service's latest deployments before this one ended."""
-        states = [self._state(name) for name in sorted(self._others())[-HISTORY:]]
+        states = [self._state(name) for name in self.others()[-HISTORY:]]
         return Outcomes(verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED"))
-
-    def _others(self) -> list[str]:
-        """Return the ids of the service's other deployments, which sort by their time."""
-        if not self._service.exists():
-            return []
-        names = (path.name for path in self._service.iterdir())
-        return [name for name in names if triggered_at(name) and name != self._plan.deployment_id]
 
     def _state(self, deployment_id: str) -> Any:
         path = self._service / deployment_id / f"{deployment_id}.json"

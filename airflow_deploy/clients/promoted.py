@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
-from airflow_deploy.clients.artifacts import store
+from airflow_deploy.clients.artifacts import deployment_ids, store
 from airflow_deploy.domain.evidence import counts_from
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State
@@ -55,10 +55,8 @@ def one_promoted(service: str, deployment_id: str) -> Promoted | None:
 
 
 def _latest(service: ObjectStoragePath) -> Promoted | None:
-    # Names alone, which sort by their time: a path for each of thousands of deployments would take seconds.
-    names = [path.rstrip("/").rpartition("/")[2] for path in service.fs.ls(service.path, detail=False)]
     disturbed_until = 0.0
-    for name in sorted(names, reverse=True):
+    for name in reversed(deployment_ids(service.name)):
         said = _summary(service / name) or {}
         if said.get("state") == State.VERIFIED:
             found = _verified(said)
