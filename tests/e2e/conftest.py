@@ -41,13 +41,14 @@ def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[], None]:
 
 
 @pytest.fixture
-def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
-    """Return the payment service as its team runs it, under traffic."""
+def world(stack: StackInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """Return the payment service as its team runs it, under traffic; the mark ``served`` changes what its YAML says."""
     World.end_runs(stack)
-    sample = serve(stack, bake=5, max_bake=240)
+    asked = request.node.get_closest_marker("served")
+    sample = serve(stack, **{"bake": 5, "max_bake": 240, **(asked.kwargs if asked else {})})
     with users(tmp_path / "requests.jsonl") as record:
         world = World(stack, sample, record)
-        world.wait_served(20)
+        world.wait_served(10)
         yield world
 
 

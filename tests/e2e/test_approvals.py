@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_deployments import RISKY, audited, states, summary, transitions
-from tests.e2e.world import World
+from tests.e2e.trail import audited, states, summary, transitions
+from tests.e2e.world import RISKY, World
 from tests.stack import StackInfo
 from tests.stack.api import AirflowApi
 from tests.stack.demo import DAG
-from tests.stack.layout import DAGS
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
@@ -31,16 +30,7 @@ def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
         world = World(stack, sample, record)
         world.wait_served(20)
-        world.until(lambda: _has_two_stages(world), "Airflow reads the DAG with two stages")
         yield world
-
-
-def _has_two_stages(world: World) -> bool:
-    """Whether Airflow has read the new YAML. It misses what changes while it reads; a file touched is read again."""
-    if "canary_25.gate" not in {item["task_id"] for item in world.api.get(f"dags/{DAG}/tasks")["tasks"]}:
-        return True
-    (DAGS / "deployments.py").touch()
-    return False
 
 
 @pytest.fixture

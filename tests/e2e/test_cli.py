@@ -1,8 +1,6 @@
 """The command ``airflow-deploy`` on the real stack, and images of the Dockerfiles that it prints."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ import pytest
 
 from airflow_deploy.clients.airflow_api import AirflowApi, Login
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.states import State
-from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.e2e.python_base import VERSION, import_python
-from tests.e2e.world import PATIENCE, World
+from tests.e2e.terminal import run, summary
+from tests.e2e.world import World
 from tests.stack.access import kubectl
 from tests.stack.demo import DAG, conf
 from tests.stack.errors import StackError
@@ -25,87 +22,6 @@ from tests.stack.sample.base_image import import_base
 
 NAMESPACE = "generated"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def run(info: StackInfo, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command as the user ``deployer`` does in a terminal."""
-    login = {"AIRFLOW_DEPLOY_USER": "deployer", "AIRFLOW_DEPLOY_PASSWORD": info.users["deployer"]}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("airflow-deploy"), *arguments],
-        input=stdin,
-        env={"AIRFLOW_DEPLOY_URL": info.airflow_url, **login},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert info.users["deployer"] not in done.stdout + done.stderr
-    return done
-
-
-def summary(output: str) -> dict[str, str]:
-    """Return the rows that ``watch`` prints at the end."""
-    rows = [line.split(None, 1) for line in output.splitlines()]
-    return {row[0]: row[1] for row in rows if len(row) == 2}
-
-
-def test_the_safety_gates_call_deploys_a_good_fix(world: World) -> None:
-    said = conf(world.sample.good, "Payments time out")
-    token = world.api.session.headers["Authorization"]
-    result = deploy_from_safety_gate(
-        said["incident"]["id"],
-        said["safety_gate"],
-        world.sample.good,
-        service="payments",
-        title=said["incident"]["title"],
-        severity=said["incident"]["severity"],
-        change=said["change"],
-        wait=True,
-        timeout=PATIENCE,
-        url=world.info.airflow_url,
-        token=str(token).removeprefix("Bearer "),
-    )
-
-    assert (result.state, result.ended) == (State.VERIFIED, True)
-    name, _, tag = str(result.image_tag).rpartition(":")
-    assert name == f"{world.info.registry}/payments"
-    assert tag.startswith(world.sample.good)
-    assert tag in world.images()
-    folder = Path(str(result.artifact_path).removeprefix("file://"))
-    assert json.loads((folder / f"{folder.name}.json").read_text())["run_id"] == result.run_id
-    gates = [(verdict.task, verdict.verdict) for verdict in result.canary]
-    assert gates == [
-        ("canary_5.gate", "HEALTHY"),
-        ("canary_25.gate", "HEALTHY"),
-        ("canary_50.gate", "HEALTHY"),
-        ("canary_100.gate", "HEALTHY"),
-        ("watch", "CLOSED"),
-        ("verify", "HEALTHY"),
-    ]
-
-    watched = run(world.info, "watch", "payments", result.run_id)
-    assert watched.returncode == 0
-    assert summary(watched.stdout)["state"] == "VERIFIED"
-
-
-def test_a_bad_fix_is_triggered_and_watched_from_the_terminal(world: World) -> None:
-    fix = json.dumps(conf(world.sample.bad, "Payments time out"))
-    triggered = run(world.info, "trigger", "payments", "--conf", "-", stdin=fix)
-    assert triggered.returncode == 0, triggered.stderr
-    run_id = triggered.stdout.strip()
-
-    watched = run(world.info, "watch", "payments", run_id)
-    assert watched.returncode == 1, watched.stderr
-    said = summary(watched.stdout)
-    assert said["state"] == "ROLLED_BACK"
-    assert said["watch"].startswith("BREACHED: ")
-    assert said["reason"].startswith("watch: BREACHED: ")
-    states = [line.split()[1] for line in watched.stdout.splitlines() if line[2:3] == ":"]
-    assert [state for state in ("CANARY_WAITING", "ROLLED_BACK") if state in states] == [
-        "CANARY_WAITING",
-        "ROLLED_BACK",
-    ]
-    assert world.api.run_state(DAG, run_id) == "failed"
 
 
 def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: World, tmp_path: Path) -> None:

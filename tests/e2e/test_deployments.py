@@ -1,45 +1,47 @@
 """Whole deployments through Airflow's REST API, on real Kubernetes, under traffic."""
 
 import json
-from pathlib import Path
-from typing import Any
 
-from airflow_deploy.domain.evidence import digest
-from tests.e2e.world import World
+import pytest
 
-
-def transitions(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / f"transitions_{folder.name}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def states(folder: Path) -> list[str]:
-    return [item["to"] for item in transitions(folder)]
+from airflow_deploy.domain.states import State
+from airflow_deploy.safety_gate import deploy_from_safety_gate
+from tests.e2e import terminal
+from tests.e2e.trail import audited, check_consistent, states, summary
+from tests.e2e.world import PATIENCE, RISKY, World
+from tests.stack.demo import conf
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"{folder.name}.json").read_text())
-    return found
+def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(world: World) -> None:
+    said = conf(world.sample.good, "Payments time out")
+    result = deploy_from_safety_gate(
+        said["incident"]["id"],
+        said["safety_gate"],
+        world.sample.good,
+        service="payments",
+        title=said["incident"]["title"],
+        severity=said["incident"]["severity"],
+        change=said["change"],
+        wait=True,
+        timeout=PATIENCE,
+        url=world.info.airflow_url,
+        token=str(world.api.session.headers["Authorization"]).removeprefix("Bearer "),
+    )
+    assert (result.state, result.ended) == (State.VERIFIED, True)
+    judged = [(verdict.task, verdict.verdict) for verdict in result.canary]
+    gates = [(f"canary_{share}.gate", "HEALTHY") for share in (5, 25, 50, 100)]
+    assert judged == [*gates, ("watch", "CLOSED"), ("verify", "HEALTHY")]
+    name, _, tag = str(result.image_tag).rpartition(":")
+    assert name == f"{world.info.registry}/payments"
+    assert tag.startswith(world.sample.good)
+    assert tag in world.images()
+    watched = terminal.run(world.info, "watch", "payments", result.run_id)
+    assert watched.returncode == 0
+    assert terminal.summary(watched.stdout)["state"] == "VERIFIED"
 
-
-def check_consistent(folder: Path) -> None:
-    """The four artifacts agree with each other, and every digest with the evidence that it stands for."""
-    path = transitions(folder)
-    assert [item["from"] for item in path] == [None, *(item["to"] for item in path[:-1])]
-    assert summary(folder)["state"] == path[-1]["to"]
-    for judgement in summary(folder)["judgements"].values():
-        assert digest((folder / judgement["evidence"]).read_text()) == judgement["evidence_sha256"]
-    digests = {judgement["evidence_sha256"] for judgement in summary(folder)["judgements"].values()}
-    assert {item["evidence"] for item in path if item["evidence"]} <= digests
-    assert json.loads((folder / f"confidence_{folder.name}.json").read_text())["score_confidence"]["score"] >= 80
-    assert summary(folder)["image"] in (folder / f"manifest_{folder.name}.yaml").read_text()
-
-
-def test_a_good_fix_is_verified_and_no_request_is_lost(world: World) -> None:
-    run = world.deploy(world.sample.good)
-    assert world.ended(run) == "success"
-
+    run = result.run_id
     folder = audited(world, run)
+    assert str(result.artifact_path) == f"file://{folder}"
     assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
     assert states(folder).count("CANARY") == 4
     check_consistent(folder)
@@ -50,8 +52,19 @@ def test_a_good_fix_is_verified_and_no_request_is_lost(world: World) -> None:
     assert world.tasks(run)["rollback"] == "skipped"
 
 
-def test_a_bad_fix_is_taken_back_by_itself(world: World) -> None:
-    run = world.deploy(world.sample.bad)
+def test_a_bad_fix_is_taken_back_by_itself_and_the_terminal_shows_it(world: World) -> None:
+    fix = json.dumps(conf(world.sample.bad, "Payments time out"))
+    triggered = terminal.run(world.info, "trigger", "payments", "--conf", "-", stdin=fix)
+    assert triggered.returncode == 0, triggered.stderr
+    run = triggered.stdout.strip()
+    watched = terminal.run(world.info, "watch", "payments", run)
+    assert watched.returncode == 1, watched.stderr
+    shown = terminal.summary(watched.stdout)
+    assert shown["state"] == "ROLLED_BACK"
+    assert shown["watch"].startswith("BREACHED: ")
+    assert shown["reason"].startswith("watch: BREACHED: ")
+    states_shown = [line.split()[1] for line in watched.stdout.splitlines() if line[2:3] == ":"]
+    assert "CANARY_WAITING" in states_shown[: states_shown.index("ROLLED_BACK")]
     assert world.ended(run) == "failed"
 
     folder = audited(world, run)
@@ -81,10 +94,11 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     assert [request for request in world.requests() if request.failed] == []
 
 
+@pytest.mark.served(stages=[50, 100], criticality="medium")
 def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(world: World) -> None:
     run = world.deploy(world.sample.good)
-    world.until(lambda: world.tasks(run)["canary_25.gate"] == "deferred", "the gate looks")
-    world.api.clear("deploy_payments", run, "canary_25.gate")
+    world.until(lambda: world.tasks(run)["canary_50.gate"] == "deferred", "the gate looks")
+    world.api.clear("deploy_payments", run, "canary_50.gate")
 
     assert world.ended(run) == "success"
     folder = audited(world, run)
@@ -92,10 +106,6 @@ def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(w
     check_consistent(folder)
     assert world.weights() == {"payments": 0, summary(folder)["candidate"]: 100}
     assert [request for request in world.requests() if request.failed] == []
-
-
-RISKY = {"files": 60, "lines": 2000, "migrations": True}
-"""A change that lowers the confidence to where a person is asked."""
 
 
 def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
@@ -113,13 +123,3 @@ def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> 
     assert "safety_gate.recommendation is HOLD" in summary(folders[1])["reason"]
     assert world.objects() == before
     assert world.weights() == {"payments": 100}
-
-
-def audited(world: World, run: str) -> Path:
-    """Wait until the run has left its artifacts, and return their folder."""
-    return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
-
-
-def _deployment(world: World, run: str) -> str | None:
-    candidates = Path(world.info.artifacts).glob("payments/*/DEP-*.json")
-    return next((path.stem for path in candidates if json.loads(path.read_text())["run_id"] == run), None)

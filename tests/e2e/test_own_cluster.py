@@ -147,7 +147,7 @@ def test_a_good_fix_is_verified_there_and_nothing_is_left_behind(checkout: Check
     assert "error: KUBECONFIG: /nonexistent names no cluster" in other.stderr
 
     # The second checkout's own end-to-end test, with the second checkout's Airflow.
-    test = "tests/e2e/test_deployments.py::test_a_good_fix_is_verified_and_no_request_is_lost"
+    test = "tests/e2e/test_deployments.py::test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished"
     checkout.succeed(".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
 
     checkout.succeed("make", "down", **dict.fromkeys(checkout.shell))

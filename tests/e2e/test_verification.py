@@ -6,19 +6,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import requests
 
-from tests.e2e.test_deployments import audited, check_consistent, states, summary, transitions
+from tests.e2e.trail import audited, check_consistent, states, summary, transitions
 from tests.e2e.world import World
-from tests.stack import StackInfo
 from tests.stack.airflow import install_deployments
 from tests.stack.layout import DAGS
 from tests.stack.processes import recorded
-from tests.stack.service import serve
-from tests.stack.traffic import users
 
 DAG = "verify_deployments"
 
@@ -30,19 +26,14 @@ dag.tags.add("limit {limit}")
 """
 
 
-@pytest.fixture
-def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
-    """Return the payment service under traffic, deployed in two stages; the verification waits for a word."""
-    World.end_runs(stack)
-    sample = serve(stack, bake=5, max_bake=240, stages=[50, 100], criticality="medium")
-    with users(tmp_path / "requests.jsonl") as record:
-        world = World(stack, sample, record)
-        verified_by_hand(world, limit=3)
-        try:
-            world.wait_served(20)
-            yield world
-        finally:
-            install_deployments([])
+pytestmark = pytest.mark.served(stages=[50, 100], criticality="medium")
+
+
+@pytest.fixture(autouse=True)
+def _by_hand(world: World) -> Iterator[None]:
+    verified_by_hand(world, limit=3)
+    yield
+    install_deployments([])
 
 
 def verified_by_hand(world: World, limit: int) -> None:
@@ -50,6 +41,7 @@ def verified_by_hand(world: World, limit: int) -> None:
     (DAGS / "verification.py").write_text(BY_HAND.format(limit=limit))
 
     def read() -> bool:
+        (DAGS / "verification.py").touch()  # what changes while it is being read would be missed
         return f"limit {limit}" in {tag["name"] for tag in world.api.get(f"dags/{DAG}")["tags"]}
 
     world.until(read, "Airflow reads the verification DAG")

@@ -1,9 +1,13 @@
 """Airflow's REST API, as the demo and the tests use it."""
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
 
+from tests.stack.airflow import install_deployments
+from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
 
 TIMEOUT = 30
@@ -40,6 +44,23 @@ class AirflowApi:
     def has_dag(self, dag_id: str) -> bool:
         """Whether Airflow has read the DAG."""
         return self.request("GET", f"dags/{dag_id}").ok
+
+    def await_read(self, dag_id: str) -> None:
+        """Let Airflow read its DAG files again, and wait until it has.
+
+        A file that changes while it is being read would otherwise be read again after two minutes.
+
+        :raises StackError: it does not within two minutes.
+        """
+        began, deadline = datetime.now(UTC), time.monotonic() + 120
+        install_deployments([])
+        while True:
+            found = self.request("GET", f"dags/{dag_id}")
+            if found.ok and datetime.fromisoformat(found.json()["last_parsed_time"]) > began:
+                return
+            if time.monotonic() > deadline:
+                raise StackError(f"Airflow does not read {dag_id}: look at the log of its dag-processor.")
+            time.sleep(0.5)
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run and return its id: the one REST call that a deployment takes.

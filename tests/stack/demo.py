@@ -80,13 +80,9 @@ class Demo:
     def wait_ready(self, seconds: float) -> None:
         """Wait until Airflow has the DAG and users have been served for ``seconds``.
 
-        :raises StackError: Airflow does not read the DAG within a minute.
+        :raises StackError: Airflow does not read the DAG.
         """
-        deadline = time.monotonic() + 60
-        while not self._api.has_dag(DAG):
-            if time.monotonic() > deadline:
-                raise StackError(f"Airflow does not show {DAG}: look at {self._info.logs}/airflow-dag-processor.log.")
-            time.sleep(0.5)
+        self._api.await_read(DAG)
         for run_id in self._api.unfinished(DAG):  # an earlier demo was interrupted
             self._api.end_run(DAG, run_id)
         while not self._served() or self._requests[-1].sent - self._requests[0].sent < seconds:

@@ -53,6 +53,13 @@ def serve(
     """
     cluster = Cluster.load()
     sample = make_repository(Path(info.state) / "repository")
+    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
+    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
+    # First of all, so that Airflow, which may be reading the one before, reads this one while the service comes up.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "payments.yaml"
+        path.write_text(spec)
+        install_deployments([path])
     client = docker.DockerClient(base_url=info.docker_url)
     if embedded():
         import_base(client, CACHE)
@@ -63,12 +70,6 @@ def serve(
     kubectl("apply", "--server-side", "-f", "-", stdin=objects)
     kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [cluster.account]))
     _wait_served(image)
-    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
-    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "payments.yaml"
-        path.write_text(spec)
-        install_deployments([path])
     return sample
 
 

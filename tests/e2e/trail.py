@@ -1,0 +1,45 @@
+"""What a deployment leaves behind, as a test reads it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from airflow_deploy.domain.evidence import digest
+from tests.e2e.world import World
+
+
+def transitions(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / f"transitions_{folder.name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def states(folder: Path) -> list[str]:
+    return [item["to"] for item in transitions(folder)]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{folder.name}.json").read_text())
+    return found
+
+
+def check_consistent(folder: Path) -> None:
+    """The four artifacts agree with each other, and every digest with the evidence that it stands for."""
+    path = transitions(folder)
+    assert [item["from"] for item in path] == [None, *(item["to"] for item in path[:-1])]
+    assert summary(folder)["state"] == path[-1]["to"]
+    for judgement in summary(folder)["judgements"].values():
+        assert digest((folder / judgement["evidence"]).read_text()) == judgement["evidence_sha256"]
+    digests = {judgement["evidence_sha256"] for judgement in summary(folder)["judgements"].values()}
+    assert {item["evidence"] for item in path if item["evidence"]} <= digests
+    assert json.loads((folder / f"confidence_{folder.name}.json").read_text())["score_confidence"]["score"] >= 80
+    assert summary(folder)["image"] in (folder / f"manifest_{folder.name}.yaml").read_text()
+
+
+def audited(world: World, run: str) -> Path:
+    """Wait until the run has left its artifacts, and return their folder."""
+    return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+
+
+def _deployment(world: World, run: str) -> str | None:
+    candidates = Path(world.info.artifacts).glob("payments/*/DEP-*.json")
+    return next((path.stem for path in candidates if json.loads(path.read_text())["run_id"] == run), None)
