@@ -7,6 +7,7 @@ that does not move within it, so a pass may be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from airflow_deploy.clients.observer import Observer, chunks
@@ -14,13 +15,16 @@ from airflow_deploy.clients.promoted import Promoted
 from airflow_deploy.domain.errors import DeployError
 from airflow_deploy.domain.evidence import EvidenceLog
 from airflow_deploy.domain.judge import ALPHA, SUSTAINED, Finding, Verdict, evaluate
+from airflow_deploy.domain.telemetry import SATURATION
 
 WINDOW = 1800.0
 """Seconds that a pass looks back. A harm so rare that this long does not show it is not seen."""
 EVERY = 60.0
 """Seconds that share one part of the bound on false alarms."""
 POINTS = 5
-"""How often a gauge or the incident's query is asked over its span: one bad sample says nothing."""
+"""How often the incident's query is asked over its span: one bad sample says nothing."""
+FULL = 300.0
+"""Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,19 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
 
 
 def _take_in_gauges(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> None:
-    *before, _ = _points(at, SUSTAINED + 1)
-    now = observer.gauges(at)
+    """Tell the judge of the gauges that have been beyond their limits all the time."""
     limits = item.plan.spec.gates
-    # One that is within its limit now has not been beyond it all the time, which is nearly always so.
-    if any(value is not None and value > limits[name] for name, value in now.items()):
-        for when in before:
-            for name, value in observer.gauges(when).items():
-                log.gauge(name, when, value)
-    for name, value in now.items():
-        log.gauge(name, at, value)
+    # More often than the judge's patience with what it does not see; the latest first, which nearly always ends it.
+    seen: list[tuple[float, Mapping[str, float | None]]] = []
+    full = set(SATURATION)
+    for when in reversed(_points(at, FULL, int(FULL / SUSTAINED) + 2)):
+        seen.append((when, observer.gauges(when)))
+        full = {name for name in full if (value := seen[-1][1][name]) is not None and value > limits[name]}
+        if not full:
+            return
+    for when, values in reversed(seen):
+        for name in sorted(full):
+            log.gauge(name, when, values[name])
 
 
 def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> Finding | None:
@@ -92,7 +99,7 @@ def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -
     if at - span < max(item.verified_at, item.disturbed_until):
         return None
     value = None
-    for when in _points(at, span):
+    for when in _points(at, span, POINTS):
         value = observer.number(condition.query, when)
         log.answer(when, value)
         if not condition.denied(value):
@@ -102,5 +109,5 @@ def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -
     return Finding("resolved_when", "BREACHED", reason)
 
 
-def _points(at: float, span: float) -> list[float]:
-    return [at - span * (POINTS - 1 - index) / (POINTS - 1) for index in range(POINTS)]
+def _points(at: float, span: float, count: int) -> list[float]:
+    return [at - span * (count - 1 - index) / (count - 1) for index in range(count)]
