@@ -25,7 +25,7 @@ unit: install ## unit and Airflow tests: no server, no root
 	@$(PY) -m pytest -q tests/unit tests/airflow
 
 e2e: install ## end-to-end tests on the real servers; everything is stopped afterwards
-	@$(PY) -m pytest -v tests/e2e
+	@$(PY) -m tests.e2e
 
 up: install ## start the real servers
 	@$(PY) -m tests.stack up
