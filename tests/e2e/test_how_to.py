@@ -25,6 +25,7 @@ from cryptography.fernet import Fernet
 from tests.e2e.world import PATIENCE
 from tests.stack import postgres
 from tests.stack.access import add_account, kubectl
+from tests.stack.airflow import SETTINGS
 from tests.stack.cluster import EMBEDDED
 from tests.stack.info import StackInfo
 from tests.stack.layout import ADDRESS, CACHE, CHECKOUT
@@ -275,6 +276,7 @@ def test_the_page_leads_to_a_first_deployment(stack: StackInfo, reader: Reader, 
         _check_scraping(reader.home / "prometheus.yml")
         for step in (2, 3, 4, 5, 6):
             reader.follow(step)
+        _check_settings(reader.home / "airflow.cfg")
         assert (CHECKOUT / "dags/deployments.py").read_text() in _after_name(reader.home / "dags/deployments.py")
         assert (CHECKOUT / "dags/verification.py").read_text() in _after_name(reader.home / "dags/verification.py")
 
@@ -316,6 +318,14 @@ def _check_scraping(path: Path) -> None:
         assert job.pop("kubernetes_sd_configs")  # Debian's Prometheus is built without Kubernetes
     path.write_text(yaml.safe_dump(config))
     _run("promtool", "check", "config", "--syntax-only", path)
+
+
+def _check_settings(path: Path) -> None:
+    """The page recommends what the stack has."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(path)
+    for section in ("scheduler", "workers", "triggerer"):
+        assert dict(config[section]) == {name: str(value) for name, value in SETTINGS[section].items()}
 
 
 def _check_said(reader: Reader, printed: str) -> None:
