@@ -12,6 +12,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_deploy.clients.artifacts import HISTORY, Artifacts
 from airflow_deploy.domain.plan import DeploymentPlan
+from tests.unit.airflow_home import isolate
 from tests.unit.builders import make_plan, make_spec
 
 
@@ -58,6 +59,13 @@ def test_an_artifact_of_another_shape_is_left_out(plan: DeploymentPlan, text: st
     ended(plan, 2, text)
     found = Artifacts(plan).earlier()
     assert (found.verified, found.undone) == (0, 1)
+
+
+def test_what_else_lies_there_takes_no_deployments_place(plan: DeploymentPlan) -> None:
+    ended(plan, 1, summary("VERIFIED"))
+    for number in range(HISTORY):
+        (isolate() / "artifacts" / plan.spec.service / f"notes-{number}").mkdir()
+    assert Artifacts(plan).earlier().verified == 1
 
 
 def test_a_deployment_is_not_its_own_past(plan: DeploymentPlan) -> None:
