@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import requests
 import yaml
 from cryptography.fernet import Fernet
 
-from tests.e2e.world import PATIENCE
+from tests.e2e.world import PATIENCE, free_port
 from tests.stack import postgres
 from tests.stack.access import add_account, kubectl
 from tests.stack.airflow import SETTINGS
@@ -144,12 +143,6 @@ def install(folder: Path, home: Path) -> Path:
 def _run(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configure(home: Path, url: str) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.e2e.world import free_port
 from tests.stack.access import kubectl
 from tests.stack.info import StackInfo
 from tests.stack.layout import CACHE, CHECKOUT, KEPT_BY_DOWN, MARKER
 from tests.stack.sample.base_image import import_base
 
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".stack", ".*_cache", ".hypothesis", "__pycache__")
-PORT = "8090"
 
 
 class Checkout:
@@ -49,9 +49,13 @@ def _read(path: Path) -> bytes:
 
 
 def _written() -> list[str]:
-    """What is in the cluster that `make down` might forget."""
-    kinds = "namespaces,clusterroles,clusterrolebindings,customresourcedefinitions,gateways,gatewayclasses"
-    return sorted(kubectl("get", kinds, "--all-namespaces", "-o", "name").split())
+    """What is in the cluster that `make down` might forget; other tests make namespaces meanwhile."""
+    kinds = "clusterroles,clusterrolebindings,customresourcedefinitions,gateways,gatewayclasses"
+    found = kubectl("get", kinds, "--all-namespaces", "-o", "name").split()
+    marked = "--selector=airflow-deploy/stack,airflow-deploy/stack!=embedded"
+    for which in (marked, "--field-selector=metadata.name=payments"):
+        found += kubectl("get", "namespaces", which, "-o", "name").split()
+    return sorted(found)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def checkout(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "PROMETHEUS_URL": stack.prometheus_url,
         "REGISTRY": stack.registry,
         "DOCKER_HOST": stack.docker_url,
-        "AIRFLOW_PORT": PORT,
+        "AIRFLOW_PORT": str(free_port()),
     }
     import_base(docker.DockerClient(base_url=stack.docker_url), CACHE)  # on a closed network nobody else can
     kubectl("delete", "namespace", "payments", "--ignore-not-found", "--wait")
@@ -87,7 +91,6 @@ MISSING: dict[str, tuple[dict[str, str | None], str]] = {
     ),
     "no-gateway": ({"GATEWAY": "a/b"}, "GATEWAY: the cluster has no Gateway a/b: it has gateway/gateway."),
     "unreached": ({"GATEWAY_URL": "http://127.0.0.1:1"}, "GATEWAY_URL: http://127.0.0.1:1 does not answer"),
-    "port": ({"AIRFLOW_PORT": "8080"}, "Port 8080, for Airflow, is taken"),
 }
 
 
@@ -100,6 +103,11 @@ def test_what_is_missing_is_named_before_anything_is_written(checkout: Checkout,
     assert [line for line in done.stderr.splitlines() if sentence in line], done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert (_written(), checkout.left_behind()) == (before, [])
+
+
+def test_two_airflows_share_no_port(checkout: Checkout, stack: StackInfo) -> None:
+    port = stack.airflow_url.rpartition(":")[2]
+    assert f"error: Port {port}, for Airflow, is taken" in checkout.run("make", "up", AIRFLOW_PORT=port).stderr
 
 
 OTHER_GATEWAY = """
@@ -139,7 +147,7 @@ def test_somebody_elses_namespace_is_left_alone(checkout: Checkout) -> None:
 def test_a_good_fix_is_verified_there_and_nothing_is_left_behind(checkout: Checkout, stack: StackInfo) -> None:
     before = _written()
     said = checkout.succeed("make", "up")
-    assert f"Airflow        http://127.0.0.1:{PORT}" in said
+    assert f"Airflow        http://127.0.0.1:{checkout.shell['AIRFLOW_PORT']}" in said
     assert "etcd" not in said
 
     # Up with one cluster, it serves no other.

@@ -1,6 +1,7 @@
 """What an end-to-end test needs of the world: trigger, await, and read what users, route and audit trail say."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,13 @@ PATIENCE = 600
 
 RISKY = {"files": 60, "lines": 2000, "migrations": True}
 """A change that lowers the confidence to where a person is asked."""
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class World:
