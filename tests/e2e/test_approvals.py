@@ -54,30 +54,33 @@ def admin(stack: StackInfo) -> AirflowApi:
     return AirflowApi(stack, "admin")
 
 
-def asked(world: World, run: str, task: str, tries: int = 1) -> dict[str, Any]:
+def asked(world: World, run: str, task: str, times: int = 1) -> dict[str, Any]:
     """Wait until the task asks a person, and return the question.
 
-    It waits for the trigger too: where two answers come before the process that asked has ended, Airflow takes the task
-    for lost, and asks again.
+    It waits for the scheduler too: where an answer comes before Airflow knows that the process that asked has ended, it
+    takes the task for lost, and asks again.
+
+    :param times: how often the question has been put by then.
     """
+    log = Path(world.info.logs) / "airflow-scheduler.log"
+    ended = f"task_id='{task}', run_id='{run}'"
 
     def question() -> dict[str, Any] | None:
         found = world.api.question(DAG, run, task)
-        if not found or found["response_received"]:
+        if not found or found["response_received"] or world.tasks(run)[task] != "deferred":
             return None
-        asking = found["task_instance"]
-        ready = asking["state"] == "deferred" and asking["triggerer_job"] and asking["try_number"] >= tries
-        return found if ready else None
+        lines = log.read_text(errors="replace").splitlines()
+        return found if sum("Received executor event" in line and ended in line for line in lines) >= times else None
 
     found: dict[str, Any] = world.until(question, f"{task} asks a person", 180)
     return found
 
 
 def requesters_yes(world: World, run: str, task: str) -> None:
-    """Let the requester approve, and wait until that was seen not to count."""
+    """Let the requester approve, and wait until that was seen not to count and the question put again."""
     assert world.api.answer(DAG, run, task, "Approve") == 200
     world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen", 60)
-    asked(world, run, task)
+    asked(world, run, task, times=2)
 
 
 def answers(world: World, run: str, task: str) -> list[dict[str, Any]]:
@@ -119,7 +122,7 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     assert "**Why a person is asked.** The gate is UNDECIDED after" in beside["body"]
     assert world.tasks(run)["canary_5.gate"] == "success"
     world.api.clear(DAG, run, BESIDE)
-    asked(world, run, BESIDE, tries=2)
+    asked(world, run, BESIDE, times=2)
     assert admin.answer(DAG, run, BESIDE, "Approve") == 200
 
     last = asked(world, run, "approve_promotion")

@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "executor": "LocalExecutor",
         "parallelism": 16,
         "load_examples": False,
+        "min_serialized_dag_update_interval": 0,  # by default a YAML that changes twice in 30 s is read and not kept
         "test_connection": "Enabled",
         "simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
         "simple_auth_manager_passwords_file": _PASSWORDS,
