@@ -9,13 +9,14 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.stack import go_modules
-from tests.stack.access import SERVER, kubectl
+from tests.stack.access import SERVER, add_account, kubectl
 from tests.stack.info import StackInfo
 from tests.stack.layout import CHECKOUT
 
@@ -112,6 +113,16 @@ def test_prometheus_accepts_its_configuration(project: dict[str, Any], stack: St
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def accounts(stack: StackInfo) -> Iterator[None]:
+    """Make the ServiceAccounts that a setup which keeps nothing does not make."""
+    for name in ("airflow-deploy", "prometheus"):
+        add_account(f"airflow:{name}", {})
+    yield
+    kubectl("delete", "namespace", "airflow", "--wait")
+
+
+@pytest.mark.usefixtures("accounts")
 def test_the_cluster_is_set_up_and_airflow_gets_its_own_access_and_no_more(
     project: dict[str, Any], stack: StackInfo, tmp_path: Path
 ) -> None:
@@ -142,18 +153,14 @@ exec {real} "$@"
         assert there in text
         text = text.replace(there, path)
     script.write_text(text)
-    kubectl("--namespace=airflow", "create", "serviceaccount", "prometheus")
-    try:
-        for _ in range(2):  # every `up` does it again
-            path = f"{tmp_path}:{os.environ['PATH']}"
-            done = subprocess.run(
-                ["busybox", "sh", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-        for applied in ("deployment.apps/traefik", "gateway.gateway.networking.k8s.io/gateway", "clusterrole"):
-            assert applied in done.stdout
-    finally:
-        kubectl("--namespace=airflow", "delete", "serviceaccount", "prometheus")
+    for _ in range(2):  # every `up` does it again
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["busybox", "sh", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    for applied in ("deployment.apps/traefik", "gateway.gateway.networking.k8s.io/gateway", "clusterrole"):
+        assert applied in done.stdout
 
     kubeconfig = tmp_path / "access" / "airflow" / "kubeconfig"
     token = tmp_path / "access" / "prometheus" / "token"
