@@ -54,33 +54,11 @@ def admin(stack: StackInfo) -> AirflowApi:
     return AirflowApi(stack, "admin")
 
 
-def asked(world: World, run: str, task: str, times: int = 1) -> dict[str, Any]:
-    """Wait until the task asks a person, and return the question.
-
-    It waits for the scheduler too: where an answer comes before Airflow knows that the process that asked has ended, it
-    takes the task for lost, and asks again.
-
-    :param times: how often the question has been put by then.
-    """
-    log = Path(world.info.logs) / "airflow-scheduler.log"
-    ended = f"task_id='{task}', run_id='{run}'"
-
-    def question() -> dict[str, Any] | None:
-        found = world.api.question(DAG, run, task)
-        if not found or found["response_received"] or world.tasks(run)[task] != "deferred":
-            return None
-        lines = log.read_text(errors="replace").splitlines()
-        return found if sum("Received executor event" in line and ended in line for line in lines) >= times else None
-
-    found: dict[str, Any] = world.until(question, f"{task} asks a person", 180)
-    return found
-
-
 def requesters_yes(world: World, run: str, task: str) -> None:
     """Let the requester approve, and wait until that was seen not to count and the question put again."""
     assert world.api.answer(DAG, run, task, "Approve") == 200
     world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen", 60)
-    asked(world, run, task, times=2)
+    world.asked(run, task, times=2)
 
 
 def answers(world: World, run: str, task: str) -> list[dict[str, Any]]:
@@ -110,7 +88,7 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     world: World, admin: AirflowApi, stack: StackInfo, busy: Callable[[], Path]
 ) -> None:
     run = world.deploy(world.sample.good, change=RISKY)
-    first = asked(world, run, "approve")
+    first = world.asked(run, "approve")
     for part in ("`INC-001`", "`Payments time out`", "`deployer`", "| complexity |", "**Confidence"):
         assert part in first["body"]
     assert AirflowApi(stack, "viewer").answer(DAG, run, "approve", "Approve") == 403
@@ -118,14 +96,14 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     assert world.tasks(run)["capture_baseline"] is None
     assert admin.answer(DAG, run, "approve", "Approve") == 200
 
-    beside = asked(world, run, BESIDE)
+    beside = world.asked(run, BESIDE)
     assert "**Why a person is asked.** The gate is UNDECIDED after" in beside["body"]
     assert world.tasks(run)["canary_5.gate"] == "success"
     world.api.clear(DAG, run, BESIDE)
-    asked(world, run, BESIDE, times=2)
+    world.asked(run, BESIDE, times=2)
     assert admin.answer(DAG, run, BESIDE, "Approve") == 200
 
-    last = asked(world, run, "approve_promotion")
+    last = world.asked(run, "approve_promotion")
     assert "admin said Approve" in last["body"]
     assert max(world.weights().values()) == 100
     busy()
@@ -148,7 +126,7 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
 
 def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Callable[[], Path]) -> None:
     run = world.deploy(world.sample.bad)
-    asked(world, run, BESIDE)
+    world.asked(run, BESIDE)
     busy()
     assert world.ended(run) == "failed"
 
@@ -165,7 +143,7 @@ def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Calla
 def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: AirflowApi) -> None:
     """The requester's yes neither counts nor gives more time."""
     run = world.deploy(world.sample.good)
-    asked(world, run, BESIDE)
+    world.asked(run, BESIDE)
     requesters_yes(world, run, BESIDE)
     assert world.ended(run) == "failed"
 
@@ -179,7 +157,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
 
 def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World) -> None:
     run = world.deploy(world.sample.good)
-    asked(world, run, BESIDE)
+    world.asked(run, BESIDE)
     world.api.mark(DAG, run, BESIDE, "success")
     assert world.ended(run) == "failed"
 
@@ -193,7 +171,7 @@ def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World
 
 def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(world: World, admin: AirflowApi) -> None:
     run = world.deploy(world.sample.good, change=RISKY)
-    asked(world, run, "approve")
+    world.asked(run, "approve")
     assert admin.answer(DAG, run, "approve", "Approve") == 200
     world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
     world.api.end_run(DAG, run)
@@ -207,7 +185,7 @@ def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(worl
 
 def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World, admin: AirflowApi) -> None:
     run = world.deploy(world.sample.good)
-    asked(world, run, BESIDE)
+    world.asked(run, BESIDE)
     admin.end_run(DAG, run)
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)

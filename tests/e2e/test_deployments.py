@@ -111,7 +111,7 @@ def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(w
 def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
     before = world.objects()
     asked = world.deploy(world.sample.good, change=RISKY)
-    world.until(lambda: world.tasks(asked)["approve"] == "deferred", "a person is asked")
+    world.asked(asked, "approve")
     assert world.api.answer("deploy_payments", asked, "approve", "Reject") == 200
     assert world.ended(asked) == "failed"
     vetoed = world.deploy(world.sample.good, safety_gate={"recommendation": "HOLD", "tests": {"passed": 1, "total": 1}})

@@ -66,6 +66,28 @@ class World:
         """Trigger a deployment of ``commit`` and return the run's id; ``changes`` replace fields of the conf."""
         return self.api.trigger(DAG, {**conf(commit, "Payments time out"), **changes})
 
+    def asked(self, run_id: str, task: str, times: int = 1) -> dict[str, Any]:
+        """Wait until the task asks a person, and return the question.
+
+        It waits for the scheduler too: where an answer comes before Airflow knows that the process that asked has
+        ended, it takes the task for lost, and asks again.
+
+        :param times: how often the question has been put by then.
+        """
+        log = Path(self.info.logs) / "airflow-scheduler.log"
+        ended = f"task_id='{task}', run_id='{run_id}'"
+
+        def question() -> dict[str, Any] | None:
+            found = self.api.question(DAG, run_id, task)
+            if not found or found["response_received"] or self.tasks(run_id)[task] != "deferred":
+                return None
+            lines = log.read_text(errors="replace").splitlines()
+            heard = sum("Received executor event" in line and ended in line for line in lines)
+            return found if heard >= times else None
+
+        found: dict[str, Any] = self.until(question, f"{task} asks a person", 180)
+        return found
+
     def ended(self, run_id: str) -> str:
         """Wait until the run has ended, and return its state."""
         self.until(lambda: self.api.run_state(DAG, run_id) in ENDED, f"{run_id} ends")
