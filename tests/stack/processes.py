@@ -2,7 +2,8 @@
 
 A pid alone proves nothing after a crash: it may have been given to somebody else. A process is known by its pid *and*
 its start time; strays are known by what they inherit (our cgroup, our network namespace, the marker in their
-environment), so that nothing survives whose parent died before it could write a record.
+environment, a session that one of ours leads), so that nothing survives whose parent died before it could write a
+record.
 """
 
 import contextlib
@@ -141,6 +142,8 @@ def _ours() -> list[int]:
     if embedded() and namespace_owner() in (None, STATE):
         candidates |= {*_in_namespace(), *cgroups.members()}
     candidates |= {pid for pid in _pids() if marker in _read(pid, "environ").split(b"\0")}
+    # A process of Airflow's that has held a token lets nobody but root read its environment.
+    candidates |= {pid for pid in _pids() if _session(pid) in candidates}
     return sorted(pid for pid in candidates - spared if _started(pid) is not None)
 
 
@@ -150,6 +153,14 @@ def _in_namespace() -> list[int]:
     except FileNotFoundError:
         return []
     return [pid for pid in _pids() if _namespace(pid) == wanted]
+
+
+def _session(pid: int) -> int | None:
+    """Who leads the session of a process: what we spawn leads one of its own, which its children are born into."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _namespace(pid: int) -> str:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
+from airflow_deploy.clients import runs
 from tests.unit.airflow_home import isolate
+from tests.unit.fake_airflow import FakeAirflow, serving
 
 isolate()
 # The same examples in every run, however slow the machine is: what fails once fails always.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflow]:
+    """Airflow's REST API in memory, as the environment names it."""
+    monkeypatch.setattr(runs, "INTERVAL", 0.01)
+    with serving(FakeAirflow()) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        yield fake

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 import yaml
 
 from airflow_deploy.cli import main
-from airflow_deploy.clients import runs
 from airflow_deploy.clients.runs import Run, Snapshot
 from tests.hostile import drawn, hostile_confs
 from tests.unit.builders import CONF, make_plan
@@ -30,17 +28,7 @@ from tests.unit.fake_airflow import (
     REFUSED,
     RUN,
     FakeAirflow,
-    serving,
 )
-
-
-@pytest.fixture
-def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflow]:
-    monkeypatch.setattr(runs, "INTERVAL", 0.01)
-    with serving(FakeAirflow()) as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
 
 
 @pytest.fixture

@@ -447,23 +447,22 @@ class TestAtRest:
         with pytest.raises(FencedError):
             reclaimed(route)
 
-    def test_not_where_a_later_deployment_was_verified_in_its_place(self) -> None:
+    def overtaken(self) -> Route:
+        """A later deployment was verified in its place."""
         route = verified()
         owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
         route = write(route, patch)
         route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
         route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
-        route = write(route, routes.confirm(route, owner))
+        return write(route, routes.confirm(route, owner))
+
+    def test_not_where_a_later_deployment_was_verified_in_its_place(self) -> None:
+        route = self.overtaken()
         assert not routes.at_rest(route, RUN, CANDIDATE)
         assert routes.at_rest(route, LATER, LATEST)
 
     def test_again_where_a_later_one_was_verified_and_taken_back(self) -> None:
-        route = verified()
-        owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
-        route = write(route, patch)
-        route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
-        route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
-        route = write(route, routes.confirm(route, owner))
+        route = self.overtaken()
         route = write(route, routes.reclaim(route, LATER, CANDIDATE, LATEST, "worse"))
         assert routes.at_rest(route, RUN, CANDIDATE)
         assert weights(reclaimed(route)) == [{STABLE: 100, CANDIDATE: 0}]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,8 @@ from tests.unit.fake_airflow import (
     USER,
     FakeAirflow,
     Frame,
-    serving,
     step,
 )
-
-
-@pytest.fixture
-def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflow]:
-    monkeypatch.setattr(runs, "INTERVAL", 0.01)
-    with serving(FakeAirflow()) as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
 
 
 @pytest.fixture
