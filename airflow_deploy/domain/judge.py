@@ -15,7 +15,7 @@ from math import isnan
 from typing import Literal
 
 from airflow_deploy.domain.gates import GATES, Gate
-from airflow_deploy.domain.sequential import EProcess, log_threshold, lower_bound, upper_bound
+from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, lower_bound, upper_bound
 from airflow_deploy.domain.telemetry import Counts, Tick
 
 Verdict = Literal["HEALTHY", "BREACHED", "UNDECIDED", "BLIND"]
@@ -24,12 +24,8 @@ ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
 BETA = 0.05
 """Bound on the chance that a version is called healthy although its mean rate of bad requests is not."""
-TOLERANCE = 1.5
-"""How many times the stable's rate of bad requests counts as no worse."""
 BEYOND_BASELINE = 3.0
 """Without a control, harm lies beyond the limit and beyond this many times the baseline."""
-RESTART_EVERY = 60.0
-"""Seconds after which the tests for harm start one more process."""
 SUSTAINED = 30.0
 """Seconds for which a gauge must stay beyond its limit to be harm. This rule stands outside alpha."""
 SETTLING_SCRAPES = 2
@@ -46,14 +42,6 @@ class Finding:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class _Harm:
-    """The two tests for harm of one counted gate."""
-
-    compared: EProcess = field(default_factory=EProcess)
-    alone: EProcess = field(default_factory=EProcess)
-
-
 class Judge:
     """Judges one candidate.
 
@@ -66,11 +54,11 @@ class Judge:
     def __init__(
         self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts, alpha: float = ALPHA
     ) -> None:
-        self._threshold = log_threshold(alpha / (2 * sum(gate.counted for gate in GATES.values())))
+        self._threshold = float(log_threshold(alpha / sum(gate.counted for gate in GATES.values())))
         self._limits, self._candidate, self._stable, self._baseline = limits, candidate, stable, baseline
         self._counted = {name: gate for name, gate in GATES.items() if gate.counted}
-        self._harm = {name: _Harm() for name in self._counted}
-        self._restarted_at: float | None = None
+        self._harm = {name: EProcess() for name in self._counted}
+        self._starts = Starts()
         self._over: dict[str, tuple[float, float]] = {}
         self._gauges: dict[str, float | None] = {}
         self._stage_share: int | None = None
@@ -85,7 +73,7 @@ class Judge:
         """Take in one scrape; ``share`` is the candidate's declared share in % at that time."""
         mine, control = tick.counts.get(self._candidate, Counts()), tick.counts.get(self._stable, Counts())
         self.total, self.control = self.total + mine, self.control + control
-        self._restart_when_due(tick.at, share)
+        self._start_when_due(tick.at, share)
         self._stage_ticks += 1
         if self._stage_ticks > SETTLING_SCRAPES:
             self._stage = self._stage[0] + mine, self._stage[1] + control
@@ -93,21 +81,16 @@ class Judge:
             bad, trials = gate.bad_and_trials(mine, self._limits[name])
             control_bad, control_trials = gate.bad_and_trials(control, self._limits[name])
             if share < 100:
-                self._harm[name].compared.compare(bad, trials, control_bad, control_trials, TOLERANCE)
+                self._harm[name].compare(bad, trials, control_bad, control_trials)
             elif (edge := self._harm_edge(gate)) < 1:
-                self._harm[name].alone.against(bad, trials, edge)
+                self._harm[name].against(bad, trials, edge)
 
-    def _restart_when_due(self, at: float, share: int) -> None:
-        new_stage = share != self._stage_share
-        if new_stage:
+    def _start_when_due(self, at: float, share: int) -> None:
+        if share != self._stage_share:
             self._stage_share, self._stage_ticks, self._stage = share, 0, (Counts(), Counts())
-        if self._restarted_at is None:
-            self._restarted_at = at
-        elif new_stage or at - self._restarted_at >= RESTART_EVERY:
-            self._restarted_at = at
-            for harm in self._harm.values():
-                harm.compared.restart()
-                harm.alone.restart()
+        weight = self._starts.at(at, share)
+        for process in self._harm.values():
+            process.start(weight)
 
     def _harm_edge(self, gate: Gate) -> float:
         """The rate beyond which a version without a control does harm."""
@@ -133,17 +116,18 @@ class Judge:
         """Return the gates that say BREACHED, the worst evidence first."""
         found = []
         for name, gate in self._counted.items():
-            for what, process in (("the stable", self._harm[name].compared), ("its limit", self._harm[name].alone)):
-                if process.log_e >= self._threshold:
-                    found.append((process.log_e, self._harm_finding(gate, what, process.log_e)))
+            log_e = float(self._harm[name].log_e)
+            if log_e >= self._threshold:
+                found.append((log_e, self._harm_finding(gate, log_e)))
         for name, (since, last) in self._over.items():
             if last - since >= SUSTAINED:
                 reason = f"{name} has been beyond {self._limits[name]:g} for {last - since:.0f} s"
                 found.append((0.0, Finding(name, "BREACHED", reason, {"value": self._gauges[name] or 0.0})))
         return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
 
-    def _harm_finding(self, gate: Gate, than: str, log_e: float) -> Finding:
+    def _harm_finding(self, gate: Gate, log_e: float) -> Finding:
         limit = self._limits[gate.name]
+        than = "its limit" if self._stage_share == 100 else "the stable"
         bad, trials = gate.bad_and_trials(self.total, limit)
         control_bad, control_trials = gate.bad_and_trials(self.control, limit)
         what = "failed" if gate.kind == "errors" else f"slower than {limit:g} s"
@@ -161,9 +145,9 @@ class Judge:
         total, declared = mine + control, (self._stage_share or 0) / 100
         numbers = {"requests": mine, "of": total, "declared": declared}
         if not mine:
-            least, most = 0.0, upper_bound(0, total, BETA)
+            least, most = 0.0, float(upper_bound(0, total, BETA))
         else:
-            least, most = lower_bound(mine, total, BETA), upper_bound(mine, total, BETA)
+            least, most = float(lower_bound(mine, total, BETA)), float(upper_bound(mine, total, BETA))
         seen = f"{mine:.0f} of {total:.0f} requests reached the candidate at a declared {declared:.0%}"
         if most < declared / factor or least > min(1.0, declared * factor):
             return Finding("request_rate", "BLIND", f"request_rate: {seen}", numbers)
@@ -185,7 +169,7 @@ class Judge:
         limit = self._limits[gate.name]
         allowed = gate.allowed(limit)
         bad, trials = gate.bad_and_trials(self.total, limit)
-        bound = upper_bound(bad, trials, BETA)
+        bound = float(upper_bound(bad, trials, BETA))
         healthy = bound * next_share / 100 <= allowed
         reason = (
             f"{gate.name}: {bad:.0f} of {trials:.0f} bad, at most {bound:.2%};"
