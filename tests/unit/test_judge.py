@@ -163,7 +163,7 @@ class TestWithoutControl:
             judge = Judge(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE, alpha)
             found = first_breach(judge, Traffic(1, per_scrape=20).ticks(400, 100, 0.06, 0.0), 100)
             assert found is not None
-            assert max(finding.numbers["log_e"] for finding in judge.harm()) >= log(6 / alpha)
+            assert max(finding.numbers["log_e"] for finding in judge.harm()) >= log(3 / alpha)
             seen[alpha] = found
         assert seen[ALPHA] < seen[1e-6] < seen[1e-9]
 
