@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
-from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.names import promql_string
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import PRESETS, SATURATION, Preset, edge_pattern, saturation_query
@@ -42,37 +41,57 @@ def graph_queries(plan: DeploymentPlan) -> list[str]:
 
     A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
     """
-    limits, preset = plan.spec.gates, PRESETS[plan.spec.metrics]
-    versions = (plan.candidate, plan.stable)
-    matchers = {name: preset.matcher(plan.spec.namespace, plan.spec.route.name, name) for name in versions}
-    rates = {name: _rate(preset.requests, matcher) for name, matcher in matchers.items()}
-    graphs = [_lines("version", rates)]
-    for gate in (gate for gate in GATES.values() if gate.counted):
-        limit = limits[gate.name]
-        shares = {name: BAD_SHARE[gate.kind](preset, matcher, limit) for name, matcher in matchers.items()}
-        graphs.append(f"{_lines('version', shares)} or {_limits({gate.name: gate.allowed(limit)})}")
-    gauges = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
-    graphs.append(f"{_lines('gauge', gauges)} or {_limits({name: limits[name] for name in SATURATION})}")
-    return graphs
+    spec, preset = plan.spec, PRESETS[plan.spec.metrics]
+    matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in (plan.candidate, plan.stable)}
+    graphs = [_lines("version", {version: _requests(preset, matcher) for version, matcher in matchers.items()})]
+    for name, (gate, limit) in spec.counted_gates.items():
+        if own := spec.own_gates.get(name):
+            shares = {version: _own_share(own.queries(version)) for version in matchers}
+        else:
+            shares = {version: BAD_SHARE[gate.kind](preset, matcher, limit) for version, matcher in matchers.items()}
+        graphs.append(_lines("version", shares) + _limit(name, gate.allowed(limit)))
+    gauges = (_lines("gauge", one) + "".join(_limit(name, spec.limits[name]) for name in one) for one in _gauges(plan))
+    return [*graphs, *gauges]
 
 
-def _rate(counter: str, matchers: str) -> str:
-    return f"sum(rate({counter}{{{matchers}}}[{WINDOW}]))"
+def _gauges(plan: DeploymentPlan) -> list[dict[str, str]]:
+    """Return the gauges of each graph: how full pods are is one; nobody knows how large a team's own gauges are."""
+    full = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
+    own = {name: gate.queries(plan.candidate) for name, gate in plan.spec.own_gates.items() if gate.gauge}
+    return [full, *({name: f"max(\n{queries['gauge']}\n)"} for name, queries in own.items())]
+
+
+def _requests(preset: Preset, matcher: str) -> str:
+    return _rate(f"{preset.requests}{{{matcher}}}")
 
 
 def _errors(preset: Preset, matcher: str, _: float) -> str:
     failed = f"{matcher},{preset.code}=~{promql_string('5..')}"
-    # A version without an error has no such series, and would have no line.
-    return f"({_rate(preset.requests, failed)} or vector(0)) / {_rate(preset.requests, matcher)}"
+    return _share(_requests(preset, failed), _requests(preset, matcher))
 
 
 def _slow(preset: Preset, matcher: str, limit: float) -> str:
     within = f"{matcher},le=~{promql_string(edge_pattern(limit))}"
-    return f"1 - {_rate(f'{preset.duration}_bucket', within)} / {_rate(f'{preset.duration}_count', matcher)}"
+    return f"1 - {_rate(f'{preset.duration}_bucket{{{within}}}')} / {_rate(f'{preset.duration}_count{{{matcher}}}')}"
 
 
 BAD_SHARE: Mapping[str, Callable[[Preset, str, float], str]] = {"errors": _errors, "latency": _slow}
-"""By a counted gate's kind, the query for the share of bad requests among those that match."""
+"""By the kind of a counted gate of ours, the query for the share of bad requests among those that match."""
+
+
+def _own_share(queries: Mapping[str, str]) -> str:
+    # A query may end in a comment, and need be no selector, which alone may have a range.
+    bad, total = (f"sum(rate((\n{queries[role]}\n)[{WINDOW}:5s]))" for role in ("bad", "total"))
+    return _share(bad, total)
+
+
+def _share(bad: str, total: str) -> str:
+    # Before the first bad one there is no such series, and there would be no line.
+    return f"({bad} or vector(0)) / {total}"
+
+
+def _rate(selector: str) -> str:
+    return f"sum(rate({selector}[{WINDOW}]))"
 
 
 def _lines(label: str, queries: Mapping[str, str]) -> str:
@@ -81,5 +100,5 @@ def _lines(label: str, queries: Mapping[str, str]) -> str:
     return " or ".join(named)
 
 
-def _limits(limits: Mapping[str, float]) -> str:
-    return _lines("limit", {name: f"vector({limit!r})" for name, limit in limits.items()})
+def _limit(name: str, limit: float) -> str:
+    return f" or {_lines('limit', {name: f'vector({limit!r})'})}"

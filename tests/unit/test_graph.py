@@ -58,6 +58,21 @@ def test_both_versions_are_shown_by_each_counted_gate_and_the_candidates_gauges(
     assert f'pod=~"{PLAN.candidate}-' in queries[GAUGES]
 
 
+def test_a_teams_own_gates_have_their_graphs_too() -> None:
+    own = {
+        "refunds": {"bad": 'bad{v="$version"} # few', "total": 'all{v="$version"}', "limit": 0.1},
+        "queue": {"gauge": 'depth{v="$version"}', "limit": 40},
+    }
+    queries = graph_queries(make_plan(make_spec(gates=own)))
+    refunds, queue = queries[GAUGES], queries[-1]
+    assert len(queries) == 7
+    for version in (PLAN.candidate, PLAN.stable):
+        assert f'sum(rate((\nbad{{v="{version}"}} # few\n)[1m:5s]))' in refunds
+        assert f'sum(rate((\nall{{v="{version}"}}\n)[1m:5s]))' in refunds
+    assert f'max(\ndepth{{v="{PLAN.candidate}"}}\n), "gauge", "queue"' in queue
+    assert queue.endswith('label_replace(vector(40.0), "limit", "queue", "", "")')
+
+
 def test_each_limit_is_a_line() -> None:
     found = [re.findall(r'vector\(([^)]*)\), "limit", "([^"]*)"', query) for query in graph_queries(PLAN)]
     assert found == [
