@@ -19,5 +19,8 @@ class CaptureBaselineOperator(DeployOperator):
         counts = baseline.counts
         self.log.info("baseline: %.0f of %.0f requests failed in the last five minutes", counts.errors, counts.requests)
         for gate, dispersion in baseline.dispersion.items():
-            self.log.info("%s: bad requests cluster %.1f times as much as if each came on its own", gate, dispersion)
+            known = "too few to tell, so the bound on false alarms is nominal" if gate in baseline.uncertain else "seen"
+            self.log.info(
+                "%s: bad requests vary %.1f times as much as if each came alone (%s)", gate, dispersion, known
+            )
         return baseline.dump()

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -232,7 +232,7 @@ class Looks:
         if self._sighted >= canary.max_bake:
             undecided = self._outcome("UNDECIDED", f"after {self._sighted:.0f} s: {reason}", at)
             # A person may be asked about it, and wants to see all of it.
-            return replace(undecided, numbers={**undecided.numbers, "findings": [asdict(item) for item in findings]})
+            return replace(undecided, numbers={**undecided.numbers, "findings": [item.dump() for item in findings]})
         return None
 
     def _clock(self, verdict: Verdict, at: float) -> None:

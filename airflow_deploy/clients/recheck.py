@@ -51,7 +51,7 @@ def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
         stable=plan.stable,
         # The shift is long past: fewer users than then are not its fault.
         baseline=replace(item.baseline, quietest=0.0),
-        # By Ville's inequality and the union bound all passes together give a false alarm with a chance of ALPHA at most.
+        # By Ville's inequality and the union bound, all passes together give a false alarm with chance ALPHA at most.
         alpha=ALPHA / (number * (number + 1)),
         sustained=FULL,
         resolved_when=condition,

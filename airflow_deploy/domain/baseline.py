@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from airflow_deploy.domain.gates import Gate
-from airflow_deploy.domain.sequential import dispersion
+from airflow_deploy.domain.sequential import dispersion, informative
 from airflow_deploy.domain.telemetry import Counts, Tick
 
 RECENT = 300.0
@@ -25,21 +25,24 @@ class Baseline:
     :param counts: what the stable answered in the last five minutes.
     :param quietest: requests per second of the whole service in the quietest half minute of these; 0 where unknown.
     :param dispersion: by counted gate, how much more the number of bad requests varies than if each came on its own.
+    :param uncertain: the gates of which so few bad requests were seen that this is not known, and alpha is nominal.
     """
 
     counts: Counts = field(default_factory=Counts)
     quietest: float = 0.0
     dispersion: Mapping[str, float] = field(default_factory=dict)
+    uncertain: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"counts": self.counts.dump(), "quietest": self.quietest, "dispersion": dict(self.dispersion)}
+        plain = {"quietest": self.quietest, "dispersion": dict(self.dispersion), "uncertain": list(self.uncertain)}
+        return {"counts": self.counts.dump(), **plain}
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> "Baseline":
         """Return what ``dump()`` wrote."""
         dispersion = {name: float(phi) for name, phi in data["dispersion"].items()}
-        return cls(Counts.load(data["counts"]), float(data["quietest"]), dispersion)
+        return cls(Counts.load(data["counts"]), float(data["quietest"]), dispersion, tuple(data["uncertain"]))
 
 
 def quietest(ticks: Sequence[tuple[float, float]], since: float, until: float) -> float:
@@ -64,13 +67,13 @@ def capture(ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, 
     """
     recent = [tick for tick in ticks if tick.at > at - RECENT]
     history = [tick.counts.get(stable, Counts()) for tick in ticks]
+    windows = {
+        name: np.array([gate.bad_and_trials(counts, limit) for counts in history]).reshape(-1, 2).T
+        for name, (gate, limit) in gates.items()
+    }
     return Baseline(
         counts=sum((tick.counts.get(stable, Counts()) for tick in recent), Counts()),
         quietest=quietest([(tick.at, tick.requests) for tick in recent], at - RECENT, at),
-        dispersion={name: _dispersion(history, gate, limit) for name, (gate, limit) in gates.items()},
+        dispersion={name: float(dispersion(*window)) for name, window in windows.items()},
+        uncertain=tuple(name for name, (bad, _) in windows.items() if not informative(bad)),
     )
-
-
-def _dispersion(history: Sequence[Counts], gate: Gate, limit: float) -> float:
-    windows = np.array([gate.bad_and_trials(counts, limit) for counts in history]).reshape(-1, 2)
-    return float(dispersion(windows[:, 0], windows[:, 1]))

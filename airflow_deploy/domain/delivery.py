@@ -54,12 +54,18 @@ class Delivery:
         """Say whether the declared share arrives: BLIND where a confidence sequence excludes it."""
         total, declared = self._mine + self._control, (self._share or 0) / 100
         numbers = {"requests": self._mine, "of": total, "declared": declared}
-        least = float(lower_bound(self._mine, total, BETA)) if self._mine else 0.0
-        most = float(upper_bound(self._mine, total, BETA))
         seen = f"{self._mine:.0f} of {total:.0f} requests reached the candidate at a declared {declared:.0%}"
-        if most < declared / self._factor or least > min(1.0, declared * self._factor):
+        least, most = declared / self._factor, min(1.0, declared * self._factor)
+        if self._excluded(total, least, most):
             return Finding("request_rate", "BLIND", f"request_rate: {seen}", numbers)
         return Finding("request_rate", "HEALTHY" if self._mine else "UNDECIDED", f"request_rate: {seen}", numbers)
+
+    def _excluded(self, total: float, least: float, most: float) -> bool:
+        """Whether the delivered share is shown to lie outside of ``least`` to ``most``."""
+        if not total or least <= self._mine / total <= most:
+            return False
+        lower, upper = (bound(self._mine, total, BETA) for bound in (lower_bound, upper_bound))
+        return bool(lower > most or upper < least)
 
     def gone(self) -> Finding | None:
         """Return a BREACHED finding where the whole service has lost half of its requests with our shift.

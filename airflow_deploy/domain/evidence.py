@@ -113,8 +113,8 @@ def replay(lines: Sequence[str]) -> Iterator[Replayed]:
 def _begin(record: Mapping[str, Any]) -> tuple[EvidenceLog, str]:
     if record["kind"] != "judge" or record["algorithm"] != ALGORITHM:
         raise RefusedError(
-            f"line 1: was judged by version {record.get('algorithm')} of the algorithm, and this is {ALGORITHM}; use the"
-            " airflow-deploy that wrote it"
+            f"line 1: was judged by version {record.get('algorithm')} of the algorithm, and this is {ALGORITHM};"
+            " use the airflow-deploy that wrote it"
         )
     log = EvidenceLog(Terms.load(record["terms"]), record["queries"])
     return log, log.lines()

@@ -141,7 +141,9 @@ def merge_limits(gates: Mapping[str, float | OwnGate]) -> dict[str, float | OwnG
     for name, said in gates.items():
         if isinstance(said, OwnGate):
             if name in GATES or not NAME.fullmatch(name):
-                raise ValueError(f"{printable(name)} cannot name a gate of your own; use another word of a-z, 0-9 and _")
+                raise ValueError(
+                    f"{printable(name)} cannot name a gate of your own; use another word of a-z, 0-9 and _"
+                )
             continue
         if name not in GATES:
             raise ValueError(f"{printable(name)} is no gate; the gates are {', '.join(GATES)}")

@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isnan
 from statistics import median
 
-from airflow_deploy.domain.findings import Finding
+from airflow_deploy.domain.findings import Finding, Verdict
 
 SUSTAINED = 30.0
 """Seconds for which a gauge must stay beyond its limit to be harm, and beyond which nobody knows what it was."""
@@ -60,7 +61,7 @@ class GaugeWatch:
         """Say whether it is within its limit."""
         if self._value is None:
             return Finding(self._name, "UNDECIDED", f"{self._name}: not seen yet, limit {self._limit:g}")
-        verdict = "HEALTHY" if self._value <= self._limit else "UNDECIDED"
+        verdict: Verdict = "HEALTHY" if self._value <= self._limit else "UNDECIDED"
         numbers = {"value": self._value, "limit": self._limit}
         return Finding(self._name, verdict, f"{self._name}: {self._value:.2f}, limit {self._limit:g}", numbers)
 
@@ -89,7 +90,7 @@ def projection(samples: Sequence[tuple[float, float]], limit: float) -> float | 
     if not all(pieces):
         return None
     medians = [median(piece) for piece in pieces]
-    rises = [after - before for before, after in zip(medians, medians[1:], strict=False)]
+    rises = [after - before for before, after in pairwise(medians)]
     average = sum(rises) / len(rises)
     if min(rises) <= 0 or rises[-1] < average / 2:
         return None

@@ -38,7 +38,9 @@ def restored(counters: Iterable[Series], scrapes: Iterable[Series]) -> list[Seri
     :param scrapes: one series for each target, whose value is the time of its scrape (unix seconds).
     """
     times = {item.labels.get("instance", ""): dict(item.samples) for item in scrapes}
-    return [Series(item.labels, _raw(item.samples, times.get(item.labels.get("instance", ""), {}))) for item in counters]
+    return [
+        Series(item.labels, _raw(item.samples, times.get(item.labels.get("instance", ""), {}))) for item in counters
+    ]
 
 
 def _raw(samples: Samples, scraped_at: Mapping[float, float]) -> Samples:

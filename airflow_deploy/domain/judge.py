@@ -134,7 +134,7 @@ class Judge:
         self._mine, self._others = self._mine + ours, self._others + theirs
         self._harm.start(self._starts.at(tick.at, share))
         if share < 100:
-            self._harm.compare(*ours, *theirs, self._dispersion)
+            self._harm.compare(ours[0], ours[1], theirs[0], theirs[1], self._dispersion)
         else:
             self._harm.against(ours[0], ours[1] * (self._edge < 1), np.minimum(self._edge, 0.5), self._dispersion)
         self._delivery.observe(tick.at, mine.requests, control.requests, share)
@@ -161,14 +161,14 @@ class Judge:
 
     def _harm_finding(self, index: int, log_e: float) -> Finding:
         gate = self._counted[index]
-        (bad, trials), (control_bad, control_trials) = self._mine[:, index], self._others[:, index]
+        bad, trials, control_bad, control_trials = map(float, [*self._mine[:, index], *self._others[:, index]])
         than = "the stable" if self._share < 100 else "its limit"
         reason = (
             f"{gate.name}: worse than {than}, {bad:.0f} of {trials:.0f} {_events(gate, self._terms.limits[gate.name])}"
             f" against {control_bad:.0f} of {control_trials:.0f} (log evidence {log_e:.1f})"
         )
         numbers = {"bad": bad, "trials": trials, "control_bad": control_bad, "control_trials": control_trials}
-        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e, "threshold": self._threshold})
+        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e, "threshold": float(self._threshold)})
 
     def traffic(self) -> Finding:
         """Say whether the route delivers the declared share: BLIND where it does not."""
@@ -186,7 +186,9 @@ class Judge:
             _, trials = gate.bad_and_trials(self.total, self._terms.limits[gate.name])
             wanted = self.total.requests if gate.kind == "latency" else min(1.0, self.total.requests)
             if self.total.requests > UNCOUNTED and trials < wanted / 2:
-                reason = f"{gate.name}: its counters have {trials:.0f} of the gateway's {self.total.requests:.0f} requests"
+                reason = (
+                    f"{gate.name}: its counters have {trials:.0f} of the gateway's {self.total.requests:.0f} requests"
+                )
                 found.append(Finding(gate.name, "BLIND", reason, {"trials": trials, "requests": self.total.requests}))
         return found
 
@@ -224,7 +226,9 @@ class Judge:
 
 
 def _events(gate: Gate, limit: float) -> str:
-    return {"errors": "requests failed", "latency": f"requests slower than {limit:g} s"}.get(gate.kind, "events are bad")
+    return {"errors": "requests failed", "latency": f"requests slower than {limit:g} s"}.get(
+        gate.kind, "events are bad"
+    )
 
 
 def evaluate(judge: Judge, blind: str | None, next_share: int | None) -> tuple[Verdict, list[Finding]]:

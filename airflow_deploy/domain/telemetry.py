@@ -318,7 +318,9 @@ class CounterReader:
         self._own.meet(item.series for item in own)
         for item in own:
             # Two gates may count the same series.
-            marked = Series({**item.series.labels, "gate": f"{item.gate} {item.role} {item.service}"}, item.series.samples)
+            marked = Series(
+                {**item.series.labels, "gate": f"{item.gate} {item.role} {item.service}"}, item.series.samples
+            )
             for at, increase in self._own.of(marked, item.service == self._newborn):
                 pair = (increase, 0.0) if item.role == "bad" else (0.0, increase)
                 self._waiting.append((at, item.service, Counts(pairs={item.gate: pair})))
@@ -341,9 +343,13 @@ class CounterReader:
         return Counts(timed=increase)
 
 
+GAUGE_AGE = 6.0
+"""Seconds for which what a gauge showed is still what it shows."""
+
+
 def _at(at: float, samples: Samples) -> float | None:
     """Return what a gauge showed at the time of a scrape, or the moment after."""
     index = bisect_right(samples, (at + 1, inf)) - 1
-    if index < 0 or samples[index][0] < at - KNOWN_FOR or not isfinite(samples[index][1]):
+    if index < 0 or samples[index][0] < at - GAUGE_AGE or not isfinite(samples[index][1]):
         return None
     return samples[index][1]
