@@ -171,17 +171,26 @@ PRESETS = {
 
 POD_PREFIX = 58
 
+USAGE = (
+    "sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
+    "sum by (pod) (container_spec_cpu_quota{{{pods}}} / container_spec_cpu_period{{{pods}}})"
+)
+THROTTLED = (
+    "sum by (pod) (rate(container_cpu_cfs_throttled_periods_total{{{pods}}}[{window}s])) / "
+    "sum by (pod) (rate(container_cpu_cfs_periods_total{{{pods}}}[{window}s]))"
+)
 SATURATION = {
-    "cpu_saturation": (
-        "max(sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
-        "sum by (pod) (container_spec_cpu_quota{{{pods}}} / container_spec_cpu_period{{{pods}}}))"
-    ),
+    "cpu_saturation": f'max({USAGE} or label_replace({THROTTLED}, "of", "periods", "", ""))',
     "memory": (
         "max(max by (pod) (container_memory_working_set_bytes{{{pods}}}) / "
         "max by (pod) (container_spec_memory_limit_bytes{{{pods}}} > 0))"
     ),
 }
-"""cAdvisor's view of the fullest pod, as a share of its limit (1 is full)."""
+"""cAdvisor's view of the fullest pod, as a share of its limit (1 is full).
+
+A processor is as full as the larger of two shares says: that of its quota which is used, and that of the periods in
+which the quota was used up, and the pod had to wait.
+"""
 
 
 def saturation_query(gauge: str, namespace: str, version: str, window: int = 30) -> str:
