@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
+
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.evidence import digest, replay
 
@@ -35,6 +37,15 @@ def judge_again(path: Path) -> Judged:
         return Judged(0, None, [f"cannot be read ({error.strerror}); correct its name"])
     except UnicodeDecodeError:
         return Judged(0, None, ["is no text in UTF-8; give a file of evidence"])
+    with np.errstate(all="ignore"):  # impossible values are told as differences
+        judged = _judged(text)
+    # Lines that are missing at the end leave no other trace.
+    if (named := NAMED_BY_CONTENT.fullmatch(path.name)) and not digest(text).startswith(named[1]):
+        judged.differences.append(f"its SHA-256 begins with {digest(text)[:8]}, and its name says {named[1]}")
+    return judged
+
+
+def _judged(text: str) -> Judged:
     number, verdict, differences = 0, None, []
     try:
         for line in replay(list(StringIO(text, newline="\n"))):
@@ -43,7 +54,4 @@ def judge_again(path: Path) -> Judged:
                 differences.append(f"line {number}: {line.difference}")
     except RefusedError as error:
         differences.append(str(error))
-    # Lines that are missing at the end leave no other trace.
-    if (named := NAMED_BY_CONTENT.fullmatch(path.name)) and not digest(text).startswith(named[1]):
-        differences.append(f"its SHA-256 begins with {digest(text)[:8]}, and its name says {named[1]}")
     return Judged(number, verdict, differences)

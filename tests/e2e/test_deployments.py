@@ -46,6 +46,8 @@ def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(
     assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
     assert states(folder).count("CANARY") == 4
     check_consistent(folder)
+    again = terminal.run(world.info, "judge", "replay", *folder.glob("evidence_*/*.jsonl"))
+    assert (again.returncode, again.stdout.count(" lines agree, ")) == (0, len(judged)), again.stdout
     candidate = summary(folder)["candidate"]
     assert world.weights() == {"payments": 0, candidate: 100}
     assert [request for request in world.requests() if request.failed] == []
