@@ -124,6 +124,12 @@ def install_deployments(specs: Iterable[Path]) -> None:
         shutil.copyfile(source, DAGS / source.name)
 
 
+def install_deployment(service: str, spec: str) -> None:
+    """Put one service's YAML where Airflow looks for it, and let Airflow read it."""
+    (DAGS / "deployments" / f"{service}.yaml").write_text(spec)
+    (DAGS / "deployments.py").touch()
+
+
 def environment() -> dict[str, str]:
     """The variables that make an `airflow` command, or a component, part of this installation."""
     cluster = Cluster.load()
