@@ -64,18 +64,20 @@ def declare(
     max_bake: int = 300,
     stages: Sequence[int] = (5, 25, 50, 100),
     approval_timeout: int = 3600,
+    branches: Sequence[str] = ("main",),
     **fields: Any,
 ) -> None:
     """Give Airflow the service's YAML.
 
     :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
     :param approval_timeout: seconds after which silence is a no.
+    :param branches: those that may be deployed.
     :param fields: more of the YAML's fields, or other values of those here.
     """
     spec = {
         "service": service,
         "namespace": service,
-        "source": {"repository": f"file://{sample.path}", "branches": ["main"]},
+        "source": {"repository": f"file://{sample.path}", "branches": list(branches)},
         "registry": info.registry,
         "route": {"name": service},
         "criticality": "high",

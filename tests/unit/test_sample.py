@@ -254,6 +254,15 @@ class TestManifests:
         assert kinds["HTTPRoute"]["spec"]["parentRefs"] == [{"name": "public", "namespace": "traffic"}]
         assert kinds["Namespace"]["metadata"]["labels"]["mine/yes"] == "1"
 
+    def test_name_the_service_as_it_is_called(self) -> None:
+        image = f"registry.test/x@sha256:{'0' * 64}"
+        text = manifests.payments(image, "v1", gateway="traffic/public", label={"mine/yes": "1"}, service="kiosk")
+        namespace, *objects = yaml.safe_load_all(text)
+        assert namespace["metadata"]["name"] == "kiosk"
+        assert {(item["metadata"]["name"], item["metadata"]["namespace"]) for item in objects} == {("kiosk", "kiosk")}
+        assert objects[-1]["spec"]["hostnames"] == ["kiosk.test"]
+        assert "payments" not in text
+
 
 class TestBaseImage:
     @pytest.fixture
