@@ -59,7 +59,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "logging": {"logging_level": "INFO", "base_log_folder": LOG / "airflow"},
     "api": {"workers": 1, "host": "127.0.0.1"},
-    "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 120},
+    "dag_processor": {"refresh_interval": 2, "min_file_process_interval": 120},
     "scheduler": {
         "scheduler_idle_sleep_time": 0.05,
         "orphaned_tasks_check_interval": 10,
@@ -115,7 +115,7 @@ def give_access() -> None:
 def install_deployments(specs: Iterable[Path]) -> None:
     """Put deployment YAMLs, and the checkout's DAG files, where Airflow looks for them.
 
-    The DAG files are written anew even if they are the same: Airflow looks every 5 s for what has changed, and parses
+    The DAG files are written anew even if they are the same: Airflow looks every 2 s for what has changed, and parses
     what has not only every two minutes, for that takes seconds of a small machine's time.
     """
     for spec in specs:
