@@ -53,5 +53,5 @@ def audited(world: World, run: str) -> Path:
 
 
 def _deployment(world: World, run: str) -> str | None:
-    candidates = Path(world.info.artifacts).glob("payments/*/DEP-*.json")
+    candidates = Path(world.info.artifacts).glob(f"{world.service}/*/DEP-*.json")
     return next((path.stem for path in candidates if json.loads(path.read_text())["run_id"] == run), None)
