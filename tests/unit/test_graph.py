@@ -83,8 +83,13 @@ def test_each_limit_is_a_line() -> None:
     ]
 
 
+def test_a_version_without_an_error_has_its_line_too() -> None:
+    assert graph_queries(PLAN)[ERRORS].count("or vector(0)) / sum(rate(") == 2
+
+
 def test_the_slow_are_counted_at_the_limit() -> None:
     queries = graph_queries(PLAN)
+    assert all(query.count("label_replace(1 - sum(rate(") == 2 for query in queries[P95:GAUGES])
     assert re.findall('le=~"([^"]*)"', queries[P95]) == [r"0\\.5"] * 2
     assert re.findall('le=~"([^"]*)"', queries[P99]) == [r"2\\.5"] * 2
 
