@@ -147,8 +147,8 @@ def evidence_picture() -> None:
     show_evidence(on, 5000)
     show_stages(on, stages)
     lines = [
-        ("fails 5 % from the start:\ntaken back after {at} s", EXAMPLE, [Stage(12, 5, BAD)], VERMILION, "o", (38, 1000)),
-        ("fails 5 % from 130 s on:\ntaken back after {at} s", 3, late, ORANGE, "s", (137, 1000)),
+        ("fails 5 % from the start:\ntaken back after {at} s", EXAMPLE, [Stage(12, 5, BAD)], VERMILION, "o", (38, 1100)),
+        ("fails 5 % from 130 s on:\ntaken back after {at} s", 3, late, ORANGE, "s", (133, 30)),
         ("healthy: as good as the stable", 4, healthy, BLUE, ".", (62, 0.16)),
     ]
     for text, seed, traffic, color, marker, place in lines:
@@ -173,11 +173,9 @@ def health_picture() -> None:
         on.plot([needed, needed], [0.1, limit * 100], ":", color=color, linewidth=1)
         on.plot(needed, limit * 100, "o", color=color, markersize=7)
         on.annotate(f"{needed} good", (needed, 0.1), (4, 6), textcoords="offset points", color=color)
-        on.annotate(f"{share} %", (trials[0], cost[0]), (5, -2), textcoords="offset points", color=color, va="top",
-                    ha="left")  # fmt: skip
-    on.text(10.6, 35, "if the next share is", color=GREY)
+        on.annotate(f"{share} % next", (trials[-1], cost[-1]), (5, -3), textcoords="offset points", color=color)
     on.axhline(limit * 100, color=GREY, linestyle="--", linewidth=1)
-    on.text(990, limit * 100 * 1.12, "limit: 1 % of all requests", color=GREY, ha="right")
+    on.text(10.6, limit * 100 * 1.12, "limit: 1 % of all requests", color=GREY)
     on.set(xscale="log", yscale="log", xlim=(10, 1000), ylim=(0.1, 50))
     on.set_xlabel("requests that the candidate has answered, all of them good")
     on.set_ylabel("what that share could cost\n(failing, of all requests)")
