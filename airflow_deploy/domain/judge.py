@@ -30,6 +30,8 @@ ALGORITHM = 1
 """Raised whenever the same evidence may lead to another verdict."""
 ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
+SUSPICION = 3.0
+"""Evidence of harm, as odds, from which on no further share is given, although it is not enough to stop."""
 BEYOND_BASELINE = 3.0
 """Without a control, harm lies beyond the limit and beyond this many times the baseline."""
 UNCOUNTED = 20.0
@@ -201,6 +203,7 @@ class Judge:
     def _health_of_counts(self, next_share: int) -> list[Finding]:
         bad, trials = self._mine
         bounds = upper_bound(bad, trials, BETA, self._dispersion)
+        suspected = self._harm.log_e >= np.log(SUSPICION)
         seconds = max(1.0, self._at - (self._began or 0.0))
         found = []
         for index, gate in enumerate(self._counted):
@@ -220,7 +223,9 @@ class Judge:
                 "dispersion": self._dispersion[index],
                 "per_second": trials[index] / seconds,
             }
-            healthy = bound * next_share / 100 <= allowed
+            if suspected[index]:
+                reason += "; it may be worse than the stable: the share stays until that evidence has faded"
+            healthy = bound * next_share / 100 <= allowed and not suspected[index]
             found.append(Finding(gate.name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers))
         return found
 

@@ -16,8 +16,11 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[np.float64]
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any] | np.integer[Any]]
 
-RATIOS = np.array([2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0])
-"""How many times worse than the null the alternatives are; an e-process is their average."""
+RATIOS = np.array([2.5, 8.0, 30.0])
+"""How many times worse than the null the alternatives are; an e-process is their average. More of them gain nothing:
+what a rate between two of them loses is less than what a further one costs all others."""
+FIRST, STAGES, MINUTES = 0.7, 0.2, 0.1
+"""How the prior is divided over the starts: a bad version mostly is so from the beginning, or from a stage on."""
 SMALLEST_RATE = 1e-12
 LARGEST_RATE = 1 - 1e-9
 MOST_DISPERSION = 10.0
@@ -87,8 +90,8 @@ class EProcess:
 class Starts:
     """When the processes for harm start, and with which prior weights.
 
-    One starts at each stage and one at each minute. Half of the prior is the stages': the k-th has 1 / (k (k + 1)) of
-    it; the other half is the minutes', likewise.
+    One starts at the beginning, one at each further stage and one at each further minute. Of the prior that is the
+    stages', the k-th has 2 / (k (k + 1)), and the minutes' is divided likewise.
     """
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
@@ -101,15 +104,16 @@ class Starts:
         new = self._share != share
         self._share = np.where(new, share, self._share)
         self._stages = self._stages + new
-        weight = np.where(new, _half_of(np.maximum(self._stages, 1)), 0.0)
+        weight = np.where(new, np.where(self._stages == 1, FIRST, STAGES * _part(self._stages)), 0.0)
         if at - self._minute_at >= 60:
             self._minutes, self._minute_at = self._minutes + 1, at
-            weight = weight + _half_of(self._minutes)
+            weight = weight + (MINUTES * _part(self._minutes) if self._minutes > 1 else 0.0)
         return weight
 
 
-def _half_of(number: Numbers) -> Numbers:
-    return 0.5 / (number * (number + 1))
+def _part(number: Numbers) -> Numbers:
+    """The parts of the second, the third and so on sum to 1."""
+    return 2 / np.maximum(number * (number + 1), 1)
 
 
 def upper_bound(bad: Numbers, trials: Numbers, beta: float, dispersion: Numbers = 1.0) -> Array:

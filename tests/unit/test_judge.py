@@ -251,6 +251,20 @@ class TestHealth:
         assert verdict(judge, 100) == "UNDECIDED"
         assert verdict(judge, 25) == "HEALTHY"
 
+    def test_no_further_share_while_it_may_be_worse_than_the_stable(self) -> None:
+        """Within the limit, and not worse enough to be stopped: it waits until the evidence has faded."""
+        judge = make_judge()
+        gauges_are_fine(judge)
+        for number, errors in enumerate([4, 4, 4, *[0] * 60]):
+            counts = {CANDIDATE: answered(1000, errors), STABLE: answered(3000, 3)}
+            judge.observe(Tick(START + SCRAPE * number, counts), 25)
+            said = verdict(judge, 50)
+            assert said != "BREACHED"
+            if number == 2:
+                assert said == "UNDECIDED"
+                assert "may be worse than the stable" in judge.health(50)[0].reason
+        assert said == "HEALTHY"
+
     @pytest.mark.parametrize("bad", ["errors", "slow"])
     def test_one_gate_that_does_not_pass_is_enough(self, bad: str) -> None:
         judge = make_judge()

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.sequential import (
+    FIRST,
+    MINUTES,
     MOST_DISPERSION,
     RATIOS,
+    STAGES,
     Array,
     EProcess,
     Starts,
@@ -249,16 +252,22 @@ class TestStarts:
         starts = Starts()
         shares = {0: 5, 5: 5, 60: 5, 65: 25, 115: 25, 120: 50}
         weights = [float(starts.at(at, share)) for at, share in shares.items()]
-        assert weights == pytest.approx([1 / 2, 0, 1 / 12, 1 / 12, 0, 1 / 24 + 1 / 24])
+        expected = [FIRST, 0, MINUTES / 3, STAGES / 3, 0, STAGES / 6 + MINUTES / 6]
+        assert weights == pytest.approx(expected)
+
+    def test_all_weights_sum_to_1(self) -> None:
+        starts = Starts()
+        spent = sum(float(starts.at(60.0 * minute, min(minute, 20))) for minute in range(5000))
+        assert 1 - STAGES / 10 <= spent <= 1 + 1e-9
 
     def test_a_gap_of_many_minutes_is_one_start(self) -> None:
         starts = Starts()
-        assert [float(starts.at(at, 5)) for at in (0, 3600, 3605)] == pytest.approx([1 / 2, 1 / 12, 0])
+        assert [float(starts.at(at, 5)) for at in (0, 3600, 3605)] == pytest.approx([FIRST, MINUTES / 3, 0])
 
     def test_deployments_at_different_stages(self) -> None:
         starts = Starts((2,))
         starts.at(0, np.array([5, 5]))
-        assert starts.at(5, np.array([5, 25])) == pytest.approx([0, 1 / 12])
+        assert starts.at(5, np.array([5, 25])) == pytest.approx([0, STAGES / 3])
 
 
 def errors_of_an_hour(rng: np.random.Generator, mean: float, *, burst: int, runs: int = 400) -> Array:
