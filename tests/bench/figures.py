@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from airflow_deploy.domain.delivery import BETA
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.judge import ALPHA
-from airflow_deploy.domain.sequential import EProcess, Numbers, Starts, log_threshold, trials_needed, upper_bound
+from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, trials_needed, upper_bound
 from tests.stack.layout import CHECKOUT
 
 FOLDER = CHECKOUT / "docs/concepts"
@@ -147,7 +147,7 @@ def evidence_picture() -> None:
     show_evidence(on, 5000)
     show_stages(on, stages)
     lines = [
-        ("fails 5 % from the start:\ntaken back after {at} s", EXAMPLE, [Stage(12, 5, BAD)], VERMILION, "o", (38, 1100)),
+        ("fails 5 % at once:\ntaken back after {at} s", EXAMPLE, [Stage(12, 5, BAD)], VERMILION, "o", (38, 1100)),
         ("fails 5 % from 130 s on:\ntaken back after {at} s", 3, late, ORANGE, "s", (133, 30)),
         ("healthy: as good as the stable", 4, healthy, BLUE, ".", (62, 0.16)),
     ]
@@ -166,7 +166,7 @@ def health_picture() -> None:
     """What a share could cost after so many good requests."""
     trials = np.unique(np.geomspace(10, 1000, 200).round())
     limit, on = GATES["error_rate"].default, axes()
-    worst: Numbers = upper_bound(np.zeros_like(trials), trials, BETA)
+    worst = upper_bound(np.zeros_like(trials), trials, BETA)
     for share, color in zip(SHARES, (GREEN, ORANGE, BLUE), strict=True):
         cost, needed = worst * share, int(trials_needed(0, limit / (share / 100), BETA))
         on.plot(trials, cost, color=color, linewidth=1.8)
@@ -194,7 +194,9 @@ def outage_picture() -> None:
     rates, below = axes(2, 4.4, sharex=True)
     at = [item.at for item in seen]
     rates.plot(at, [100 * item.bad / item.requests for item in seen], color=VERMILION, marker="o", markersize=4)
-    rates.plot(at, [100 * item.control_bad / item.control_requests for item in seen], color=BLUE, marker="s", markersize=3)
+    rates.plot(
+        at, [100 * item.control_bad / item.control_requests for item in seen], color=BLUE, marker="s", markersize=3
+    )
     rates.set_ylabel("failing requests (%)")
     rates.set_ylim(0, 60)
     rates.text(3, 50, "candidate, 25 % of traffic", color=VERMILION)
