@@ -48,7 +48,7 @@ def judge_again(path: Path) -> Judged:
 def _judged(text: str) -> Judged:
     number, verdict, differences = 0, None, []
     try:
-        for line in replay(list(StringIO(text, newline="\n"))):
+        for line in replay(list(StringIO(text))):
             number, verdict = line.number, line.verdict
             if line.difference:
                 differences.append(f"line {number}: {line.difference}")

@@ -33,7 +33,7 @@ def graph_page(server: str, plan: DeploymentPlan, until: float | None = None) ->
     panels = [{"expr": query, **shown} for query in graph_queries(plan)]
     given = {f"g{number}.{name}": value for number, panel in enumerate(panels) for name, value in panel.items()}
     # Prometheus 3 sends /graph on to /query, and cleans what follows like a path: an escaped slash is safe from that.
-    return f"{server}/graph?{urlencode(given, safe='(),', quote_via=quote)}"
+    return f"{server}/graph?{urlencode(given, safe='(),*:', quote_via=quote)}"
 
 
 def graph_queries(plan: DeploymentPlan) -> list[str]:

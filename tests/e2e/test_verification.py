@@ -139,7 +139,7 @@ def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_b
         world.until(lambda: verify(world)[0] == "failed", "the incident was back for a minute", 120)
     assert world.weights() == {"payments": 100, candidate: 0}
     assert states(folder)[-3:] == ["VERIFIED", "ROLLING_BACK", "ROLLED_BACK"]
-    assert "incident INC-404" in transitions(folder)[-2]["reason"]
+    assert "the incident is back" in transitions(folder)[-2]["reason"]
     check_consistent(folder)
     assert [request for request in world.requests() if request.failed] == []
 

