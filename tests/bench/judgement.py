@@ -182,7 +182,7 @@ def main() -> int:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(asdict(found), indent=1) + "\n")
     verdicts = list(results.verdicts(found))
-    print("\n".join([*results.table(found), "", *map(str, verdicts)]))
+    print("\n".join([*results.tables(found), "", *map(str, verdicts)]))
     print(f"\n{len(found.rows)} rows in {RESULTS}, {time.monotonic() - began:.0f} s")
     return 1 if any(verdict.missed for verdict in verdicts) else 0
 

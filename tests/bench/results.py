@@ -1,8 +1,8 @@
-"""What the simulation found, as rows, as a table to read, and as a verdict on each target."""
+"""What the simulation found, as rows, as tables to read, and as a verdict on each target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.bench.deployments import SCRAPE, STABLE_ERROR, STAGES
@@ -128,18 +128,15 @@ def _near_the_best_possible(results: Results) -> Verdict:
 
 def _far_below_the_peers(results: Results) -> Verdict:
     rivals = {row: rival for row in results.ours(STEADY) if (rival := _best_peer(results, row))}
-    said = ", ".join(
-        f"{row.rps} rps {row.candidate_error:.1%} {r.harmed_mean / row.harmed_mean:.0f}x" for row, r in rivals.items()
-    )
+    missed = [row for row, rival in rivals.items() if 5 * row.harmed_mean > rival.harmed_mean]
     return Verdict(
         "steady: harmed at most 1/5 of the best peer that stops falsely no more often",
-        said,
+        f"in {len(rivals) - len(missed)} of {len(rivals)} cells where there is such a peer",
         [
-            f"{row}: {row.harmed_mean:.1f} against {rival.harmed_mean:.1f} ({rival.rule}, stopped {rival.stopped} of"
-            f" {rival.runs}); the best possible is {row.wald:.1f}"
-            + (": no test of this level can" if 5 * (row.wald or 0) > rival.harmed_mean else "")
-            for row, rival in rivals.items()
-            if 5 * row.harmed_mean > rival.harmed_mean
+            f"{row}: {row.harmed_mean:.1f} against {rivals[row].harmed_mean:.1f} ({rivals[row].rule}, stopped"
+            f" {rivals[row].stopped} of {rivals[row].runs}); the best possible is {row.wald:.1f}"
+            + (": no test of this level can" if 5 * (row.wald or 0) > rivals[row].harmed_mean else "")
+            for row in missed
         ],
     )
 
@@ -179,20 +176,32 @@ def _health(results: Results) -> Verdict:
     )
 
 
-def table(results: Results) -> list[str]:
-    """Return a Markdown table: by cell, how many each rule stopped, and how many requests were harmed on average."""
-    rules = list(dict.fromkeys(row.rule for row in results.rows))
-    lines = [f"| {' | '.join(['scenario', 'requests/s', 'candidate', 'best possible', *rules])} |"]
-    lines.append("|---|--:|--:|--:|" + "--:|" * len(rules))
-    for scenario, rps, error in dict.fromkeys((r.scenario, r.rps, r.candidate_error) for r in results.rows):
-        cells = {r.rule: r for r in results.rows if (r.scenario, r.rps, r.candidate_error) == (scenario, rps, error)}
-        best = f"{cells[OURS].wald:.1f}" if cells[OURS].wald else ""
-        shown = [_cell(cells[rule]) if rule in cells else "" for rule in rules]
-        lines.append(f"| {' | '.join([scenario, f'{rps}', f'{error:.1%}', best, *shown])} |")
-    return lines
+def tables(results: Results) -> Iterator[str]:
+    """Return two Markdown tables: ours in all scenarios, and all rules where traffic is steady."""
+    errors = list(dict.fromkeys(row.candidate_error for row in results.rows))
+    columns = ["scenario", "requests/s", *(f"{error:.1%}" for error in errors)]
+    yield from _table(columns, _grid(results, lambda row: (row.scenario, row.rps) if row.rule == OURS else None))
+    yield ""
+    columns = ["rule", "requests/s", *(f"{error:.1%}" for error in errors)]
+    yield from _table(columns, _grid(results, lambda row: (row.rule, row.rps) if row.scenario == STEADY else None))
+
+
+def _grid(results: Results, key: Callable[[Row], tuple[str, int] | None]) -> Iterator[list[str]]:
+    errors = list(dict.fromkeys(row.candidate_error for row in results.rows))
+    for name, rps in dict.fromkeys(found for row in results.rows if (found := key(row))):
+        cells = {row.candidate_error: row for row in results.rows if key(row) == (name, rps)}
+        yield [name, f"{rps}", *(_cell(cells[error]) if error in cells else "" for error in errors)]
+
+
+def _table(columns: list[str], lines: Iterable[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" + "|--:" * (len(columns) - 1) + "|"
+    yield from (f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(row: Row) -> str:
+    """False stops of the healthy; else how many were stopped, after how long, and how many requests were harmed."""
     if row.candidate_error == STABLE_ERROR:
-        return f"{row.stopped} of {row.runs:,}"
-    return f"{row.stopped / row.runs:.0%}, {row.harmed_mean:.1f}"
+        return f"{row.stopped}"
+    after = "" if row.seconds_median is None else f" in {row.seconds_median:.0f} s"
+    return f"{row.stopped / row.runs:.0%}{after}, {row.harmed_mean:.1f}"
