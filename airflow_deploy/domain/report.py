@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Gate
 from airflow_deploy.domain.sequential import trials_needed
@@ -107,12 +107,14 @@ def more_needed(findings: Sequence[Finding]) -> dict[str, int]:
     found = {}
     for finding in findings:
         if finding.verdict == "UNDECIDED" and "bound" in finding.numbers:
-            bad, trials, allowed, share, dispersion = (finding.numbers[name] for name in FACTS)
+            bad, trials, allowed, share, dispersion, bound = (finding.numbers[name] for name in FACTS)
+            if bound * share / 100 <= allowed:  # what it waits for is not more requests
+                continue
             found[finding.gate] = max(1, round(_in_all(bad, allowed / (share / 100), dispersion) - trials))
     return found
 
 
-FACTS = ("bad", "trials", "allowed", "next_share", "dispersion")
+FACTS = ("bad", "trials", "allowed", "next_share", "dispersion", "bound")
 
 
 @lru_cache(4096)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.judge import ALPHA
 from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, trials_needed, upper_bound

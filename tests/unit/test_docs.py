@@ -9,7 +9,7 @@ from math import exp
 import pytest
 import yaml
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.gates import GATES, OwnGate
 from airflow_deploy.domain.judge import evaluate
 from airflow_deploy.domain.sequential import trials_needed

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Kind, table
 from airflow_deploy.domain.judge import Judge, Terms, evaluate
