@@ -83,9 +83,13 @@ class Report:
         row = _plain_row(finding) if finding else Row(name, "-")
         row = row._replace(limit=f"{limit:g} {gate.unit}".strip())
         if gate.counted:
-            counted = (gate.bad_and_trials(counts, limit) for counts in (look.candidate, look.stable))
-            mine, control = (f"{bad:.0f} of {trials:.0f}" for bad, trials in counted)
-            row = row._replace(candidate=mine, stable=control)
+            seen = [*gate.bad_and_trials(look.candidate, limit), *gate.bad_and_trials(look.stable, limit)]
+            if finding and "control_trials" in finding.numbers:  # what it counted: without the warm-up, say
+                seen = [finding.numbers[name] for name in COUNTED]
+            bad, trials, control_bad, control_trials = seen
+            row = row._replace(
+                candidate=f"{bad:.0f} of {trials:.0f}", stable=f"{control_bad:.0f} of {control_trials:.0f}"
+            )
         return row._replace(says=f"needs {more[name]} more good ones") if name in more else row
 
     def _count(self, look: Look, *, anew: bool) -> None:
@@ -114,6 +118,7 @@ def more_needed(findings: Sequence[Finding]) -> dict[str, int]:
     return found
 
 
+COUNTED = ("bad", "trials", "control_bad", "control_trials")
 FACTS = ("bad", "trials", "allowed", "next_share", "dispersion", "bound")
 
 
