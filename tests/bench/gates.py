@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="how long to measure")
     parser.add_argument("--keep", action="store_true", help="keep Airflow's home with its logs")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is ended then too
     folder = Path(tempfile.mkdtemp(prefix="airflow-deploy-bench-"))
     try:
         found = bench(folder, options.gates, options.seconds)
@@ -60,9 +61,7 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
     """Run it in ``folder``, and return the row of results."""
     env = os.environ | {"AIRFLOW_DEPLOY_BENCH_BEGAN": f"{time.time():.3f}", "PYTHONPATH": str(CHECKOUT)}
     with ExitStack() as running:
-        for kind in ("prometheus", "cluster"):
-            running.enter_context(process([sys.executable, "-m", "tests.bench.stand_ins", kind, folder], env, folder))
-        prometheus, cluster = (address(folder / f"{kind}.json") for kind in ("prometheus", "cluster"))
+        prometheus, cluster = (running.enter_context(stand_in(kind, env, folder)) for kind in ("prometheus", "cluster"))
         env |= airflow(folder, prometheus, cluster)
         prepare(folder, gates, env)
         triggerer = running.enter_context(process([AIRFLOW, "triggerer", "--skip-serve-logs"], env, folder))
@@ -161,11 +160,16 @@ def process(argv: Sequence[str | Path], env: Mapping[str, str], folder: Path) ->
             child.wait()
 
 
-def address(path: Path) -> str:
-    while not path.exists():
-        time.sleep(0.1)
-    found: str = json.loads(path.read_text())
-    return found
+@contextmanager
+def stand_in(kind: str, env: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Run a stand-in, and give its address."""
+    path = folder / f"{kind}.json"
+    with process([sys.executable, "-m", "tests.bench.stand_ins", kind, folder], env, folder) as child:
+        while not path.exists():
+            if child.poll() is not None:
+                raise RuntimeError(f"the stand-in of the {kind} has ended; see the logs in {folder}")
+            time.sleep(0.1)
+        yield json.loads(path.read_text())
 
 
 def asked(url: str) -> dict[str, list[float]]:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import uvloop
 
 from airflow_deploy.domain.telemetry import PRESETS
-from tests.bench.fleet import SCRAPE, gate, route_body
+from tests.bench.fleet import SCRAPE, began, gate, route_body
 from tests.stack.tls import Authority
 
 Answer = Callable[[str], tuple[str, bytes]]
@@ -30,7 +30,7 @@ Answer = Callable[[str], tuple[str, bytes]]
 
 TRAEFIK = PRESETS["traefik"]
 RATE = 20.0
-"""Requests per second of each version."""
+"""Requests per second of one service."""
 FAILING = 0.001
 CODES = {"200": 1 - FAILING, "503": FAILING}
 METHODS = {"GET": 0.8, "POST": 0.2}
@@ -94,27 +94,24 @@ def counters(number: int, since: float, until: float) -> list[str]:
     families = [(TRAEFIK.requests, ""), (f"{TRAEFIK.duration}_count", "")]
     families += [(f"{TRAEFIK.duration}_bucket", f',"le":"{edge}"') for edge in edges]
     found = []
-    for version in (plan.candidate, plan.stable):
+    for version, share, born in ((plan.candidate, 0.05, began()), (plan.stable, 0.95, began() - 3600)):
         backend = f"httproute-shop-{plan.spec.route.name}-gw-traefik-ep-web-0-abc-svc-shop-{version}-0@kubernetesgateway"
         for code, of_codes in CODES.items():
             for method, of_methods in METHODS.items():
                 labels = f'"code":"{code}","method":"{method}","protocol":"http","service":"{backend}"'
-                rate = RATE * of_codes * of_methods
+                rate = RATE * share * of_codes * of_methods
                 for name, more in families:
                     within = WITHIN if more else 1.0
-                    values = ",".join(f'[{at:.3f},"{int((at - BORN) * rate * within)}"]' for at in times)
+                    values = ",".join(f'[{at:.3f},"{int((at - born) * rate * within)}"]' for at in times if at > born)
                     metric = f'"__name__":"{name}","instance":"10.0.0.7:8082","job":"gateway",{labels}{more}'
                     found.append(f'{{"metric":{{{metric}}},"values":[{values}]}}')
     return found
 
 
-BORN = time.time() - 600
-"""When the counters began."""
-
-
 async def serve(kind: str, folder: Path) -> None:
     asked: dict[str, list[float]] = defaultdict(list)
-    answer, tls = {"prometheus": (prometheus, None), "cluster": (cluster, _tls(folder))}[kind]
+    answer = {"prometheus": prometheus, "cluster": cluster}[kind]
+    tls = _tls(folder) if kind == "cluster" else None
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Server(answer, asked), "127.0.0.1", 0, ssl=tls, backlog=4096)
     port = server.sockets[0].getsockname()[1]
