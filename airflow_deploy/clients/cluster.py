@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
@@ -15,6 +17,10 @@ from airflow_deploy.domain.values import printable
 FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
+FRESH = 60.0
+"""Seconds for which what an Airflow connection says is not looked up again: a thousand gates may begin at one time."""
+KEPT_ALIVE = 100
+"""Connections to one server that are kept open; more are opened where more are needed at one time."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
@@ -34,17 +40,15 @@ class Readiness:
 
 
 class Cluster:
-    """One cluster, as the Airflow connection ``connection`` reaches it."""
+    """One cluster, as the Airflow connection ``connection`` reaches it.
 
-    def __init__(self, connection: str) -> None:
-        # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
-        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    :param purpose: those of one purpose that are made within ``FRESH`` seconds share their connections to the server.
+    """
+
+    def __init__(self, connection: str, purpose: str = "") -> None:
         from kubernetes import client
 
-        configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
-        # One try within the time-out: who calls tries again, and knows better when.
-        configuration.retries = False
-        self._api = client.ApiClient(configuration)
+        self._api = _api_client(connection, purpose, int(time.monotonic() // FRESH))
         self._custom = client.CustomObjectsApi(self._api)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
@@ -165,6 +169,20 @@ class Cluster:
             self._apps.patch_namespaced_deployment_scale(
                 name, namespace, {"spec": {"replicas": replicas}}, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
             )
+
+
+@lru_cache(maxsize=16)
+def _api_client(connection: str, purpose: str, _age: int) -> Any:
+    """Return a client that any number of threads may use: none waits for another's connection."""
+    # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes import client
+
+    configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
+    # One try within the time-out: who calls tries again, and knows better when.
+    configuration.retries = False
+    configuration.connection_pool_maxsize = KEPT_ALIVE
+    return client.ApiClient(configuration)
 
 
 @contextmanager
