@@ -63,7 +63,7 @@ class PlanDeploymentOperator(DeployOperator):
             )
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
-        observer.check_edges()
+        observer.check()
         record(
             context,
             State.INIT,

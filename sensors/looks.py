@@ -13,20 +13,22 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks
+from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks, unsighted
 from airflow_deploy.clients.settling import return_traffic
 from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.errors import DeployError, FencedError
-from airflow_deploy.domain.evidence import EvidenceLog, counts_from
-from airflow_deploy.domain.judge import Finding, Verdict, evaluate
+from airflow_deploy.domain.evidence import EvidenceLog
+from airflow_deploy.domain.findings import Finding, Verdict
+from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.route import Route
-from airflow_deploy.domain.telemetry import SATURATION, Counts
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +106,21 @@ class Looks:
         self._observer = Observer.connect(plan)
         self._reader = self._observer.reader()
         self._asked_until: float | None = None
-        baseline: Counts = counts_from(assignment.baseline)
-        self._log = EvidenceLog(plan.spec.gates, plan.candidate, plan.stable, baseline, self._observer.queries)
+        self._condition = plan.request.incident.resolved_when if assignment.role == "verify" else None
+        terms = Terms(
+            limits=plan.spec.limits,
+            kinds=plan.spec.kinds,
+            candidate=plan.candidate,
+            stable=plan.stable,
+            baseline=Baseline.load(assignment.baseline),
+            warm_up=plan.spec.canary.warm_up,
+            resolved_when=self._condition,
+        )
+        self._log = EvidenceLog(terms, self._observer.queries)
         self._looked_at: float | None = None
         self._sighted = 0.0
         self._breached_since: float | None = None
         self._blind_since: float | None = None
-        self._resolved_since: float | None = None
 
     @property
     def evidence(self) -> str:
@@ -128,11 +138,13 @@ class Looks:
         except DeployError as error:
             # Nobody else would look: whatever the cluster answers, this goes on, unsighted.
             route, blind = None, str(error)
-        verdict, findings = evaluate(self._log.judge, blind, self._assignment.next_share)
+        if self._condition:
+            self._log.answer(at, None if blind else self._answer(self._condition))
+        verdict, findings = self._log.look(at, blind, self._assignment.next_share)
         self._report(route, verdict, findings)
         outcome = self._decide(verdict, findings, at)
-        question = {"blind": blind, "next_share": self._assignment.next_share}
-        self._log.verdict(at, verdict, findings, question, final=outcome is not None)
+        if outcome:
+            self._log.look(at, blind, self._assignment.next_share, final=True)
         return outcome
 
     def brake(self, outcome: Outcome) -> float | None:
@@ -177,36 +189,27 @@ class Looks:
     def _sight(self, route: Route, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""
         self._take_in(route, at)
-        stale = self._plan.spec.blindness.stale_after
-        if at - max(self._reader.seen_until, self._assignment.started) > stale:
-            return f"Prometheus has no counters of {self._plan.stable} or {self._plan.candidate} newer than {stale} s"
-        return None
+        return unsighted(self._reader, self._plan, self._assignment.started, at)
 
     def _take_in(self, route: Route, at: float) -> None:
         shifts = route.shifts
         if not shifts:
             return
-        news = False
         for seconds, until in chunks(self._asked_until or shifts[0].at - LOOKBACK, at):
-            for tick in self._reader.feed(self._observer.counters(seconds, until)):
+            seen = self._observer.ask(seconds, until)
+            for tick in self._reader.feed(seen.counters, seen.own, seen.gauges):
                 # Two clocks: what the candidate answered counts, even if Prometheus' clock says before the shift.
                 if tick.at >= shifts[0].at or tick.counts[self._plan.candidate].requests:
                     share = [shift.share for shift in shifts if shift.at <= tick.at][-1:] or [shifts[0].share]
                     self._log.tick(tick, share[0])
-                    news = True
             self._asked_until = until
-        if news:
-            self._take_in_gauges(at)
 
-    def _take_in_gauges(self, at: float) -> None:
+    def _answer(self, condition: ResolvedWhen) -> float | None:
         try:
-            gauges = self._observer.gauges()
+            return self._observer.number(condition.query)
         except DeployError as error:
-            # The counters' judgement does not depend on them; health does, and stays undecided.
-            log.warning("gauges: %s", error)
-            gauges = dict.fromkeys(SATURATION)
-        for name, value in gauges.items():
-            self._log.gauge(name, at, value)
+            log.warning("resolved_when: %s", error)
+            return None
 
     def _decide(self, verdict: Verdict, findings: list[Finding], at: float) -> Outcome | None:
         reason = "; ".join(finding.reason for finding in findings if finding.verdict == verdict)
@@ -218,15 +221,13 @@ class Looks:
             return self._decide_blind(reason, at)
         if self._assignment.role == "watch":
             return None
-        resolved = self._resolved(at)
         canary = self._plan.spec.canary
-        if verdict == "HEALTHY" and resolved and at - self._assignment.started >= canary.bake:
-            return self._outcome(verdict, "; ".join(finding.reason for finding in findings), at)
+        if verdict == "HEALTHY" and at - self._assignment.started >= canary.bake:
+            return self._outcome(verdict, reason, at)
         if self._sighted >= canary.max_bake:
-            unresolved = "the incident is not resolved" if verdict == "HEALTHY" else reason
-            undecided = self._outcome("UNDECIDED", f"after {self._sighted:.0f} s: {unresolved}", at)
+            undecided = self._outcome("UNDECIDED", f"after {self._sighted:.0f} s: {reason}", at)
             # A person may be asked about it, and wants to see all of it.
-            return replace(undecided, numbers={**undecided.numbers, "findings": [asdict(item) for item in findings]})
+            return replace(undecided, numbers={**undecided.numbers, "findings": [item.dump() for item in findings]})
         return None
 
     def _clock(self, verdict: Verdict, at: float) -> None:
@@ -236,7 +237,6 @@ class Looks:
         self._breached_since = (self._breached_since or at) if verdict == "BREACHED" else None
         if verdict == "BLIND":
             self._blind_since = self._blind_since or at
-            self._resolved_since = None
         else:
             self._blind_since = None
             self._sighted += elapsed
@@ -250,21 +250,6 @@ class Looks:
         if holds_brake and blindness.then == "rollback" and lasted >= blindness.max_blind:
             return self._outcome("BLIND", f"for {lasted:.0f} s: {reason}", at)
         return None
-
-    def _resolved(self, at: float) -> bool:
-        """Whether the incident's own condition has held for as long as it asks; True where there is none."""
-        condition = self._plan.request.incident.resolved_when
-        if self._assignment.role != "verify" or condition is None:
-            return True
-        try:
-            value = self._observer.number(condition.query)
-        except DeployError as error:
-            log.warning("resolved_when: %s", error)
-            value = None
-        holds = value is not None and condition.holds(value)
-        self._resolved_since = (self._resolved_since or at) if holds else None
-        log.info("resolved_when: %s %s %g: %s", value, condition.op, condition.value, "yes" if holds else "not yet")
-        return self._resolved_since is not None and at - self._resolved_since >= condition.for_
 
     def _outcome(self, verdict: Verdict, reason: str, at: float) -> Outcome:
         total = self._log.judge.total

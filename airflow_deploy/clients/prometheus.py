@@ -104,15 +104,15 @@ class Prometheus:
             raise TemporaryError(f"Prometheus does not answer: {printable(str(error), 200)}") from error
         return result
 
-    def raw(self, selector: str, seconds: int, until: float | None = None) -> list[Series]:
-        """Return the raw samples of ``seconds`` up to ``until`` (unix seconds), or up to now."""
-        result = self.query(f"{selector}[{seconds}s]", until)
+    def matrix(self, query: str, until: float | None = None) -> list[Series]:
+        """Return the samples of a query that yields ranges, up to ``until`` (unix seconds) or to now."""
+        result = self.query(query, until)
         try:
             return [
                 Series(item["metric"], [(float(at), float(value)) for at, value in item["values"]]) for item in result
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise TemporaryError(f"Prometheus gave no raw samples for {printable(selector, 200)}") from error
+            raise TemporaryError(f"Prometheus gave no samples for {printable(query, 200)}") from error
 
     def number(self, query: str, at: float | None = None) -> float | None:
         """Return the query's one number, now or ``at`` (unix seconds); None where it has no result.

@@ -12,10 +12,9 @@ from typing import Any
 from airflow.sdk import ObjectStoragePath
 
 from airflow_deploy.clients.artifacts import deployment_ids, store
-from airflow_deploy.domain.evidence import counts_from
+from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State
-from airflow_deploy.domain.telemetry import Counts
 from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)
@@ -25,12 +24,12 @@ log = logging.getLogger(__name__)
 class Promoted:
     """A deployment that ended VERIFIED at ``verified_at`` (unix seconds).
 
-    ``baseline`` is what the version before it answered, and ``disturbed_until`` is when the last later deployment that
+    ``baseline`` is what the service was like before, and ``disturbed_until`` is when the last later deployment that
     users have seen, and that came to nothing, had ended.
     """
 
     plan: DeploymentPlan
-    baseline: Counts
+    baseline: Baseline
     verified_at: float
     disturbed_until: float = 0.0
 
@@ -84,7 +83,7 @@ def _verified(summary: dict[str, Any]) -> Promoted | None:
         if summary["state"] != State.VERIFIED:
             return None
         ended = datetime.fromisoformat(summary["ended_at"]).timestamp()
-        return Promoted(DeploymentPlan.load(summary["plan"]), counts_from(summary["baseline"]), ended)
+        return Promoted(DeploymentPlan.load(summary["plan"]), Baseline.load(summary["baseline"]), ended)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         log.warning("%s cannot be verified: %s", summary.get("deployment_id"), printable(repr(error), 300))
         return None

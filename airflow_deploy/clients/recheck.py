@@ -7,15 +7,15 @@ that does not move within it, so a pass may be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from airflow_deploy.clients.observer import Observer, chunks
+from airflow_deploy.clients.observer import Observer, chunks, unsighted
 from airflow_deploy.clients.promoted import Promoted
 from airflow_deploy.domain.errors import DeployError
 from airflow_deploy.domain.evidence import EvidenceLog
-from airflow_deploy.domain.judge import ALPHA, SUSTAINED, Finding, Verdict, evaluate
-from airflow_deploy.domain.telemetry import SATURATION
+from airflow_deploy.domain.findings import Verdict
+from airflow_deploy.domain.judge import ALPHA, Terms
+from airflow_deploy.domain.request import ResolvedWhen
 
 WINDOW = 1800.0
 """Seconds that a pass looks back. A harm so rare that this long does not show it is not seen."""
@@ -23,6 +23,8 @@ EVERY = 60.0
 """Seconds that share one part of the bound on false alarms."""
 POINTS = 5
 """How often the incident's query is asked over its span: one bad sample says nothing."""
+STEP = 5
+"""Seconds at which half an hour is asked for: less to read, and scrapes that fall together are taken for one."""
 FULL = 300.0
 """Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
 
@@ -40,22 +42,30 @@ class Recheck:
 def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
     """Look once; an error of Prometheus' is BLIND."""
     number = int((at - item.verified_at) // EVERY) + 1
-    # By Ville's inequality and the union bound all passes together give a false alarm with a chance of ALPHA at most.
-    alpha = ALPHA / (number * (number + 1))
     plan = item.plan
-    log = EvidenceLog(plan.spec.gates, plan.candidate, plan.stable, item.baseline, observer.queries, alpha)
+    condition = plan.request.incident.resolved_when
+    terms = Terms(
+        limits=plan.spec.limits,
+        kinds=plan.spec.kinds,
+        candidate=plan.candidate,
+        stable=plan.stable,
+        # The shift is long past: fewer users than then are not its fault.
+        baseline=replace(item.baseline, quietest=0.0),
+        # By Ville's inequality and the union bound, all passes together give a false alarm with chance ALPHA at most.
+        alpha=ALPHA / (number * (number + 1)),
+        sustained=FULL,
+        resolved_when=condition,
+        relapse_after=_span(condition) if condition else None,
+    )
+    log = EvidenceLog(terms, observer.queries)
     since = max(item.verified_at, item.verified_at + (number - 1) * EVERY - WINDOW)
     try:
         blind = _take_in(log, item, observer, since, at)
-        incident = None if blind else _incident(log, item, observer, at)
+        if condition and not blind:
+            _ask_incident(log, item, condition, observer, at)
     except DeployError as error:
-        blind, incident = str(error), None
-    verdict, findings = evaluate(log.judge, blind, None)
-    if incident and verdict == "HEALTHY":
-        verdict, findings = incident.verdict, [incident]
-    condition = plan.request.incident.resolved_when
-    question = {"blind": blind, "next_share": None, "resolved_when": condition and condition.dump()}
-    log.verdict(at, verdict, findings, question, final=True)
+        blind = str(error)
+    verdict, findings = log.look(at, blind, None, final=True)
     return Recheck(verdict, "; ".join(finding.reason for finding in findings), at, log.lines())
 
 
@@ -63,51 +73,26 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
     """Tell the judge what has been counted; return why that cannot be trusted, None where it can."""
     reader = observer.reader(newborn=False)
     for seconds, until in chunks(since, at):
-        for tick in reader.feed(observer.counters(seconds, until)):
+        seen = observer.ask(seconds, until, STEP)
+        for tick in reader.feed(seen.counters, seen.own, seen.gauges):
             if tick.at >= since:
                 log.tick(tick, 100)
-    _take_in_gauges(log, item, observer, at)
-    stale = item.plan.spec.blindness.stale_after
-    if at - max(reader.seen_until, item.verified_at) > stale:
-        return f"Prometheus has no counters of {item.plan.candidate} newer than {stale} s"
-    return None
+    return unsighted(reader, item.plan, item.verified_at, at)
 
 
-def _take_in_gauges(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> None:
-    """Tell the judge of the gauges that have been beyond their limits all the time."""
-    limits = item.plan.spec.gates
-    # More often than the judge's patience with what it does not see; the latest first, which nearly always ends it.
-    seen: list[tuple[float, Mapping[str, float | None]]] = []
-    full = set(SATURATION)
-    for when in reversed(_points(at, FULL, int(FULL / SUSTAINED) + 2)):
-        seen.append((when, observer.gauges(when)))
-        full = {name for name in full if (value := seen[-1][1][name]) is not None and value > limits[name]}
-        if not full:
-            return
-    for when, values in reversed(seen):
-        for name in sorted(full):
-            log.gauge(name, when, values[name])
+def _span(condition: ResolvedWhen) -> float:
+    return max(float(condition.for_), EVERY)
 
 
-def _incident(log: EvidenceLog, item: Promoted, observer: Observer, at: float) -> Finding | None:
-    """Return the finding of an incident that has come back, or has not come to its end."""
-    condition = item.plan.request.incident.resolved_when
-    if condition is None:
-        return None
-    span = max(float(condition.for_), EVERY)
+def _ask_incident(log: EvidenceLog, item: Promoted, condition: ResolvedWhen, observer: Observer, at: float) -> None:
+    """Tell the judge what the incident's query yields, until it says once that the incident is not back."""
+    span = _span(condition)
     # The query speaks of the service and not of a version: what a later deployment did meanwhile is not this one's.
     if at - span < max(item.verified_at, item.disturbed_until):
-        return None
-    value = None
-    for when in _points(at, span, POINTS):
+        return
+    for index in range(POINTS):
+        when = at - span * (POINTS - 1 - index) / (POINTS - 1)
         value = observer.number(condition.query, when)
         log.answer(when, value)
         if not condition.denied(value):
-            return None
-    wanted = f"{condition.op} {condition.value:g}"
-    reason = f"incident {item.plan.request.incident.id}: its query has yielded {value:g} for {span:.0f} s, not {wanted}"
-    return Finding("resolved_when", "BREACHED", reason)
-
-
-def _points(at: float, span: float, count: int) -> list[float]:
-    return [at - span * (count - 1 - index) / (count - 1) for index in range(count)]
+            return

@@ -1,56 +1,36 @@
-"""The raw counts, queries and times behind a verdict, as JSON lines: enough to recompute it offline."""
+"""The raw counts, queries and times behind every verdict, as JSON lines: enough to recompute it offline.
+
+The first line holds the terms, the queries and the algorithm's version. Each further one is a look that brought
+something new: the ticks and answers that it took in, what it was asked, and what it said.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_deploy.domain.judge import ALPHA, Finding, Judge
-from airflow_deploy.domain.telemetry import Counts, Tick, edge_text
-
-Record = Mapping[str, Any]
-
-
-def counts_record(counts: Counts) -> Record:
-    """Return plain JSON for ``counts``."""
-    within = {edge_text(edge): number for edge, number in counts.within.items()}
-    return {"requests": counts.requests, "errors": counts.errors, "timed": counts.timed, "within": within}
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.findings import Finding, Verdict
+from airflow_deploy.domain.judge import ALGORITHM, Judge, Terms, evaluate
+from airflow_deploy.domain.telemetry import Tick
 
 
-def counts_from(record: Record) -> Counts:
-    """Return what ``counts_record`` was given."""
-    within = {float(edge): number for edge, number in record["within"].items()}
-    return Counts(record["requests"], record["errors"], record["timed"], within)
+@dataclass
+class _News:
+    ticks: list[tuple[Tick, int]] = field(default_factory=list)
+    answers: list[tuple[float, float | None]] = field(default_factory=list)
 
 
 class EvidenceLog:
-    """Collects, in order, all that a judge was told and all that it said.
+    """A judge, with a record of all that it is told and of all that it says."""
 
-    Its lines: one ``judge`` (limits, names, baseline, alpha, queries), then ``tick``, ``gauge``, ``answer`` and
-    ``verdict`` as they came.
-    """
-
-    def __init__(
-        self,
-        limits: Mapping[str, float],
-        candidate: str,
-        stable: str,
-        baseline: Counts,
-        queries: Mapping[str, str],
-        alpha: float = ALPHA,
-    ) -> None:
+    def __init__(self, terms: Terms, queries: Mapping[str, str]) -> None:
+        self._judge = Judge(terms)
+        self._news = _News()
         self._last_words: object = None
-        self._judge = Judge(limits, candidate, stable, baseline, alpha)
-        self._records: list[Record] = [
-            {
-                "kind": "judge",
-                "limits": dict(limits),
-                "candidate": candidate,
-                "stable": stable,
-                "baseline": counts_record(baseline),
-                "alpha": alpha,
-                "queries": dict(queries),
-            }
+        self._lines = [
+            _line({"kind": "judge", "algorithm": ALGORITHM, "terms": terms.dump(), "queries": dict(queries)})
         ]
 
     @property
@@ -59,38 +39,108 @@ class EvidenceLog:
         return self._judge
 
     def tick(self, tick: Tick, share: int) -> None:
-        """Record one scrape and pass it on."""
-        counts = {name: counts_record(item) for name, item in tick.counts.items()}
-        self._records.append({"kind": "tick", "at": tick.at, "share": share, "counts": counts})
+        """Take in one scrape; ``share`` is the candidate's declared share in % at that time."""
+        self._news.ticks.append((tick, share))
         self._judge.observe(tick, share)
 
-    def gauge(self, name: str, at: float, value: float | None) -> None:
-        """Record one gauge's value and pass it on."""
-        self._records.append({"kind": "gauge", "name": name, "at": at, "value": value})
-        self._judge.gauge(name, at, value)
-
     def answer(self, at: float, value: float | None) -> None:
-        """Record what the incident's query yielded; as a text, since JSON has no infinity."""
-        self._records.append({"kind": "answer", "at": at, "value": None if value is None else repr(value)})
+        """Take in what the incident's query yielded at ``at``."""
+        self._news.answers.append((at, value))
+        self._judge.answer(at, value)
 
-    def verdict(
-        self, at: float, verdict: str, findings: Iterable[Finding], question: Mapping[str, Any], *, final: bool
-    ) -> None:
-        """Record what was said to ``question``, a look at ``at`` (unix seconds).
+    def look(
+        self, at: float, blind: str | None, next_share: int | None, *, final: bool = False
+    ) -> tuple[Verdict, list[Finding]]:
+        """Return the verdict at ``at`` (unix seconds) and what it rests on; see ``evaluate``.
 
-        What was said the last time in the same words is left out, unless it is ``final``: looks come every second.
+        Looks come every second. One that has brought nothing new and says the same again is left out, and where only
+        the numbers have changed, the findings are: they follow from the counts.
         """
-        said = [
-            {"gate": f.gate, "verdict": f.verdict, "reason": f.reason, "numbers": dict(f.numbers)} for f in findings
-        ]
-        words = verdict, tuple((item["gate"], item["verdict"]) for item in said)
-        if final or words != self._last_words:
-            self._records.append({"kind": "verdict", "at": at, "verdict": verdict, "findings": said, **question})
-        self._last_words = words
+        verdict, findings = evaluate(self._judge, blind, next_share)
+        words = verdict, tuple((finding.gate, finding.verdict) for finding in findings)
+        changed = final or words != self._last_words
+        news, self._news, self._last_words = self._news, _News(), words
+        if changed or news.ticks or news.answers:
+            record = {
+                "kind": "look",
+                "at": at,
+                "ticks": [{**tick.dump(), "share": share} for tick, share in news.ticks],
+                # As texts: JSON has no infinity.
+                "answers": [[when, None if value is None else repr(value)] for when, value in news.answers],
+                "blind": blind,
+                "next_share": next_share,
+                "verdict": verdict,
+                "final": final,
+            }
+            shown = {"findings": [finding.dump() for finding in findings]} if changed else {}
+            self._lines.append(_line({**record, **shown}))
+        return verdict, findings
 
     def lines(self) -> str:
         """Return the JSON lines."""
-        return "".join(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n" for record in self._records)
+        return "".join(self._lines)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One line of evidence, recomputed. ``difference`` says what does not agree; None where all does."""
+
+    number: int
+    verdict: str | None
+    difference: str | None
+
+
+def replay(lines: Sequence[str]) -> Iterator[Replayed]:
+    """Recompute every verdict from the recorded counts alone, and compare each line byte for byte.
+
+    :raises RefusedError: a line is no evidence of this version of the algorithm.
+    """
+    log: EvidenceLog | None = None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if log is None:
+                log, again = _begin(record)
+            else:
+                again = _again(log, record)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RefusedError(f"line {number}: is no evidence; {type(error).__name__}") from error
+        yield Replayed(number, record.get("verdict"), _difference(line, again))
+    if log is None:
+        raise RefusedError("line 1: is missing; the file is empty")
+
+
+def _begin(record: Mapping[str, Any]) -> tuple[EvidenceLog, str]:
+    if record["kind"] != "judge" or record["algorithm"] != ALGORITHM:
+        raise RefusedError(
+            f"line 1: was judged by version {record.get('algorithm')} of the algorithm, and this is {ALGORITHM};"
+            " use the airflow-deploy that wrote it"
+        )
+    log = EvidenceLog(Terms.load(record["terms"]), record["queries"])
+    return log, log.lines()
+
+
+def _again(log: EvidenceLog, record: Mapping[str, Any]) -> str:
+    for tick in record["ticks"]:
+        log.tick(Tick.load(tick), tick["share"])
+    for at, value in record["answers"]:
+        log.answer(at, None if value is None else float(value))
+    recorded = len(log._lines)
+    log.look(record["at"], record["blind"], record["next_share"], final=record["final"])
+    return "".join(log._lines[recorded:])
+
+
+def _difference(line: str, again: str) -> str | None:
+    if line == again:
+        return None
+    told, found = json.loads(line), json.loads(again) if again else {}
+    wrong = [name for name in sorted({*told, *found}) if told.get(name) != found.get(name)]
+    said = "; ".join(f"{name} is {told.get(name)!r}, recomputed {found.get(name)!r}" for name in wrong)
+    return said or "the same values in other bytes"
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def digest(text: str) -> str:

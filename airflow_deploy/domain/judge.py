@@ -1,8 +1,8 @@
-"""One judge for the watch, the gates and the verification: it takes ticks in, and answers three questions.
+"""The one judge behind the watch, the gates and the verification: it takes ticks in, and answers three questions.
 
 - **Harm**: is the candidate worse than the stable over the same minutes? At 100 %, without a control: is it beyond the
   limit and well beyond what served before?
-- **Sight**: does the route deliver the share that it declares?
+- **Sight**: does the route deliver the share that it declares, and do the counts agree with each other?
 - **Health**: may the next share be given? Even if the candidate is as bad as it may still be, it alone must not be able
   to use up the limit.
 
@@ -11,188 +11,224 @@ The answers depend on the ticks alone, so the evidence recomputes them offline.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isnan
-from typing import Literal
+from typing import Any
 
-from airflow_deploy.domain.gates import GATES, Gate
-from airflow_deploy.domain.sequential import EProcess, log_threshold, lower_bound, upper_bound
+import numpy as np
+from numpy.typing import NDArray
+
+from airflow_deploy.domain.baseline import Baseline
+from airflow_deploy.domain.delivery import BETA, Delivery
+from airflow_deploy.domain.findings import Finding, Verdict
+from airflow_deploy.domain.gates import Gate, Kind, table
+from airflow_deploy.domain.gauges import SUSTAINED, GaugeWatch
+from airflow_deploy.domain.incident import IncidentWatch
+from airflow_deploy.domain.request import ResolvedWhen
+from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, upper_bound
 from airflow_deploy.domain.telemetry import Counts, Tick
 
-Verdict = Literal["HEALTHY", "BREACHED", "UNDECIDED", "BLIND"]
-
+ALGORITHM = 1
+"""Raised whenever the same evidence may lead to another verdict."""
 ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
-BETA = 0.05
-"""Bound on the chance that a version is called healthy although its mean rate of bad requests is not."""
-TOLERANCE = 1.5
-"""How many times the stable's rate of bad requests counts as no worse."""
 BEYOND_BASELINE = 3.0
 """Without a control, harm lies beyond the limit and beyond this many times the baseline."""
-RESTART_EVERY = 60.0
-"""Seconds after which the tests for harm start one more process."""
-SUSTAINED = 30.0
-"""Seconds for which a gauge must stay beyond its limit to be harm. This rule stands outside alpha."""
-SETTLING_SCRAPES = 2
-"""Scrapes after a shift that do not count towards the delivered share."""
+UNCOUNTED = 20.0
+"""Requests that may be missing from one counter while another has them: scrapes are not taken at one instant."""
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one gate says at one look, with its numbers."""
+class Terms:
+    """What a judge is told before it begins.
 
-    gate: str
-    verdict: Verdict
-    reason: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    :param limits: every gate's limit, by name; ``kinds``: how each of the team's own is judged.
+    :param candidate: the candidate's Service; ``stable``: the one that it is compared with.
+    :param alpha: bound on the chance of a false alarm by the counts.
+    :param warm_up: seconds after the candidate's first request in which it may be slow and busy.
+    :param sustained: seconds for which a gauge must be beyond its limit.
+    :param resolved_when: the incident's end, where that is asked for too.
+    :param relapse_after: seconds for which an incident must be seen to be back to be harm; None where it is none.
+    """
 
+    limits: Mapping[str, float]
+    candidate: str
+    stable: str
+    baseline: Baseline = field(default_factory=Baseline)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    alpha: float = ALPHA
+    warm_up: float = 0.0
+    sustained: float = SUSTAINED
+    resolved_when: ResolvedWhen | None = None
+    relapse_after: float | None = None
 
-@dataclass
-class _Harm:
-    """The two tests for harm of one counted gate."""
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        condition = self.resolved_when and self.resolved_when.dump()
+        plain = {**vars(self), "limits": dict(self.limits), "kinds": dict(self.kinds)}
+        return {**plain, "baseline": self.baseline.dump(), "resolved_when": condition}
 
-    compared: EProcess = field(default_factory=EProcess)
-    alone: EProcess = field(default_factory=EProcess)
+    @classmethod
+    def load(cls, data: Mapping[str, Any]) -> "Terms":
+        """Return what ``dump()`` wrote."""
+        condition = data["resolved_when"] and ResolvedWhen.load(data["resolved_when"])
+        return cls(**{**data, "baseline": Baseline.load(data["baseline"]), "resolved_when": condition})
 
 
 class Judge:
-    """Judges one candidate.
+    """Judges one candidate."""
 
-    :param limits: every gate's limit, by name, as ``DeploymentSpec.gates`` holds them.
-    :param candidate: the candidate's Service; ``stable``: the one that it is compared with.
-    :param baseline: what the stable answered before the deployment.
-    :param alpha: bound on the chance of a false alarm by the counts.
-    """
-
-    def __init__(
-        self, limits: Mapping[str, float], candidate: str, stable: str, baseline: Counts, alpha: float = ALPHA
-    ) -> None:
-        self._threshold = log_threshold(alpha / (2 * sum(gate.counted for gate in GATES.values())))
-        self._limits, self._candidate, self._stable, self._baseline = limits, candidate, stable, baseline
-        self._counted = {name: gate for name, gate in GATES.items() if gate.counted}
-        self._harm = {name: _Harm() for name in self._counted}
-        self._restarted_at: float | None = None
-        self._over: dict[str, tuple[float, float]] = {}
-        self._gauges: dict[str, float | None] = {}
-        self._stage_share: int | None = None
-        self._stage_ticks = 0
-        self._stage = Counts(), Counts()
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        gates = table(terms.kinds).values()
+        self._counted = [gate for gate in gates if gate.counted]
+        size = len(self._counted)
+        self._threshold = log_threshold(terms.alpha / size)
+        self._harm, self._starts = EProcess((size,)), Starts()
+        self._allowed = np.array([gate.allowed(terms.limits[gate.name]) for gate in self._counted])
+        self._edge = np.maximum(self._allowed, BEYOND_BASELINE * self._baseline_rates())
+        self._dispersion = np.array([terms.baseline.dispersion.get(gate.name, 1.0) for gate in self._counted])
+        self._warms_up = np.array([gate.warms_up for gate in self._counted])
+        self._mine, self._others = np.zeros((2, size)), np.zeros((2, size))
+        self._gauges = {
+            gate.name: GaugeWatch(
+                gate.name, terms.limits[gate.name], projects=gate.name == "memory", sustained=terms.sustained
+            )
+            for gate in gates
+            if gate.kind == "gauge"
+        }
+        self._forgiven = {gate.name for gate in gates if gate.kind == "gauge" and gate.warms_up}
+        self._delivery = Delivery(terms.limits["request_rate"], terms.baseline.quietest)
+        self._incident = IncidentWatch(terms.resolved_when, terms.relapse_after)
+        self._share = 0
+        self._began: float | None = None
+        self._exposed_at: float | None = None
+        self._at = 0.0
         self.total = Counts()
         """Everything that the candidate answered so far."""
         self.control = Counts()
         """Everything that the stable answered meanwhile."""
 
+    def _baseline_rates(self) -> Numbers:
+        """The baseline's rates of bad requests; 0 where it is itself beyond the limit.
+
+        Then it is the incident, and says nothing about what is acceptable.
+        """
+        bad, trials = self._numbers(self._terms.baseline.counts)
+        rates = bad / np.maximum(trials, 1)
+        return np.where(rates > self._allowed, 0.0, rates)
+
+    def _numbers(self, counts: Counts) -> Numbers:
+        """Return bad requests and requests of each counted gate."""
+        return np.array([gate.bad_and_trials(counts, self._terms.limits[gate.name]) for gate in self._counted]).T
+
     def observe(self, tick: Tick, share: int) -> None:
         """Take in one scrape; ``share`` is the candidate's declared share in % at that time."""
-        mine, control = tick.counts.get(self._candidate, Counts()), tick.counts.get(self._stable, Counts())
+        mine, control = (tick.counts.get(name, Counts()) for name in (self._terms.candidate, self._terms.stable))
         self.total, self.control = self.total + mine, self.control + control
-        self._restart_when_due(tick.at, share)
-        self._stage_ticks += 1
-        if self._stage_ticks > SETTLING_SCRAPES:
-            self._stage = self._stage[0] + mine, self._stage[1] + control
-        for name, gate in self._counted.items():
-            bad, trials = gate.bad_and_trials(mine, self._limits[name])
-            control_bad, control_trials = gate.bad_and_trials(control, self._limits[name])
-            if share < 100:
-                self._harm[name].compared.compare(bad, trials, control_bad, control_trials, TOLERANCE)
-            elif (edge := self._harm_edge(gate)) < 1:
-                self._harm[name].alone.against(bad, trials, edge)
-
-    def _restart_when_due(self, at: float, share: int) -> None:
-        new_stage = share != self._stage_share
-        if new_stage:
-            self._stage_share, self._stage_ticks, self._stage = share, 0, (Counts(), Counts())
-        if self._restarted_at is None:
-            self._restarted_at = at
-        elif new_stage or at - self._restarted_at >= RESTART_EVERY:
-            self._restarted_at = at
-            for harm in self._harm.values():
-                harm.compared.restart()
-                harm.alone.restart()
-
-    def _harm_edge(self, gate: Gate) -> float:
-        """The rate beyond which a version without a control does harm."""
-        allowed = gate.allowed(self._limits[gate.name])
-        bad, trials = gate.bad_and_trials(self._baseline, self._limits[gate.name])
-        baseline = bad / trials if trials else 0.0
-        # A baseline that is itself beyond the limit is the incident: it says nothing about what is acceptable.
-        return allowed if baseline > allowed else max(allowed, BEYOND_BASELINE * baseline)
+        if self._exposed_at is None and mine.requests:
+            self._exposed_at = tick.at
+        warm = self._exposed_at is not None and tick.at >= self._exposed_at + self._terms.warm_up
+        counted = np.logical_or(warm, ~self._warms_up)
+        ours, theirs = self._numbers(mine) * counted, self._numbers(control) * counted
+        self._mine, self._others = self._mine + ours, self._others + theirs
+        self._harm.start(self._starts.at(tick.at, share))
+        if share < 100:
+            self._harm.compare(ours[0], ours[1], theirs[0], theirs[1], self._dispersion)
+        else:
+            self._harm.against(ours[0], ours[1] * (self._edge < 1), np.minimum(self._edge, 0.5), self._dispersion)
+        self._delivery.observe(tick.at, mine.requests, control.requests, share)
+        for name, value in tick.gauges.items():
+            self.gauge(name, tick.at, None if name in self._forgiven and not warm else value)
+        self._share, self._at = share, tick.at
+        self._began = self._began or tick.at
 
     def gauge(self, name: str, at: float, value: float | None) -> None:
         """Take in a gauge's value at ``at``; None, or not a number, where there is none."""
-        if value is not None and isnan(value):
-            value = None
-        self._gauges[name] = value
-        if value is None or value <= self._limits[name]:
-            self._over.pop(name, None)
-        else:
-            since, last = self._over.get(name, (at, at))
-            # Nobody knows what it was while nobody looked: begin anew.
-            self._over[name] = (since if at - last <= SUSTAINED else at), at
+        self._gauges[name].see(at, value)
+
+    def answer(self, at: float, value: float | None) -> None:
+        """Take in what the incident's query yielded; None where it yielded nothing, or could not be asked."""
+        self._incident.answer(at, value)
 
     def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
-        found = []
-        for name, gate in self._counted.items():
-            for what, process in (("the stable", self._harm[name].compared), ("its limit", self._harm[name].alone)):
-                if process.log_e >= self._threshold:
-                    found.append((process.log_e, self._harm_finding(gate, what, process.log_e)))
-        for name, (since, last) in self._over.items():
-            if last - since >= SUSTAINED:
-                reason = f"{name} has been beyond {self._limits[name]:g} for {last - since:.0f} s"
-                found.append((0.0, Finding(name, "BREACHED", reason, {"value": self._gauges[name] or 0.0})))
-        return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
+        evidence = self._harm.log_e
+        by_count = [self._harm_finding(index, float(evidence[index])) for index in np.argsort(-evidence, kind="stable")
+                    if evidence[index] >= self._threshold]  # fmt: skip
+        others = [*(watch.harm() for watch in self._gauges.values()), self._delivery.gone(), self._incident.relapse()]
+        return [*by_count, *(finding for finding in others if finding)]
 
-    def _harm_finding(self, gate: Gate, than: str, log_e: float) -> Finding:
-        limit = self._limits[gate.name]
-        bad, trials = gate.bad_and_trials(self.total, limit)
-        control_bad, control_trials = gate.bad_and_trials(self.control, limit)
-        what = "failed" if gate.kind == "errors" else f"slower than {limit:g} s"
+    def _harm_finding(self, index: int, log_e: float) -> Finding:
+        gate = self._counted[index]
+        bad, trials, control_bad, control_trials = map(float, [*self._mine[:, index], *self._others[:, index]])
+        than = "the stable" if self._share < 100 else "its limit"
         reason = (
-            f"{gate.name}: worse than {than}, {bad:.0f} of {trials:.0f} requests {what}"
+            f"{gate.name}: worse than {than}, {bad:.0f} of {trials:.0f} {_events(gate, self._terms.limits[gate.name])}"
             f" against {control_bad:.0f} of {control_trials:.0f} (log evidence {log_e:.1f})"
         )
         numbers = {"bad": bad, "trials": trials, "control_bad": control_bad, "control_trials": control_trials}
-        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e})
+        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e, "threshold": float(self._threshold)})
 
     def traffic(self) -> Finding:
         """Say whether the route delivers the declared share: BLIND where it does not."""
-        factor = self._limits["request_rate"]
-        mine, control = self._stage[0].requests, self._stage[1].requests
-        total, declared = mine + control, (self._stage_share or 0) / 100
-        numbers = {"requests": mine, "of": total, "declared": declared}
-        if not mine:
-            least, most = 0.0, upper_bound(0, total, BETA)
-        else:
-            least, most = lower_bound(mine, total, BETA), upper_bound(mine, total, BETA)
-        seen = f"{mine:.0f} of {total:.0f} requests reached the candidate at a declared {declared:.0%}"
-        if most < declared / factor or least > min(1.0, declared * factor):
-            return Finding("request_rate", "BLIND", f"request_rate: {seen}", numbers)
-        return Finding("request_rate", "HEALTHY" if mine else "UNDECIDED", f"request_rate: {seen}", numbers)
+        return self._delivery.share()
+
+    def sight(self) -> list[Finding]:
+        """Return what makes the counts unworthy of trust, as BLIND findings."""
+        found = [self.traffic(), *self._contradictions()]
+        return [finding for finding in found if finding.verdict == "BLIND"]
+
+    def _contradictions(self) -> list[Finding]:
+        """Return where one counter has missed what the gateway's has seen."""
+        found = []
+        for gate in self._counted:
+            _, trials = gate.bad_and_trials(self.total, self._terms.limits[gate.name])
+            wanted = self.total.requests if gate.kind == "latency" else min(1.0, self.total.requests)
+            if self.total.requests > UNCOUNTED and trials < wanted / 2:
+                reason = (
+                    f"{gate.name}: its counters have {trials:.0f} of the gateway's {self.total.requests:.0f} requests"
+                )
+                found.append(Finding(gate.name, "BLIND", reason, {"trials": trials, "requests": self.total.requests}))
+        return found
 
     def health(self, next_share: int) -> list[Finding]:
         """Say for each gate whether ``next_share`` % may be given: HEALTHY or UNDECIDED (traffic: BLIND too)."""
-        found = [self._health_of(gate, next_share) for gate in self._counted.values()]
-        for name in (name for name, gate in GATES.items() if gate.kind == "gauge"):
-            value, limit = self._gauges.get(name), self._limits[name]
-            healthy = value is not None and value <= limit
-            shown = "not seen yet" if value is None else f"{value:.2f}"
-            numbers = {} if value is None else {"value": value}
-            reason = f"{name}: {shown}, limit {limit:g}"
-            found.append(Finding(name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers))
-        return [*found, self.traffic()]
+        counted = self._health_of_counts(next_share)
+        gauges = [watch.health() for watch in self._gauges.values()]
+        return [*counted, *gauges, self.traffic(), *self._incident.ended()]
 
-    def _health_of(self, gate: Gate, next_share: int) -> Finding:
-        limit = self._limits[gate.name]
-        allowed = gate.allowed(limit)
-        bad, trials = gate.bad_and_trials(self.total, limit)
-        bound = upper_bound(bad, trials, BETA)
-        healthy = bound * next_share / 100 <= allowed
-        reason = (
-            f"{gate.name}: {bad:.0f} of {trials:.0f} bad, at most {bound:.2%};"
-            f" {next_share} % of traffic may cost {bound * next_share / 100:.2%} of {allowed:.2%}"
-        )
-        numbers = {"bad": bad, "trials": trials, "bound": bound, "allowed": allowed, "next_share": float(next_share)}
-        return Finding(gate.name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers)
+    def _health_of_counts(self, next_share: int) -> list[Finding]:
+        bad, trials = self._mine
+        bounds = upper_bound(bad, trials, BETA, self._dispersion)
+        seconds = max(1.0, self._at - (self._began or 0.0))
+        found = []
+        for index, gate in enumerate(self._counted):
+            bound, allowed = float(bounds[index]), float(self._allowed[index])
+            reason = (
+                f"{gate.name}: {bad[index]:.0f} of {trials[index]:.0f} bad, at most {bound:.2%};"
+                f" {next_share} % of traffic may cost {bound * next_share / 100:.2%} of {allowed:.2%}"
+            )
+            numbers = {
+                "bad": bad[index],
+                "trials": trials[index],
+                "control_bad": self._others[0, index],
+                "control_trials": self._others[1, index],
+                "bound": bound,
+                "allowed": allowed,
+                "next_share": next_share,
+                "dispersion": self._dispersion[index],
+                "per_second": trials[index] / seconds,
+            }
+            healthy = bound * next_share / 100 <= allowed
+            found.append(Finding(gate.name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers))
+        return found
+
+
+def _events(gate: Gate, limit: float) -> str:
+    return {"errors": "requests failed", "latency": f"requests slower than {limit:g} s"}.get(
+        gate.kind, "events are bad"
+    )
 
 
 def evaluate(judge: Judge, blind: str | None, next_share: int | None) -> tuple[Verdict, list[Finding]]:
@@ -207,10 +243,9 @@ def evaluate(judge: Judge, blind: str | None, next_share: int | None) -> tuple[V
         return "BREACHED", harmful
     if blind:
         return "BLIND", [Finding("sight", "BLIND", blind)]
-    traffic = judge.traffic()
-    if traffic.verdict == "BLIND":
-        return "BLIND", [traffic]
+    if unsighted := judge.sight():
+        return "BLIND", unsighted
     if next_share is None:
-        return "HEALTHY", [traffic]
+        return "HEALTHY", [judge.traffic()]
     findings = judge.health(next_share)
     return ("HEALTHY" if all(f.verdict == "HEALTHY" for f in findings) else "UNDECIDED"), findings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow_deploy.domain.confidence import Confidence
-from airflow_deploy.domain.judge import BETA
+from airflow_deploy.domain.delivery import BETA
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.sequential import trials_needed
 
@@ -118,7 +118,7 @@ def _finding(item: Mapping[str, Any]) -> list[str]:
     if "bound" not in numbers:
         return [item["gate"], shown, item["reason"].removeprefix(f"{item['gate']}: "), "", "", ""]
     share = numbers["next_share"] / 100
-    needed = trials_needed(numbers["bad"], numbers["allowed"] / share, BETA)
+    needed = trials_needed(numbers["bad"], numbers["allowed"] / share, BETA, numbers["dispersion"])
     seen = f"{numbers['bad']:.0f} of {numbers['trials']:.0f}"
     return [item["gate"], shown, seen, f"{numbers['bound'] * share:.2%}", f"{numbers['allowed']:.2%}", f"{needed}"]
 

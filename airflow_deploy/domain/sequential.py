@@ -1,115 +1,216 @@
 """Tests that may be looked at after every scrape, with a stated bound on false alarms.
 
+Everything here takes numbers or arrays that broadcast, and answers in their shape, so that one call judges all gates
+of a deployment, or all deployments of a simulation.
+
 Sources: Lindon & Malek, "Anytime-valid inference for multinomial count data" (arXiv 2011.03567); Turner, Ly & Grünwald,
 "Generic E-variables for exact sequential k-sample tests" (arXiv 2106.02693); Ville's inequality; Robbins' mixtures.
 """
 
-from bisect import bisect_left
-from math import exp, inf, lgamma, log, log1p
+from math import lgamma
+from typing import Any, TypeAlias
 
-RATIOS = (2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Numbers: TypeAlias = float | npt.NDArray[np.floating[Any] | np.integer[Any]]
+
+RATIOS = np.array([2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0])
 """How many times worse than the null the alternatives are; an e-process is their average."""
-
-LARGEST_P = 1 - 1e-9
+SMALLEST_RATE = 1e-12
+LARGEST_RATE = 1 - 1e-9
+MOST_DISPERSION = 10.0
+"""The most that bad events may be taken to cluster: an outage in the history must not blind the tests."""
+MOST_OF_A_PAIR = 2 * MOST_DISPERSION
+"""The most that two neighbouring windows may differ, in their variance: beyond it lies the edge of an outage."""
+LEAST_BAD = 10
+"""Fewer bad events than this do not tell whether they cluster."""
 
 
 class EProcess:
-    """Evidence that bad events come more often than a null permits, averaged over restarts.
+    """Evidence that bad events come more often than a null permits, averaged over starts.
 
     A single e-process banks healthy minutes as evidence against harm, so a version that turns bad late is caught late.
-    This one is a mixture of processes that start at each ``restart()``, the j-th with prior weight 1 / (j (j + 1)). The
-    weights sum to 1, and a process that has not started counts as 1, so the whole is an e-process: under the null it
-    ever exceeds 1/alpha with probability alpha at most.
+    This one is a mixture of processes that start one after the other, each with a prior weight. The weights sum to 1 at
+    most, and what has not started counts as 1, so the whole is an e-process: under the null it ever exceeds 1/alpha
+    with probability alpha at most. Windows with a control and windows without one may follow each other: what each adds
+    has mean 1 at most given all that came before it.
+
+    All processes with the same alternative grow alike once they have started, so their sum is all that is kept.
     """
 
-    def __init__(self) -> None:
-        self._sums = [0.0] * len(RATIOS)
-        self._starts: list[tuple[float, ...]] = [tuple(self._sums)]
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self._started = np.full((*shape, len(RATIOS)), -np.inf)
+        self._unstarted = np.ones(shape)
 
-    def restart(self) -> None:
-        """Start one more process here."""
-        self._starts.append(tuple(self._sums))
+    def start(self, weight: Numbers) -> None:
+        """Start one more process with this prior weight; 0 starts none."""
+        with np.errstate(divide="ignore"):
+            prior = np.log(np.asarray(weight)[..., np.newaxis] / len(RATIOS))
+        self._started = np.logaddexp(self._started, prior)
+        self._unstarted = np.maximum(self._unstarted - weight, 0)
 
-    def compare(self, bad: float, trials: float, control_bad: float, control_trials: float, tolerance: float) -> None:
-        """Add one window under the null "the rate is at most ``tolerance`` times the control's".
+    def compare(
+        self, bad: Numbers, trials: Numbers, control_bad: Numbers, control_trials: Numbers, dispersion: Numbers = 1.0
+    ) -> None:
+        """Add one window under the null "the rate is at most the control's".
 
-        Given all bad events of the window, the candidate's are binomial with share
-        ``tolerance * trials / (tolerance * trials + control_trials)`` at the null's edge.
+        Given all bad events of the window, the candidate's are at the null's edge binomial with its share of the
+        trials. Nothing is learned where either had no trials.
         """
-        if bad + control_bad <= 0 or trials <= 0 or control_trials <= 0:
-            return
+        known = (np.asarray(trials) > 0) & (np.asarray(control_trials) > 0)
+        share = np.where(known, trials, 0) / np.where(known, np.add(trials, control_trials), 1)
+        bad, control_bad = np.where(known, bad, 0), np.where(known, control_bad, 0)
+        rarer = np.log1p(np.multiply.outer(share, RATIOS - 1))
+        self._add(np.multiply.outer(bad, np.log(RATIOS)) - (bad + control_bad)[..., np.newaxis] * rarer, dispersion)
 
-        def share(ratio: float) -> float:
-            return ratio * trials / (ratio * trials + control_trials)
-
-        self._add(bad, control_bad, share(tolerance), [share(tolerance * ratio) for ratio in RATIOS])
-
-    def against(self, bad: float, trials: float, rate: float) -> None:
+    def against(self, bad: Numbers, trials: Numbers, rate: Numbers, dispersion: Numbers = 1.0) -> None:
         """Add one window under the null "each trial is bad with probability ``rate`` at most"."""
-        if trials > 0 and rate < 1:
-            self._add(bad, max(0.0, trials - bad), rate, [min(rate * ratio, (1 + rate) / 2) for ratio in RATIOS])
+        null = np.clip(rate, SMALLEST_RATE, LARGEST_RATE)[..., np.newaxis]
+        alternative = np.minimum(null * RATIOS, (1 + null) / 2)
+        good = np.maximum(0.0, np.subtract(trials, bad))[..., np.newaxis]
+        gain = np.asarray(bad)[..., np.newaxis] * np.log(alternative / null)
+        self._add(gain + good * (np.log1p(-alternative) - np.log1p(-null)), dispersion)
 
-    def _add(self, bad: float, good: float, null: float, alternatives: list[float]) -> None:
-        for index, alternative in enumerate(alternatives):
-            gain = bad * log(alternative / null) + good * (log1p(-min(alternative, LARGEST_P)) - log1p(-null))
-            self._sums[index] += gain
+    def _add(self, gain: Array, dispersion: Numbers) -> None:
+        self._started = self._started + gain / np.asarray(dispersion)[..., np.newaxis]
 
     @property
-    def log_e(self) -> float:
-        """Natural logarithm of the evidence; alarm when it reaches ``log(1 / alpha)``."""
-        terms = []
-        for j, start in enumerate(self._starts, 1):
-            weight = log(1 / (j * (j + 1) * len(RATIOS)))
-            terms += [weight + now - then for now, then in zip(self._sums, start, strict=True)]
-        unstarted = 1 / (len(self._starts) + 1)
-        terms.append(log(unstarted))
-        largest = max(terms)
-        return largest + log(sum(exp(term - largest) for term in terms))
+    def log_e(self) -> Array:
+        """Natural logarithm of the evidence; alarm when it reaches ``log_threshold(alpha)``."""
+        with np.errstate(divide="ignore"):
+            unstarted = np.log(self._unstarted)
+        return np.asarray(np.logaddexp(np.logaddexp.reduce(self._started, axis=-1), unstarted))[()]
 
 
-def upper_bound(bad: float, trials: float, beta: float) -> float:
+class Starts:
+    """When the processes for harm start, and with which prior weights.
+
+    One starts at each stage and one at each minute. Half of the prior is the stages': the k-th has 1 / (k (k + 1)) of
+    it; the other half is the minutes', likewise.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self._share = np.full(shape, np.nan)
+        self._stages = np.zeros(shape)
+        self._minutes, self._minute_at = 0, -np.inf
+
+    def at(self, at: float, share: Numbers) -> Array:
+        """Return the prior weight of what starts at ``at`` (seconds), while the candidate's share is ``share``."""
+        new = self._share != share
+        self._share = np.where(new, share, self._share)
+        self._stages = self._stages + new
+        weight = np.where(new, _half_of(np.maximum(self._stages, 1)), 0.0)
+        if at - self._minute_at >= 60:
+            self._minutes, self._minute_at = self._minutes + 1, at
+            weight = weight + _half_of(self._minutes)
+        return weight
+
+
+def _half_of(number: Numbers) -> Numbers:
+    return 0.5 / (number * (number + 1))
+
+
+def upper_bound(bad: Numbers, trials: Numbers, beta: float, dispersion: Numbers = 1.0) -> Array:
     """Return a bound on the rate of bad events that holds at all times at once, but for probability ``beta``.
 
     The beta-binomial mixture with prior Beta(1/2, 50): for every p the mixture's likelihood over p's is a martingale of
     mean 1 under p, so the p's for which it stays below 1/beta cover the truth at every look. The prior expects few bad
     events, where bounds are needed: 0 of about 400 bound the rate by 1 % (299 would do for a single look).
     """
-    if trials <= 0:
-        return 1.0
-    a, b = 0.5, 50.0
-    good = max(0.0, trials - bad)
-    mixture = _log_beta(a + bad, b + good) - _log_beta(a, b)
-
-    def plausible(p: float) -> bool:
-        likelihood = (bad * log(p) if bad else 0.0) + (good * log1p(-p) if good else 0.0)
-        return mixture - likelihood < -log(beta)
-
-    low, high = min(max(bad / trials, 1e-12), LARGEST_P), LARGEST_P
-    if plausible(high):
-        return 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if plausible(middle) else (low, middle)
-    return high
+    bad, good = _bad_and_good(bad, trials, dispersion)
+    return -np.expm1(-_edge(bad, good, _log_mixture(bad, good, RARE), beta))
 
 
-def trials_needed(bad: float, rate: float, beta: float) -> int:
+def lower_bound(bad: Numbers, trials: Numbers, beta: float, dispersion: Numbers = 1.0) -> Array:
+    """Return the bound from below; see ``upper_bound``. The prior is Beta(1/2, 1/2), which expects nothing."""
+    bad, good = _bad_and_good(bad, trials, dispersion)
+    return np.exp(-_edge(good, bad, _log_mixture(bad, good, ANY), beta))
+
+
+def trials_needed(bad: Numbers, rate: Numbers, beta: float, dispersion: Numbers = 1.0) -> npt.NDArray[np.int64]:
     """Return after how many trials in all, with no more bad ones, ``upper_bound`` is ``rate`` at most."""
-    most = 1
-    while upper_bound(bad, most, beta) > rate:
-        most *= 2
-    return bisect_left(range(most + 1), x=True, key=lambda trials: upper_bound(bad, trials, beta) <= rate)
+    rate = np.clip(rate, SMALLEST_RATE, 1)
+
+    def enough(trials: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return np.asarray(upper_bound(bad, trials.astype(float), beta, dispersion) <= rate)
+
+    low = np.zeros(np.broadcast(bad, rate, dispersion).shape, np.int64)
+    high = low + 1
+    while not np.all(done := enough(high)):
+        high = np.where(done, high, high * 2)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        done = enough(middle)
+        low, high = np.where(done, low, middle + 1), np.where(done, middle, high)
+    return np.asarray(high)[()]
 
 
-def lower_bound(bad: float, trials: float, beta: float) -> float:
-    """Return the bound from below; see ``upper_bound``."""
-    return 1 - upper_bound(max(0.0, trials - bad), trials, beta)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return lgamma(a) + lgamma(b) - lgamma(a + b)
-
-
-def log_threshold(alpha: float) -> float:
+def log_threshold(alpha: Numbers) -> Array:
     """Return the logarithm of evidence at which an e-process refutes its null at level ``alpha``."""
-    return -log(alpha) if alpha > 0 else inf
+    with np.errstate(divide="ignore"):
+        return -np.log(alpha)
+
+
+def dispersion(bad: Numbers, trials: Numbers) -> Array:
+    """Return how many times more than independent events the bad ones of consecutive windows vary: 1 to 10.
+
+    :param bad: bad events by window; windows are the last axis.
+    :param trials: trials by window.
+
+    Of the bad events of two neighbours, the first one's are binomial with its share of their trials. This is Pearson's
+    statistic of that, over all neighbours: exactly the variance that ``EProcess.compare`` relies on. What drifts slowly
+    cancels out, and so does an outage but for its two edges, which are cut to ``MOST_OF_A_PAIR``.
+    """
+    bad, trials = np.asarray(bad), np.asarray(trials)
+    together, both = bad[..., :-1] + bad[..., 1:], trials[..., :-1] + trials[..., 1:]
+    share = trials[..., :-1] / np.maximum(both, 1)
+    variance = together * share * (1 - share)
+    seen = np.minimum((bad[..., :-1] - together * share) ** 2, MOST_OF_A_PAIR * variance)
+    total = variance.sum(axis=-1)
+    return np.asarray(np.clip(seen.sum(axis=-1) / np.where(total > 0, total, 1), 1, MOST_DISPERSION))[()]
+
+
+def informative(bad: Numbers) -> npt.NDArray[np.bool_]:
+    """Whether so many bad events were seen that ``dispersion`` is known. If not, alpha is nominal."""
+    return np.asarray(np.sum(bad, axis=-1) >= LEAST_BAD)[()]
+
+
+RARE, ANY = (0.5, 50.0), (0.5, 0.5)
+MOST_STEPS = 60
+_log_gamma = np.frompyfunc(lgamma, 1, 1)
+
+
+def _bad_and_good(bad: Numbers, trials: Numbers, dispersion: Numbers) -> tuple[Array, Array]:
+    good = np.maximum(0.0, np.subtract(trials, bad))
+    return np.asarray(bad) / dispersion, good / dispersion
+
+
+def _log_mixture(bad: Array, good: Array, prior: tuple[float, float]) -> Array:
+    """Return the logarithm of the likelihood averaged over a beta prior."""
+    a, b = prior
+    return _log_beta(a + bad, b + good) - _log_beta(a, b)
+
+
+def _log_beta(a: Numbers, b: Numbers) -> Array:
+    return np.asarray(_log_gamma(a) + _log_gamma(b) - _log_gamma(np.add(a, b)), dtype=float)
+
+
+def _edge(first: Array, second: Array, log_mixture: Array, beta: float) -> Array:
+    """Return u >= 0 where log_mixture - first log(1 - exp(-u)) + second u reaches log(1 / beta), beyond its minimum.
+
+    The function is convex, so Newton's steps from beyond the edge come down to it and never pass it: stopped early, the
+    bound is only wider.
+    """
+    missing = log_mixture + np.log(beta)
+    at = np.full(np.shape(missing), -np.log(1 - LARGEST_RATE))
+    reached = missing - first * np.log(LARGEST_RATE) + second * at > 0
+    for _ in range(MOST_STEPS):
+        beyond = missing - first * np.log(-np.expm1(-at)) + second * at
+        slope = second - first / np.expm1(at)
+        step = np.where(reached, beyond / np.where(reached, slope, 1), 0)
+        at = at - step
+        if np.all(step <= 1e-12 * at):
+            break
+    return np.where(reached, at, np.inf)[()]

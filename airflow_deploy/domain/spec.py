@@ -17,7 +17,7 @@ from pydantic import (
 
 from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.gates import GATES, merge_limits
+from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.telemetry import PRESETS
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
@@ -72,6 +72,7 @@ class Canary(Model):
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
     bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
+    warm_up: Annotated[int, Field(ge=0, le=3600), DURATION] = 10
     max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
 
     @model_validator(mode="after")
@@ -86,7 +87,8 @@ class Canary(Model):
 class Blindness(Model):
     """What happens while the metrics cannot be trusted."""
 
-    stale_after: Annotated[int, Field(ge=5, le=600), DURATION] = 15
+    stale_after: Annotated[int | None, Field(ge=5, le=600), DURATION] = None
+    """Seconds after which counters are stale; None for two scrape intervals."""
     max_blind: Annotated[int, Field(ge=10, le=86_400), DURATION] = 900
     then: Literal["hold", "rollback"] = "hold"
 
@@ -132,7 +134,7 @@ class DeploymentSpec(Model):
     metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
-    gates: Annotated[dict[str, float], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
+    gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
@@ -151,9 +153,29 @@ class DeploymentSpec(Model):
         return canary
 
     @property
+    def limits(self) -> dict[str, float]:
+        """Every gate's limit, by name."""
+        return {name: said.limit if isinstance(said, OwnGate) else said for name, said in self.gates.items()}
+
+    @property
+    def own_gates(self) -> dict[str, OwnGate]:
+        """The team's own gates, by name."""
+        return {name: said for name, said in self.gates.items() if isinstance(said, OwnGate)}
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """How each of the team's own gates is judged, by name."""
+        return {name: own.kind for name, own in self.own_gates.items()}
+
+    @property
+    def counted_gates(self) -> dict[str, tuple[Gate, float]]:
+        """The gates that are judged on counts, with their limits, by name."""
+        return {name: (gate, self.limits[name]) for name, gate in table(self.kinds).items() if gate.counted}
+
+    @property
     def latency_limits(self) -> dict[str, float]:
         """Seconds by latency gate: each must be an edge of the histogram's buckets."""
-        return {name: limit for name, limit in self.gates.items() if GATES[name].kind == "latency"}
+        return {name: self.limits[name] for name, gate in GATES.items() if gate.kind == "latency"}
 
 
 def parse_spec(data: Any, origin: str) -> DeploymentSpec:

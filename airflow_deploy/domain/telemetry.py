@@ -6,8 +6,12 @@ was already being scraped starts at 0.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
+from types import MappingProxyType
+from typing import Any
 
 from airflow_deploy.domain.names import promql_regex_literal, promql_string
 
@@ -25,34 +29,78 @@ class Counts:
     """Requests that one version answered in some span of time.
 
     ``timed`` of them were measured by the latency histogram, and ``within`` holds, by bucket edge in seconds, how many
-    of those took no longer.
+    of those took no longer. ``pairs`` holds, by the name of a team's own gate, its bad and all of its events.
     """
 
     requests: float = 0
     errors: float = 0
     timed: float = 0
     within: Mapping[float, float] = field(default_factory=dict)
+    pairs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __add__(self, other: "Counts") -> "Counts":
         edges = sorted({*self.within, *other.within})
+        own = sorted({*self.pairs, *other.pairs})
+        nothing = 0.0, 0.0
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.timed + other.timed,
             {edge: self.within.get(edge, 0) + other.within.get(edge, 0) for edge in edges},
+            {name: _sum(self.pairs.get(name, nothing), other.pairs.get(name, nothing)) for name in own},
         )
 
     def slow(self, edge: float) -> float:
         """How many took longer than ``edge`` seconds."""
         return max(0.0, self.timed - self.within.get(edge, 0))
 
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        within = {edge_text(edge): number for edge, number in self.within.items()}
+        pairs = {name: list(pair) for name, pair in self.pairs.items()}
+        found = {"requests": self.requests, "errors": self.errors, "timed": self.timed, "within": within}
+        return {**found, "pairs": pairs} if pairs else found
+
+    @classmethod
+    def load(cls, data: Mapping[str, Any]) -> "Counts":
+        """Return what ``dump()`` wrote."""
+        within = {float(edge): number for edge, number in data["within"].items()}
+        pairs = {name: (bad, trials) for name, (bad, trials) in data.get("pairs", {}).items()}
+        return cls(data["requests"], data["errors"], data["timed"], within, pairs)
+
+
+def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] + other[0], one[1] + other[1]
+
 
 @dataclass(frozen=True)
 class Tick:
-    """What one scrape added: its time (unix seconds), and by Service name what that version answered since the last."""
+    """What one scrape added.
+
+    :param at: its time (unix seconds).
+    :param counts: by Service name, what that version answered since the last.
+    :param gauges: by gate, what the candidate's gauges showed then; None where they showed nothing.
+    """
 
     at: float
     counts: Mapping[str, Counts]
+    gauges: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> float:
+        """What the whole service answered."""
+        return sum(counts.requests for counts in self.counts.values())
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        counts = {name: counted.dump() for name, counted in self.counts.items()}
+        return {"at": self.at, "counts": counts, "gauges": dict(self.gauges)}
+
+    @classmethod
+    def load(cls, data: Mapping[str, Any]) -> "Tick":
+        """Return what ``dump()`` wrote."""
+        counts = {name: Counts.load(counted) for name, counted in data["counts"].items()}
+        return cls(data["at"], counts, data["gauges"])
 
 
 @dataclass(frozen=True)
@@ -76,6 +124,11 @@ class Preset:
         return (
             f"{{__name__=~{promql_string(names)},{self.label}=~{promql_string(backend)},le=~{promql_string(bounds)}}}"
         )
+
+    def scrapes_query(self, namespace: str, route: str, services: Sequence[str]) -> str:
+        """Return the query for when the counters of ``services`` were scraped, by target."""
+        backend = self._backend(namespace, route, "(?:" + "|".join(map(promql_regex_literal, services)) + ")")
+        return f"max by (instance) (timestamp({self.requests}{{{self.label}=~{promql_string(backend)}}}))"
 
     def edges_query(self, namespace: str, route: str, service: str) -> str:
         """Return the query whose results' ``le`` labels are the histogram's bucket edges."""
@@ -115,17 +168,26 @@ PRESETS = {
 
 POD_PREFIX = 58
 
+USAGE = (
+    "sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
+    "sum by (pod) (container_spec_cpu_quota{{{pods}}} / container_spec_cpu_period{{{pods}}})"
+)
+THROTTLED = (
+    "sum by (pod) (rate(container_cpu_cfs_throttled_periods_total{{{pods}}}[{window}s])) / "
+    "sum by (pod) (rate(container_cpu_cfs_periods_total{{{pods}}}[{window}s]))"
+)
 SATURATION = {
-    "cpu_saturation": (
-        "max(sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
-        "sum by (pod) (container_spec_cpu_quota{{{pods}}} / container_spec_cpu_period{{{pods}}}))"
-    ),
+    "cpu_saturation": f'max({USAGE} or label_replace({THROTTLED}, "of", "periods", "", ""))',
     "memory": (
         "max(max by (pod) (container_memory_working_set_bytes{{{pods}}}) / "
         "max by (pod) (container_spec_memory_limit_bytes{{{pods}}} > 0))"
     ),
 }
-"""cAdvisor's view of the fullest pod, as a share of its limit (1 is full)."""
+"""cAdvisor's view of the fullest pod, as a share of its limit (1 is full).
+
+A processor is as full as the larger of two shares says: that of its quota which is used, and that of the periods in
+which the quota was used up, and the pod had to wait.
+"""
 
 
 def saturation_query(gauge: str, namespace: str, version: str, window: int = 30) -> str:
@@ -136,6 +198,66 @@ def saturation_query(gauge: str, namespace: str, version: str, window: int = 30)
     return SATURATION[gauge].format(
         pods=f'namespace={promql_string(namespace)},pod=~{pods},container!="",container!="POD"', window=window
     )
+
+
+Samples = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class OwnSeries:
+    """A counter of a team's own gate: of which version, and whether it counts ``bad`` events or their ``total``."""
+
+    gate: str
+    role: str
+    service: str
+    series: Series
+
+
+class _Increases:
+    """What counters add from one sample to the next, each sample once."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[tuple[str, str], ...], tuple[float, float]] = {}
+        self._first: dict[str, float] = {}
+        self._interval: dict[str, float] = {}
+        self.seen_until = 0.0
+
+    def meet(self, series: Iterable[Series]) -> None:
+        """Learn since when each target has been scraped: a series born later than that began at 0."""
+        for item in series:
+            if item.samples:
+                target, first = item.labels.get("instance", ""), item.samples[0][0]
+                self._first[target] = min(first, self._first.get(target, first))
+
+    def of(self, item: Series, newborn: bool) -> Iterable[tuple[float, float]]:
+        """Yield when and by how much a counter grew."""
+        key, target = tuple(sorted(item.labels.items())), item.labels.get("instance", "")
+        for at, value in item.samples:
+            if at <= self.seen_until:
+                continue
+            if key in self._last:
+                before_at, before = self._last[key]
+                increase = value - before if value >= before else value
+                self._interval[target] = min(at - before_at, self._interval.get(target, at - before_at))
+            else:
+                increase = value if newborn or at > self._first[target] else 0.0
+            self._last[key] = at, value
+            yield at, increase
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two scrapes of the slowest target; None before the second."""
+        return max(self._interval.values(), default=None)
+
+    def silent(self) -> tuple[int, int]:
+        """Return how many of how many series that were seen in the last minute are missing from the last scrapes."""
+        known = [at for at, _ in self._last.values() if at >= self.seen_until - KNOWN_FOR]
+        patience = 2 * (self.interval or KNOWN_FOR)
+        return sum(at < self.seen_until - patience for at in known), len(known)
+
+
+KNOWN_FOR = 60.0
+"""Seconds for which a series that has gone is missed."""
 
 
 class CounterReader:
@@ -154,42 +276,68 @@ class CounterReader:
         """
         self._newborn = newborn
         self._preset, self._namespace, self._route, self._services = preset, namespace, route, services
-        self._last: dict[tuple[tuple[str, str], ...], float] = {}
-        self._first_scrape: dict[str, float] = {}
-        self.seen_until = 0.0
-        """Unix seconds of the newest scrape; 0 before the first."""
+        self._gateway, self._own = _Increases(), _Increases()
+        self._waiting: list[tuple[float, str, Counts]] = []
 
-    def feed(self, series: Iterable[Series]) -> list[Tick]:
-        """Return the ticks newer than ``seen_until``, oldest first."""
+    @property
+    def seen_until(self) -> float:
+        """Unix seconds of the newest scrape; 0 before the first."""
+        return self._gateway.seen_until
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two scrapes; None where they are not known yet."""
+        return self._gateway.interval
+
+    @property
+    def silent(self) -> tuple[int, int]:
+        """How many of how many of the gateway's series are missing from its last scrapes."""
+        return self._gateway.silent()
+
+    def feed(
+        self,
+        series: Iterable[Series],
+        own: Iterable[OwnSeries] = (),
+        gauges: Mapping[str, Samples] = MappingProxyType({}),
+    ) -> list[Tick]:
+        """Return the ticks newer than ``seen_until``, oldest first.
+
+        :param own: counters of the team's own gates: what they add belongs to the gateway's next scrape.
+        :param gauges: samples of the candidate's gauges, by gate.
+        """
         mine = [(item, service) for item in series if (service := self._owner(item))]
-        for item, _ in mine:
-            if item.samples:
-                first = item.samples[0][0]
-                target = item.labels.get("instance", "")
-                self._first_scrape[target] = min(first, self._first_scrape.get(target, first))
+        self._gateway.meet(item for item, _ in mine)
         ticks: dict[float, dict[str, Counts]] = {}
         for item, service in mine:
-            for at, increase in self._increases(item, service):
+            for at, increase in self._gateway.of(item, service == self._newborn):
                 at_tick = ticks.setdefault(at, {name: Counts() for name in self._services})
                 at_tick[service] = at_tick[service] + self._classify(item, increase)
-        self.seen_until = max(ticks, default=self.seen_until)
-        return [Tick(at, ticks[at]) for at in sorted(ticks)]
+        self._add_own(own, ticks)
+        self._gateway.seen_until = max(ticks, default=self.seen_until)
+        return [Tick(at, ticks[at], {name: _at(at, gauges[name]) for name in gauges}) for at in sorted(ticks)]
 
     def _owner(self, item: Series) -> str | None:
         return self._preset.service_of(item.labels, self._namespace, self._route, self._services)
 
-    def _increases(self, item: Series, service: str) -> Iterable[tuple[float, float]]:
-        key = tuple(sorted(item.labels.items()))
-        for at, value in item.samples:
-            if at <= self.seen_until:
-                continue
-            if key in self._last:
-                increase = value - self._last[key] if value >= self._last[key] else value
+    def _add_own(self, own: Iterable[OwnSeries], ticks: Mapping[float, dict[str, Counts]]) -> None:
+        own = list(own)
+        self._own.meet(item.series for item in own)
+        for item in own:
+            # Two gates may count the same series.
+            marked = Series(
+                {**item.series.labels, "gate": f"{item.gate} {item.role} {item.service}"}, item.series.samples
+            )
+            for at, increase in self._own.of(marked, item.service == self._newborn):
+                pair = (increase, 0.0) if item.role == "bad" else (0.0, increase)
+                self._waiting.append((at, item.service, Counts(pairs={item.gate: pair})))
+        self._own.seen_until = max((at for at, _, _ in self._waiting), default=self._own.seen_until)
+        times, late = sorted(ticks), []
+        for at, service, counts in self._waiting:
+            if (index := bisect_left(times, at)) < len(times):
+                ticks[times[index]][service] = ticks[times[index]][service] + counts
             else:
-                born_later = at > self._first_scrape[item.labels.get("instance", "")]
-                increase = value if born_later or service == self._newborn else 0.0
-            self._last[key] = value
-            yield at, increase
+                late.append((at, service, counts))
+        self._waiting = late
 
     def _classify(self, item: Series, increase: float) -> Counts:
         name = item.labels.get("__name__", "")
@@ -199,3 +347,15 @@ class CounterReader:
         if name.endswith("_bucket"):
             return Counts(within={float(item.labels["le"]): increase})
         return Counts(timed=increase)
+
+
+GAUGE_AGE = 6.0
+"""Seconds for which what a gauge showed is still what it shows."""
+
+
+def _at(at: float, samples: Samples) -> float | None:
+    """Return what a gauge showed at the time of a scrape, or the moment after."""
+    index = bisect_right(samples, (at + 1, inf)) - 1
+    if index < 0 or samples[index][0] < at - GAUGE_AGE or not isfinite(samples[index][1]):
+        return None
+    return samples[index][1]

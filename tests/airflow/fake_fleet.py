@@ -19,7 +19,6 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.clients.artifacts import Artifacts, store
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import IllegalTransition
-from airflow_deploy.domain.evidence import counts_record
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.states import State
@@ -72,7 +71,7 @@ def verified(plan: DeploymentPlan, *, at: float = START - AGE, lost: State | Non
             if state != lost:
                 record(run.at(task), state, f"{task} says {state}", at=datetime.fromtimestamp(at, UTC))
     run.returned("build_image", plan.dump())
-    run.returned("capture_baseline", dict(counts_record(GOOD_BASELINE)))
+    run.returned("capture_baseline", GOOD_BASELINE.dump())
     audit = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)
     with suppress(IllegalTransition):
         audit.execute(run.at("audit"))

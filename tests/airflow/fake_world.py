@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from math import inf
+from math import ceil, inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.observer import Observer, Seen
 from airflow_deploy.domain.errors import DeployError, TemporaryError
-from airflow_deploy.domain.evidence import counts_record
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
 from airflow_deploy.sensors import looks, triggers
@@ -63,7 +62,8 @@ class FakeObserver:
         self.error: DeployError = TemporaryError("Prometheus does not answer")
         self.frozen_at: float | None = None
         """Seconds after START at which the last scrape was."""
-        self.gauge: float | Exception | None = 0.3
+        self.gauge_at: Callable[[float], float | None] = lambda _: 0.3
+        """What the gauges show, by seconds after START."""
         self.answer: float | Exception | None = None
         self.asked: list[tuple[float, float]] = []
         """From when to when counters were asked for, in seconds after START."""
@@ -78,19 +78,19 @@ class FakeObserver:
         new = plan.candidate if newborn else None
         return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, services, newborn=new)
 
-    def counters(self, seconds: int, until: float | None = None) -> list[Series]:
+    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Seen:
         end = self.clock.now if until is None else until
         self.asked.append((end - seconds - START, end - START))
         if any(begin <= self.clock.now - START < end for begin, end in self.away):
             raise self.error
         last = self.clock.now if self.frozen_at is None else START + self.frozen_at
         found = [Series(item.labels, _between(item.samples, end - seconds, min(end, last))) for item in self.series]
-        return [item for item in found if item.samples]
+        return Seen([item for item in found if item.samples], [], self._gauges(ceil(end - seconds), int(end)))
 
-    def gauges(self, at: float | None = None) -> dict[str, float | None]:
-        if isinstance(self.gauge, Exception):
-            raise self.gauge
-        return dict.fromkeys(("cpu_saturation", "memory"), self.gauge)
+    def _gauges(self, since: int, until: int) -> dict[str, list[tuple[float, float]]]:
+        shown = ((float(at), self.gauge_at(at - START)) for at in range(since, until + 1))
+        seen = [(at, value) for at, value in shown if value is not None]
+        return {"cpu_saturation": seen, "memory": seen}
 
     def number(self, query: str, at: float | None = None) -> float | None:
         if isinstance(self.answer, Exception):
@@ -164,7 +164,7 @@ class World:
         return Assignment(
             role=role,
             plan=self.plan.dump(),
-            baseline=json.loads(json.dumps(counts_record(GOOD_BASELINE))),
+            baseline=json.loads(json.dumps(GOOD_BASELINE.dump())),
             claim=self.cluster.claim,
             started=START + started,
             next_share=next_share,
@@ -194,4 +194,9 @@ def records(evidence: str, kind: str) -> list[dict[str, Any]]:
 
 def verdicts(evidence: str) -> list[str]:
     """What was said, each word once until the next one."""
-    return [word for word, _ in groupby(record["verdict"] for record in records(evidence, "verdict"))]
+    return [word for word, _ in groupby(record["verdict"] for record in records(evidence, "look"))]
+
+
+def ticks(evidence: str) -> list[dict[str, Any]]:
+    """All that was counted, in its order."""
+    return [tick for record in records(evidence, "look") for tick in record["ticks"]]

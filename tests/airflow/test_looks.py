@@ -16,7 +16,7 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
 from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import BRAKING, HANDOVER, Outcome, Role
-from tests.airflow.fake_world import Stage, World, records, verdicts
+from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
 from tests.unit.builders import CONF, MISSING, changed, make_plan, make_spec
 from tests.unit.test_judge import SCRAPE, START
@@ -59,17 +59,14 @@ class TestWatch:
         assert world.look(loop, 2 * MAX_BAKE) is None
         assert set(verdicts(loop.evidence)) == {"HEALTHY"}
 
-    @pytest.mark.parametrize("gauge", [RefusedError("no cAdvisor"), TemporaryError("no answer"), None])
-    def test_gauges_that_cannot_be_asked_do_not_disarm_the_counters(
-        self, monkeypatch: pytest.MonkeyPatch, gauge: DeployError | None
-    ) -> None:
+    def test_gauges_that_show_nothing_do_not_disarm_the_counters(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.observer.gauge = gauge
+        world.observer.gauge_at = lambda _: None
         assert said(world.look(world.loop("watch"), 60)) == "BREACHED"
 
     def test_a_gauge_that_stays_beyond_its_limit_is_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = 0.99
+        world.observer.gauge_at = lambda _: 0.99
         assert said(world.look(world.loop("watch"), 120)) == "BREACHED"
 
     def test_harm_that_began_late_is_seen_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,12 +179,8 @@ class TestBlindness:
     def test_a_gauge_is_not_beyond_its_limit_while_nobody_looked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Seen beyond it before and after a gap, it may have been fine all the time between."""
         world = World(monkeypatch, planned(), HEALTHY)
-        loop = world.loop("watch")
-        world.observer.away = [(20, 100)]
-        while world.clock.now <= START + 160:
-            world.observer.gauge = 0.99 if 14 <= world.clock.now - START <= 106 else 0.3
-            assert loop.look() is None
-            world.clock.sleep(1)
+        world.observer.gauge_at = lambda at: None if 20 <= at < 100 else 0.99 if 14 <= at <= 106 else 0.3
+        assert world.look(world.loop("watch"), 200) is None
 
 
 class TestGate:
@@ -196,18 +189,18 @@ class TestGate:
         loop = world.loop("gate", 50)
         outcome = world.look(loop, MAX_BAKE)
         assert (said(outcome), elapsed(outcome)) == ("HEALTHY", BAKE)
-        first = next(record for record in records(loop.evidence, "verdict") if record["verdict"] == "HEALTHY")
+        first = next(record for record in records(loop.evidence, "look") if record["verdict"] == "HEALTHY")
         assert first["at"] < START + BAKE  # it was long before it was said
 
     def test_is_undecided_after_max_bake(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         outcome = world.look(world.loop("gate", 50), 2 * MAX_BAKE)
         assert (said(outcome), elapsed(outcome)) == ("UNDECIDED", MAX_BAKE)
 
     def test_only_the_time_that_was_seen_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         world.observer.away = [(100, 250)]
         outcome = world.look(world.loop("gate", 50), 3 * MAX_BAKE)
         assert said(outcome) == "UNDECIDED"
@@ -216,11 +209,11 @@ class TestGate:
     def test_a_pause_of_the_triggerer_is_not_held_against_the_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rebuilt after max_bake, the first looks must not end it."""
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         world.clock.sleep(2 * MAX_BAKE)
         loop = world.loop("gate", 50)
         assert loop.look() is None
-        world.observer.gauge = 0.3
+        world.observer.gauge_at = lambda _: 0.3
         assert said(world.look(loop, 2 * MAX_BAKE + 30)) == "HEALTHY"
 
     def test_leaves_harm_to_the_watch_for_a_moment_and_then_says_it_itself(
@@ -407,7 +400,7 @@ class TestRebuilt:
         rebuilt.look()
         patient.look()
         assert records(rebuilt.evidence, "tick") == records(patient.evidence, "tick")
-        assert len(records(rebuilt.evidence, "tick")) >= 1900 / SCRAPE
+        assert len(ticks(rebuilt.evidence)) >= 1900 / SCRAPE
         assert verdicts(rebuilt.evidence)[-1] == verdicts(patient.evidence)[-1]
 
     def test_harm_of_the_past_is_still_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,22 +424,22 @@ class TestRebuilt:
         world = World(monkeypatch, planned(), *self.story, until=2000)
         world.clock.sleep(1950)
         loop = world.loop("watch")
-        counters = world.observer.counters
+        ask = world.observer.ask
         answers = iter([True, False])
 
         def once(seconds: int, until: float | None = None) -> Any:
             if next(answers, True):
-                return counters(seconds, until)
+                return ask(seconds, until)
             raise TemporaryError("no answer")
 
-        monkeypatch.setattr(world.observer, "counters", once)
+        monkeypatch.setattr(world.observer, "ask", once)
         assert loop.look() is None
         assert verdicts(loop.evidence) == ["BLIND"]
         world.clock.sleep(1)
         assert loop.look() is None
         whole = world.loop("watch")
         whole.look()
-        assert records(loop.evidence, "tick") == records(whole.evidence, "tick")
+        assert ticks(loop.evidence) == ticks(whole.evidence)
         assert verdicts(loop.evidence)[-1] == "HEALTHY"
 
 

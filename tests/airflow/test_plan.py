@@ -39,7 +39,7 @@ class FakeObserver:
     def __init__(self) -> None:
         self.refusal: Exception | None = None
 
-    def check_edges(self) -> None:
+    def check(self) -> None:
         """Every limit is an edge."""
 
     def number(self, query: str) -> float | None:
@@ -137,7 +137,7 @@ def test_a_condition_that_prometheus_refuses_is_refused(world: World) -> None:
 def test_the_callers_mistake_is_told_before_one_of_the_surroundings(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.observer, "check_edges", lambda: pytest.fail("the surroundings were asked first"))
+    monkeypatch.setattr(world.observer, "check", lambda: pytest.fail("the surroundings were asked first"))
     world.observer.refusal = RefusedError("parse error")
     with pytest.raises(RefusedError, match="parse error"):
         world.plan()

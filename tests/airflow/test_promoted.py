@@ -12,7 +12,6 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.promoted import one_promoted, promoted
-from airflow_deploy.domain.evidence import counts_record
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import GOOD_BASELINE
@@ -34,7 +33,7 @@ def summary(plan: DeploymentPlan, state: str = "VERIFIED", at: float = NOW - 600
         "state": state,
         "ended_at": datetime.fromtimestamp(at, UTC).isoformat(),
         "plan": plan.dump(),
-        "baseline": dict(counts_record(GOOD_BASELINE)),
+        "baseline": GOOD_BASELINE.dump(),
     }
 
 

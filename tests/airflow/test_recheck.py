@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
@@ -14,14 +15,15 @@ import pytest
 from airflow_deploy.clients.observer import CHUNK, LOOKBACK, Observer
 from airflow_deploy.clients.promoted import Promoted
 from airflow_deploy.clients.recheck import EVERY, POINTS, WINDOW, Recheck, recheck
+from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
+from airflow_deploy.domain.evidence import replay
 from airflow_deploy.domain.judge import ALPHA
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
 from airflow_deploy.domain.telemetry import Counts, Series
-from tests.airflow.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records
+from tests.airflow.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
 from tests.unit.builders import CONF, MISSING, changed, make_plan
-from tests.unit.test_evidence import replay
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START
 from tests.unit.test_sequential import binomial, margin
 from tests.unit.test_telemetry import label
@@ -64,16 +66,13 @@ class Gateway(FakeObserver):
         self._loads, self._since, self._scrape, self._rng = loads or (Load(-inf),), since, scrape, rng
         super().__init__(plan, Clock(), (), until)
         self.clock.now = START + until
-        self.gauge_at: Callable[[float], float | None] = lambda _: 0.3
         self.answer_at: Callable[[float], float | None] = lambda _: None
         self.questions: list[float] = []
         """When each instant query was asked for, in seconds after START."""
 
-    def gauges(self, at: float | None = None) -> dict[str, float | None]:
-        super().gauges()
-        assert at is not None
-        self.questions.append(at - START)
-        return {"cpu_saturation": self.gauge_at(at - START), "memory": 0.3}
+    def _gauges(self, since: int, until: int) -> dict[str, list[tuple[float, float]]]:
+        found = super()._gauges(since, until)
+        return {**found, "memory": [(at, 0.3) for at, _ in found["memory"]]}
 
     def number(self, query: str, at: float | None = None) -> float | None:
         super().number(query)
@@ -128,7 +127,7 @@ def planned(condition: dict[str, Any] | None = None) -> DeploymentPlan:
     return make_plan(request=parse_request(changed(CONF, ("incident", "resolved_when"), condition)))
 
 
-def look(gateway: Gateway, at: float, *, age: float = 0.0, baseline: Counts = GOOD_BASELINE) -> Recheck:
+def look(gateway: Gateway, at: float, *, age: float = 0.0, baseline: Baseline = GOOD_BASELINE) -> Recheck:
     """Look at ``at`` seconds after START, when the version was verified ``age`` seconds before START."""
     item = Promoted(gateway.plan, baseline, START - age)
     gateway.clock.now = START + at
@@ -140,14 +139,14 @@ def verdict(gateway: Gateway, at: float, **more: Any) -> str:
 
 
 def head(said: Recheck) -> dict[str, Any]:
-    found: dict[str, Any] = records(said.evidence, "judge")[0]
+    found: dict[str, Any] = records(said.evidence, "judge")[0]["terms"]
     return found
 
 
 def seen(said: Recheck) -> Counts:
     """All that the judge was told of the version."""
     candidate = head(said)["candidate"]
-    counted = [tick["counts"][candidate] for tick in records(said.evidence, "tick")]
+    counted = [tick["counts"][candidate] for tick in ticks(said.evidence)]
     return Counts(sum(item["requests"] for item in counted), sum(item["errors"] for item in counted))
 
 
@@ -245,14 +244,14 @@ class TestBaseline:
         ],
     )
     def test_harm_lies_beyond_the_limit_and_three_baselines(self, before: float, now: float, said: str) -> None:
-        baseline = Counts(10_000, 10_000 * before, 10_000, {0.5: 10_000, 1.0: 10_000})
+        baseline = Baseline(Counts(10_000, 10_000 * before, 10_000, {0.5: 10_000, 1.0: 10_000}))
         gateway = Gateway(planned(), Load(-inf, errors=now))
         assert verdict(gateway, 1700, age=HOUR, baseline=baseline) == said
 
     @pytest.mark.parametrize(("now", "said"), [(0.008, "HEALTHY"), (0.025, "BREACHED")])
     def test_without_one_the_limit_remains(self, now: float, said: str) -> None:
         gateway = Gateway(planned(), Load(-inf, errors=now))
-        assert verdict(gateway, 1700, age=HOUR, baseline=Counts()) == said
+        assert verdict(gateway, 1700, age=HOUR, baseline=Baseline()) == said
 
 
 class TestCounting:
@@ -266,8 +265,8 @@ class TestCounting:
     def test_takes_in_half_an_hour_each_scrape_once(self) -> None:
         gateway = Gateway(planned())
         said = look(gateway, 59, age=10 * HOUR)
-        ticks = [tick["at"] - START for tick in records(said.evidence, "tick")]
-        assert ticks == [number * SCRAPE for number in range(int(-WINDOW / SCRAPE), 12)]
+        seen_at = [tick["at"] - START for tick in ticks(said.evidence)]
+        assert seen_at == [number * SCRAPE for number in range(int(-WINDOW / SCRAPE), 12)]
         assert all(until - since <= CHUNK + LOOKBACK for since, until in gateway.asked)
 
     @pytest.mark.parametrize("since", [-2400.0, -WINDOW, -WINDOW + 20, -600.0])
@@ -321,9 +320,9 @@ class TestSight:
         gateway.series = []
         said = look(gateway, 0, age=HOUR)
         assert said.verdict == "BLIND"
-        assert f"no counters of {gateway.plan.candidate}" in said.reason
+        assert re.search(f"no counters of .* {gateway.plan.candidate} newer than 12 s", said.reason)
 
-    @pytest.mark.parametrize(("late", "said"), [(14, "HEALTHY"), (16, "BLIND")])
+    @pytest.mark.parametrize(("late", "said"), [(10, "HEALTHY"), (13, "BLIND")])
     def test_counters_that_have_stopped_cannot_be_trusted(self, late: float, said: str) -> None:
         gateway = Gateway(planned())
         gateway.frozen_at = -late
@@ -333,7 +332,7 @@ class TestSight:
         gateway = Gateway(planned())
         gateway.frozen_at = -20
         assert verdict(gateway, 10) == "HEALTHY"
-        assert verdict(gateway, 16) == "BLIND"
+        assert verdict(gateway, 13) == "BLIND"
 
     @pytest.mark.parametrize("error", [TemporaryError("away"), RefusedError("401")])
     def test_a_prometheus_that_does_not_answer_changes_nothing(self, error: DeployError) -> None:
@@ -343,17 +342,15 @@ class TestSight:
         assert (said.verdict, said.reason) == ("BLIND", str(error))
 
     @pytest.mark.parametrize("error", [TemporaryError("away"), RefusedError("several results")])
-    @pytest.mark.parametrize("what", ["gauge", "answer"])
-    def test_nor_does_one_that_has_no_answer_to_a_single_question(self, what: str, error: DeployError) -> None:
+    def test_nor_does_one_that_has_no_answer_to_the_incidents_query(self, error: DeployError) -> None:
         gateway = Gateway(planned({"query": "up", "op": "<", "value": 1, "for": 0}))
-        setattr(gateway, what, error)
+        gateway.answer = error
         said = look(gateway, 0, age=HOUR)
         assert (said.verdict, said.reason) == ("BLIND", str(error))
 
-    @pytest.mark.parametrize("what", ["gauge", "answer"])
-    def test_but_harm_that_was_seen_stays_true(self, what: str) -> None:
+    def test_but_harm_that_was_seen_stays_true(self) -> None:
         gateway = Gateway(planned({"query": "up", "op": "<", "value": 1, "for": 0}), Load(-inf, errors=0.5))
-        setattr(gateway, what, TemporaryError("away"))
+        gateway.answer = TemporaryError("away")
         assert verdict(gateway, 0, age=HOUR) == "BREACHED"
 
     def test_traffic_that_goes_elsewhere_is_no_sight_of_this_version(self) -> None:
@@ -382,7 +379,7 @@ class TestGauges:
     @pytest.mark.parametrize(
         "gauge_at",
         [
-            lambda at: 0.97 if at > -300 else 0.3,
+            lambda at: 0.97 if at > -295 else 0.3,
             lambda at: 0.97 if at < 0 else 0.3,
             lambda at: 0.97 if at == 0 else 0.3,
             lambda at: 0.3 if -160 <= at <= -130 else 0.97,
@@ -420,7 +417,7 @@ class TestIncident:
     def test_back_for_the_whole_span_it_is_not_resolved(self) -> None:
         said = self.said(lambda at: 0.25 if at >= -FIVE else 0.0)
         assert said.verdict == "BREACHED"
-        assert said.reason == "incident INC-001: its query has yielded 0.25 for 300 s, not < 0.01"
+        assert said.reason == "resolved_when: its query yields 0.25, wanted < 0.01, for 300 s: the incident is back"
 
     @pytest.mark.parametrize(
         "answer_at",
@@ -531,13 +528,13 @@ class TestEvidence:
     def test_is_enough_to_recompute_the_verdict(self, expected: str, make: Callable[[], Gateway]) -> None:
         said = look(make(), 0, age=HOUR)
         assert said.verdict == expected
-        ((at, again, reasons),) = replay(said.evidence)
-        assert (at, again, "; ".join(reasons)) == (said.at, said.verdict, said.reason)
+        head, look_again = replay(said.evidence.splitlines(keepends=True))
+        assert (head.difference, look_again.difference, look_again.verdict) == (None, None, said.verdict)
 
     def test_is_plain_json(self, expected: str, make: Callable[[], Gateway]) -> None:
         lines = look(make(), 0, age=HOUR).evidence.splitlines()
         kinds = [json.loads(line, parse_constant=pytest.fail)["kind"] for line in lines]
-        assert (kinds[0], kinds[-1], kinds.count("judge"), kinds.count("verdict")) == ("judge", "verdict", 1, 1)
+        assert kinds == ["judge", "look"]
 
     def test_is_the_same_when_it_is_looked_at_again(self, expected: str, make: Callable[[], Gateway]) -> None:
         assert look(make(), 0, age=HOUR) == look(make(), 0, age=HOUR)
@@ -547,9 +544,9 @@ class TestEvidence:
         gateway = make()
         first, second, third = (look(gateway, at, age=HOUR) for at in (0, 31, 59))
         assert head(first) == head(second) == head(third)
-        ticks = [records(said.evidence, "tick") for said in (first, second, third)]
-        assert ticks[1][: len(ticks[0])] == ticks[0]
-        assert ticks[2][: len(ticks[1])] == ticks[1]
+        told = [ticks(said.evidence) for said in (first, second, third)]
+        assert told[1][: len(told[0])] == told[0]
+        assert told[2][: len(told[1])] == told[1]
 
     def test_of_the_next_minute_has_a_share_and_a_span_of_its_own(
         self, expected: str, make: Callable[[], Gateway]
@@ -557,7 +554,7 @@ class TestEvidence:
         gateway = make()
         before, after = look(gateway, 59.9, age=HOUR), look(gateway, 60, age=HOUR)
         assert head(after)["alpha"] < head(before)["alpha"]
-        first, second = (records(said.evidence, "tick")[0]["at"] for said in (before, after))
+        first, second = (ticks(said.evidence)[0]["at"] for said in (before, after))
         assert second - first == EVERY
 
 
@@ -568,12 +565,10 @@ class TestCost:
         gateway = told()
         look(gateway, 0, age=HOUR)
         assert len(gateway.asked) <= WINDOW / CHUNK + 1
-        assert len(gateway.questions) == 2  # the gauges now, and the incident's query
+        assert len(gateway.questions) == 1  # the incident's query
 
     def test_one_that_does_not_is_asked_all_of_them_in_their_order(self) -> None:
         gateway = incident_back()
-        gateway.gauge_at = lambda at: 0.97 if at == 0 else 0.3
         look(gateway, 0, age=HOUR)
-        asked = gateway.questions
-        assert len(asked) == 2 + POINTS  # a gauge that was within its limit a moment ago is not asked for any more
-        assert asked[2:] == [-FIVE, -0.75 * FIVE, -0.5 * FIVE, -0.25 * FIVE, 0]
+        assert len(gateway.questions) == POINTS
+        assert gateway.questions == [-FIVE, -0.75 * FIVE, -0.5 * FIVE, -0.25 * FIVE, 0]

@@ -116,7 +116,7 @@ class TestHarm:
 
     def test_a_verification_that_cannot_decide_takes_the_traffic_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         event = ended(world.trigger("verify"))
         assert (event["verdict"], world.cluster.now.phase) == ("UNDECIDED", routes.BRAKED)
 
@@ -131,7 +131,7 @@ class TestNoHarm:
 
     def test_a_gate_that_cannot_decide_leaves_the_rest_to_the_rollback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         writes = world.cluster.writes
         assert ended(world.trigger("gate", 50))["verdict"] == "UNDECIDED"
         assert world.clock.now >= START + MAX_BAKE
@@ -226,7 +226,7 @@ class TestWhatNobodyForesaw:
 
     def test_moments_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.observer.gauge = None
+        world.observer.gauge_at = lambda _: None
         self.break_from(monkeypatch, world, 0, 1e9, KeyError("le"), every=2)
         assert ended(world.trigger("gate", 50))["verdict"] == "UNDECIDED"
 

@@ -21,7 +21,7 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.promoted import promoted
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import HarmError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.evidence import digest, replay
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.base import RETURN_RETRIES
@@ -31,7 +31,6 @@ from tests.airflow.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, 
 from tests.airflow.rules import play
 from tests.airflow.test_dags import DAGS, serialised
 from tests.airflow.test_settling import claimed_by_the_next
-from tests.unit.test_evidence import replay
 from tests.unit.test_judge import GOOD_BASELINE, START
 
 Make = Callable[..., Fleet]
@@ -85,8 +84,8 @@ class TestAPass:
         event = target["event"]
         lines = Artifacts(plan).read(event["evidence"])
         assert digest(lines) == event["evidence_sha256"]
-        ((_, verdict, reasons),) = replay(lines)
-        assert (verdict, "; ".join(reasons)) == (event["verdict"], event["reason"])
+        head, look = replay(lines.splitlines(keepends=True))
+        assert (head.difference, look.difference, look.verdict) == (None, None, event["verdict"])
         assert datetime.fromisoformat(event["at"]) == datetime.fromtimestamp(START, UTC)
 
     def test_leaves_its_word_on_the_route(self, fleet: Make) -> None:
@@ -219,7 +218,7 @@ def unforeseen(made: Fleet, plan: DeploymentPlan) -> None:
 
 def garbled_baseline(made: Fleet, plan: DeploymentPlan) -> None:
     told = summary(plan)
-    told["baseline"] |= {"requests": "many", "errors": []}
+    told["baseline"]["counts"] |= {"requests": "many", "errors": []}
     Artifacts(plan).write(f"{plan.deployment_id}.json", json.dumps(told))
 
 

@@ -1,82 +1,73 @@
-"""The recorded lines are enough to recompute every verdict offline."""
+"""The recorded lines are enough to recompute every verdict offline, and anything else than them is found out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from math import inf, nan
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.evidence import EvidenceLog, counts_from, counts_record, digest
-from airflow_deploy.domain.gates import merge_limits
-from airflow_deploy.domain.judge import Finding, Judge, Verdict, evaluate
+from airflow_deploy.domain.baseline import Baseline
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.evidence import EvidenceLog, Replayed, digest, replay
+from airflow_deploy.domain.findings import Verdict
+from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.telemetry import Counts, Tick
-from tests.unit.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, Traffic
+from tests.unit.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, START, Traffic, limits
 
 numbers = st.integers(0, 10**9).map(float)
 edges = st.floats(1e-4, 600) | st.sampled_from([0.001953125, 0.0078125, 0.1, 0.3, 0.5, 1.0, 2.5, 10.0, 600.0])
+pairs = st.dictionaries(st.sampled_from(["refused_cards", "empty_carts"]), st.tuples(numbers, numbers))
+OVER = ResolvedWhen.load({"query": "up", "op": "<", "value": 0.01, "for": 20})
+
+counted = st.builds(Counts, numbers, numbers, numbers, st.dictionaries(edges, numbers, max_size=4), pairs)
 
 
-@given(numbers, numbers, numbers, st.dictionaries(edges, numbers, max_size=4))
-def test_counts_survive_json(requests: float, errors: float, timed: float, within: dict[float, float]) -> None:
-    counts = Counts(requests, errors, timed, within)
-    assert counts_from(json.loads(json.dumps(counts_record(counts)))) == counts
+@given(counted)
+def test_counts_survive_json(counts: Counts) -> None:
+    assert Counts.load(json.loads(json.dumps(counts.dump()))) == counts
 
 
-def recorded(seed: int, limits: dict[str, float], stages: list[tuple[int, int, float, float]]) -> tuple[str, list[Any]]:
+@given(counted, st.dictionaries(st.sampled_from(["memory", "queue"]), st.none() | st.floats(0, 2)))
+def test_ticks_survive_json(counts: Counts, gauges: dict[str, float | None]) -> None:
+    tick = Tick(START + 0.25, {CANDIDATE: counts, STABLE: Counts()}, gauges)
+    assert Tick.load(json.loads(json.dumps(tick.dump()))) == tick
+
+
+@pytest.mark.parametrize("condition", [None, OVER])
+def test_terms_survive_json(condition: ResolvedWhen | None) -> None:
+    baseline = Baseline(GOOD_BASELINE.counts, 3.5, {"error_rate": 2.5}, ("latency_p95",))
+    terms = Terms(limits(), CANDIDATE, STABLE, baseline, {"queue": "gauge"}, 0.001, 10, 300, condition, 60.0)
+    assert Terms.load(json.loads(json.dumps(terms.dump()))) == terms
+
+
+def recorded(
+    seed: int, given: dict[str, float], stages: list[tuple[int, int, float, float]], **terms: Any
+) -> tuple[list[str], list[Verdict]]:
     """Let a log be told of some stages; return its lines and what was said at each look."""
-    log = EvidenceLog(merge_limits(limits), CANDIDATE, STABLE, GOOD_BASELINE, {"counters": "up"})
+    log = EvidenceLog(Terms(limits(**given), CANDIDATE, STABLE, GOOD_BASELINE, **terms), {"counters": "up"})
     traffic, said = Traffic(seed), []
-    edge_p95, edge_p99 = (merge_limits(limits)[name] for name in ("latency_p95", "latency_p99"))
+    edge_p95, edge_p99 = (limits(**given)[name] for name in ("latency_p95", "latency_p99"))
     for scrapes, share, mine, control in stages:
         for number, plain in enumerate(traffic.ticks(scrapes, share, mine, control, slow=mine)):
             counts = {
                 name: Counts(c.requests, c.errors, c.timed, {edge_p95: c.within[0.5], edge_p99: c.within[1.0]})
                 for name, c in plain.counts.items()
             }
-            tick = Tick(plain.at, counts)
-            log.tick(tick, share)
-            log.gauge("memory", tick.at, None if number < 2 else 0.5)
-            log.gauge("cpu_saturation", tick.at, 0.95 if number > 8 else 0.5)
+            gauges = {"memory": None if number < 2 else 0.5, "cpu_saturation": 0.95 if number > 8 else 0.5}
+            log.tick(Tick(plain.at, counts, gauges), share)
             blind = "Prometheus does not answer" if number == 5 else None
-            verdict, findings = evaluate(log.judge, blind, 100)
-            log.verdict(tick.at, verdict, findings, {"blind": blind, "next_share": 100}, final=True)
-            said.append((tick.at, verdict, [f.reason for f in findings]))
-    return log.lines(), said
-
-
-def replay(lines: str) -> list[Any]:
-    """Judge again from the lines alone."""
-    records = [json.loads(line) for line in lines.splitlines()]
-    head = records[0]
-    assert head["kind"] == "judge"
-    baseline = counts_from(head["baseline"])
-    judge = Judge(head["limits"], head["candidate"], head["stable"], baseline, head["alpha"])
-    said: list[Any] = []
-    answers: list[float | None] = []
-    for record in records[1:]:
-        if record["kind"] == "tick":
-            counts = {name: counts_from(item) for name, item in record["counts"].items()}
-            judge.observe(Tick(record["at"], counts), record["share"])
-        elif record["kind"] == "gauge":
-            judge.gauge(record["name"], record["at"], record["value"])
-        elif record["kind"] == "answer":
-            answers.append(None if record["value"] is None else float(record["value"]))
-        else:
-            verdict, findings = evaluate(judge, record["blind"], record["next_share"])
-            if verdict == "HEALTHY" and answers and record.get("resolved_when"):
-                condition = ResolvedWhen.load(record["resolved_when"])
-                if all(condition.denied(answer) for answer in answers):
-                    (finding,) = record["findings"]
-                    verdict, findings = "BREACHED", [Finding("resolved_when", "BREACHED", finding["reason"])]
-            assert verdict == record["verdict"]
-            assert [f.numbers for f in findings] == [f["numbers"] for f in record["findings"]]
-            said.append((record["at"], verdict, [f.reason for f in findings]))
-    return said
+            if terms.get("resolved_when"):
+                log.answer(plain.at, [0.0, inf, None, -inf, nan][number % 5])
+            said.append(log.look(plain.at, blind, 100)[0])
+    log.look(traffic.at + 1, None, 100, final=True)
+    return log.lines().splitlines(keepends=True), said
 
 
 STORIES = {
@@ -85,84 +76,153 @@ STORIES = {
     "bad at 100": [(8, 50, 0.002, 0.002), (14, 100, 0.1, 0.0)],
     "shared outage": [(14, 25, 0.4, 0.4)],
 }
+TERMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "warm-up": {"warm_up": 20.0, "sustained": 20.0},
+    "incident": {"resolved_when": OVER},
+    "relapse": {"resolved_when": OVER, "relapse_after": 4.0},
+}
 
 
+def differences(lines: list[str]) -> list[Replayed]:
+    return [line for line in replay(lines) if line.difference]
+
+
+@pytest.mark.parametrize("terms", list(TERMS.values()), ids=list(TERMS))
 @pytest.mark.parametrize(
-    "limits", [{}, {"latency_p95": 0.001953125, "latency_p99": 0.1234567}], ids=["default", "odd edges"]
+    "given", [{}, {"latency_p95": 0.001953125, "latency_p99": 0.1234567}], ids=["default", "odd edges"]
 )
 @pytest.mark.parametrize("story", list(STORIES.values()), ids=list(STORIES))
-def test_replay_gives_the_same_verdicts(story: list[tuple[int, int, float, float]], limits: dict[str, float]) -> None:
-    lines, said = recorded(11, limits, story)
-    assert replay(lines) == said
+def test_replay_gives_the_same_verdicts_byte_for_byte(
+    story: list[tuple[int, int, float, float]], given: dict[str, float], terms: dict[str, Any]
+) -> None:
+    lines, said = recorded(11, given, story, **terms)
+    again = list(replay(lines))
+    assert [line.difference for line in again] == [None] * len(lines)
+    assert [line.verdict for line in again][1:-1] == said
 
 
 def test_the_stories_lead_to_different_verdicts() -> None:
-    seen = {name: {verdict for _, verdict, _ in recorded(11, {}, story)[1]} for name, story in STORIES.items()}
+    seen = {name: set(recorded(11, {}, story)[1]) for name, story in STORIES.items()}
     assert "BREACHED" in seen["bad"]
     assert "BREACHED" in seen["bad at 100"]
     assert "BREACHED" not in seen["healthy"]
     assert all("BLIND" in seen[name] for name in ("healthy", "bad", "bad at 100"))
 
 
-def test_a_forged_line_does_not_replay() -> None:
+def first(lines: list[str], text: str) -> int:
+    return next(number for number, line in enumerate(lines) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"verdict":"BREACHED"', '"verdict":"HEALTHY"'),
+        ('"errors":1,', '"errors":0,'),
+        ('"log_e":', '"log_e":1'),
+        ('"blind":"Prometheus does not answer"', '"blind":null'),
+        ('"at":', '"at": '),
+    ],
+    ids=["verdict", "counts", "evidence", "blindness", "bytes alone"],
+)
+def test_an_edited_line_does_not_replay(old: str, new: str) -> None:
     lines, _ = recorded(11, {}, STORIES["bad"])
-    assert '"verdict":"BREACHED"' in lines
-    with pytest.raises(AssertionError):
-        replay(lines.replace('"verdict":"BREACHED"', '"verdict":"HEALTHY"'))
+    number = first(lines, old)
+    lines[number] = lines[number].replace(old, new)
+    found = differences(lines)
+    assert found
+    assert found[0].number >= number + 1
+
+
+def test_a_line_that_was_taken_out_is_found() -> None:
+    lines, _ = recorded(11, {}, STORIES["bad"])
+    del lines[first(lines, '"errors":1,')]
+    assert differences(lines)
+
+
+def test_the_difference_names_what_differs() -> None:
+    lines, _ = recorded(11, {}, STORIES["bad"])
+    number = first(lines, '"verdict":"BREACHED"')
+    lines[number] = lines[number].replace('"verdict":"BREACHED"}\n', '"verdict":"HEALTHY"}\n')
+    (found, *_) = differences(lines)
+    assert found.number == number + 1
+    assert "verdict is 'HEALTHY', recomputed 'BREACHED'" in str(found.difference)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines.clear(), "line 1: is missing; the file is empty"),
+        (lambda lines: lines.__setitem__(0, "{}\n"), "line 1: is no evidence; KeyError"),
+        (lambda lines: lines.__setitem__(3, lines[3][:40]), "line 4: is no evidence; JSONDecodeError"),
+        (lambda lines: lines.__setitem__(2, "[]\n"), "line 3: is no evidence; TypeError"),
+        (
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":1', '"algorithm":99')),
+            "line 1: was judged by version 99 of the algorithm",
+        ),
+    ],
+    ids=["empty", "no head", "cut off", "no look", "another algorithm"],
+)
+def test_what_is_no_evidence_is_refused(change: Callable[[list[str]], None], said: str) -> None:
+    lines, _ = recorded(11, {}, STORIES["healthy"])
+    change(lines)
+    with pytest.raises(RefusedError, match=said):
+        list(replay(lines))
 
 
 class TestRepeatedWords:
     """Looks come every second and mostly say the same."""
 
-    question: dict[str, Any] = {"blind": None, "next_share": 25}  # noqa: RUF012
-
-    def verdicts(self, log: EvidenceLog) -> list[tuple[float, str]]:
-        records = [json.loads(line) for line in log.lines().splitlines()]
-        return [(record["at"], record["verdict"]) for record in records if record["kind"] == "verdict"]
-
     def log(self) -> EvidenceLog:
-        return EvidenceLog(merge_limits({}), CANDIDATE, STABLE, GOOD_BASELINE, {})
+        return EvidenceLog(Terms(limits(), CANDIDATE, STABLE), {})
 
-    def say(self, log: EvidenceLog, at: float, verdict: Verdict, reason: str, *, final: bool = False) -> None:
-        log.verdict(at, verdict, [Finding("error_rate", verdict, reason)], self.question, final=final)
+    def looks(self, log: EvidenceLog) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.lines().splitlines()][1:]
 
-    def test_are_left_out_whatever_their_numbers_and_whatever_gauges_came_between(self) -> None:
+    def test_are_left_out_where_nothing_new_was_counted(self) -> None:
         log = self.log()
         for second in range(100):
-            log.gauge("memory", second, 0.5)
-            self.say(log, second, "UNDECIDED", f"{second} requests")
-        assert self.verdicts(log) == [(0, "UNDECIDED")]
+            log.look(second, None, 25)
+        assert [look["at"] for look in self.looks(log)] == [0]
+
+    def test_with_new_counts_only_their_findings_are_left_out(self) -> None:
+        log = self.log()
+        for tick in Traffic(1).ticks(10, 25, 0.0, 0.0):
+            log.tick(tick, 25)
+            log.look(tick.at, None, None)
+        looks = self.looks(log)
+        assert [len(look["ticks"]) for look in looks] == [1] * 10
+        # The route's share is not known yet, and then it is.
+        assert ["findings" in look for look in looks] == [True, False, True] + [False] * 7
 
     def test_are_kept_where_they_end_the_loop(self) -> None:
         log = self.log()
-        self.say(log, 1, "UNDECIDED", "few")
-        self.say(log, 2, "UNDECIDED", "few", final=True)
-        assert self.verdicts(log) == [(1, "UNDECIDED"), (2, "UNDECIDED")]
+        log.look(1, None, 25)
+        log.look(2, None, 25, final=True)
+        assert [(look["at"], look["final"], "findings" in look) for look in self.looks(log)] == [
+            (1, False, True),
+            (2, True, True),
+        ]
 
     def test_are_told_again_after_another_word(self) -> None:
         log = self.log()
-        words: list[Verdict] = ["HEALTHY", "HEALTHY", "BLIND", "BLIND", "HEALTHY"]
-        for second, word in enumerate(words):
-            self.say(log, second, word, "so")
-        assert self.verdicts(log) == [(0, "HEALTHY"), (2, "BLIND"), (4, "HEALTHY")]
-
-    def test_another_gate_is_another_word(self) -> None:
-        log = self.log()
-        self.say(log, 1, "UNDECIDED", "few")
-        log.verdict(2, "UNDECIDED", [Finding("memory", "UNDECIDED", "not seen")], self.question, final=False)
-        assert self.verdicts(log) == [(1, "UNDECIDED"), (2, "UNDECIDED")]
+        for second, blind in enumerate([None, None, "away", "away", None]):
+            log.look(second, blind, None)
+        assert [(look["at"], look["verdict"]) for look in self.looks(log)] == [
+            (0, "HEALTHY"),
+            (2, "BLIND"),
+            (4, "HEALTHY"),
+        ]
 
 
 def test_each_line_is_one_json_object_and_the_first_says_what_was_asked() -> None:
     lines, said = recorded(11, {}, STORIES["healthy"])
-    records = [json.loads(line, parse_constant=pytest.fail) for line in lines.splitlines()]
-    assert lines.endswith("\n")
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert records[0]["queries"] == {"counters": "up"}
-    assert [record["kind"] for record in records].count("verdict") == len(said)
-    assert {record["kind"] for record in records[1:]} == {"tick", "gauge", "verdict"}
+    assert [record["kind"] for record in records] == ["judge"] + ["look"] * (len(said) + 1)
 
 
 def test_the_same_story_has_the_same_bytes_and_digest() -> None:
-    first, second = (recorded(11, {}, STORIES["healthy"])[0] for _ in range(2))
-    assert first == second
-    assert digest(first) == hashlib.sha256(first.encode()).hexdigest()
+    one, other = ("".join(recorded(11, {}, STORIES["healthy"])[0]) for _ in range(2))
+    assert one == other
+    assert digest(one) == hashlib.sha256(one.encode()).hexdigest()

@@ -6,20 +6,30 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import pytest
 
+from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.evidence import EvidenceLog
+from airflow_deploy.domain.findings import Verdict
 from airflow_deploy.domain.gates import GATES, merge_limits
-from airflow_deploy.domain.judge import ALPHA, SUSTAINED, Judge, Verdict, evaluate
+from airflow_deploy.domain.gauges import SUSTAINED
+from airflow_deploy.domain.judge import ALPHA, Judge, Terms, evaluate
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.test_sequential import binomial
 
+
+def limits(**given: float) -> dict[str, float]:
+    """Every gate's limit: the given ones, and the defaults of the others."""
+    return {name: float(str(limit)) for name, limit in merge_limits(given).items()}
+
+
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
-LIMITS = merge_limits({})
+LIMITS = limits()
 START = 1_795_417_200.0
 SCRAPE = 5.0
-GOOD_BASELINE = Counts(10_000, 10, 10_000, {0.5: 9_990, 1.0: 9_995})
+GOOD_BASELINE = Baseline(Counts(10_000, 10, 10_000, {0.5: 9_990, 1.0: 9_995}))
 
 
 def answered(requests: float, errors: float = 0, slow: float = 0) -> Counts:
@@ -51,8 +61,8 @@ class Traffic:
             )
 
 
-def make_judge(baseline: Counts = GOOD_BASELINE, limits: dict[str, float] | None = None) -> Judge:
-    return Judge(merge_limits(limits or {}), CANDIDATE, STABLE, baseline)
+def make_judge(baseline: Baseline = GOOD_BASELINE, own: dict[str, float] | None = None, **terms: Any) -> Judge:
+    return Judge(Terms(limits(**(own or {})), CANDIDATE, STABLE, baseline, **terms))
 
 
 def gauges_are_fine(judge: Judge) -> None:
@@ -147,32 +157,32 @@ class TestWithoutControl:
             assert first_breach(make_judge(), Traffic(seed).ticks(60, 100, 0.05, 0), 100) is not None
 
     def test_beyond_the_limit_but_within_three_baselines_is_no_harm(self) -> None:
-        usual = Counts(10_000, 90, 10_000, {0.5: 10_000, 1.0: 10_000})  # 0.9 %, the limit is 1 %
+        usual = Baseline(Counts(10_000, 90, 10_000, {0.5: 10_000, 1.0: 10_000}))  # 0.9 %, the limit is 1 %
         for seed in range(12):
             assert first_breach(make_judge(usual), Traffic(seed).ticks(100, 100, 0.022, 0), 100) is None
         assert first_breach(make_judge(usual), Traffic(1).ticks(100, 100, 0.08, 0), 100) is not None
 
     def test_a_baseline_beyond_the_limit_is_the_incident_and_excuses_nothing(self) -> None:
-        incident = Counts(10_000, 2_000, 10_000, {0.5: 10_000, 1.0: 10_000})
+        incident = Baseline(Counts(10_000, 2_000, 10_000, {0.5: 10_000, 1.0: 10_000}))
         for seed in range(12):
             assert first_breach(make_judge(incident), Traffic(seed).ticks(60, 100, 0.05, 0), 100) is not None
 
     def test_a_smaller_bound_on_false_alarms_asks_for_more_evidence(self) -> None:
         seen: dict[float, float] = {}
         for alpha in (ALPHA, 1e-6, 1e-9):
-            judge = Judge(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE, alpha)
+            judge = make_judge(alpha=alpha)
             found = first_breach(judge, Traffic(1, per_scrape=20).ticks(400, 100, 0.06, 0.0), 100)
             assert found is not None
-            assert max(finding.numbers["log_e"] for finding in judge.harm()) >= log(6 / alpha)
+            assert max(finding.numbers["log_e"] for finding in judge.harm()) >= log(3 / alpha)
             seen[alpha] = found
         assert seen[ALPHA] < seen[1e-6] < seen[1e-9]
 
     def test_no_baseline_leaves_the_limit(self) -> None:
-        assert first_breach(make_judge(Counts()), Traffic(1).ticks(60, 100, 0.05, 0), 100) is not None
-        assert first_breach(make_judge(Counts()), Traffic(1).ticks(60, 100, 0.002, 0), 100) is None
+        assert first_breach(make_judge(Baseline()), Traffic(1).ticks(60, 100, 0.05, 0), 100) is not None
+        assert first_breach(make_judge(Baseline()), Traffic(1).ticks(60, 100, 0.002, 0), 100) is None
 
     def test_the_limit_alone_is_no_harm_where_there_is_a_control(self) -> None:
-        judge = make_judge(Counts())
+        judge = make_judge(Baseline())
         assert first_breach(judge, Traffic(4).ticks(100, 50, 0.1, 0.1), 50) is None
         assert judge.total.errors / judge.total.requests > LIMITS["error_rate"]
 
@@ -361,8 +371,130 @@ class TestSight:
 
 
 def test_two_judges_told_the_same_say_the_same() -> None:
-    log, judge = EvidenceLog(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE, {}), make_judge()
+    log, judge = EvidenceLog(Terms(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE), {}), make_judge()
     for tick in Traffic(9).ticks(40, 25, 0.03, 0.002):
         log.tick(tick, 25)
         judge.observe(tick, 25)
         assert evaluate(log.judge, None, 50) == evaluate(judge, None, 50)
+
+
+class TestWarmUp:
+    WARM = 30.0
+
+    def judge(self) -> Judge:
+        return make_judge(warm_up=self.WARM)
+
+    def test_slow_first_requests_are_forgiven(self) -> None:
+        for seed in range(8):
+            judge, traffic = self.judge(), Traffic(seed)
+            assert first_breach(judge, traffic.ticks(5, 25, 0.0, 0.0, slow=0.5), 25) is None
+            assert first_breach(judge, traffic.ticks(40, 25, 0.0, 0.0), 25) is None
+            gauges_are_fine(judge)
+            assert verdict(judge, 50) == "HEALTHY"
+
+    def test_slow_ones_after_it_are_not(self) -> None:
+        judge, traffic = self.judge(), Traffic(1)
+        first_breach(judge, traffic.ticks(7, 25, 0.0, 0.0), 25)
+        assert first_breach(judge, traffic.ticks(20, 25, 0.0, 0.0, slow=0.5), 25) is not None
+
+    def test_errors_are_never_forgiven(self) -> None:
+        found = first_breach(self.judge(), Traffic(1).ticks(5, 25, 0.5, 0.0), 25)
+        assert found is not None
+        assert found <= 2 * SCRAPE
+
+    def test_it_begins_with_the_first_request_and_not_with_the_shift(self) -> None:
+        judge, traffic = self.judge(), Traffic(1)
+        for tick in traffic.ticks(20, 0, 0.0, 0.0):  # the route has not moved yet
+            judge.observe(tick, 25)
+        assert first_breach(judge, traffic.ticks(5, 25, 0.0, 0.0, slow=0.5), 25) is None
+
+    def test_a_busy_processor_is_forgiven_and_full_memory_is_not(self) -> None:
+        for name, breached in (("cpu_saturation", False), ("memory", True)):
+            judge = make_judge(warm_up=2 * SUSTAINED)
+            for tick in Traffic(1).ticks(int(1.5 * SUSTAINED / SCRAPE), 25, 0.0, 0.0):
+                judge.observe(Tick(tick.at, tick.counts, {name: 0.99}), 25)
+            assert bool(judge.harm()) is breached
+
+
+class TestDispersion:
+    """Errors come four at a time, in both versions alike."""
+
+    def alarms(self, dispersion: float, deployments: int = 60) -> int:
+        baseline = Baseline(GOOD_BASELINE.counts, dispersion={"error_rate": dispersion})
+        alarms = 0
+        for seed in range(deployments):
+            judge, rng = make_judge(baseline), random.Random(seed)
+            for number in range(240):
+                mine, others = 4 * binomial(rng, 50, 0.001), 4 * binomial(rng, 150, 0.001)
+                counts = {CANDIDATE: answered(50, mine), STABLE: answered(150, others)}
+                judge.observe(Tick(START + SCRAPE * number, counts), 25)
+                if judge.harm():
+                    alarms += 1
+                    break
+        return alarms
+
+    def test_bursts_that_are_known_raise_no_more_alarms_than_alpha(self) -> None:
+        assert self.alarms(4.0) <= 2
+
+    def test_and_would_where_they_are_not(self) -> None:
+        assert self.alarms(1.0) >= 4
+
+    def test_more_evidence_of_health_is_asked_for(self) -> None:
+        asked = []
+        for dispersion in (1.0, 4.0):
+            baseline = Baseline(GOOD_BASELINE.counts, dispersion=dict.fromkeys(GATES, dispersion))
+            judge, traffic = make_judge(baseline), Traffic(1)
+            gauges_are_fine(judge)
+            while verdict(judge, 50) != "HEALTHY":
+                judge.observe(next(traffic.ticks(1, 25, 0.0, 0.0)), 25)
+            asked.append(judge.total.requests)
+        assert asked[1] > 3 * asked[0]
+
+
+class TestContradictions:
+    def told(self, requests: float, timed: float, own: float | None = None) -> Judge:
+        kinds: dict[str, Any] = {"kinds": {"cards": "pair"}} if own is not None else {}
+        terms = Terms({**LIMITS, "cards": 0.02}, CANDIDATE, STABLE, GOOD_BASELINE, **kinds)
+        judge = Judge(terms)
+        gauges_are_fine(judge)
+        pairs = {} if own is None else {"cards": (0.0, own)}
+        mine = Counts(requests, 0, timed, {0.5: timed, 1.0: timed}, pairs)
+        for number in range(4):
+            counts = {CANDIDATE: mine, STABLE: answered(3 * requests)}
+            judge.observe(Tick(START + SCRAPE * number, counts), 25)
+        return judge
+
+    @pytest.mark.parametrize("next_share", [None, 50])
+    def test_a_histogram_that_misses_most_requests_is_blindness(self, next_share: int | None) -> None:
+        said, findings = evaluate(self.told(100, 10), None, next_share)
+        assert (said, {f.gate for f in findings}) == ("BLIND", {"latency_p95", "latency_p99"})
+        assert findings[0].reason == "latency_p95: its counters have 40 of the gateway's 400 requests"
+
+    def test_an_own_counter_that_has_nothing_is_blindness(self) -> None:
+        said, findings = evaluate(self.told(100, 100, own=0), None, 50)
+        assert (said, [f.gate for f in findings]) == ("BLIND", ["cards"])
+
+    def test_an_own_counter_may_count_other_things_than_requests(self) -> None:
+        assert evaluate(self.told(100, 100, own=3), None, None)[0] == "HEALTHY"
+
+    def test_a_few_requests_between_two_counters_contradict_nothing(self) -> None:
+        assert evaluate(self.told(4, 0, own=0), None, None)[0] == "HEALTHY"
+
+
+def test_an_own_gate_stops_a_version_as_ours_do() -> None:
+    judge = Judge(Terms({**LIMITS, "cards": 0.02}, CANDIDATE, STABLE, GOOD_BASELINE, {"cards": "pair"}))
+    for number in range(60):
+        mine, others = Counts(50, 0, 50, {0.5: 50, 1.0: 50}, {"cards": (5, 50)}), answered(150)
+        others = Counts(150, 0, 150, {0.5: 150, 1.0: 150}, {"cards": (1, 150)})
+        judge.observe(Tick(START + SCRAPE * number, {CANDIDATE: mine, STABLE: others}), 25)
+        if found := judge.harm():
+            break
+    assert found[0].gate == "cards"
+    assert "events are bad" in found[0].reason
+
+
+def test_users_who_left_with_the_shift_are_harm() -> None:
+    judge = make_judge(Baseline(GOOD_BASELINE.counts, quietest=40.0))
+    found = first_breach(judge, Traffic(1, per_scrape=50).ticks(20, 25, 0.0, 0.0), 25)
+    assert found is not None
+    assert judge.harm()[0].gate == "request_rate"

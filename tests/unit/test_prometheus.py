@@ -107,7 +107,7 @@ class TestQuery:
 
     def test_asks_for_another_time_than_now(self, server: Server, connect: Connect) -> None:
         server.answer([], "matrix")
-        assert connect().raw("up", 600, 1_795_417_200.25) == []
+        assert connect().matrix("up[600s]", 1_795_417_200.25) == []
         _, parameters, _ = server.requests[0]
         assert (parameters["query"], parameters["time"]) == (["up[600s]"], ["1795417200.250"])
 
@@ -210,11 +210,11 @@ class TestNumber:
             connect().number("up")
 
 
-class TestRaw:
+class TestMatrix:
     def test_samples_become_numbers(self, server: Server, connect: Connect) -> None:
         metric = {"__name__": "x", "instance": "gateway-0"}
         server.answer([{"metric": metric, "values": [[100.5, "1"], [105.5, "2e3"]]}], "matrix")
-        assert connect().raw('{__name__="x"}', 30) == [Series(metric, [(100.5, 1.0), (105.5, 2000.0)])]
+        assert connect().matrix('{__name__="x"}[30s]') == [Series(metric, [(100.5, 1.0), (105.5, 2000.0)])]
         assert server.requests[0][1]["query"] == ['{__name__="x"}[30s]']
 
     @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ class TestRaw:
     ) -> None:
         server.answer(result)
         with pytest.raises((RefusedError, TemporaryError)):
-            connect().raw("x", 30)
+            connect().matrix("x[30s]")
 
 
 class TestConnection:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.confidence import Known, Outcomes, score
-from airflow_deploy.domain.judge import BETA, Judge
+from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.judge import Judge, Terms
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.question import LONGEST, About, Question, escaped, table, verbatim
 from airflow_deploy.domain.sequential import trials_needed, upper_bound
@@ -96,13 +97,10 @@ class TestSeen:
     def test_shows_what_a_gate_that_could_not_decide_lacks(self) -> None:
         """With what a real judge finds after 25 good requests."""
         plan = make_plan(make_spec())
-        judge = Judge(plan.spec.gates, plan.candidate, plan.stable, Counts())
+        judge = Judge(Terms(plan.spec.limits, plan.candidate, plan.stable))
         edges = dict.fromkeys(plan.spec.latency_limits.values(), 25.0)
         judge.observe(Tick(0.0, {plan.candidate: Counts(25, 0, 25, edges), plan.stable: Counts(475, 0)}), 5)
-        findings = [
-            {"gate": f.gate, "verdict": f.verdict, "reason": f.reason, "numbers": dict(f.numbers)}
-            for f in judge.health(25)
-        ]
+        findings = [finding.dump() for finding in judge.health(25)]
         cost = escaped(f"{upper_bound(0, 25, BETA) / 4:.2%}")
         body = question(25, plan, undecided={"requests": 25, "errors": 0, "findings": findings}).body()
         assert "The gate is UNDECIDED after 25 requests, 0 of them with an error." in body

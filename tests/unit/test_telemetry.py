@@ -15,6 +15,7 @@ from airflow_deploy.domain.telemetry import (
     SATURATION,
     CounterReader,
     Counts,
+    OwnSeries,
     Series,
     Tick,
     saturation_query,
@@ -216,6 +217,76 @@ class TestNewborn:
         cut_up = self.reader()
         told = cut_up.feed(early) + cut_up.feed(history)
         assert total(told, CANDIDATE) == total(self.reader().feed(history), CANDIDATE)
+
+
+class TestOwn:
+    """Counters of a team's own gate are of another target, and belong to the gateway's next scrape."""
+
+    def own(self, role: str, *samples: tuple[float, float], service: str = CANDIDATE, pod: str = "a") -> OwnSeries:
+        return OwnSeries("cards", role, service, Series({"pod": pod, "instance": pod}, samples))
+
+    def test_go_to_the_next_scrape_each_once(self) -> None:
+        ready = CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE), newborn=CANDIDATE)
+        gateway = [requests(STABLE, (100, 0), (105, 10), (110, 20))]
+        early = [Series(item.labels, item.samples[:2]) for item in gateway]
+        total_ = self.own("total", (101, 4), (103, 8), (107, 9))
+        first = ready.feed(early, [self.own("bad", (103, 1)), total_])
+        second = ready.feed(gateway, [self.own("bad", (103, 1), (108, 3)), total_])
+        assert [tick.counts[CANDIDATE].pairs for tick in first] == [{}, {"cards": (1.0, 8.0)}]
+        assert [tick.counts[CANDIDATE].pairs for tick in second] == [{"cards": (2.0, 1.0)}]
+
+    def test_of_the_stable_begin_where_they_are_first_seen(self) -> None:
+        own = [
+            self.own("total", (100, 500), (104, 520), service=STABLE),
+            self.own("bad", (104, 3), service=STABLE),
+        ]
+        ticks = reader().feed([requests(STABLE, (100, 0), (105, 10))], own)
+        assert total(ticks, STABLE).pairs == {"cards": (3.0, 20.0)}
+
+    def test_two_gates_may_count_the_same_series(self) -> None:
+        same = Series({"pod": "a"}, [(100, 0), (104, 6)])
+        own = [OwnSeries(gate, "total", CANDIDATE, same) for gate in ("cards", "carts")]
+        ticks = reader().feed([requests(STABLE, (100, 0), (105, 10))], own)
+        assert total(ticks, CANDIDATE).pairs == {"cards": (0.0, 6.0), "carts": (0.0, 6.0)}
+
+
+class TestGaugesOfATick:
+    def at(self, *samples: tuple[float, float]) -> float | None:
+        (tick,) = reader().feed([requests(STABLE, (100, 0))], gauges={"memory": samples})
+        return tick.gauges["memory"]
+
+    def test_are_those_of_its_moment(self) -> None:
+        assert self.at((98, 0.2), (99, 0.3), (101, 0.4), (102, 0.5)) == 0.4
+
+    @pytest.mark.parametrize("samples", [[], [(90, 0.2)], [(102, 0.5)], [(100, float("nan"))], [(100, float("inf"))]])
+    def test_are_unknown_where_nothing_was_shown_then(self, samples: list[tuple[float, float]]) -> None:
+        assert self.at(*samples) is None
+
+
+class TestSilence:
+    def test_the_interval_is_that_of_the_slowest_target_without_missed_scrapes(self) -> None:
+        ready = reader()
+        assert ready.interval is None
+        ready.feed([
+            requests(STABLE, (100, 0), (102, 1), (104, 2), (110, 3)),
+            requests(STABLE, (101, 0), (106, 1), (111, 3), instance="gateway-1"),
+        ])  # fmt: skip
+        assert ready.interval == 5
+
+    def test_series_that_stopped_a_moment_ago_are_missed_for_a_minute(self) -> None:
+        ready = reader()
+        steady = [(100.0 + 5 * number, float(number)) for number in range(30)]
+        other = [(at, value) for at, value in steady if at <= 150]
+        series = [requests(STABLE, *steady), requests(STABLE, *other, code="503"), requests(CANDIDATE, *other)]
+        ready.feed([Series(item.labels, [s for s in item.samples if s[0] <= 155]) for item in series])
+        assert ready.silent == (0, 3)
+        ready.feed([Series(item.labels, [s for s in item.samples if s[0] <= 170]) for item in series])
+        assert ready.silent == (2, 3)
+        ready.feed(series)
+        assert ready.silent == (0, 1)
+
+    def test_nothing_seen_misses_nothing(self) -> None:
+        assert reader().silent == (0, 0)
 
 
 class TestCounts:

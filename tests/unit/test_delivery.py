@@ -1,0 +1,59 @@
+"""Users who leave with our shift are noticed, and nobody is accused of traffic that comes and goes by itself."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from airflow_deploy.domain.baseline import BIN
+from airflow_deploy.domain.delivery import WATCHED, Delivery
+from airflow_deploy.domain.findings import Finding
+from tests.unit.test_judge import SCRAPE, START
+from tests.unit.test_sequential import binomial
+
+
+def told(before: float, rates: list[tuple[int, float, float]], seed: int = 1) -> Finding | None:
+    """Feed ``(share, seconds, requests per second)``; return the first finding that users are gone."""
+    rng, made, at = random.Random(seed), Delivery(2.0, before), START
+    for share, seconds, rate in rates:
+        for _ in range(int(seconds / SCRAPE)):
+            at += SCRAPE
+            total = binomial(rng, int(rate * SCRAPE * 2), 0.5)
+            mine = binomial(rng, total, share / 100)
+            made.observe(at, mine, total - mine, share)
+            if found := made.gone():
+                return found
+    return None
+
+
+class TestGone:
+    def test_half_of_the_users_lost_with_the_first_shift_is_harm(self) -> None:
+        finding = told(50, [(5, 120, 15)])
+        assert finding is not None
+        assert (finding.gate, finding.verdict) == ("request_rate", "BREACHED")
+        assert "since the shift to 5 %, at least 50 before it" in finding.reason
+
+    def test_with_a_later_shift_too(self) -> None:
+        assert told(50, [(5, 300, 50), (50, 120, 15)]) is not None
+
+    @pytest.mark.parametrize("rate", [50, 40, 30, 200])
+    def test_users_who_stay_are_not(self, rate: float) -> None:
+        for seed in range(20):
+            assert told(50, [(5, 120, rate), (25, 120, rate), (100, 300, rate)], seed) is None
+
+    def test_a_fall_long_after_the_shift_is_not_the_shifts(self) -> None:
+        assert told(50, [(5, WATCHED + 30, 50), (5, 300, 5)]) is None
+
+    def test_where_the_past_is_unknown_nobody_is_accused(self) -> None:
+        assert told(0, [(5, 120, 0)]) is None
+
+    def test_few_requests_accuse_nobody(self) -> None:
+        for seed in range(20):
+            assert told(0.1, [(5, 300, 0.1), (25, 300, 0.1)], seed) is None
+
+    def test_traffic_that_comes_in_bursts_accuses_nobody(self) -> None:
+        """Half a minute each minute nobody asks for anything."""
+        burst = [(5, BIN, 40.0), (5, BIN, 0.0)]
+        later = [(25, BIN, 40.0), (25, BIN, 0.0)]
+        assert told(0, [*burst * 4, *later * 4]) is None
