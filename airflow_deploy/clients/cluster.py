@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from airflow_deploy.clients.shared import shared
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.values import printable
@@ -17,8 +16,6 @@ from airflow_deploy.domain.values import printable
 FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
-FRESH = 60.0
-"""Seconds for which what an Airflow connection says is not looked up again: a thousand gates may begin at one time."""
 KEPT_ALIVE = 100
 """Connections to one server that are kept open; more are opened where more are needed at one time."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
@@ -42,13 +39,13 @@ class Readiness:
 class Cluster:
     """One cluster, as the Airflow connection ``connection`` reaches it.
 
-    :param purpose: those of one purpose that are made within ``FRESH`` seconds share their connections to the server.
+    :param purpose: those of one purpose share their connections to the server.
     """
 
     def __init__(self, connection: str, purpose: str = "") -> None:
         from kubernetes import client
 
-        self._api = _api_client(connection, purpose, int(time.monotonic() // FRESH))
+        self._api = _api_client(connection, purpose)
         self._custom = client.CustomObjectsApi(self._api)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
@@ -171,9 +168,9 @@ class Cluster:
             )
 
 
-@lru_cache(maxsize=16)
-def _api_client(connection: str, purpose: str, _age: int) -> Any:
-    """Return a client that any number of threads may use: none waits for another's connection."""
+@shared
+def _api_client(connection: str, purpose: str) -> Any:
+    """Return a client that opens a connection where all others are in use, so that nobody waits for another's."""
     # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
     from kubernetes import client

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from airflow_deploy.domain.evidence import counts_record
+from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import Counts
 from airflow_deploy.sensors.looks import Assignment
@@ -29,9 +29,9 @@ class Gate:
 
     @property
     def assignment(self) -> Assignment:
-        baseline = Counts(6000, 6, 6000, {edge: 5970 for edge in self.plan.spec.latency_limits.values()})
-        record = json.loads(json.dumps(counts_record(baseline)))
-        return Assignment("gate", self.plan.dump(), record, self.cluster.claim, began(), 25)
+        counts = Counts(6000, 6, 6000, dict.fromkeys(self.plan.spec.latency_limits.values(), 5970))
+        baseline = Baseline(counts, quietest=19.0, dispersion=dict.fromkeys(self.plan.spec.counted_gates, 1.5))
+        return Assignment("gate", self.plan.dump(), baseline.dump(), self.cluster.claim, began(), 25)
 
 
 def began() -> float:

@@ -14,21 +14,26 @@ import ssl
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import uvloop
 
-from airflow_deploy.domain.telemetry import PRESETS
+from airflow_deploy.domain.joint import LABEL
+from airflow_deploy.domain.telemetry import PRESETS, SATURATION
 from tests.bench.fleet import SCRAPE, began, gate, route_body
 from tests.stack.tls import Authority
 
-Answer = Callable[[str], tuple[str, bytes]]
-"""What a path with its query is about, and the body of the answer."""
+Answer = Callable[[str, str], tuple[str, bytes]]
+"""What a path and a form are about, and the body of the answer."""
 
 TRAEFIK = PRESETS["traefik"]
+INSTANCE = "10.0.0.7:8082"
 RATE = 20.0
 """Requests per second of one service."""
 FAILING = 0.001
@@ -39,7 +44,7 @@ WITHIN = 0.995
 
 
 class Server(asyncio.Protocol):
-    """One kept-alive HTTP/1.1 connection; requests without a body."""
+    """One kept-alive HTTP/1.1 connection."""
 
     def __init__(self, answer: Answer, asked: dict[str, list[float]]) -> None:
         self._answer, self._asked, self._begun = answer, asked, b""
@@ -48,63 +53,82 @@ class Server(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        *whole, self._begun = (self._begun + data).split(b"\r\n\r\n")
-        for head in whole:
-            self._transport.write(self._respond(head.split(b" ", 2)[1].decode()))
+        self._begun += data
+        while b"\r\n\r\n" in self._begun:
+            head, _, rest = self._begun.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: *([0-9]+)", head)
+            size = int(length[1]) if length else 0
+            if len(rest) < size:
+                return
+            self._begun = rest[size:]
+            self._transport.write(self._respond(head.split(b" ", 2)[1].decode(), rest[:size].decode()))
 
-    def _respond(self, path: str) -> bytes:
+    def _respond(self, path: str, form: str) -> bytes:
         at = time.time()
         if path == "/asked":
             body = json.dumps(self._asked).encode()
         else:
-            whom, body = self._answer(path)
+            whom, body = self._answer(path, form)
             self._asked[whom].append(at)
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
 
-def cluster(path: str) -> tuple[str, bytes]:
+def cluster(path: str, _: str) -> tuple[str, bytes]:
     """Answer a read of an HTTPRoute."""
-    name = urlsplit(path).path.rpartition("/")[2]
+    name = path.rpartition("/")[2]
     return name, route_body(name)
 
 
-def prometheus(path: str) -> tuple[str, bytes]:
-    """Answer an instant query as the real one would: a range of raw samples, or one number."""
-    parameters = parse_qs(urlsplit(path).query)
-    query = parameters["query"][0]
-    at = float(parameters["time"][0]) if "time" in parameters else time.time()
-    service = re.search(r"shop-[0-9]{4}", query)
-    name = service[0] if service else ""
-    span = re.search(r"\[([0-9]+)s\]$", query)
-    if span:
-        result = ",".join(counters(int(name[5:]), at - int(span[1]), at))
-        return name, b'{"status":"success","data":{"resultType":"matrix","result":[%b]}}' % result.encode()
-    number = '{"metric":{},"value":[%.3f,"0.42"]}' % at
-    return name, b'{"status":"success","data":{"resultType":"vector","result":[%b]}}' % number.encode()
+def prometheus(_: str, form: str) -> tuple[str, bytes]:
+    """Answer the one query behind a look as the real one would: every part of it, at each step of its subquery."""
+    parameters = parse_qs(form)
+    query, at = parameters["query"][0], float(parameters["time"][0])
+    span = re.search(r"\[([0-9]+)s:1s\]$", query)
+    service = re.search(r"shop-([0-9]{4})", query)
+    assert span and service, query
+    series = ",".join(answer_series(int(service[1]), range(ceil(at) - int(span[1]), int(at) + 1)))
+    return service[0], b'{"status":"success","data":{"resultType":"matrix","result":[%b]}}' % series.encode()
 
 
-def counters(number: int, since: float, until: float) -> list[str]:
-    """Return the raw series of both versions of one service, scraped each at its own phase."""
-    plan = gate(number).plan
+def answer_series(number: int, steps: range) -> Iterator[str]:
+    """Yield the series of each part, as JSON: one service's targets are scraped at a phase of their own."""
     phase = number % 100 / 100 * SCRAPE
-    first = since - (since - phase) % SCRAPE + SCRAPE
-    times = [first + SCRAPE * step for step in range(int((until - first) / SCRAPE) + 1)]
-    edges = [f"{edge}" for edge in sorted(set(plan.spec.latency_limits.values()))]
-    families = [(TRAEFIK.requests, ""), (f"{TRAEFIK.duration}_count", "")]
-    families += [(f"{TRAEFIK.duration}_bucket", f',"le":"{edge}"') for edge in edges]
+    scraped_at = [(step - phase) // SCRAPE * SCRAPE + phase for step in steps]
+    yield written(PARTS["scrapes"], zip(steps, (f"{at:.3f}" for at in scraped_at), strict=True))
+    for name in SATURATION:
+        yield written(PARTS[name], ((step, "0.42") for step in steps))
+    for labels, rate, born in counters(number):
+        values = ((step, int((at - born) * rate)) for step, at in zip(steps, scraped_at, strict=True) if at > born)
+        yield written(labels, values)
+
+
+def written(labels: str, values: Iterable[tuple[int, object]]) -> str:
+    texts = ",".join(f'[{step},"{value}"]' for step, value in values)
+    return f'{{"metric":{labels},"values":[{texts}]}}'
+
+
+PARTS = {
+    "scrapes": json.dumps({LABEL: "scrapes", "instance": INSTANCE}),
+    **{name: json.dumps({LABEL: name}) for name in SATURATION},
+}
+
+
+@cache
+def counters(number: int) -> list[tuple[str, float, float]]:
+    """Return both versions' counters: labels as JSON, increase per second, and when they began at 0."""
+    plan = gate(number).plan
+    route = plan.spec.route.name
+    names: list[tuple[str, dict[str, str]]] = [(TRAEFIK.requests, {}), (f"{TRAEFIK.duration}_count", {})]
+    names += [(f"{TRAEFIK.duration}_bucket", {"le": f"{edge}"}) for edge in sorted(set(plan.spec.latency_limits.values()))]
     found = []
     for version, share, born in ((plan.candidate, 0.05, began()), (plan.stable, 0.95, began() - 3600)):
-        backend = f"httproute-shop-{plan.spec.route.name}-gw-traefik-ep-web-0-abc-svc-shop-{version}-0@kubernetesgateway"
-        for code, of_codes in CODES.items():
-            for method, of_methods in METHODS.items():
-                labels = f'"code":"{code}","method":"{method}","protocol":"http","service":"{backend}"'
-                rate = RATE * share * of_codes * of_methods
-                for name, more in families:
-                    within = WITHIN if more else 1.0
-                    values = ",".join(f'[{at:.3f},"{int((at - born) * rate * within)}"]' for at in times if at > born)
-                    metric = f'"__name__":"{name}","instance":"10.0.0.7:8082","job":"gateway",{labels}{more}'
-                    found.append(f'{{"metric":{{{metric}}},"values":[{values}]}}')
+        backend = f"httproute-shop-{route}-gw-traefik-ep-web-0-abc-svc-shop-{version}-0@kubernetesgateway"
+        for (code, of_codes), (method, of_methods), (name, more) in product(CODES.items(), METHODS.items(), names):
+            labels = {LABEL: "counters", "__name__": name, "instance": INSTANCE, "job": "gateway", "service": backend}
+            labels |= {"code": code, "method": method, "protocol": "http", **more}
+            rate = RATE * share * of_codes * of_methods * (WITHIN if more else 1)
+            found.append((json.dumps(labels, separators=(",", ":")), rate, born))
     return found
 
 
