@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
@@ -18,9 +18,12 @@ from asgiref.sync import sync_to_async
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster, Readiness
 from airflow_deploy.domain.errors import TemporaryError
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.sensors.looks import Assignment, Looks, Outcome
+
+if TYPE_CHECKING:
+    # The triggerer imports this module in its event loop, which must not stand still for numpy.
+    from airflow_deploy.sensors.looks import Looks, Outcome
 
 INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
@@ -88,14 +91,21 @@ class LookTrigger(OneEventTrigger):
         deadline = time.monotonic() + FAILING
         while True:
             try:
-                return await sync_to_async(Looks, thread_sensitive=False)(Assignment(**self.assignment))
+                return await sync_to_async(self._connect, thread_sensitive=False)()
             except Exception:
                 if time.monotonic() > deadline:
                     raise
                 self.log.exception("the looks cannot begin yet")
                 await asyncio.sleep(INTERVAL)
 
+    def _connect(self) -> Looks:
+        from airflow_deploy.sensors.looks import Assignment, Looks
+
+        return Looks(Assignment(**self.assignment))
+
     async def _until_said(self, looks: Looks, pace: Pace) -> Outcome:
+        from airflow_deploy.sensors.looks import Outcome
+
         failing_since: float | None = None
         while True:
             begun = time.monotonic()

@@ -8,7 +8,7 @@ from functools import lru_cache, wraps
 from typing import TypeVar
 
 FRESH = 60.0
-"""Seconds for which a client is given out. Whoever begins later gets one that knows what the connection says by then."""
+"""Seconds for which a client is given out. Who begins later gets one that knows what the connection says by then."""
 
 T = TypeVar("T")
 

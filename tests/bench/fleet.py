@@ -1,4 +1,4 @@
-"""The deployments of the benchmark: each is a service of its own, whose canary has had 5 % since the benchmark began."""
+"""The deployments of the benchmark: each is a service of its own, whose canary has 5 % of its traffic."""
 
 from __future__ import annotations
 

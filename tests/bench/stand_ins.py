@@ -120,7 +120,9 @@ def counters(number: int) -> list[tuple[str, float, float]]:
     plan = gate(number).plan
     route = plan.spec.route.name
     names: list[tuple[str, dict[str, str]]] = [(TRAEFIK.requests, {}), (f"{TRAEFIK.duration}_count", {})]
-    names += [(f"{TRAEFIK.duration}_bucket", {"le": f"{edge}"}) for edge in sorted(set(plan.spec.latency_limits.values()))]
+    names += [
+        (f"{TRAEFIK.duration}_bucket", {"le": f"{edge}"}) for edge in sorted(set(plan.spec.latency_limits.values()))
+    ]
     found = []
     for version, share, born in ((plan.candidate, 0.05, began()), (plan.stable, 0.95, began() - 3600)):
         backend = f"httproute-shop-{route}-gw-traefik-ep-web-0-abc-svc-shop-{version}-0@kubernetesgateway"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from tests.e2e.world import World
 
 
