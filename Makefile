@@ -4,16 +4,17 @@ PY := .venv/bin/python
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit e2e up down status lock install
+.PHONY: help demo test lint unit e2e bench-bad-fixes up down status lock install
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: up ## a good fix and a bad fix under live traffic, on real servers
 	@$(PY) -m tests.stack.demo
 	@$(PY) -m tests.stack status
 
-test: lint unit e2e ## everything: lint, types, layers, unit, Airflow and end-to-end tests
+test: lint ## everything: lint, types, layers, unit, Airflow and end-to-end tests
+	@$(PY) -m tests.e2e tests/unit tests/airflow
 
 lint: install ## style, types and layers
 	@.ci/step "ruff" .venv/bin/ruff check .
@@ -26,6 +27,9 @@ unit: install ## unit and Airflow tests: no server, no root
 
 e2e: install ## end-to-end tests on the real servers; everything is stopped afterwards
 	@$(PY) -m tests.e2e
+
+bench-bad-fixes: install ## 30 bad fixes under live traffic, on the servers that are up: .bench/bad_fixes.json
+	@$(PY) -m tests.bench.bad_fixes $(N)
 
 up: install ## start the real servers
 	@$(PY) -m tests.stack up

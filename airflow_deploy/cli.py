@@ -14,6 +14,7 @@ from airflow_deploy import __version__
 from airflow_deploy.clients.airflow_api import AirflowApi
 from airflow_deploy.clients.dockerfiles import generate
 from airflow_deploy.clients.manifests import rbac
+from airflow_deploy.clients.replays import judge_again
 from airflow_deploy.clients.runs import Run, Snapshot
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.outcome import DeployResult
@@ -77,6 +78,29 @@ example:
   $ airflow-deploy rbac payments --service-account airflow:airflow-worker \
       --service-account airflow:airflow-triggerer | kubectl apply -f -
 """
+JUDGE = "Judge again what was judged."
+REPLAY = """\
+Judge the recorded evidence of a deployment again, offline, and say whether each verdict is what follows from the
+recorded counts, byte for byte. Whatever was changed, is missing or is unknown is named, with its line.
+
+The evidence lies beside a deployment's other artifacts: one file of JSON lines for the watch, for each gate and for
+the verification. Its first line names the version of the algorithm; another version than this one's is refused.
+
+example:
+  $ airflow-deploy judge replay DEP-1795442654-5e0ab2f1/evidence_*/*.jsonl
+  DEP-…/evidence_…/canary_5.gate-8d2a6f01.jsonl: all 21 lines agree, HEALTHY at last
+  DEP-…/evidence_…/watch-1f0be2c7.jsonl: line 12: verdict is 'HEALTHY', recomputed 'BREACHED'
+"""
+REPLAY_EXIT_CODES = """\
+exit codes:
+  0    all lines of all files agree
+  1    one does not, or is no evidence
+"""
+EPILOGS = {DOCKERFILE: EXIT_CODES, RBAC: EXIT_CODES, JUDGE: REPLAY_EXIT_CODES, REPLAY: REPLAY_EXIT_CODES}
+"""What stands at the end of a help text, where that is not of Airflow's environment."""
+
+MOST_DIFFERENCES = 5
+"""As many are shown of one file: after the first, others follow from it."""
 
 SHOWN = frozenset({"running", "deferred", "up_for_retry", "success", "failed"})
 """The states of a task that people want to hear of."""
@@ -130,13 +154,19 @@ def _parser() -> argparse.ArgumentParser:
         help="who gets them; once for each",
     )
     rights.set_defaults(command=_rbac)
+
+    judge = _described(commands.add_parser, JUDGE, name="judge", help="judge recorded evidence again")
+    again = judge.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    replay = _described(again.add_parser, REPLAY, name="replay", help="recompute every verdict offline")
+    replay.add_argument("files", metavar="FILE", nargs="+", type=Path, help="of evidence, in JSON lines")
+    replay.set_defaults(command=_replay)
     return parser
 
 
 def _described(make: Callable[..., argparse.ArgumentParser], text: str, **arguments: Any) -> argparse.ArgumentParser:
     return make(
         description=text,
-        epilog=EXIT_CODES if text in (DOCKERFILE, RBAC) else f"{ENVIRONMENT}\n{EXIT_CODES}",
+        epilog=EPILOGS.get(text, f"{ENVIRONMENT}\n{EXIT_CODES}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         **arguments,
@@ -166,6 +196,20 @@ def _dockerfile(given: argparse.Namespace) -> int:
 def _rbac(given: argparse.Namespace) -> int:
     print(rbac(given.namespace, given.service_account), end="")
     return VERIFIED
+
+
+def _replay(given: argparse.Namespace) -> int:
+    agreed = True
+    for path in given.files:
+        name, judged = printable(str(path), 300), judge_again(path)
+        for difference in judged.differences[:MOST_DIFFERENCES]:
+            print(f"{name}: {printable(difference, 500)}")
+        if hidden := judged.differences[MOST_DIFFERENCES:]:
+            print(f"{name}: and {len(hidden)} more")
+        if not judged.differences:
+            print(f"{name}: all {judged.lines} lines agree, {judged.verdict or 'without a verdict'} at last")
+        agreed = agreed and not judged.differences
+    return VERIFIED if agreed else UNDONE
 
 
 def _read_conf(name: str) -> Any:

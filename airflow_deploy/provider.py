@@ -19,8 +19,16 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {"host": "URL"},
                     "placeholders": {"host": "http://prometheus.monitoring:9090"},
                 },
+                "conn-fields": {
+                    "ui": {
+                        "label": "URL for people",
+                        "description": "Where a browser opens Prometheus, if that is another address.",
+                        "schema": {"type": ["string", "null"]},
+                    }
+                },
             }
         ],
+        "extra-links": ["airflow_deploy.sensors.graph.PrometheusGraphLink"],
         "config": {
             "airflow_deploy": {
                 "description": "Progressive delivery to Kubernetes.",

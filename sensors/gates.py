@@ -16,6 +16,7 @@ from airflow_deploy.domain.errors import FencedError, HarmError
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import record, resolved
 from airflow_deploy.sensors.base import DeploySensor
+from airflow_deploy.sensors.graph import PrometheusGraphLink
 from airflow_deploy.sensors.looks import Assignment, Role
 from airflow_deploy.sensors.triggers import LookTrigger
 
@@ -29,6 +30,7 @@ class LookSensor(DeploySensor):
 
     template_fields: Sequence[str] = ("plan", "claim", "baseline")
     template_fields_renderers = {"plan": "json", "baseline": "json"}  # noqa: RUF012 - Airflow declares it so
+    operator_extra_links = (PrometheusGraphLink(),)
     role: Role
     next_share: int | None = None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,8 +25,10 @@ from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.evidence import EvidenceLog
 from airflow_deploy.domain.findings import Finding, Verdict
+from airflow_deploy.domain.gates import table
 from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.route import Route
 
@@ -117,6 +119,8 @@ class Looks:
             resolved_when=self._condition,
         )
         self._log = EvidenceLog(terms, self._observer.queries)
+        self._report = Report(table(plan.spec.kinds), plan.spec.limits)
+        self._share = 0
         self._looked_at: float | None = None
         self._sighted = 0.0
         self._breached_since: float | None = None
@@ -133,6 +137,7 @@ class Looks:
         try:
             route = self._cluster.route(self._plan.spec.namespace, self._plan.spec.route.name)
             if ended := self._ended(route, at):
+                _say(self._report.again())
                 return ended
             blind = self._sight(route, at)
         except DeployError as error:
@@ -141,10 +146,10 @@ class Looks:
         if self._condition:
             self._log.answer(at, None if blind else self._answer(self._condition))
         verdict, findings = self._log.look(at, blind, self._assignment.next_share)
-        self._report(route, verdict, findings)
         outcome = self._decide(verdict, findings, at)
         if outcome:
             self._log.look(at, blind, self._assignment.next_share, final=True)
+        self._tell(route, at, verdict, findings, final=outcome is not None)
         return outcome
 
     def brake(self, outcome: Outcome) -> float | None:
@@ -255,16 +260,18 @@ class Looks:
         total = self._log.judge.total
         return Outcome(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
 
-    def _report(self, route: Route | None, verdict: Verdict, findings: list[Finding]) -> None:
+    def _tell(self, route: Route | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool) -> None:
+        if route and route.shifts:
+            self._share = route.shifts[-1].share
         judge = self._log.judge
-        share = route.shifts[-1].share if route and route.shifts else 0
-        log.info(
-            "look: %d %% %s, candidate %.0f requests %.0f errors, stable %.0f requests %.0f errors | %s",
-            share,
-            verdict,
-            judge.total.requests,
-            judge.total.errors,
-            judge.control.requests,
-            judge.control.errors,
-            " | ".join(finding.reason for finding in findings),
-        )
+        look = Look(at, self._share, verdict, findings, judge.total, judge.control)
+        try:
+            _say(self._report.lines(look, final=final))
+        except Exception:
+            # A mistake in the telling must not cost the verdict.
+            log.exception("the look cannot be told: %s", verdict)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        log.info("%s", line)

@@ -46,6 +46,16 @@ class PrometheusHook(BaseHook):
             url=url, auth=auth, timeout=TIMEOUT, retry=Retry(total=0), session=session, method="POST"
         )
 
+    def page(self) -> str:
+        """Return where people open Prometheus: the extra ``ui``, or else where Airflow reaches it; never with a login.
+
+        :raises RefusedError: the connection has no usable URL.
+        """
+        connection = self.get_connection(self.prometheus_conn_id)
+        ui = connection.extra_dejson.get("ui")
+        parts = urlsplit(server_url(str(ui)) if ui else server_url(connection.host or "", connection.port))
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
     def test_connection(self) -> tuple[bool, str]:
         """Ask for a constant: it takes the whole way through the query engine."""
         try:
@@ -74,7 +84,7 @@ def _session(url: str) -> Session:
     return session
 
 
-def server_url(host: str, port: int | None) -> str:
+def server_url(host: str, port: int | None = None) -> str:
     """Return the server's URL from a connection's two fields.
 
     :raises RefusedError: they do not make one.

@@ -102,7 +102,7 @@ def replay(lines: Sequence[str]) -> Iterator[Replayed]:
                 log, again = _begin(record)
             else:
                 again = _again(log, record)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise RefusedError(f"line {number}: is no evidence; {type(error).__name__}") from error
         yield Replayed(number, record.get("verdict"), _difference(line, again))
     if log is None:

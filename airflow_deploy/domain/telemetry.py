@@ -120,7 +120,7 @@ class Preset:
     def selector(self, namespace: str, route: str, services: Sequence[str], edges: Iterable[float]) -> str:
         """Return one selector for all counters of ``services``, so that they come from the same scrape."""
         names = "|".join((self.requests, f"{self.duration}_count", f"{self.duration}_bucket"))
-        bounds = "|".join(["", *(_edge_pattern(edge) for edge in edges)])
+        bounds = "|".join(["", *(edge_pattern(edge) for edge in edges)])
         backend = self._backend(namespace, route, "(?:" + "|".join(map(promql_regex_literal, services)) + ")")
         return (
             f"{{__name__=~{promql_string(names)},{self.label}=~{promql_string(backend)},le=~{promql_string(bounds)}}}"
@@ -133,8 +133,11 @@ class Preset:
 
     def edges_query(self, namespace: str, route: str, service: str) -> str:
         """Return the query whose results' ``le`` labels are the histogram's bucket edges."""
-        backend = self._backend(namespace, route, promql_regex_literal(service))
-        return f"group by (le) ({self.duration}_bucket{{{self.label}=~{promql_string(backend)}}})"
+        return f"group by (le) ({self.duration}_bucket{{{self.matcher(namespace, route, service)}}})"
+
+    def matcher(self, namespace: str, route: str, service: str) -> str:
+        """Return the matcher for the series of one service."""
+        return f"{self.label}=~{promql_string(self._backend(namespace, route, promql_regex_literal(service)))}"
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
         """Return which of ``services`` a series belongs to."""
@@ -157,8 +160,8 @@ def edge_text(edge: float) -> str:
     return repr(float(edge)).removesuffix(".0")
 
 
-def _edge_pattern(edge: float) -> str:
-    """Match an edge however a client library writes it: ``1`` and ``1.0``."""
+def edge_pattern(edge: float) -> str:
+    """Return a pattern for an edge however a client library writes it: ``1`` and ``1.0``."""
     return promql_regex_literal(edge_text(edge)) + (r"(?:\.0)?" if float(edge).is_integer() else "")
 
 

@@ -85,10 +85,12 @@ class FakeObserver:
             raise self.error
         last = self.clock.now if self.frozen_at is None else START + self.frozen_at
         found = [Series(item.labels, _between(item.samples, end - seconds, min(end, last))) for item in self.series]
-        return Seen([item for item in found if item.samples], [], self._gauges(ceil(end - seconds), int(end)))
+        return Seen(
+            [item for item in found if item.samples], [], self._gauges(range(ceil(end - seconds), int(end) + 1, step))
+        )
 
-    def _gauges(self, since: int, until: int) -> dict[str, list[tuple[float, float]]]:
-        shown = ((float(at), self.gauge_at(at - START)) for at in range(since, until + 1))
+    def _gauges(self, steps: range) -> dict[str, list[tuple[float, float]]]:
+        shown = ((float(at), self.gauge_at(at - START)) for at in steps)
         seen = [(at, value) for at, value in shown if value is not None]
         return {"cpu_saturation": seen, "memory": seen}
 

@@ -11,7 +11,7 @@ from typing import Any
 import airflow
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from airflow.sdk import BaseHook
+from airflow.sdk import BaseHook, BaseOperatorLink
 
 from airflow_deploy.provider import get_provider_info
 
@@ -46,6 +46,12 @@ def test_each_hook_class_exists_and_knows_its_connection_type() -> None:
         assert hook.hook_name == connection["hook-name"]
         assert hook.default_conn_name == f"{connection['connection-type']}_default"
         assert callable(hook.test_connection)
+
+
+def test_each_extra_link_exists() -> None:
+    for path in get_provider_info()["extra-links"]:
+        module, _, name = path.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), name), BaseOperatorLink)
 
 
 def test_each_option_has_a_default_or_says_that_it_has_none() -> None:

@@ -70,8 +70,8 @@ class Gateway(FakeObserver):
         self.questions: list[float] = []
         """When each instant query was asked for, in seconds after START."""
 
-    def _gauges(self, since: int, until: int) -> dict[str, list[tuple[float, float]]]:
-        found = super()._gauges(since, until)
+    def _gauges(self, steps: range) -> dict[str, list[tuple[float, float]]]:
+        found = super()._gauges(steps)
         return {**found, "memory": [(at, 0.3) for at, _ in found["memory"]]}
 
     def number(self, query: str, at: float | None = None) -> float | None:

@@ -155,7 +155,7 @@ class TestEvidence:
         text = kept.read_text()
         assert digest(text) == event["evidence_sha256"]
         assert kept.name == f"watch-{digest(text)[:8]}.jsonl"
-        last = records(text, "verdict")[-1]
+        last = records(text, "look")[-1]
         assert (last["verdict"], last["findings"][0]["reason"] in event["reason"]) == ("BREACHED", True)
 
     def test_two_loops_do_not_spoil_each_others(self, monkeypatch: pytest.MonkeyPatch) -> None:

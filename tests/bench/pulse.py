@@ -17,7 +17,7 @@ EVERY = 0.01
 
 
 class PulseTrigger(BaseTrigger):
-    """Write ``folder/pulse.json`` each second: the process, its threads, and the loop's longest delay in each second."""
+    """Write ``folder/pulse.json`` each second: the process, its threads, and the longest delay in each second."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

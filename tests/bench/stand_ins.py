@@ -86,7 +86,8 @@ def prometheus(_: str, form: str) -> tuple[str, bytes]:
     query, at = parameters["query"][0], float(parameters["time"][0])
     span = re.search(r"\[([0-9]+)s:1s\]$", query)
     service = re.search(r"shop-([0-9]{4})", query)
-    assert span and service, query
+    assert span is not None, query
+    assert service is not None, query
     series = ",".join(answer_series(int(service[1]), range(ceil(at) - int(span[1]), int(at) + 1)))
     return service[0], b'{"status":"success","data":{"resultType":"matrix","result":[%b]}}' % series.encode()
 

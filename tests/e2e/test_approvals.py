@@ -29,7 +29,7 @@ def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     sample = serve(stack, bake=5, max_bake=10, stages=(5, 100), approval_timeout=TIMEOUT)
     with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
         world = World(stack, sample, record)
-        world.wait_served(20)
+        world.wait_served(10)
         yield world
 
 

@@ -7,6 +7,7 @@ import pytest
 from airflow_deploy.domain.states import State
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.e2e import terminal
+from tests.e2e.graphs import graphs, link
 from tests.e2e.trail import audited, check_consistent, states, summary
 from tests.e2e.world import PATIENCE, RISKY, World
 from tests.stack.demo import conf
@@ -45,11 +46,22 @@ def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(
     assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
     assert states(folder).count("CANARY") == 4
     check_consistent(folder)
+    again = terminal.run(world.info, "judge", "replay", *folder.glob("evidence_*/*.jsonl"))
+    assert (again.returncode, again.stdout.count(" lines agree, ")) == (0, len(judged)), again.stdout
     candidate = summary(folder)["candidate"]
     assert world.weights() == {"payments": 0, candidate: 100}
     assert [request for request in world.requests() if request.failed] == []
     assert any(request.version == candidate for request in world.requests())
     assert world.tasks(run)["rollback"] == "skipped"
+    requests, errors, p95, p99, full = graphs(world, link(world, run, "verify"))
+    both = {f"version={candidate}", "version=payments"}
+    assert set(requests) == both
+    assert min(requests.values()) > 10
+    for name, shares in {"error_rate": errors, "latency_p95": p95, "latency_p99": p99}.items():
+        assert set(shares) == {*both, f"limit={name}"}
+    assert errors[f"version={candidate}"] == 0
+    assert set(full) == {f"{kind}={name}" for kind in ("gauge", "limit") for name in ("cpu_saturation", "memory")}
+    assert full["gauge=memory"] > 0
 
 
 def test_a_bad_fix_is_taken_back_by_itself_and_the_terminal_shows_it(world: World) -> None:
@@ -98,6 +110,10 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
 def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(world: World) -> None:
     run = world.deploy(world.sample.good)
     world.until(lambda: world.tasks(run)["canary_50.gate"] == "deferred", "the gate looks")
+    page = link(world, run, "canary_50.gate")
+    assert page.startswith(f"{world.info.prometheus_url}/graph?g0.expr=")
+    assert "end_input" not in page
+    world.until(lambda: len(graphs(world, page)[0]) == 2, "both versions are on its first graph", 60)
     world.api.clear("deploy_payments", run, "canary_50.gate")
 
     assert world.ended(run) == "success"

@@ -202,8 +202,8 @@ def serve_orders(info: StackInfo, sample: Sample) -> None:
     client = docker.DockerClient(base_url=info.docker_url)
     import_base(client, CACHE)
     image = build(client, sample.path, sample.good, f"{info.registry}/shop/orders")
-    text = payments(image, "orders-before-us", gateway=EMBEDDED.gateway, label=EMBEDDED.label)
-    namespace, *objects = yaml.safe_load_all(text.replace("payments", "orders"))
+    text = payments(image, "orders-before-us", gateway=EMBEDDED.gateway, label=EMBEDDED.label, service="orders")
+    namespace, *objects = yaml.safe_load_all(text)
     namespace["metadata"]["name"] = "shop"
     for item in objects:
         item["metadata"]["namespace"] = "shop"

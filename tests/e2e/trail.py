@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from airflow_deploy.clients.replays import judge_again
 from airflow_deploy.domain.names import digest
 from tests.e2e.world import World
 
@@ -29,17 +30,28 @@ def check_consistent(folder: Path) -> None:
     assert summary(folder)["state"] == path[-1]["to"]
     for judgement in summary(folder)["judgements"].values():
         assert digest((folder / judgement["evidence"]).read_text()) == judgement["evidence_sha256"]
+    check_replays(folder)
     digests = {judgement["evidence_sha256"] for judgement in summary(folder)["judgements"].values()}
     assert {item["evidence"] for item in path if item["evidence"]} <= digests
     assert json.loads((folder / f"confidence_{folder.name}.json").read_text())["score_confidence"]["score"] >= 80
     assert summary(folder)["image"] in (folder / f"manifest_{folder.name}.yaml").read_text()
 
 
+def check_replays(folder: Path) -> None:
+    """Every verdict follows from the evidence that was kept of it."""
+    for path in folder.glob("evidence_*/*.jsonl"):
+        judged = judge_again(path)
+        assert judged.differences == [], path
+        assert judged.lines > 1
+
+
 def audited(world: World, run: str) -> Path:
     """Wait until the run has left its artifacts, and return their folder."""
-    return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+    check_replays(folder)
+    return folder
 
 
 def _deployment(world: World, run: str) -> str | None:
-    candidates = Path(world.info.artifacts).glob("payments/*/DEP-*.json")
+    candidates = Path(world.info.artifacts).glob(f"{world.service}/*/DEP-*.json")
     return next((path.stem for path in candidates if json.loads(path.read_text())["run_id"] == run), None)

@@ -9,10 +9,11 @@ from typing import Any
 
 from tests.stack.access import kubectl
 from tests.stack.api import ENDED, AirflowApi
-from tests.stack.demo import DAG, conf
+from tests.stack.demo import conf
 from tests.stack.info import StackInfo
 from tests.stack.load import Request, read
 from tests.stack.sample.repository import Sample
+from tests.stack.service import PAYMENTS
 
 PATIENCE = 600
 """Seconds after which a condition that did not come true is a failure."""
@@ -20,6 +21,11 @@ PATIENCE = 600
 
 RISKY = {"files": 60, "lines": 2000, "migrations": True}
 """A change that lowers the confidence to where a person is asked."""
+
+
+def dag_of(service: str) -> str:
+    """Return the id of the service's DAG."""
+    return f"deploy_{service}"
 
 
 def free_port() -> int:
@@ -30,20 +36,24 @@ def free_port() -> int:
 
 
 class World:
-    """The stack, the payment service under traffic, and Airflow's API."""
+    """The stack, the payment service under traffic, and Airflow's API.
 
-    def __init__(self, info: StackInfo, sample: Sample, record: Path) -> None:
-        self.info, self.sample, self._record = info, sample, record
+    :param service: the name under which it runs.
+    """
+
+    def __init__(self, info: StackInfo, sample: Sample, record: Path, service: str = PAYMENTS) -> None:
+        self.info, self.sample, self._record, self.service = info, sample, record, service
+        self.dag = dag_of(service)
         self.api = AirflowApi(info)
-        self.api.await_read(DAG)
+        self.api.await_read(self.dag)
 
     @staticmethod
-    def end_runs(info: StackInfo) -> None:
+    def end_runs(info: StackInfo, service: str = PAYMENTS) -> None:
         """End what an earlier test left running, so that the next one need not queue behind it."""
-        api = AirflowApi(info)
-        if api.has_dag(DAG):
-            for run_id in api.unfinished(DAG):
-                api.end_run(DAG, run_id)
+        api, dag = AirflowApi(info), dag_of(service)
+        if api.has_dag(dag):
+            for run_id in api.unfinished(dag):
+                api.end_run(dag, run_id)
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
         """Wait until ``condition`` gives something true, and return that."""
@@ -64,7 +74,7 @@ class World:
 
     def deploy(self, commit: str, **changes: Any) -> str:
         """Trigger a deployment of ``commit`` and return the run's id; ``changes`` replace fields of the conf."""
-        return self.api.trigger(DAG, {**conf(commit, "Payments time out"), **changes})
+        return self.api.trigger(self.dag, {**conf(commit, "Payments time out"), **changes})
 
     def asked(self, run_id: str, task: str, times: int = 1) -> dict[str, Any]:
         """Wait until the task asks a person, and return the question.
@@ -78,7 +88,7 @@ class World:
         ended = f"task_id='{task}', run_id='{run_id}'"
 
         def question() -> dict[str, Any] | None:
-            found = self.api.question(DAG, run_id, task)
+            found = self.api.question(self.dag, run_id, task)
             if not found or found["response_received"] or self.tasks(run_id)[task] != "deferred":
                 return None
             lines = log.read_text(errors="replace").splitlines()
@@ -90,37 +100,37 @@ class World:
 
     def ended(self, run_id: str) -> str:
         """Wait until the run has ended, and return its state."""
-        self.until(lambda: self.api.run_state(DAG, run_id) in ENDED, f"{run_id} ends")
-        return self.api.run_state(DAG, run_id)
+        self.until(lambda: self.api.run_state(self.dag, run_id) in ENDED, f"{run_id} ends")
+        return self.api.run_state(self.dag, run_id)
 
     def tasks(self, run_id: str) -> dict[str, str | None]:
         """Return the states of the run's tasks."""
-        return self.api.task_states(DAG, run_id)
+        return self.api.task_states(self.dag, run_id)
 
     def artifacts(self, deployment_id: str) -> Path:
         """Return the deployment's folder of artifacts."""
-        return Path(self.info.artifacts) / "payments" / deployment_id
+        return Path(self.info.artifacts) / self.service / deployment_id
 
     def plan(self, run_id: str) -> dict[str, Any]:
         """Return the run's frozen plan; wait until there is one."""
-        plan: dict[str, Any] = self.until(lambda: self.api.xcom(DAG, run_id, "plan"), "the run is planned")
+        plan: dict[str, Any] = self.until(lambda: self.api.xcom(self.dag, run_id, "plan"), "the run is planned")
         return plan
 
     def weights(self) -> dict[str, int]:
         """Return the route's weights by Service."""
-        route = json.loads(kubectl("-n", "payments", "get", "httproute", "payments", "-o", "json"))
+        route = json.loads(kubectl("-n", self.service, "get", "httproute", self.service, "-o", "json"))
         return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
 
     def replicas(self, version: str) -> int:
         """Return how many pods the version's Deployment wants."""
-        return int(kubectl("-n", "payments", "get", "deployment", version, "-o", "jsonpath={.spec.replicas}"))
+        return int(kubectl("-n", self.service, "get", "deployment", version, "-o", "jsonpath={.spec.replicas}"))
 
     def objects(self) -> list[str]:
         """Return the kinds and names of all objects of the service's namespace that somebody declared."""
         kinds = "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,httproutes"
-        return sorted(kubectl("-n", "payments", "get", kinds, "-o", "name").split())
+        return sorted(kubectl("-n", self.service, "get", kinds, "-o", "name").split())
 
     def images(self) -> list[str]:
         """Return the tags of the service's images in the registry."""
-        answer = self.api.session.get(f"{self.info.registry_url}/v2/payments/tags/list", timeout=10)
+        answer = self.api.session.get(f"{self.info.registry_url}/v2/{self.service}/tags/list", timeout=10)
         return sorted(answer.json().get("tags") or [])

@@ -59,7 +59,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "logging": {"logging_level": "INFO", "base_log_folder": LOG / "airflow"},
     "api": {"workers": 1, "host": "127.0.0.1"},
-    "dag_processor": {"refresh_interval": 5, "min_file_process_interval": 120},
+    "dag_processor": {"refresh_interval": 2, "min_file_process_interval": 120},
     "scheduler": {
         "scheduler_idle_sleep_time": 0.05,
         "orphaned_tasks_check_interval": 10,
@@ -115,13 +115,19 @@ def give_access() -> None:
 def install_deployments(specs: Iterable[Path]) -> None:
     """Put deployment YAMLs, and the checkout's DAG files, where Airflow looks for them.
 
-    The DAG files are written anew even if they are the same: Airflow looks every 5 s for what has changed, and parses
+    The DAG files are written anew even if they are the same: Airflow looks every 2 s for what has changed, and parses
     what has not only every two minutes, for that takes seconds of a small machine's time.
     """
     for spec in specs:
         shutil.copyfile(spec, DAGS / "deployments" / spec.name)
     for source in sorted((CHECKOUT / "dags").glob("*.py")):
         shutil.copyfile(source, DAGS / source.name)
+
+
+def install_deployment(service: str, spec: str) -> None:
+    """Put one service's YAML where Airflow looks for it, and let Airflow read it."""
+    (DAGS / "deployments" / f"{service}.yaml").write_text(spec)
+    (DAGS / "deployments.py").touch()
 
 
 def environment() -> dict[str, str]:

@@ -122,10 +122,11 @@ class Demo:
         return f"{stage:20} {watch}"
 
     def _last_look(self, run_id: str, task: str) -> str:
-        looks = [line for line in self._api.log(DAG, run_id, task) if line.startswith("look: ")]
+        told = (line.removeprefix("::group::") for line in self._api.log(DAG, run_id, task))
+        looks = [line.removeprefix("look: ") for line in told if line.startswith("look: ")]
         if not looks:
             return ""
-        head, _, numbers = looks[-1].removeprefix("look: ").partition(", ")
+        head, _, numbers = looks[-1].partition(", ")
         return f"{head} | {numbers.split(' | ')[0]}"
 
     def _result(self, run_id: str, began: float, ended: float) -> Result:

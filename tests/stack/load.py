@@ -145,7 +145,12 @@ def payments(seed: int = 0) -> Iterator[bytes]:
     while True:
         chance.shuffle(cents)
         for rest in cents:
-            yield b'{"amount":%d,"currency":"EUR"}' % (100 * chance.randint(1, 200) + rest)
+            yield payment(100 * chance.randint(1, 200) + rest)
+
+
+def payment(amount: int) -> bytes:
+    """One body; the amount is in cents."""
+    return b'{"amount":%d,"currency":"EUR"}' % amount
 
 
 async def generate(
@@ -157,6 +162,7 @@ async def generate(
     rate: float = 50.0,
     seconds: float | None = None,
     anywhere: bool = False,
+    bodies: Iterator[bytes] | None = None,
 ) -> None:
     """
     Send requests until `stop` is set or `seconds` are over, then wait for the answers still due.
@@ -165,11 +171,12 @@ async def generate(
     :param record: called with each request as it ends.
     :param host: the Host header.
     :param rate: arrivals per second.
+    :param bodies: what is sent; `payments()` by default.
     :raises ValueError: the URL leads elsewhere.
     """
     if not anywhere:
         _check_loopback(url)
-    bodies = payments()
+    bodies = bodies or payments()
     loop = asyncio.get_running_loop()
     # Without limit=0 the 101st request at a time would wait for a connection: a closed loop after all.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
@@ -238,6 +245,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             rate=arguments.rate,
             seconds=arguments.seconds,
             anywhere=arguments.anywhere,
+            bodies=None if arguments.amount is None else itertools.repeat(payment(arguments.amount)),
         )
 
 
@@ -255,6 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", required=True, help="the Host header")
     parser.add_argument("--rate", type=_positive, default=50.0, help="requests per second (50)")
     parser.add_argument("--record", type=Path, required=True, help="the file to append one line per request to")
+    parser.add_argument("--amount", type=int, help="of every payment, in cents (else as users pay)")
     parser.add_argument("--seconds", type=_positive, help="end after so long (else on SIGTERM or SIGINT)")
     arguments = parser.parse_args(argv)
     try:

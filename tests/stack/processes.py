@@ -81,6 +81,14 @@ def spawn(name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None =
     return process
 
 
+def end(process: Process) -> None:
+    """End one server, and take it off the record: whoever asks whether all is well no longer means it."""
+    (PIDS / f"{process.name}.json").unlink(missing_ok=True)
+    if process.alive():
+        os.kill(process.pid, signal.SIGTERM)
+        wait_until(lambda: not process.alive(), 20)
+
+
 def recorded() -> dict[str, Process]:
     """Every process that `spawn` put on record, by name, alive or not."""
     found = {}

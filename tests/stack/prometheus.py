@@ -7,7 +7,8 @@ from tests.stack.layout import ADDRESS, CONFIG, NODE_ADDRESS, STATE
 from tests.stack.network import inside
 from tests.stack.processes import Process, spawn
 
-URL = f"http://{ADDRESS}:9090"
+PORT = 9090
+URL = f"http://{ADDRESS}:{PORT}"
 
 ROLE = """
 apiVersion: rbac.authorization.k8s.io/v1
@@ -28,9 +29,12 @@ def grant_access() -> None:
     kubectl("apply", "--server-side", "--filename=-", stdin=ROLE)
 
 
-def start() -> Process:
-    """Start Prometheus; targets that are not up yet are simply down until they are."""
-    config = CONFIG / "prometheus.yaml"
+def start(name: str = "prometheus", port: int = PORT) -> Process:
+    """Start Prometheus; targets that are not up yet are simply down until they are.
+
+    :param name: tells several apart; under the name of one that has ended, it goes on with what that one knew.
+    """
+    config = CONFIG / f"{name}.yaml"
     config.write_text(f"""
 global: {{scrape_interval: 2s, scrape_timeout: 2s}}
 scrape_configs:
@@ -46,12 +50,12 @@ scrape_configs:
     argv = [
         "prometheus",
         f"--config.file={config}",
-        f"--storage.tsdb.path={STATE}/prometheus",
-        "--web.listen-address=0.0.0.0:9090",
+        f"--storage.tsdb.path={STATE}/{name}",
+        f"--web.listen-address=0.0.0.0:{port}",
     ]
-    return spawn("prometheus", inside(argv))
+    return spawn(name, inside(argv))
 
 
-def ready() -> bool:
+def ready(url: str = URL) -> bool:
     """Whether it answers queries."""
-    return get(f"{URL}/-/ready") is not None
+    return get(f"{url}/-/ready") is not None

@@ -1,17 +1,22 @@
-"""The payment service as its team runs it before us: repository, image, objects, and its YAML for Airflow."""
+"""The payment service as its team runs it before us: repository, image, objects, and its YAML for Airflow.
+
+It may run more than once, under several names, so that tests need not take turns.
+"""
 
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import docker
+import yaml
 from docker.errors import DockerException
 
 from airflow_deploy.clients.manifests import rbac
 from tests.stack.access import kubectl
-from tests.stack.airflow import install_deployments
+from tests.stack.airflow import install_deployment
 from tests.stack.cluster import Cluster
 from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
@@ -20,78 +25,90 @@ from tests.stack.sample.base_image import import_base
 from tests.stack.sample.manifests import payments
 from tests.stack.sample.repository import Sample, make_repository
 
-SPEC = """\
-service: payments
-namespace: payments
-source: {{repository: "file://{repository}", branches: [main]}}
-registry: {registry}
-route: {{name: payments}}
-criticality: {criticality}
-canary: {{stages: {stages}, bake: {bake}s, max_bake: {max_bake}s}}
-approval_timeout: {approval_timeout}s
-gates: {{error_rate: 0.01, latency_p95: 0.5, latency_p99: 1.0}}
-resources: {{cpu: 250m, memory: 64Mi}}
-config: {{CURRENCY: EUR}}
-"""
+PAYMENTS = "payments"
 
 
-def serve(
-    info: StackInfo,
-    bake: int = 15,
-    max_bake: int = 300,
-    stages: Sequence[int] = (5, 25, 50, 100),
-    criticality: str = "high",
-    approval_timeout: int = 3600,
-) -> Sample:
-    """Bring the running version up behind its route, as a team had it before us, and give Airflow its YAML.
+def serve(info: StackInfo, service: str = PAYMENTS, commit: str = "running", **declared: Any) -> Sample:
+    """Bring a version up behind its route, as a team had it before us, and give Airflow the service's YAML.
 
     Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
     and what comes next would depend on it.
 
-    :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
-    :param approval_timeout: seconds after which silence is a no.
+    :param service: its name, and its namespace's; `<service>.test` to its users.
+    :param commit: which of the sample's commits is running.
+    :param declared: what ``declare`` takes.
     """
     cluster = Cluster.load()
-    sample = make_repository(Path(info.state) / "repository")
-    canary = {"stages": list(stages), "bake": bake, "max_bake": max_bake, "approval_timeout": approval_timeout}
-    spec = SPEC.format(repository=sample.path, registry=info.registry, criticality=criticality, **canary)
+    sample = make_repository(Path(info.state) / "repositories" / service)
     # First of all, so that Airflow, which may be reading the one before, reads this one while the service comes up.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "payments.yaml"
-        path.write_text(spec)
-        install_deployments([path])
+    declare(info, sample, service, **declared)
     client = docker.DockerClient(base_url=info.docker_url)
     if embedded():
         import_base(client, CACHE)
-    image = build(client, sample.path, sample.running, f"{info.registry}/payments")
-    shutil.rmtree(Path(info.artifacts) / "payments", ignore_errors=True)
-    _make_room(cluster)
-    objects = payments(image, "payments-before-us", gateway=cluster.gateway, label=cluster.label)
+    image = build(client, sample.path, getattr(sample, commit), f"{info.registry}/{service}")
+    shutil.rmtree(Path(info.artifacts) / service, ignore_errors=True)
+    _make_room(cluster, service)
+    where: dict[str, Any] = {"gateway": cluster.gateway, "label": cluster.label}
+    objects = payments(image, f"{service}-before-us", service=service, **where)
     kubectl("apply", "--server-side", "-f", "-", stdin=objects)
-    kubectl("apply", "--server-side", "-f", "-", stdin=rbac("payments", [cluster.account]))
-    _wait_served(image)
+    kubectl("apply", "--server-side", "-f", "-", stdin=rbac(service, [cluster.account]))
+    _wait_served(service, image)
     return sample
 
 
-def _make_room(cluster: Cluster) -> None:
-    kubectl("delete", "namespace", cluster.selector, "--field-selector=metadata.name=payments", "--wait")
-    if kubectl("get", "namespace", "payments", "--ignore-not-found", "--output=name"):
-        raise StackError("The cluster has a namespace `payments` that is not the demo's: it is left alone.")
+def declare(
+    info: StackInfo,
+    sample: Sample,
+    service: str = PAYMENTS,
+    bake: int = 15,
+    max_bake: int = 300,
+    stages: Sequence[int] = (5, 25, 50, 100),
+    approval_timeout: int = 3600,
+    branches: Sequence[str] = ("main",),
+    **fields: Any,
+) -> None:
+    """Give Airflow the service's YAML.
+
+    :param bake: seconds that a stage takes at least, ``max_bake`` at most; ``stages``: the shares in %.
+    :param approval_timeout: seconds after which silence is a no.
+    :param branches: those that may be deployed.
+    :param fields: more of the YAML's fields, or other values of those here.
+    """
+    spec = {
+        "service": service,
+        "namespace": service,
+        "source": {"repository": f"file://{sample.path}", "branches": list(branches)},
+        "registry": info.registry,
+        "route": {"name": service},
+        "criticality": "high",
+        "canary": {"stages": list(stages), "bake": bake, "max_bake": max_bake},
+        "approval_timeout": approval_timeout,
+        "gates": {"error_rate": 0.01, "latency_p95": 0.5, "latency_p99": 1.0},
+        "resources": {"cpu": "250m", "memory": "64Mi"},
+        "config": {"CURRENCY": "EUR"},
+    }
+    install_deployment(service, yaml.safe_dump({**spec, **fields}, sort_keys=False))
 
 
-def _wait_served(image: str) -> None:
+def _make_room(cluster: Cluster, service: str) -> None:
+    kubectl("delete", "namespace", cluster.selector, f"--field-selector=metadata.name={service}", "--wait")
+    if kubectl("get", "namespace", service, "--ignore-not-found", "--output=name"):
+        raise StackError(f"The cluster has a namespace `{service}` that is not the demo's: it is left alone.")
+
+
+def _wait_served(service: str, image: str) -> None:
     """Wait until the version is ready and its route accepted.
 
     :raises StackError: it does not come to that, and why that may be.
     """
     accepted = "jsonpath={.status.parents[*].conditions[?(@.type=='Accepted')].status}=True"
     try:
-        kubectl("-n", "payments", "rollout", "status", "deployment/payments", "--timeout=120s")
-        kubectl("-n", "payments", "wait", "httproute/payments", f"--for={accepted}", "--timeout=30s")
+        kubectl("-n", service, "rollout", "status", f"deployment/{service}", "--timeout=120s")
+        kubectl("-n", service, "wait", f"httproute/{service}", f"--for={accepted}", "--timeout=30s")
     except StackError as error:
         raise StackError(
             f"The service does not come up ({error}): can the nodes pull {image}, and does the Gateway take routes from"
-            " the namespace payments?"
+            f" the namespace {service}?"
         ) from None
 
 

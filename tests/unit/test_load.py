@@ -225,6 +225,23 @@ class TestProgram:
         assert len(seen) == received
         assert {(request.version, request.status) for request in seen} == {("v1", 200)}
 
+    def test_sends_one_amount_where_it_is_told_to(self, tmp_path: Path) -> None:
+        amounts: list[int] = []
+
+        async def handler(request: web.Request) -> web.Response:
+            amounts.append((await request.json())["amount"])
+            return await answer(request)
+
+        async def run() -> int | None:
+            async with serving(handler) as url:
+                arguments = ["--url", url, "--host", HOST, "--record", str(tmp_path / "record"), "--seconds", "0.06"]
+                command = [sys.executable, "-m", "tests.stack.load", *arguments, "--amount", "1000000000"]
+                program = await asyncio.create_subprocess_exec(*command)
+                return await program.wait()
+
+        assert asyncio.run(run()) == 0
+        assert amounts == [1_000_000_000] * 3
+
 
 class TestRecord:
     def test_leaves_an_unfinished_line_for_later(self, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,8 +26,10 @@ from tests.stack.sample import base_image, manifests
 from tests.stack.sample.repository import Sample, make_repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+
+FAULTS = {"slow": "screening", "leak": "receipts", "burn": "journal", "crash": "session"}
 
 
 def git(sample: Sample, *arguments: str) -> list[str]:
@@ -58,6 +62,12 @@ class TestRepository:
         assert git(sample, "rev-list", "--reverse", "main") == [sample.running, sample.good, sample.bad, sample.late]
         assert git(sample, "branch", "--contains", sample.experiment, "--format=%(refname:short)") == ["experiment"]
 
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_has_each_other_fault_on_a_branch_of_its_own(self, sample: Sample, name: str) -> None:
+        commit = getattr(sample, name)
+        assert git(sample, "branch", "--contains", commit, "--format=%(refname:short)") == [FAULTS[name]]
+        assert git(sample, "diff", "--name-only", sample.good, commit) == ["payments.go"]
+
     def test_fixes_differ_in_code_only(self, sample: Sample) -> None:
         assert git(sample, "diff", "--name-only", sample.running, sample.good) == ["pool.go"]
         assert git(sample, "diff", "--name-only", sample.good, sample.bad) == ["amount.go"]
@@ -70,7 +80,7 @@ def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("programs")
     settings = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
     built = {}
-    for name in ("running", "good", "bad", "late"):
+    for name in ("running", "good", "bad", "late", *FAULTS):
         source, program = folder / f"{name}-source", folder / name
         source.mkdir()
         git(sample, "archive", f"--output={source}.tar", getattr(sample, name))
@@ -82,9 +92,9 @@ def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @contextmanager
-def running(program: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(program: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The program and its address; it is ended in the end."""
-    settings = {"LISTEN": "127.0.0.1:0", "VERSION": program.name}
+    settings |= {"LISTEN": "127.0.0.1:0", "VERSION": program.name}
     with subprocess.Popen([program], env=settings, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         try:
@@ -110,6 +120,24 @@ def pay(address: str, body: bytes) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def resident(process: subprocess.Popen[str]) -> int:
+    """Bytes of memory that the process has."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def worked(process: subprocess.Popen[str]) -> float:
+    """Seconds of CPU that the process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class TestService:
@@ -141,6 +169,45 @@ class TestService:
             assert [pay(address, body) for body in bodies] == [200] * 40
             assert pay(address, b'{"amount":1205,"currency":"JPY"}') == 200
             assert [pay(address, body) for body in bodies].count(500) == 2
+
+    def test_slow_fix_lets_the_fifth_of_the_payments_that_are_large_wait(self, programs: dict[str, Path]) -> None:
+        requests = use(programs["slow"], rate=100, seconds=2.0)
+        assert [request for request in requests if request.failed] == []
+        large = sum(json.loads(body)["amount"] > 160_00 for body in islice(payments(), 200))
+        assert 0.15 < large / 200 < 0.25
+        assert sum(request.latency >= 0.3 for request in requests) >= large
+        with running(programs["slow"]) as (_, address):
+            began = time.monotonic()
+            assert pay(address, b'{"amount":16001}') == 200
+            assert time.monotonic() - began >= 0.32
+
+    def test_leak_keeps_48_kib_of_each_payment(self, programs: dict[str, Path]) -> None:
+        with running(programs["leak"]) as (process, address), ThreadPoolExecutor(20) as pool:
+            assert pay(address, b'{"amount":1205}') == 200
+            before = resident(process)
+            assert set(pool.map(lambda body: pay(address, body), islice(payments(), 400))) == {200}
+            assert resident(process) - before >= 400 * 48 * 1024
+
+    def test_burn_works_without_any_payment(self, programs: dict[str, Path]) -> None:
+        with running(programs["burn"]) as (process, address):
+            until(lambda: worked(process) > 0.5)
+            assert pay(address, b'{"amount":1205}') == 200
+        with running(programs["good"]) as (process, address):
+            assert pay(address, b'{"amount":1205}') == 200
+            assert worked(process) < 0.2
+
+    def test_crash_ends_with_its_first_session(self, programs: dict[str, Path]) -> None:
+        with running(programs["crash"], SESSION="100ms") as (process, address):
+            assert pay(address, b'{"amount":1205}') == 200
+            assert process.wait(timeout=60) == 2
+            assert process.stderr
+            assert "assignment to entry in nil map" in process.stderr.read()
+
+    @pytest.mark.parametrize("name", ["running", "good", "bad", "late", *FAULTS])
+    def test_the_ledger_refuses_ten_millions_of_every_version(self, programs: dict[str, Path], name: str) -> None:
+        with running(programs[name]) as (_, address):
+            assert pay(address, b'{"amount":999999999}') == 200
+            assert pay(address, b'{"amount":1000000000}') == 500
 
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b'{"amount":0}', b'{"amount":-5}', b'{"amount":100,"currency":"XXX"}', b'{"amount":1e30}']
@@ -186,6 +253,15 @@ class TestManifests:
         assert {"name": "VERSION", "value": "v1"} in container["env"]
         assert kinds["HTTPRoute"]["spec"]["parentRefs"] == [{"name": "public", "namespace": "traffic"}]
         assert kinds["Namespace"]["metadata"]["labels"]["mine/yes"] == "1"
+
+    def test_name_the_service_as_it_is_called(self) -> None:
+        image = f"registry.test/x@sha256:{'0' * 64}"
+        text = manifests.payments(image, "v1", gateway="traffic/public", label={"mine/yes": "1"}, service="kiosk")
+        namespace, *objects = yaml.safe_load_all(text)
+        assert namespace["metadata"]["name"] == "kiosk"
+        assert {(item["metadata"]["name"], item["metadata"]["namespace"]) for item in objects} == {("kiosk", "kiosk")}
+        assert objects[-1]["spec"]["hostnames"] == ["kiosk.test"]
+        assert "payments" not in text
 
 
 class TestBaseImage:

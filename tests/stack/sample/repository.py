@@ -1,5 +1,5 @@
 """
-Makes the payment service's git repository: the running version, the fixes to deploy, and a commit not to deploy.
+Makes the payment service's git repository: the running version, the fixes to deploy, and commits not to deploy.
 
 `base/` holds the running version; each folder under `overlays/` holds the files that one commit replaces. Authors,
 dates and file modes are fixed, so every machine gets the same hashes.
@@ -35,11 +35,18 @@ class Commit:
 # What the messages do not say, as their authors do not know it: `bad` drops the zero of 12.05, so the ledger refuses
 # every amount that ends in 01 to 09. Where prices come in steps of 5 cents, that is one payment in twenty. `late` mends
 # that, but lets all payments share the width of the fraction: after the first payment in yen it fails as `bad` does.
+# The others stand on branches of their own: `slow` lets every fifth payment wait for the screening; `leak` keeps each
+# receipt for ever; `burn` asks for new entries again at once when there are none; `crash` notes that it has renewed its
+# login in a map that nobody made, and Go ends the program for that.
 COMMITS = (
     Commit("running", "main", None, "base", "Take payments and book them in the ledger"),
     Commit("good", "main", "running", "overlays/good", "Keep 20 connections open: payments queued for the only one"),
     Commit("bad", "main", "good", "overlays/bad", "Take payments in yen, which have no cents"),
     Commit("late", "main", "bad", "overlays/late", "Write amounts with the digits of their currency"),
+    Commit("slow", "screening", "good", "overlays/slow", "Screen payments of more than 160 for fraud"),
+    Commit("leak", "receipts", "good", "overlays/leak", "Keep receipts, to print those again that get lost"),
+    Commit("burn", "journal", "good", "overlays/burn", "Write a journal that no user waits for"),
+    Commit("crash", "session", "good", "overlays/crash", "Keep one session with the ledger, and renew it in time"),
     Commit("experiment", "experiment", "running", "overlays/experiment", "Try: wait less for a pooled connection"),
 )
 
@@ -54,6 +61,10 @@ class Sample:
     :param good: `running` with a bigger pool: about 20 ms.
     :param bad: `good` with a bug in its code that fails 5 % of the payments.
     :param late: `good` until the first payment in yen; then it fails 5 % of the payments. Head of `main`.
+    :param slow: `good`, but a fifth of the payments takes 300 ms more. On the branch `screening`.
+    :param leak: `good`, but each payment takes 48 KiB of memory for good. On the branch `receipts`.
+    :param burn: `good`, but it uses all the CPU that it may. On the branch `journal`.
+    :param crash: `good`, but it ends 30 s after its first payment. On the branch `session`.
     :param experiment: on the branch `experiment` only, beside `good`.
     """
 
@@ -62,6 +73,10 @@ class Sample:
     good: str
     bad: str
     late: str
+    slow: str
+    leak: str
+    burn: str
+    crash: str
     experiment: str
 
 
@@ -72,8 +87,7 @@ def make_repository(folder: Path) -> Sample:
     _git(folder, "fast-import", "--quiet", "--force", stdin=b"".join(_stream()))
     _git(folder, "checkout", "--quiet", "--force", "main")
     _git(folder, "reset", "--quiet", "--hard", "main")
-    revisions = _git(folder, "rev-parse", "main~3", "main~2", "main~1", "main", "experiment").split()
-    return Sample(folder, *revisions)
+    return Sample(folder, *_git(folder, "rev-parse", *(f"refs/commits/{commit.name}" for commit in COMMITS)).split())
 
 
 def _stream() -> Iterator[bytes]:
@@ -93,6 +107,7 @@ def _stream() -> Iterator[bytes]:
             content = file.read_bytes()
             name = file.relative_to(root).as_posix()
             yield f"M 100644 inline {name}\ndata {len(content)}\n".encode() + content + b"\n"
+        yield f"reset refs/commits/{commit.name}\nfrom :{marks[commit.name]}\n\n".encode()
 
 
 def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:

@@ -16,6 +16,9 @@ const (
 // digits says how many digits each currency has after the point.
 var digits = map[string]int64{"EUR": 2, "GBP": 2, "JPY": 0, "USD": 2}
 
+// largest is the least amount that the ledger's column, a NUMERIC(9,2), does not hold.
+var largest = big.NewRat(10_000_000, 1)
+
 // Connection is one session with the (simulated) database.
 type Connection struct{ pooled bool }
 
@@ -26,6 +29,9 @@ func (c *Connection) Book(charged Amount, decimal string) error {
 	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(digits[charged.Currency]), nil)
 	if !ok || booked.Cmp(new(big.Rat).SetFrac(big.NewInt(charged.Minor), unit)) != 0 {
 		return fmt.Errorf("ledger: %s booked for a charge of %d %s", decimal, charged.Minor, charged.Currency)
+	}
+	if booked.Cmp(largest) >= 0 {
+		return fmt.Errorf("ledger: numeric field overflow: %s", decimal)
 	}
 	return nil
 }

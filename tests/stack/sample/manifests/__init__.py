@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def payments(image: str, version: str, *, gateway: str, label: Mapping[str, str]) -> str:
+def payments(image: str, version: str, *, gateway: str, label: Mapping[str, str], service: str = "payments") -> str:
     """
     The manifests of the version that already serves, as YAML of several documents.
 
@@ -18,9 +18,15 @@ def payments(image: str, version: str, *, gateway: str, label: Mapping[str, str]
     :param version: what its answers say in `X-Version`.
     :param gateway: `namespace/name` of the Gateway that its route is attached to.
     :param label: of its namespace, to be known by.
+    :param service: what it is called, and its namespace; its users know it as `<service>.test`.
     """
     template = Template(Path(__file__).with_name("payments.yaml").read_text())
     (key, value), (namespace, _, name) = *label.items(), gateway.partition("/")
     return template.substitute(
-        image=image, version=version, label=f'"{key}": "{value}"', gateway=name, gateway_namespace=namespace
+        image=image,
+        version=version,
+        label=f'"{key}": "{value}"',
+        gateway=name,
+        gateway_namespace=namespace,
+        service=service,
     )

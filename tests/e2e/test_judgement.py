@@ -1,0 +1,249 @@
+"""What the judge says of each kind of fault on the real stack, and what its users had of it by then.
+
+All of it happens to one service, which is not the one that the other lane's tests take turns on.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.plan import DeploymentPlan
+from tests.e2e.trail import audited, check_consistent, states, summary, transitions
+from tests.e2e.world import World
+from tests.stack import StackInfo, prometheus
+from tests.stack.access import kubectl
+from tests.stack.api import AirflowApi
+from tests.stack.layout import ADDRESS
+from tests.stack.load import Request, read
+from tests.stack.processes import end, recorded, wait_until
+from tests.stack.service import declare, serve
+from tests.stack.traffic import users
+
+KIOSK = "kiosk"
+HOST = f"{KIOSK}.test"
+STAGES: dict[str, Any] = {"stages": [50, 100], "criticality": "medium"}
+GATES = {"error_rate": 0.01, "latency_p95": 0.25, "latency_p99": 1.0}
+MAX_BLIND = 20
+OUTAGE = 60
+"""Seconds that an outage lasts."""
+TOO_MUCH = 1_000_000_000
+"""Cents that the ledger books for no version."""
+ASIDE, PORT = "prometheus-aside", 9099
+URL = f"http://{ADDRESS}:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def kiosk(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Return a service that does well, and whose first stage lasts until a fault that comes late has come."""
+    World.end_runs(stack, KIOSK)
+    sample = serve(
+        stack,
+        KIOSK,
+        commit="good",
+        bake=120,
+        **STAGES,
+        gates={**GATES, "cpu_saturation": 0.7, "memory": 0.4},
+        blindness={"max_blind": MAX_BLIND, "then": "rollback"},
+        branches=["main", "screening", "receipts", "journal", "session"],
+    )
+    with users(tmp_path_factory.mktemp(KIOSK) / "requests.jsonl", host=HOST) as record:
+        world = World(stack, sample, record, KIOSK)
+        world.wait_served(10)
+        yield world
+
+
+@pytest.fixture
+def world(kiosk: World) -> World:
+    """The service without the history that an earlier test's deployment has left: it would lower the confidence."""
+    World.end_runs(kiosk.info, KIOSK)
+    shutil.rmtree(Path(kiosk.info.artifacts) / KIOSK, ignore_errors=True)
+    return kiosk
+
+
+class Deployment:
+    """One deployment, and what became of the requests since it was triggered."""
+
+    def __init__(self, world: World, commit: str) -> None:
+        self._world, self._began = world, time.time()
+        self.run = world.deploy(commit)
+
+    def exposed(self) -> str:
+        """Wait until the candidate has traffic, and return its name."""
+        candidate = DeploymentPlan.load(self._world.plan(self.run)).candidate
+        self._world.until(lambda: self._world.weights().get(candidate), f"{candidate} has traffic")
+        return candidate
+
+    def ended(self) -> dict[str, Any]:
+        """Wait until the run is over, and return the summary; what it left fits together."""
+        self.state = self._world.ended(self.run)
+        self.folder = audited(self._world, self.run)
+        check_consistent(self.folder)
+        self.summary = summary(self.folder)
+        return self.summary
+
+    def taken_back(self, verdict: str, gate: str) -> None:
+        """Check that it ended with the candidate's traffic taken back, for what the gate said to the watch."""
+        self.ended()
+        assert (self.state, self.summary["state"]) == ("failed", "ROLLED_BACK")
+        assert states(self.folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+        watch = self.summary["judgements"]["watch"]
+        assert (watch["verdict"], gate in watch["reason"]) == (verdict, True), watch["reason"]
+        weights = self._world.weights()
+        assert (weights[self.summary["stable"]], weights[self.summary["candidate"]]) == (100, 0)
+
+    def requests(self) -> list[Request]:
+        return [request for request in self._world.requests() if request.sent >= self._began]
+
+    def failed(self) -> list[Request]:
+        return [request for request in self.requests() if request.failed]
+
+    def answers(self) -> tuple[list[Request], list[Request]]:
+        """Return what the candidate answered, and what became of all other requests."""
+        mine = [request for request in self.requests() if request.version == self.summary["candidate"]]
+        return mine, [request for request in self.requests() if request.version != self.summary["candidate"]]
+
+
+def test_a_fix_that_delays_a_fifth_of_the_requests_is_taken_back(world: World) -> None:
+    deployment = Deployment(world, world.sample.slow)
+    deployment.taken_back("BREACHED", "latency_p95")
+    assert deployment.failed() == []
+    # Each answer of the screening's takes 320 ms at least; what takes so long without it is the machine's doing.
+    by_candidate, by_others = (share_of(answers, slower=0.3) for answers in deployment.answers())
+    assert by_candidate > 0.1
+    assert by_others < 0.05
+
+
+def test_a_fix_that_leaks_memory_is_taken_back_before_its_pods_are_killed_for_it(world: World) -> None:
+    deployment = Deployment(world, world.sample.leak)
+    deployment.taken_back("BREACHED", "memory")
+    assert deployment.failed() == []
+
+
+def test_a_fix_that_burns_its_cpu_is_taken_back(world: World) -> None:
+    deployment = Deployment(world, world.sample.burn)
+    deployment.taken_back("BREACHED", "cpu_saturation")
+    assert deployment.failed() == []
+
+
+def test_a_fix_whose_pods_crash_after_30_s_is_taken_back(world: World) -> None:
+    deployment = Deployment(world, world.sample.crash)
+    deployment.taken_back("BREACHED", "error_rate")
+    by_candidate, _ = deployment.answers()
+    failed = deployment.failed()
+    # Whoever was sent to a pod that had just died was answered by the gateway, in nobody's name.
+    assert {request.version for request in failed} == {""}
+    assert min(request.sent for request in failed) - by_candidate[0].sent > 29
+    assert max(request.sent for request in failed) < at(deployment.summary["restored_at"]) + 1
+
+
+@contextmanager
+def bypass(world: World) -> Iterator[None]:
+    """Take all users past the route that is shifted: somebody has made another one, and it says more exactly for whom.
+
+    The gateway's counters of it begin with the same words.
+    """
+    (stable,) = (name for name, weight in world.weights().items() if weight)
+    rule = {
+        "matches": [{"path": {"type": "Exact", "value": "/payments"}}],
+        "backendRefs": [{"name": stable, "port": 80}],
+    }
+    route = json.loads(kubectl("-n", KIOSK, "get", "httproute", KIOSK, "-o", "json"))
+    other = {
+        "apiVersion": route["apiVersion"],
+        "kind": "HTTPRoute",
+        "metadata": {"name": f"{KIOSK}-direct", "namespace": KIOSK},
+        "spec": {**route["spec"], "rules": [rule]},
+    }
+    kubectl("apply", "-f", "-", stdin=json.dumps(other))
+    try:
+        yield
+    finally:
+        kubectl("-n", KIOSK, "delete", "httproute", f"{KIOSK}-direct")
+
+
+def test_a_route_that_delivers_nothing_is_held_and_taken_back_for_blindness(world: World) -> None:
+    with bypass(world):
+        deployment = Deployment(world, world.sample.good)
+        deployment.taken_back("BLIND", "request_rate")
+    said = deployment.summary
+    assert at(said["restored_at"]) - at(said["first_exposed_at"]) > MAX_BLIND
+    assert "CANARY_EVALUATING" not in states(deployment.folder)
+    assert deployment.answers()[0] == []
+    assert deployment.failed() == []
+
+
+@pytest.fixture(scope="module")
+def aside(kiosk: World) -> Iterator[Callable[[], None]]:
+    """Give the service short stages, and a Prometheus of its own, so that nobody else is blind without it.
+
+    The value starts that Prometheus again.
+    """
+    admin = AirflowApi(kiosk.info, "admin")
+    connection = {"connection_id": ASIDE, "conn_type": "prometheus", "host": URL}
+    admin.request("POST", "connections", **connection).raise_for_status()
+
+    def start() -> None:
+        prometheus.start(ASIDE, PORT)
+        assert wait_until(lambda: prometheus.ready(URL), 60)
+
+    start()
+    gates = {**GATES, "error_rate": 0.2}
+    declare(kiosk.info, kiosk.sample, KIOSK, bake=5, **STAGES, gates=gates, connections={"prometheus": ASIDE})
+    kiosk.api.await_read(kiosk.dag)
+    yield start
+    end(recorded()[ASIDE])
+    admin.request("DELETE", f"connections/{ASIDE}").raise_for_status()
+
+
+def verified(deployment: Deployment) -> None:
+    deployment.ended()
+    assert (deployment.state, deployment.summary["state"]) == ("success", "VERIFIED")
+
+
+@pytest.mark.usefixtures("aside")
+def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp_path: Path) -> None:
+    """For a minute, a fourth of the payments is more than the ledger books, whichever version asks it to."""
+    deployment = Deployment(world, world.sample.good)
+    world.until(lambda: world.tasks(deployment.run)["apply_manifest"] == "success", "the candidate is applied")
+    with users(tmp_path / "outage.jsonl", rate=17, host=HOST, amount=TOO_MUCH) as record:
+        world.until(lambda: (r := read(record)) and r[-1].sent - r[0].sent >= OUTAGE, "the outage is over", 2 * OUTAGE)
+    outage = read(record)
+    verified(deployment)
+    said = deployment.summary
+    assert {request.status for request in outage} == {500}
+    assert len({request.version for request in outage}) == 2
+    shared = [step for step in transitions(deployment.folder) if step["to"] == "CANARY_EVALUATING"]
+    assert at(shared[0]["at"]) > outage[-1].sent, "no share was given while the candidate failed more than it may"
+    assert said["judgements"]["watch"]["verdict"] == "CLOSED"
+    assert deployment.failed() == []
+
+
+def test_without_prometheus_for_a_minute_it_holds_and_then_goes_on(world: World, aside: Callable[[], None]) -> None:
+    deployment = Deployment(world, world.sample.good)
+    candidate = deployment.exposed()
+    end(recorded()[ASIDE])
+    stopped = time.time()
+    world.until(lambda: time.time() - stopped >= OUTAGE, "Prometheus was away for a minute")
+    assert world.weights()[candidate] == 50
+    restarted = time.time()
+    aside()
+    verified(deployment)
+    moved = [at(step["at"]) for step in transitions(deployment.folder) if step["to"] != "CANARY_WAITING"]
+    assert [moment for moment in moved if stopped < moment < restarted] == []
+    assert deployment.failed() == []
+
+
+def share_of(answers: list[Request], slower: float) -> float:
+    """Return which part of the answers took more seconds than that."""
+    return sum(request.latency > slower for request in answers) / len(answers)
+
+
+def at(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()

@@ -1,0 +1,181 @@
+"""The log of a gate can be read: a table when something changes, and what is missing, in requests and in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.findings import Finding, Verdict
+from airflow_deploy.domain.gates import Kind, table
+from airflow_deploy.domain.judge import Judge, Terms, evaluate
+from airflow_deploy.domain.report import QUIET, Look, Report, more_needed, summary
+from airflow_deploy.domain.sequential import upper_bound
+from airflow_deploy.domain.telemetry import Counts, Tick
+
+STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
+START = 1_795_417_200.0
+KINDS: dict[str, Kind] = {"refunds": "pair"}
+GATES = table(KINDS)
+LIMITS = {"refunds": 0.1} | {gate.name: gate.default for gate in GATES.values() if gate.default}
+FINDING = Finding("memory", "UNDECIDED", "memory: not seen yet, limit 0.9")
+UNDECIDED = {"bad": 0.0, "trials": 66.0, "bound": 0.05, "allowed": 0.01, "next_share": 25.0, "dispersion": 1.0}
+
+
+def answered(requests: float, errors: float = 0) -> Counts:
+    return Counts(requests, errors, requests, {0.5: requests, 1.0: requests}, {"refunds": (0.0, requests)})
+
+
+def look(verdict: Verdict = "UNDECIDED", at: float = START, share: int = 5, requests: float = 50) -> Look:
+    return Look(at, share, verdict, [replace(FINDING, verdict=verdict)], answered(requests, 1), answered(1000, 3))
+
+
+def judged(requests: float, errors: float = 0, *, next_share: int | None = 25, blind: str | None = None) -> Look:
+    """A look as the judge makes it, after three scrapes of a healthy stable."""
+    judge = Judge(Terms(limits=LIMITS, candidate=CANDIDATE, stable=STABLE, kinds=KINDS))
+    gauges = {"cpu_saturation": 0.31, "memory": 0.32}
+    for second, mine in ((0, answered(0)), (5, answered(0)), (10, answered(requests, errors))):
+        judge.observe(Tick(START + second, {CANDIDATE: mine, STABLE: answered(19 * mine.requests, 4)}, gauges), 5)
+    verdict, findings = evaluate(judge, blind, next_share)
+    return Look(START + 10, 5, verdict, findings, judge.total, judge.control)
+
+
+def shown(found: Look) -> dict[str, str]:
+    """The table's lines by their gate."""
+    lines = report().lines(found)
+    assert (lines[0][:9], lines[-1]) == ("::group::", "::endgroup::")
+    return {line.split()[0]: line for line in lines[1:-1]}
+
+
+def report() -> Report:
+    return Report(GATES, LIMITS)
+
+
+class TestWhatIsSaid:
+    def told(self, looks: Sequence[Look]) -> list[float]:
+        """Return at which of these looks something was said, in seconds after START."""
+        log = report()
+        return [item.at - START for item in looks if log.lines(item)]
+
+    def test_the_same_is_said_every_ten_seconds(self) -> None:
+        assert self.told([look(at=START + second, requests=second) for second in range(35)]) == [0, 10, 20, 30]
+
+    def test_another_verdict_or_share_is_said_at_once(self) -> None:
+        assert self.told(
+            [look(), look("BLIND", START + 1), look("BLIND", START + 2), look("BLIND", START + 3, 25)]
+        ) == [
+            0,
+            1,
+            3,
+        ]
+
+    def test_what_has_changed_is_a_table_in_a_group_and_the_rest_one_line(self) -> None:
+        log = report()
+        first, again = log.lines(look()), log.lines(look(at=START + QUIET))
+        assert first[0].startswith(
+            "::group::look: 5 % UNDECIDED, candidate 50 requests 1 errors, stable 1000 requests 3"
+        )
+        assert [line.split()[0] for line in first[1:-1]] == ["gate", *GATES]
+        assert first[-1] == "::endgroup::"
+        assert again == [first[0].removeprefix("::group::")]
+
+    def test_the_end_is_a_table_whatever_was_said_before(self) -> None:
+        log = report()
+        assert log.lines(look(at=START + 1), final=True) == report().lines(look())
+
+    def test_a_loop_that_somebody_else_ends_shows_its_last_look(self) -> None:
+        log = report()
+        assert log.again() == []
+        log.lines(look())
+        log.lines(look(at=START + 1, requests=77))
+        assert log.again() == report().lines(look(at=START + 1, requests=77))
+
+
+class TestTable:
+    def test_has_a_line_for_each_gate_with_both_versions_counts(self) -> None:
+        lines = shown(judged(100, 2))
+        assert list(lines) == ["gate", *GATES]
+        for text in ("UNDECIDED", "2 of 100", "12 of 1900", "0.01 of requests answered 5xx", "more good ones"):
+            assert text in lines["error_rate"]
+        assert lines["refunds"].split("  ")[-1] == "0.1"
+        assert "0.32" in lines["memory"]
+        assert "100 of 2000 requests reached the candidate" in lines["request_rate"]
+
+    def test_its_columns_are_aligned(self) -> None:
+        lines = list(shown(judged(100, 2)).values())
+        for column in ("verdict", "candidate", "stable", "at most", "may cost", "limit"):
+            start = lines[0].index(column)
+            assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines[:4])
+
+    def test_says_what_the_next_share_may_cost(self) -> None:
+        found = judged(100, 2)
+        (bound,) = {finding.numbers["bound"] for finding in found.findings if finding.gate == "error_rate"}
+        assert f"{bound:.2%}" in shown(found)["error_rate"]
+        assert f"{bound / 4:.2%} of 1.00%" in shown(found)["error_rate"]
+
+    def test_the_watch_shows_the_counts_too_though_no_gate_is_asked_for_health(self) -> None:
+        lines = shown(judged(100, 2, next_share=None))
+        assert "may cost" not in lines["gate"]
+        assert "2 of 100" in lines["error_rate"]
+        assert "12 of 1900" in lines["error_rate"]
+
+    def test_harm_says_why(self) -> None:
+        line = shown(judged(100, 60))["error_rate"]
+        assert "BREACHED" in line
+        assert "worse than the stable" in line
+
+    def test_blindness_has_a_line_of_its_own(self) -> None:
+        line = shown(judged(100, blind="Prometheus does not answer"))["sight"]
+        assert line.split(maxsplit=2) == ["sight", "BLIND", "Prometheus does not answer"]
+
+
+class TestMissing:
+    def test_that_many_good_ones_are_enough_and_one_less_is_not(self) -> None:
+        found = judged(50, 1)
+        needed = more_needed(found.findings)
+        assert set(needed) == {"error_rate", "latency_p99"}
+        for finding in (finding for finding in found.findings if finding.gate in needed):
+            numbers = finding.numbers
+            for more, enough in ((needed[finding.gate], True), (needed[finding.gate] - 1, False)):
+                bound = upper_bound(numbers["bad"], numbers["trials"] + more, BETA, numbers["dispersion"])
+                assert (bound * 25 / 100 <= numbers["allowed"]) == enough
+
+    def test_what_is_decided_or_not_counted_needs_none(self) -> None:
+        assert more_needed(judged(150).findings) == {}
+        assert more_needed([FINDING]) == {}
+
+    def test_bursts_need_more(self) -> None:
+        bursty = Finding("error_rate", "UNDECIDED", "", {**UNDECIDED, "bad": 4.0, "dispersion": 4.0})
+        steady = Finding("error_rate", "UNDECIDED", "", {**UNDECIDED, "bad": 4.0})
+        assert more_needed([bursty])["error_rate"] > 2 * more_needed([steady])["error_rate"]
+
+    @pytest.mark.parametrize(
+        ("rate", "said"),
+        [
+            (2.0, ", about 10 s at 2 a second"),
+            (0.1, ", about 3 min at 0.1 a second"),
+            (0.001, ", about 6 h at 0.001 a second"),
+            (0.0, ", and none come"),
+            (None, ""),
+        ],
+    )
+    def test_the_time_is_that_of_the_present_rate(self, rate: float | None, said: str) -> None:
+        assert summary(look(), {"error_rate": 3, "latency_p99": 20}, rate).endswith(
+            f" | needs at least 20 more good requests{said} | memory: not seen yet, limit 0.9"
+        )
+
+    def test_the_present_rate_is_the_last_minutes_at_this_share(self) -> None:
+        log, said = report(), []
+        for second in range(0, 300, 10):
+            share, requests = (5, second) if second < 200 else (25, 200 + 5 * (second - 200))
+            found = replace(judged(50, 1), at=START + second, share=share, candidate=Counts(requests=requests))
+            said += log.lines(found)[:1]
+        assert "a second" not in said[0]
+        assert said[10].endswith("at 1 a second")
+        assert "a second" not in said[20]
+        assert said[-1].endswith("at 5 a second")
+
+    def test_a_healthy_look_has_nothing_to_add(self) -> None:
+        assert "|" not in summary(judged(150), {}, 1.0)
