@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
 
-LOOKS_PER_SECOND = 200
-"""Looks that one process does in time. Where its loops are more than that, each of them looks less often."""
+LOOKS_PER_SECOND = 200.0
+"""Looks that one process may do. Where its loops are more than that, each of them looks less often."""
+LEAST_LOOKS_PER_SECOND = 10.0
+"""Looks that it does even where it has no time for them."""
+LATE = 0.2
+"""Seconds by which the process may wake up late before it does fewer looks."""
 
 FAILING = 60.0
 """Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
@@ -43,6 +47,10 @@ BRAKES: dict[str, frozenset[str]] = {
     "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
 }
 """The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
+
+SLOWER, FASTER = 0.7, 1.2
+CALM = 5.0
+"""Seconds without such lateness after which it does more of them again."""
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -173,10 +181,13 @@ class ReadyTrigger(OneEventTrigger):
 class Pace:
     """When one loop looks: every ``INTERVAL`` while its process has few loops, and less often where it has many.
 
-    Loops that begin together, as after a triggerer's restart, spread over the interval.
+    Loops that begin together, as after a triggerer's restart, spread over the interval. A processor that is too slow
+    for all looks in time does fewer: more and more threads would leave no time to the triggerer's own loop.
     """
 
     _loops: ClassVar[int] = 0
+    _rate: ClassVar[float] = LOOKS_PER_SECOND
+    _rated_at: ClassVar[float] = 0.0
 
     def __enter__(self) -> Self:
         # Multiples of the golden ratio: however many there are, none comes close to another.
@@ -190,11 +201,20 @@ class Pace:
 
     async def next_look(self) -> None:
         """Sleep until the next look is due. A look that took too long is followed at once."""
-        interval = max(INTERVAL, Pace._loops / LOOKS_PER_SECOND)
+        interval = max(INTERVAL, Pace._loops / Pace._rate)
         now = time.monotonic()
         self._due = max(self._due + interval * self._phase, now)
         self._phase = 1.0
         await asyncio.sleep(self._due - now)
+        Pace._keep_up(time.monotonic(), self._due)
+
+    @classmethod
+    def _keep_up(cls, now: float, due: float) -> None:
+        late = now - due > LATE
+        if late and now - cls._rated_at >= 1:
+            cls._rate, cls._rated_at = max(cls._rate * SLOWER, LEAST_LOOKS_PER_SECOND), now
+        elif now - cls._rated_at >= CALM:
+            cls._rate, cls._rated_at = min(cls._rate * FASTER, LOOKS_PER_SECOND), now
 
 
 THREADS = ThreadPoolExecutor(sys.maxsize, "airflow-deploy")

@@ -137,11 +137,12 @@ def prepare(folder: Path, gates: int, env: Mapping[str, str]) -> None:
 
     (folder / "dags").mkdir()
     (folder / "dags" / "bench.py").write_text(DAG)
-    for argv in (
+    steps: list[list[str | Path]] = [
         [AIRFLOW, "db", "migrate"],
         [AIRFLOW, "dags", "reserialize"],
         [sys.executable, "-m", "tests.bench.seed", str(gates), folder],
-    ):
+    ]
+    for argv in steps:
         with (folder / "prepare.log").open("ab") as log:
             subprocess.run(argv, env=env, check=True, stdout=log, stderr=log)
 
@@ -208,11 +209,11 @@ def family(pid: int) -> list[psutil.Process]:
 
 def cpu(pid: int) -> float:
     """Return the CPU seconds of the triggerer and its runner so far."""
-    return sum(sum(each.cpu_times()[:2]) for each in family(pid))
+    return float(sum(sum(each.cpu_times()[:2]) for each in family(pid)))
 
 
 def memory(pid: int) -> float:
-    return sum(each.memory_info().rss for each in family(pid)) / 2**20
+    return float(sum(each.memory_info().rss for each in family(pid)) / 2**20)
 
 
 if __name__ == "__main__":
