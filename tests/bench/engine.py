@@ -38,12 +38,17 @@ class Engine:
         if (alone := share == 100).any():
             self._process.against(mine[0] * alone, mine[1] * alone, self._edge, self._phi)
 
+    @property
+    def log_e(self) -> Array:
+        """The logarithm of the evidence of harm."""
+        return self._process.log_e
+
     def harmful(self) -> NDArray[np.bool_]:
         """Whether the candidate would be stopped now."""
-        return np.asarray(self._process.log_e >= log_threshold(ALPHA_GATE))
+        return np.asarray(self.log_e >= log_threshold(ALPHA_GATE))
 
     def healthy(self, asked: NDArray[np.bool_], following: Array) -> NDArray[np.bool_]:
         """Whether the ``following`` share in % may be given, where that is ``asked``."""
         bound = np.ones(len(asked))
         bound[asked] = upper_bound(self._mine[0, asked], self._mine[1, asked], BETA, self._phi[asked])
-        return np.asarray(asked & (bound * following / 100 <= LIMIT) & (self._process.log_e < np.log(SUSPICION)))
+        return np.asarray(asked & (bound * following / 100 <= LIMIT) & (self.log_e < np.log(SUSPICION)))
