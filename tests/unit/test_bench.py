@@ -37,6 +37,9 @@ class TestEngine:
     def test_says_what_the_judge_says(self, candidate_error: float) -> None:
         load = Load(replace(STEADY, together=2), 200, candidate_error, np.random.default_rng(1))
         bad, trials = load.history(RUNS)
+        bad = bad * np.array(
+            [[1], [3], [10]]
+        )  # a baseline that permits more than the limit, and one that is an incident
         engine = begin(bad, trials, recent=60)
         limits = {name: gate.default for name, gate in GATES.items()}
         judges = []
@@ -58,6 +61,7 @@ class TestEngine:
                 breached = [finding for finding in judge.harm() if finding.gate == "error_rate"]
                 (health,) = (f for f in judge.health(int(share[run])) if f.gate == "error_rate")
                 assert bool(breached) == harmful[run]
+                assert all(finding.numbers["log_e"] == pytest.approx(engine.peak[run]) for finding in breached)
                 assert (health.verdict == "HEALTHY") == healthy[run]
                 said |= {("harm", bool(breached)), ("health", bool(healthy[run]))}
         assert len(said) >= 3
