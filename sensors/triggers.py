@@ -48,7 +48,7 @@ BRAKES: dict[str, frozenset[str]] = {
 }
 """The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
 
-SLOWER, FASTER = 0.7, 1.2
+SLOWER, FASTER = 0.7, 1.5
 CALM = 5.0
 """Seconds without such lateness after which it does more of them again."""
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +25,16 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.sensors import triggers
 from airflow_deploy.sensors.looks import Looks, Outcome, Role
-from airflow_deploy.sensors.triggers import FAILING, INTERVAL, LookTrigger, ReadyTrigger
+from airflow_deploy.sensors.triggers import (
+    FAILING,
+    INTERVAL,
+    LEAST_LOOKS_PER_SECOND,
+    LOOKS_PER_SECOND,
+    LookTrigger,
+    Pace,
+    ReadyTrigger,
+    in_thread,
+)
 from tests.airflow.fake_world import Stage, World, records
 from tests.airflow.test_looks import HARMFUL, HEALTHY, MAX_BAKE, planned
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
@@ -282,6 +296,98 @@ class TestWhatNobodyForesaw:
             return look(self)
 
         monkeypatch.setattr(Looks, "look", broken)
+
+
+class Sleeper:
+    """A clock that sleeping moves, and by ``late`` seconds too far."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.late = START, 0.0
+        monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
+        monkeypatch.setattr("asyncio.sleep", self.sleep)
+        monkeypatch.setattr(Pace, "_rate", LOOKS_PER_SECOND)
+        monkeypatch.setattr(Pace, "_rated_at", START)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds + self.late
+
+    def until_next_look(self, pace: Pace) -> float:
+        """Await one look, and return after how many seconds it came."""
+        before = self.now
+        asyncio.run(pace.next_look())
+        return self.now - before
+
+
+class TestPace:
+    MANY = 1000
+
+    def test_a_loop_among_few_looks_every_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with Pace() as pace:
+            assert [sleeper.until_next_look(pace) for _ in range(5)] == [INTERVAL] * 5
+
+    def test_the_time_of_a_look_is_part_of_the_interval(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with Pace() as pace:
+            sleeper.now += 0.4
+            assert sleeper.until_next_look(pace) == pytest.approx(0.6)
+            sleeper.now += 7
+            assert sleeper.until_next_look(pace) == 0
+
+    def test_many_loops_share_what_a_process_can_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with ExitStack() as begun:
+            paces = [begun.enter_context(Pace()) for _ in range(self.MANY)]
+            sleeper.until_next_look(paces[0])
+            assert sleeper.until_next_look(paces[0]) == pytest.approx(self.MANY / LOOKS_PER_SECOND)
+        with Pace() as alone:
+            assert sleeper.until_next_look(alone) == INTERVAL
+
+    def test_loops_that_begin_together_spread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        seconds = self.MANY / LOOKS_PER_SECOND
+        looked: Counter[int] = Counter()
+        with ExitStack() as begun:
+            for pace in [begun.enter_context(Pace()) for _ in range(self.MANY)]:
+                sleeper.now = START
+                looked[int(sleeper.until_next_look(pace) * 10 - 1e-9)] += 1
+        tenths = [looked[tenth] for tenth in range(int(seconds * 10))]
+        assert sum(tenths) == self.MANY
+        assert max(tenths) <= 1.2 * LOOKS_PER_SECOND / 10
+
+    def test_a_processor_that_is_too_slow_does_fewer_looks_until_it_keeps_up(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with ExitStack() as begun:
+            pace, *_ = [begun.enter_context(Pace()) for _ in range(self.MANY)]
+            sleeper.late = 2.0
+            strained = [sleeper.until_next_look(pace) for _ in range(20)][-1]
+            assert 4 * self.MANY / LOOKS_PER_SECOND < strained <= self.MANY / LEAST_LOOKS_PER_SECOND + 2
+            sleeper.late = 0.0
+            calm = [sleeper.until_next_look(pace) for _ in range(40)][-1]
+            assert calm == pytest.approx(self.MANY / LOOKS_PER_SECOND)
+
+    def test_work_that_hangs_keeps_no_other_from_being_done(self) -> None:
+        released = threading.Event()
+
+        async def run() -> int:
+            hanging = [asyncio.ensure_future(in_thread(lambda: released.wait(30))) for _ in range(100)]
+            try:
+                return await in_thread(lambda: 1)
+            finally:
+                released.set()
+                await asyncio.gather(*hanging)
+
+        assert asyncio.run(asyncio.wait_for(run(), 20)) == 1
+
+    def test_the_triggerers_loop_imports_nothing_heavy(self) -> None:
+        script = (
+            "import sys, airflow_deploy.sensors.triggers, airflow_deploy.sensors.questions\n"
+            "print([name for name in ('numpy', 'kubernetes', 'requests') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
 
 
 class TestSerialisation:
