@@ -61,3 +61,7 @@ def look_ms() -> float:
             assert loop.look() is None
             took.append(time.process_time() - before - (observer.made_up - made_up))
     return 1000 * median(took)
+
+
+if __name__ == "__main__":
+    print(look_ms())
