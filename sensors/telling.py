@@ -6,8 +6,8 @@ full, whoever logs waits, and the triggerer's own loop with all that it runs.
 
 from __future__ import annotations
 
-LINES_PER_SECOND = 30.0
-MOST_LINES = 300.0
+LINES_PER_SECOND = 20.0
+MOST_LINES = 100.0
 """Lines that may come at one time."""
 
 

@@ -27,8 +27,9 @@ from airflow_deploy.sensors import triggers
 from airflow_deploy.sensors.looks import Looks, Outcome, Role
 from airflow_deploy.sensors.triggers import (
     FAILING,
+    FEW,
     INTERVAL,
-    LEAST_LOOKS_PER_SECOND,
+    LATE,
     LOOKS_PER_SECOND,
     LookTrigger,
     Pace,
@@ -305,43 +306,45 @@ class Sleeper:
         self.now, self.late = START, 0.0
         monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
         monkeypatch.setattr("asyncio.sleep", self.sleep)
-        monkeypatch.setattr(Pace, "_rate", LOOKS_PER_SECOND)
-        monkeypatch.setattr(Pace, "_rated_at", START)
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds + self.late
 
-    def until_next_look(self, pace: Pace) -> float:
-        """Await one look, and return after how many seconds it came."""
-        before = self.now
-        asyncio.run(pace.next_look())
-        return self.now - before
+    def looks(self, pace: Pace, number: int) -> list[float]:
+        """Look so often, and return after how many seconds each look began."""
+        begun = self.now
+
+        async def run() -> list[float]:
+            return [await pace.look(lambda: self.now) - begun for _ in range(number)]
+
+        return asyncio.run(run())
 
 
 class TestPace:
     MANY = 1000
 
-    def test_a_loop_among_few_looks_every_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_loop_among_few_looks_at_once_and_then_every_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
         with Pace() as pace:
-            assert [sleeper.until_next_look(pace) for _ in range(5)] == [INTERVAL] * 5
+            assert sleeper.looks(pace, 4) == [0, INTERVAL, 2 * INTERVAL, 3 * INTERVAL]
 
     def test_the_time_of_a_look_is_part_of_the_interval(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
         with Pace() as pace:
+            sleeper.looks(pace, 1)
             sleeper.now += 0.4
-            assert sleeper.until_next_look(pace) == pytest.approx(0.6)
+            assert sleeper.looks(pace, 1) == [pytest.approx(0.6)]
             sleeper.now += 7
-            assert sleeper.until_next_look(pace) == 0
+            assert sleeper.looks(pace, 2) == [0, INTERVAL]
 
     def test_many_loops_share_what_a_process_can_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
         with ExitStack() as begun:
-            paces = [begun.enter_context(Pace()) for _ in range(self.MANY)]
-            sleeper.until_next_look(paces[0])
-            assert sleeper.until_next_look(paces[0]) == pytest.approx(self.MANY / LOOKS_PER_SECOND)
+            pace, *_ = [begun.enter_context(Pace()) for _ in range(self.MANY)]
+            first, second = sleeper.looks(pace, 2)
+            assert second - first == pytest.approx(self.MANY / LOOKS_PER_SECOND)
         with Pace() as alone:
-            assert sleeper.until_next_look(alone) == INTERVAL
+            assert sleeper.looks(alone, 2) == [0, INTERVAL]
 
     def test_loops_that_begin_together_spread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
@@ -350,23 +353,30 @@ class TestPace:
         with ExitStack() as begun:
             for pace in [begun.enter_context(Pace()) for _ in range(self.MANY)]:
                 sleeper.now = START
-                looked[int(sleeper.until_next_look(pace) * 10 - 1e-9)] += 1
-        tenths = [looked[tenth] for tenth in range(int(seconds * 10))]
-        assert sum(tenths) == self.MANY
-        assert max(tenths) <= 1.2 * LOOKS_PER_SECOND / 10
+                looked[int(sleeper.looks(pace, 2)[1] % seconds)] += 1
+        assert max(looked.values()) <= 1.5 * LOOKS_PER_SECOND
 
-    def test_a_processor_that_is_too_slow_does_fewer_looks_until_it_keeps_up(
-        self, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("late", "waits"), [(0.0, False), (2 * LATE, True)])
+    def test_only_what_keeps_the_process_busy_holds_up_a_look(
+        self, monkeypatch: pytest.MonkeyPatch, late: float, waits: bool
     ) -> None:
+        """Looks that wait for an answer do not; looks that compute leave no time, and the loop wakes up late."""
         sleeper = Sleeper(monkeypatch)
-        with ExitStack() as begun:
-            pace, *_ = [begun.enter_context(Pace()) for _ in range(self.MANY)]
-            sleeper.late = 2.0
-            strained = [sleeper.until_next_look(pace) for _ in range(20)][-1]
-            assert 4 * self.MANY / LOOKS_PER_SECOND < strained <= self.MANY / LEAST_LOOKS_PER_SECOND + 2
-            sleeper.late = 0.0
-            calm = [sleeper.until_next_look(pace) for _ in range(40)][-1]
-            assert calm == pytest.approx(self.MANY / LOOKS_PER_SECOND)
+        monkeypatch.setattr(Pace, "_looking", FEW)
+        sleeper.late = late
+        slept = 0
+
+        async def sleep(seconds: float) -> None:
+            nonlocal slept
+            slept += 1
+            if slept == 5:
+                Pace._looking -= 1  # one of them is done
+            await sleeper.sleep(seconds)
+
+        monkeypatch.setattr("asyncio.sleep", sleep)
+        with Pace() as pace:
+            sleeper.looks(pace, 1)
+        assert slept == (5 if waits else 1)
 
     def test_work_that_hangs_keeps_no_other_from_being_done(self) -> None:
         released = threading.Event()
