@@ -75,7 +75,7 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
     for seconds, until in chunks(since, at):
         seen = observer.ask(seconds, until, STEP)
         for tick in reader.feed(seen.counters, seen.own, seen.gauges):
-            if tick.at >= since:
+            if tick.at > since:  # the scrape at that moment tells of what was before it
                 log.tick(tick, 100)
     return unsighted(reader, item.plan, item.verified_at, at)
 

@@ -259,14 +259,14 @@ class TestCounting:
         """What came before was judged by the run, and may have been bad."""
         gateway = Gateway(planned(), Load(-inf, errors=0.5), Load(0))
         said = look(gateway, 600)
-        assert (said.verdict, seen(said)) == ("HEALTHY", Counts(121 * PER_SCRAPE, 100))
+        assert (said.verdict, seen(said)) == ("HEALTHY", Counts(120 * PER_SCRAPE, 0))
         assert said.reason.startswith("request_rate: ")
 
     def test_takes_in_half_an_hour_each_scrape_once(self) -> None:
         gateway = Gateway(planned())
         said = look(gateway, 59, age=10 * HOUR)
         seen_at = [tick["at"] - START for tick in ticks(said.evidence)]
-        assert seen_at == [number * SCRAPE for number in range(int(-WINDOW / SCRAPE), 12)]
+        assert seen_at == [number * SCRAPE for number in range(int(-WINDOW / SCRAPE) + 1, 12)]
         assert all(until - since <= CHUNK + LOOKBACK for since, until in gateway.asked)
 
     @pytest.mark.parametrize("since", [-2400.0, -WINDOW, -WINDOW + 20, -600.0])
