@@ -104,7 +104,7 @@ class Looks:
         self._plan = plan = DeploymentPlan.load(assignment.plan)
         self._cluster = Cluster(plan.spec.connections.kubernetes)
         # The brake has a client of its own, so that no other request can stand in its way.
-        self._brake_cluster = Cluster(plan.spec.connections.kubernetes)
+        self._brake_cluster = Cluster(plan.spec.connections.kubernetes, "brake")
         self._observer = Observer.connect(plan)
         self._reader = self._observer.reader()
         self._asked_until: float | None = None

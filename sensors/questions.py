@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +19,7 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.approval import REJECT, Answer
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Route
-from airflow_deploy.sensors.triggers import INTERVAL, OneEventTrigger, in_thread, own_thread
+from airflow_deploy.sensors.triggers import INTERVAL, OneEventTrigger, in_thread
 
 
 class QuestionTrigger(OneEventTrigger):
@@ -50,37 +49,36 @@ class QuestionTrigger(OneEventTrigger):
 
     async def event(self) -> dict[str, Any]:
         """Return the answer as Airflow's own events hold it, or what closed the question as ``closed``."""
-        with own_thread("question") as thread:
-            while True:
-                try:
-                    asked = await sync_to_async(get_hitl_detail_content_detail)(ti_id=UUID(self.question))
-                    if asked.response_received and asked.responded_by_user:  # before this task was deferred
-                        return _as_airflow_does(asked)
-                    closed = await self._end(thread)
-                    if not asked.response_received:  # else it was closed here, before a restart
-                        await sync_to_async(update_hitl_detail_response)(UUID(self.question), [REJECT], {})
-                    return {"closed": closed.model_dump(mode="json")}
-                except Exception:
-                    # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
-                    self.log.exception("the question cannot be closed yet")
-                await asyncio.sleep(INTERVAL)
+        while True:
+            try:
+                asked = await sync_to_async(get_hitl_detail_content_detail)(ti_id=UUID(self.question))
+                if asked.response_received and asked.responded_by_user:  # before this task was deferred
+                    return _as_airflow_does(asked)
+                closed = await self._end()
+                if not asked.response_received:  # else it was closed here, before a restart
+                    await sync_to_async(update_hitl_detail_response)(UUID(self.question), [REJECT], {})
+                return {"closed": closed.model_dump(mode="json")}
+            except Exception:
+                # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
+                self.log.exception("the question cannot be closed yet")
+            await asyncio.sleep(INTERVAL)
 
-    async def _end(self, thread: ThreadPoolExecutor) -> Answer:
+    async def _end(self) -> Answer:
         """Wait until the question is moot, and return what made it so."""
         while time.time() < self.deadline:
-            if self.held and (why := await self._decided(thread)):
+            if self.held and (why := await self._decided()):
                 return Answer(said="withdrawn", at=_now(), why=why)
             await asyncio.sleep(INTERVAL)
         return Answer(said="silence", at=_now())
 
-    async def _decided(self, thread: ThreadPoolExecutor) -> str | None:
+    async def _decided(self) -> str | None:
         """Return how the route shows that nobody needs to answer any more."""
         plan = DeploymentPlan.load(self.planned)
         try:
             if self._cluster is None:
                 self._cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
             cluster = self._cluster
-            route = await in_thread(thread, lambda: cluster.route(plan.spec.namespace, plan.spec.route.name))
+            route = await in_thread(lambda: cluster.route(plan.spec.namespace, plan.spec.route.name))
         except Exception as error:  # whatever the cluster answers, the deadline stands
             self.log.warning("%s; the question stays open", error)
             return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
@@ -18,12 +18,22 @@ from asgiref.sync import sync_to_async
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster, Readiness
 from airflow_deploy.domain.errors import TemporaryError
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.sensors.looks import Assignment, Looks, Outcome
+
+if TYPE_CHECKING:
+    # The triggerer imports this module in its event loop, which must not stand still for numpy.
+    from airflow_deploy.sensors.looks import Looks, Outcome
 
 INTERVAL = 1.0
-"""Seconds between two looks: the time to see harm is this and a scrape's."""
+"""Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
+
+LOOKS_PER_SECOND = 200.0
+"""Looks that one process may do. Where its loops are more than that, each of them looks less often."""
+LEAST_LOOKS_PER_SECOND = 10.0
+"""Looks that it does even where it has no time for them."""
+LATE = 0.2
+"""Seconds by which the process may wake up late before it does fewer looks."""
 
 FAILING = 60.0
 """Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
@@ -37,6 +47,12 @@ BRAKES: dict[str, frozenset[str]] = {
     "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
 }
 """The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
+
+SLOWER, FASTER = 0.7, 1.2
+CALM = 5.0
+"""Seconds without such lateness after which it does more of them again."""
+
+GOLDEN = (5**0.5 - 1) / 2
 
 T = TypeVar("T")
 
@@ -72,11 +88,10 @@ class LookTrigger(OneEventTrigger):
     async def event(self) -> dict[str, Any]:
         """Return the outcome as JSON, with the digest of its evidence."""
         looks = await self._begin()
-        # Threads of our own: neither a hanging Prometheus nor other triggers' work can hold up the brake.
-        with own_thread("looks") as looking, own_thread("brake") as braking:
-            outcome = await self._until_said(looks, looking)
-            if outcome.verdict in BRAKES[self.assignment["role"]] and outcome.restored_at is None:
-                outcome = replace(outcome, restored_at=await in_thread(braking, lambda: looks.brake(outcome)))
+        with Pace() as pace:
+            outcome = await self._until_said(looks, pace)
+        if outcome.verdict in BRAKES[self.assignment["role"]] and outcome.restored_at is None:
+            outcome = replace(outcome, restored_at=await in_thread(lambda: looks.brake(outcome)))
         return {**outcome.event(), **await self._keep_evidence(looks.evidence)}
 
     async def _begin(self) -> Looks:
@@ -84,19 +99,26 @@ class LookTrigger(OneEventTrigger):
         deadline = time.monotonic() + FAILING
         while True:
             try:
-                return await sync_to_async(Looks, thread_sensitive=False)(Assignment(**self.assignment))
+                return await sync_to_async(self._connect, thread_sensitive=False)()
             except Exception:
                 if time.monotonic() > deadline:
                     raise
                 self.log.exception("the looks cannot begin yet")
                 await asyncio.sleep(INTERVAL)
 
-    async def _until_said(self, looks: Looks, looking: ThreadPoolExecutor) -> Outcome:
+    def _connect(self) -> Looks:
+        from airflow_deploy.sensors.looks import Assignment, Looks
+
+        return Looks(Assignment(**self.assignment))
+
+    async def _until_said(self, looks: Looks, pace: Pace) -> Outcome:
+        from airflow_deploy.sensors.looks import Outcome
+
         failing_since: float | None = None
         while True:
             begun = time.monotonic()
             try:
-                if outcome := await in_thread(looking, looks.look):
+                if outcome := await in_thread(looks.look):
                     return outcome
                 failing_since = None
             except Exception as error:
@@ -106,7 +128,7 @@ class LookTrigger(OneEventTrigger):
                 failing_since = failing_since or begun
                 if begun - failing_since > FAILING:
                     return Outcome("BLIND", f"looks have failed for {FAILING:.0f} s: {error}", time.time())
-            await asyncio.sleep(max(0.0, INTERVAL - (time.monotonic() - begun)))
+            await pace.next_look()
 
     async def _keep_evidence(self, lines: str) -> dict[str, Any]:
         """Write the evidence; a store that fails must not cost the verdict."""
@@ -141,33 +163,65 @@ class ReadyTrigger(OneEventTrigger):
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
         plan = DeploymentPlan.load(self.planned)
-        with own_thread("ready") as thread:
-            cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
-            seen = Readiness(0, plan.spec.replicas, None)
-            while time.time() < self.deadline:
-                try:
-                    seen = await in_thread(thread, lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
-                except TemporaryError as error:
-                    self.log.warning("%s; looking again", error)
-                else:
-                    if seen.done or seen.failed:
-                        return asdict(seen)
-                    self.log.info("%d of %d pods of %s are ready", seen.ready, seen.wanted, plan.candidate)
-                await asyncio.sleep(INTERVAL)
+        cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
+        seen = Readiness(0, plan.spec.replicas, None)
+        while time.time() < self.deadline:
+            try:
+                seen = await in_thread(lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
+            except TemporaryError as error:
+                self.log.warning("%s; looking again", error)
+            else:
+                if seen.done or seen.failed:
+                    return asdict(seen)
+                self.log.info("%d of %d pods of %s are ready", seen.ready, seen.wanted, plan.candidate)
+            await asyncio.sleep(INTERVAL)
         return asdict(replace(seen, failed=f"{seen.ready} of {seen.wanted} pods were ready in time"))
 
 
-@contextmanager
-def own_thread(name: str) -> Iterator[ThreadPoolExecutor]:
-    """Give one thread. Leaving does not wait for it: the triggerer must not stand still for a hanging request."""
-    thread = ThreadPoolExecutor(1, name)
-    try:
-        yield thread
-    finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+class Pace:
+    """When one loop looks: every ``INTERVAL`` while its process has few loops, and less often where it has many.
+
+    Loops that begin together, as after a triggerer's restart, spread over the interval. A processor that is too slow
+    for all looks in time does fewer: more and more threads would leave no time to the triggerer's own loop.
+    """
+
+    _loops: ClassVar[int] = 0
+    _rate: ClassVar[float] = LOOKS_PER_SECOND
+    _rated_at: ClassVar[float] = 0.0
+
+    def __enter__(self) -> Self:
+        # Multiples of the golden ratio: however many there are, none comes close to another.
+        self._phase = 1 - Pace._loops * GOLDEN % 1
+        Pace._loops += 1
+        self._due = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Pace._loops -= 1
+
+    async def next_look(self) -> None:
+        """Sleep until the next look is due. A look that took too long is followed at once."""
+        interval = max(INTERVAL, Pace._loops / Pace._rate)
+        now = time.monotonic()
+        self._due = max(self._due + interval * self._phase, now)
+        self._phase = 1.0
+        await asyncio.sleep(self._due - now)
+        Pace._keep_up(time.monotonic(), self._due)
+
+    @classmethod
+    def _keep_up(cls, now: float, due: float) -> None:
+        late = now - due > LATE
+        if late and now - cls._rated_at >= 1:
+            cls._rate, cls._rated_at = max(cls._rate * SLOWER, LEAST_LOOKS_PER_SECOND), now
+        elif now - cls._rated_at >= CALM:
+            cls._rate, cls._rated_at = min(cls._rate * FASTER, LOOKS_PER_SECOND), now
 
 
-async def in_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Do ``work`` in ``thread``, and await its result."""
+THREADS = ThreadPoolExecutor(sys.maxsize, "airflow-deploy")
+"""As many as there is work at one time: neither a hanging Prometheus nor other triggers' work can hold up a brake."""
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Do ``work`` in a thread, and await its result."""
     # The context carries the trigger's name: without it, what is logged in the thread reaches no task's log.
-    return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)
+    return await asyncio.get_running_loop().run_in_executor(THREADS, copy_context().run, work)

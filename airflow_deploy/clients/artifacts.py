@@ -9,8 +9,7 @@ from uuid import uuid4
 from airflow.sdk import ObjectStoragePath, conf
 
 from airflow_deploy.domain.confidence import Outcomes
-from airflow_deploy.domain.evidence import digest
-from airflow_deploy.domain.names import triggered_at
+from airflow_deploy.domain.names import digest, triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 
 LOCAL = frozenset({"", "file", "local"})

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_deploy.clients.shared import shared
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.values import printable
@@ -15,6 +16,8 @@ from airflow_deploy.domain.values import printable
 FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
+KEPT_ALIVE = 100
+"""Connections to one server that are kept open; more are opened where more are needed at one time."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
@@ -34,17 +37,15 @@ class Readiness:
 
 
 class Cluster:
-    """One cluster, as the Airflow connection ``connection`` reaches it."""
+    """One cluster, as the Airflow connection ``connection`` reaches it.
 
-    def __init__(self, connection: str) -> None:
-        # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
-        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    :param purpose: those of one purpose share their connections to the server.
+    """
+
+    def __init__(self, connection: str, purpose: str = "") -> None:
         from kubernetes import client
 
-        configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
-        # One try within the time-out: who calls tries again, and knows better when.
-        configuration.retries = False
-        self._api = client.ApiClient(configuration)
+        self._api = _api_client(connection, purpose)
         self._custom = client.CustomObjectsApi(self._api)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
@@ -165,6 +166,20 @@ class Cluster:
             self._apps.patch_namespaced_deployment_scale(
                 name, namespace, {"spec": {"replicas": replicas}}, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
             )
+
+
+@shared
+def _api_client(connection: str, purpose: str) -> Any:
+    """Return a client that opens a connection where all others are in use, so that nobody waits for another's."""
+    # Both imports cost seconds, and this module is imported wherever a DAG file is parsed.
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes import client
+
+    configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
+    # One try within the time-out: who calls tries again, and knows better when.
+    configuration.retries = False
+    configuration.connection_pool_maxsize = KEPT_ALIVE
+    return client.ApiClient(configuration)
 
 
 @contextmanager

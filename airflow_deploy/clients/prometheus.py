@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
+from airflow_deploy.clients.shared import shared
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.telemetry import Series
 from airflow_deploy.domain.values import printable
 
 if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
+    from requests import Response, Session
 
 TIMEOUT = 5
 """Seconds that one query may take, at the server and on the way. The library's own default is to wait for ever."""
@@ -39,7 +41,10 @@ class PrometheusHook(BaseHook):
         connection = self.get_connection(self.prometheus_conn_id)
         url = server_url(connection.host or "", connection.port)
         auth = (connection.login, connection.password or "") if connection.login else None
-        return PrometheusConnect(url=url, auth=auth, timeout=TIMEOUT, retry=Retry(total=0))
+        session = _session(url)
+        return PrometheusConnect(
+            url=url, auth=auth, timeout=TIMEOUT, retry=Retry(total=0), session=session, method="POST"
+        )
 
     def page(self) -> str:
         """Return where people open Prometheus: the extra ``ui``, or else where Airflow reaches it; never with a login.
@@ -60,6 +65,25 @@ class PrometheusHook(BaseHook):
         return True, "Prometheus answers queries"
 
 
+def _session(url: str) -> Session:
+    """Return a session that sends queries as forms: a URL has no room for one that asks for everything at once."""
+    from requests import Session
+    from requests.utils import get_netrc_auth
+
+    class Forms(Session):
+        def request(self, method: Any, url: Any, params: Any = None, **kwargs: Any) -> Response:  # type: ignore[override]
+            # A form that is sent on to another address arrives there empty.
+            return super().request(method, url, data=params, allow_redirects=False, **kwargs)
+
+    session = Forms()
+    # What the environment says of proxies and certificates is read here, once, and not for each query.
+    settings = session.merge_environment_settings(url, {}, None, None, None)
+    session.proxies, session.verify = settings["proxies"], settings["verify"]
+    session.auth = get_netrc_auth(url)
+    session.trust_env = False
+    return session
+
+
 def server_url(host: str, port: int | None = None) -> str:
     """Return the server's URL from a connection's two fields.
 
@@ -75,6 +99,12 @@ def server_url(host: str, port: int | None = None) -> str:
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
 
+@shared
+def _client(connection: str) -> PrometheusConnect:
+    """Return a client that opens a connection where all others are in use, so that nobody waits for another's."""
+    return PrometheusHook(connection).get_conn()
+
+
 class Prometheus:
     """Queries with a time-out, and errors of our own."""
 
@@ -84,7 +114,7 @@ class Prometheus:
     @classmethod
     def connect(cls, connection: str) -> Prometheus:
         """Return a client for an Airflow connection."""
-        return cls(PrometheusHook(connection).get_conn())
+        return cls(_client(connection))
 
     def query(self, query: str, at: float | None = None) -> list[dict[str, Any]]:
         """Return the result of an instant query, as Prometheus' API gives it.

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.evidence import digest, replay
+from airflow_deploy.domain.evidence import replay
+from airflow_deploy.domain.names import digest
 
 NAMED_BY_CONTENT = re.compile(r".*-([0-9a-f]{8})\.jsonl")
 

@@ -3,12 +3,10 @@
 from collections import deque
 
 from airflow_deploy.domain.baseline import BIN, RECENT, quietest
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.findings import Finding
 from airflow_deploy.domain.sequential import lower_bound, upper_bound
 
-BETA = 0.05
-"""Bound on the chance that a version is called healthy although its mean rate of bad requests is not, and on the chance
-that a route is called wrong that delivers its share."""
 GONE_ALPHA = 0.0005
 """Bound on the chance, at one shift, that users who stay are said to be gone, if they come independently."""
 SETTLING_SCRAPES = 2

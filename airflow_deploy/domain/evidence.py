@@ -4,7 +4,6 @@ The first line holds the terms, the queries and the algorithm's version. Each fu
 something new: the ticks and answers that it took in, what it was asked, and what it said.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,8 +140,3 @@ def _difference(line: str, again: str) -> str | None:
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
-
-
-def digest(text: str) -> str:
-    """Return the SHA-256 of a text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -17,23 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airflow_deploy.domain.baseline import Baseline
-from airflow_deploy.domain.delivery import BETA, Delivery
+from airflow_deploy.domain.counted import CountedTests
+from airflow_deploy.domain.delivery import Delivery
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Gate, Kind, table
 from airflow_deploy.domain.gauges import SUSTAINED, GaugeWatch
 from airflow_deploy.domain.incident import IncidentWatch
 from airflow_deploy.domain.request import ResolvedWhen
-from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, upper_bound
 from airflow_deploy.domain.telemetry import Counts, Tick
 
 ALGORITHM = 1
 """Raised whenever the same evidence may lead to another verdict."""
 ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
-SUSPICION = 3.0
-"""Evidence of harm, as odds, from which on no further share is given, although it is not enough to stop."""
-BEYOND_BASELINE = 3.0
-"""Without a control, harm lies beyond the limit and beyond this many times the baseline."""
 UNCOUNTED = 20.0
 """Requests that may be missing from one counter while another has them: scrapes are not taken at one instant."""
 
@@ -85,11 +81,10 @@ class Judge:
         gates = table(terms.kinds).values()
         self._counted = [gate for gate in gates if gate.counted]
         size = len(self._counted)
-        self._threshold = log_threshold(terms.alpha / size)
-        self._harm, self._starts = EProcess((size,)), Starts()
+        bad, trials = self._numbers(terms.baseline.counts)
         self._allowed = np.array([gate.allowed(terms.limits[gate.name]) for gate in self._counted])
-        self._edge = np.maximum(self._allowed, BEYOND_BASELINE * self._baseline_rates())
         self._dispersion = np.array([terms.baseline.dispersion.get(gate.name, 1.0) for gate in self._counted])
+        self._tests = CountedTests(self._allowed, bad / np.maximum(trials, 1), self._dispersion, terms.alpha / size)
         self._warms_up = np.array([gate.warms_up for gate in self._counted])
         self._mine, self._others = np.zeros((2, size)), np.zeros((2, size))
         self._gauges = {
@@ -111,15 +106,6 @@ class Judge:
         self.control = Counts()
         """Everything that the stable answered meanwhile."""
 
-    def _baseline_rates(self) -> Numbers:
-        """The baseline's rates of bad requests; 0 where it is itself beyond the limit.
-
-        Then it is the incident, and says nothing about what is acceptable.
-        """
-        bad, trials = self._numbers(self._terms.baseline.counts)
-        rates = bad / np.maximum(trials, 1)
-        return np.where(rates > self._allowed, 0.0, rates)
-
     def _numbers(self, counts: Counts) -> Numbers:
         """Return bad requests and requests of each counted gate."""
         return np.array([gate.bad_and_trials(counts, self._terms.limits[gate.name]) for gate in self._counted]).T
@@ -134,11 +120,7 @@ class Judge:
         counted = np.logical_or(warm, ~self._warms_up)
         ours, theirs = self._numbers(mine) * counted, self._numbers(control) * counted
         self._mine, self._others = self._mine + ours, self._others + theirs
-        self._harm.start(self._starts.at(tick.at, share))
-        if share < 100:
-            self._harm.compare(ours[0], ours[1], theirs[0], theirs[1], self._dispersion)
-        else:
-            self._harm.against(ours[0], ours[1] * (self._edge < 1), np.minimum(self._edge, 0.5), self._dispersion)
+        self._tests.observe(tick.at, share, ours, theirs)
         self._delivery.observe(tick.at, mine.requests, control.requests, share)
         for name, value in tick.gauges.items():
             self.gauge(name, tick.at, None if name in self._forgiven and not warm else value)
@@ -155,9 +137,9 @@ class Judge:
 
     def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
-        evidence = self._harm.log_e
-        by_count = [self._harm_finding(index, float(evidence[index])) for index in np.argsort(-evidence, kind="stable")
-                    if evidence[index] >= self._threshold]  # fmt: skip
+        evidence, harmful = self._tests.log_e, self._tests.harmful()
+        worst = (index for index in np.argsort(-evidence, kind="stable") if harmful[index])
+        by_count = [self._harm_finding(index, float(evidence[index])) for index in worst]
         others = [*(watch.harm() for watch in self._gauges.values()), self._delivery.gone(), self._incident.relapse()]
         return [*by_count, *(finding for finding in others if finding)]
 
@@ -170,7 +152,7 @@ class Judge:
             f" against {control_bad:.0f} of {control_trials:.0f} (log evidence {log_e:.1f})"
         )
         numbers = {"bad": bad, "trials": trials, "control_bad": control_bad, "control_trials": control_trials}
-        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e, "threshold": float(self._threshold)})
+        return Finding(gate.name, "BREACHED", reason, {**numbers, "log_e": log_e, "threshold": self._tests.threshold})
 
     def traffic(self) -> Finding:
         """Say whether the route delivers the declared share: BLIND where it does not."""
@@ -201,9 +183,8 @@ class Judge:
         return [*counted, *gauges, self.traffic(), *self._incident.ended()]
 
     def _health_of_counts(self, next_share: int) -> list[Finding]:
-        bad, trials = self._mine
-        bounds = upper_bound(bad, trials, BETA, self._dispersion)
-        suspected = self._harm.log_e >= np.log(SUSPICION)
+        bad, trials = self._tests.fair
+        bounds, suspected, healthy = self._tests.bound, self._tests.suspected, self._tests.healthy(next_share)
         seconds = max(1.0, self._at - (self._began or 0.0))
         found = []
         for index, gate in enumerate(self._counted):
@@ -225,8 +206,7 @@ class Judge:
             }
             if suspected[index]:
                 reason += "; it may be worse than the stable: the share stays until that evidence has faded"
-            healthy = bound * next_share / 100 <= allowed and not suspected[index]
-            found.append(Finding(gate.name, "HEALTHY" if healthy else "UNDECIDED", reason, numbers))
+            found.append(Finding(gate.name, "HEALTHY" if healthy[index] else "UNDECIDED", reason, numbers))
         return found
 
 

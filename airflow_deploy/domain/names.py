@@ -1,4 +1,4 @@
-"""Names of everything a deployment makes, and the quoting of strings that reach PromQL.
+"""Names of everything a deployment makes, what texts are known by, and the quoting of strings that reach PromQL.
 
 All names are derived from the run, so a task that runs twice names the same things.
 """
@@ -47,3 +47,8 @@ def promql_string(value: str) -> str:
 def promql_regex_literal(value: str) -> str:
     """Escape text so that an RE2 pattern matches it and nothing else (still to be quoted by ``promql_string``)."""
     return re.sub(r"([.+*?()|\[\]{}^$\\])", r"\\\1", value)
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

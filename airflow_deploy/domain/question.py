@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow_deploy.domain.confidence import Confidence
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.sequential import trials_needed
 

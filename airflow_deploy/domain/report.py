@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Gate
 from airflow_deploy.domain.sequential import trials_needed
@@ -83,9 +83,13 @@ class Report:
         row = _plain_row(finding) if finding else Row(name, "-")
         row = row._replace(limit=f"{limit:g} {gate.unit}".strip())
         if gate.counted:
-            counted = (gate.bad_and_trials(counts, limit) for counts in (look.candidate, look.stable))
-            mine, control = (f"{bad:.0f} of {trials:.0f}" for bad, trials in counted)
-            row = row._replace(candidate=mine, stable=control)
+            seen = [*gate.bad_and_trials(look.candidate, limit), *gate.bad_and_trials(look.stable, limit)]
+            if finding and "control_trials" in finding.numbers:  # what it counted: without the warm-up, say
+                seen = [finding.numbers[name] for name in COUNTED]
+            bad, trials, control_bad, control_trials = seen
+            row = row._replace(
+                candidate=f"{bad:.0f} of {trials:.0f}", stable=f"{control_bad:.0f} of {control_trials:.0f}"
+            )
         return row._replace(says=f"needs {more[name]} more good ones") if name in more else row
 
     def _count(self, look: Look, *, anew: bool) -> None:
@@ -107,12 +111,15 @@ def more_needed(findings: Sequence[Finding]) -> dict[str, int]:
     found = {}
     for finding in findings:
         if finding.verdict == "UNDECIDED" and "bound" in finding.numbers:
-            bad, trials, allowed, share, dispersion = (finding.numbers[name] for name in FACTS)
+            bad, trials, allowed, share, dispersion, bound = (finding.numbers[name] for name in FACTS)
+            if bound * share / 100 <= allowed:  # what it waits for is not more requests
+                continue
             found[finding.gate] = max(1, round(_in_all(bad, allowed / (share / 100), dispersion) - trials))
     return found
 
 
-FACTS = ("bad", "trials", "allowed", "next_share", "dispersion")
+COUNTED = ("bad", "trials", "control_bad", "control_trials")
+FACTS = ("bad", "trials", "allowed", "next_share", "dispersion", "bound")
 
 
 @lru_cache(4096)

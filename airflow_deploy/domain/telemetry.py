@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
@@ -140,8 +141,12 @@ class Preset:
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
         """Return which of ``services`` a series belongs to."""
+        return self._service_of(labels.get(self.label, ""), namespace, route, tuple(services))
+
+    @lru_cache(maxsize=10_000)  # noqa: B019 - there is one object for each gateway, for good
+    def _service_of(self, backend: str, namespace: str, route: str, services: tuple[str, ...]) -> str | None:
         for service in services:
-            if re.fullmatch(self._backend(namespace, route, re.escape(service)), labels.get(self.label, "")):
+            if re.fullmatch(self._backend(namespace, route, re.escape(service)), backend):
                 return service
         return None
 

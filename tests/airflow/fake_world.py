@@ -158,7 +158,7 @@ class World:
 
         for module in (looks, triggers):
             monkeypatch.setattr(module, "time", clock)
-            monkeypatch.setattr(module, "Cluster", lambda _: self.cluster)
+            monkeypatch.setattr(module, "Cluster", lambda *_: self.cluster)
         monkeypatch.setattr(Observer, "connect", lambda _: self.observer)
         monkeypatch.setattr("asyncio.sleep", sleep)
 

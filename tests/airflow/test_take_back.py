@@ -18,7 +18,7 @@ from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.clients.settling import take_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, IllegalTransition, NotSettledError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State, Step, assemble
 from tests.airflow.fake_cluster import FakeCluster

@@ -21,7 +21,8 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.promoted import promoted
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import HarmError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import digest, replay
+from airflow_deploy.domain.evidence import replay
+from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.base import RETURN_RETRIES

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from airflow_deploy.domain.gates import GATES, Gate
 from airflow_deploy.domain.sequential import Array
 from airflow_deploy.domain.spec import Canary
-from tests.bench.engine import LIMIT, Engine
+from tests.bench.engine import LIMIT, begin
 
 SCRAPE = 5
 STABLE_ERROR = 0.002
@@ -153,7 +153,7 @@ class Load:
 def deploy(scenario: Scenario, rps: float, candidate_error: float, runs: int, rng: np.random.Generator) -> Deployments:
     """Simulate ``runs`` deployments to their end."""
     load, counters = Load(scenario, rps, candidate_error, rng), Counters(runs)
-    engine = Engine(*load.history(runs), recent=BASELINE // SCRAPE)
+    engine = begin(*load.history(runs), recent=BASELINE // SCRAPE)
     stage, since, over = np.full(runs, scenario.first), np.zeros(runs), np.zeros(runs, bool)
     outage_at, at = rng.uniform(0, OUTAGE_BEGINS, runs), 0
     rows: list[tuple[Array, ...]] = []
@@ -171,7 +171,8 @@ def deploy(scenario: Scenario, rps: float, candidate_error: float, runs: int, rn
         rows.append((harmed, mine[0], mine[1], control[0], control[1], share))
         harmful.append(engine.harmful() & ~over)
         bake = scenario.bake(stage)
-        ready = engine.healthy(~over & (since >= bake), np.array([*STAGES[1:], 100])[stage])
+        asked = ~over & (since >= bake)
+        ready = asked & engine.healthy(np.array([*STAGES[1:], 100])[stage]) if asked.any() else asked
         over = over | (ready & (stage == len(STAGES) - 1)) | (~ready & (since >= bake - CANARY.bake + CANARY.max_bake))
         stage, since = np.where(ready & ~over, stage + 1, stage), np.where(ready, 0, since)
     harmed_by, bad_by, trials, control_bad_by, control_trials, shares = map(np.array, zip(*rows, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.judge import ALPHA
 from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, trials_needed, upper_bound
@@ -105,6 +105,10 @@ def numbers() -> None:
         print(f"| {seen.at} s | {seen.requests} | {seen.bad} | {seen.control_requests} | {seen.control_bad} |"
               f" {evidence:.3g} |")  # fmt: skip
     print(f"\n{failed} harmed\n")
+    for bad in (1, 2, 3):
+        log_e = Evidence().after(Scrape(SCRAPE, 5, 12, bad, 238, 0))
+        print(f"{bad} of 12 failed, 0 of 238 of the stable's: {np.exp(log_e):.3g}")
+    print()
     for rate in (0.02, BAD, 0.2, 1.0):
         seconds, mean, median = harmed_before_the_stop(rate)
         print(f"| {rate:.0%} | {seconds:.0f} s | {median:.0f} | {mean:.1f} |")
@@ -142,20 +146,20 @@ def evidence_picture() -> None:
     """A candidate that is bad at once, one that turns bad late, and a healthy one."""
     stages = [(0, 60, 5), (60, 120, 25), (120, 180, 50)]
     healthy = [Stage(12, share, GOOD) for *_, share in stages]
+    early = [Stage(12, 5, BAD)]
     late = [*healthy[:2], Stage(2, 50, GOOD), Stage(10, 50, BAD)]
     on = axes()
     show_evidence(on, 5000)
     show_stages(on, stages)
     lines = [
-        ("fails 5 % at once:\ntaken back after {at} s", EXAMPLE, [Stage(12, 5, BAD)], VERMILION, "o", (38, 1100)),
-        ("fails 5 % from 130 s on:\ntaken back after {at} s", 3, late, ORANGE, "s", (133, 30)),
-        ("healthy: as good as the stable", 4, healthy, BLUE, ".", (62, 0.16)),
+        ("fails 5 % from the start:\ntaken back after {at} s", EXAMPLE, early, VERMILION, "o", (38, 1100, "left")),
+        ("fails 5 % from 130 s on:\ntaken back after {at} s", 3, late, ORANGE, "s", (133, 30, "right")),
+        ("healthy: as good as the stable", 4, healthy, BLUE, ".", (62, 0.16, "left")),
     ]
-    for text, seed, traffic, color, marker, place in lines:
+    for text, seed, traffic, color, marker, (x, y, side) in lines:
         points = [(seen.at, evidence) for seen, evidence in until_stopped(drawn(seed, *traffic))]
         on.plot(*zip((0, 1.0), *points, strict=True), color=color, marker=marker, markersize=4, linewidth=1.6)
-        right = place[0] > 120
-        on.text(*place, text.format(at=points[-1][0]), color=color, ha="right" if right else "left", va="center")
+        on.text(x, y, text.format(at=points[-1][0]), color=color, ha=side, va="center")
     on.text(178, 340, "alarm at 300", color=GREY, ha="right")
     on.set_xlim(0, 180)
     on.set_xlabel("seconds since the first shift (a scrape every 5 s, 50 requests/s)")
@@ -193,10 +197,10 @@ def outage_picture() -> None:
     grown = [float(np.exp(evidence.after(item))) for item in seen]
     rates, below = axes(2, 4.4, sharex=True)
     at = [item.at for item in seen]
-    rates.plot(at, [100 * item.bad / item.requests for item in seen], color=VERMILION, marker="o", markersize=4)
-    rates.plot(
-        at, [100 * item.control_bad / item.control_requests for item in seen], color=BLUE, marker="s", markersize=3
-    )
+    failing = [100 * item.bad / item.requests for item in seen]
+    control_failing = [100 * item.control_bad / item.control_requests for item in seen]
+    rates.plot(at, failing, color=VERMILION, marker="o", markersize=4)
+    rates.plot(at, control_failing, color=BLUE, marker="s", markersize=3)
     rates.set_ylabel("failing requests (%)")
     rates.set_ylim(0, 60)
     rates.text(3, 50, "candidate, 25 % of traffic", color=VERMILION)

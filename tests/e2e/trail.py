@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_deploy.clients.replays import judge_again
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from tests.e2e.world import World
 
 

@@ -15,7 +15,7 @@ from airflow_deploy.domain.judge import Judge, Terms
 from airflow_deploy.domain.sequential import dispersion
 from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Counts, Series, Tick
 from tests.bench.deployments import SCENARIOS, SCRAPE, STABLE_ERROR, STAGES, Counters, Deployments, Load, deploy
-from tests.bench.engine import Engine
+from tests.bench.engine import begin
 from tests.bench.judgement import Cell, rows, simulate, wald
 from tests.bench.peers import POINT, POINTS, fixed_limit, high, mann_whitney
 from tests.bench.results import OURS
@@ -37,10 +37,8 @@ class TestEngine:
     def test_says_what_the_judge_says(self, candidate_error: float) -> None:
         load = Load(replace(STEADY, together=2), 200, candidate_error, np.random.default_rng(1))
         bad, trials = load.history(RUNS)
-        bad = bad * np.array(
-            [[1], [3], [10]]
-        )  # a baseline that permits more than the limit, and one that is an incident
-        engine = Engine(bad, trials, recent=60)
+        bad = bad * np.array([[1], [3], [10]])  # the second's baseline permits more, the third's is the incident
+        engine = begin(bad, trials, recent=60)
         limits = {name: gate.default for name, gate in GATES.items()}
         judges = []
         for run in range(RUNS):
@@ -54,7 +52,7 @@ class TestEngine:
             good, mine_bad, others_good, others_bad = load.answers(number, stage, np.zeros(RUNS, bool))
             mine, others = np.array([mine_bad, good + mine_bad]), np.array([others_bad, others_good + others_bad])
             engine.observe(number * SCRAPE, share, mine, others)
-            harmful, healthy = engine.harmful(), engine.healthy(np.ones(RUNS, bool), share)
+            harmful, healthy = engine.harmful(), engine.healthy(share)
             for run, judge in enumerate(judges):
                 counts = {"new": Counts(mine[1, run], mine[0, run]), "old": Counts(others[1, run], others[0, run])}
                 judge.observe(Tick(number * SCRAPE, counts), int(share[run]))

@@ -295,6 +295,35 @@ class TestHealth:
         assert evaluate(judge, None, 25)[0] == "BREACHED"
 
 
+class TestSharedOutage:
+    """What the stable suffers too says nothing of the candidate's health, unless it always did."""
+
+    def told(self, baseline: Baseline, *parts: tuple[int, int, float, float]) -> Judge:
+        judge, traffic = make_judge(baseline), Traffic(1)
+        gauges_are_fine(judge)
+        for scrapes, share, mine, control in parts:
+            for tick in traffic.ticks(scrapes, share, mine, control):
+                judge.observe(tick, share)
+        return judge
+
+    def test_of_a_minute_is_soon_forgotten(self) -> None:
+        outage = (12, 25, 0.3, 0.3)
+        assert verdict(self.told(GOOD_BASELINE, (12, 25, 0.0, 0.002), outage), 50) == "HEALTHY"
+        assert verdict(self.told(GOOD_BASELINE, (12, 25, 0.0, 0.002), outage, (12, 50, 0.0, 0.002)), 100) == "HEALTHY"
+
+    def test_a_stable_that_is_well_excuses_nothing(self) -> None:
+        assert verdict(self.told(GOOD_BASELINE, (12, 25, 0.0, 0.002), (12, 25, 0.02, 0.0)), 50) != "HEALTHY"
+
+    def test_an_incident_that_the_candidate_does_not_end_is_no_outage(self) -> None:
+        """The stable has failed before as it fails now: it is what the fix should end."""
+        incident = Baseline(Counts(10_000, 2_000, 10_000, {0.5: 10_000, 1.0: 10_000}))
+        assert verdict(self.told(incident, (40, 25, 0.2, 0.2)), 50) == "UNDECIDED"
+        assert verdict(self.told(incident, (40, 25, 0.0, 0.2)), 50) == "HEALTHY"
+
+    def test_at_full_traffic_nobody_shares_it(self) -> None:
+        assert verdict(self.told(GOOD_BASELINE, (12, 100, 0.0, 0.0), (2, 100, 0.04, 0.0)), 100) == "UNDECIDED"
+
+
 class TestSight:
     def shares(self, declared: int, mine: int, others: int, scrapes: int = 12) -> Judge:
         judge = make_judge()

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 
-from airflow_deploy.clients import prometheus
+from airflow_deploy.clients import prometheus, shared
 from airflow_deploy.clients.prometheus import Prometheus, PrometheusHook
+from airflow_deploy.clients.shared import FRESH
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.telemetry import Series
 
@@ -45,9 +48,9 @@ class Server:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                server.requests.append((parts.path, parse_qs(parts.query), self.headers["Authorization"]))
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                server.requests.append((self.path, parse_qs(form), self.headers["Authorization"]))
                 if server.hanging:
                     server.released.wait(30)
                 with suppress(OSError):
@@ -78,6 +81,13 @@ def server() -> Iterator[Server]:
 
 
 Connect = Callable[..., Prometheus]
+
+LATER = count(0, FRESH)
+
+
+@pytest.fixture(autouse=True)
+def _each_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: next(LATER)))
 
 
 @pytest.fixture

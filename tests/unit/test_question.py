@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.confidence import Known, Outcomes, score
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.judge import Judge, Terms
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.question import LONGEST, About, Question, escaped, table, verbatim

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.cli import MOST_DIFFERENCES, main
 from airflow_deploy.clients.replays import judge_again
-from airflow_deploy.domain.evidence import digest
+from airflow_deploy.domain.names import digest
 from tests.unit.test_evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_deploy.domain.delivery import BETA
+from airflow_deploy.domain.counted import BETA
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Kind, table
 from airflow_deploy.domain.judge import Judge, Terms, evaluate
@@ -122,6 +122,12 @@ class TestTable:
         assert "may cost" not in lines["gate"]
         assert "2 of 100" in lines["error_rate"]
         assert "12 of 1900" in lines["error_rate"]
+
+    def test_the_counts_are_those_that_the_finding_rests_on(self) -> None:
+        numbers = {**UNDECIDED, "bad": 1.0, "control_bad": 2.0, "control_trials": 300.0}
+        warm = [Finding("latency_p99", "UNDECIDED", "", numbers)]
+        line = shown(replace(judged(100), findings=warm))["latency_p99"]
+        assert line.split()[2:8] == ["1", "of", "66", "2", "of", "300"]
 
     def test_harm_says_why(self) -> None:
         line = shown(judged(100, 60))["error_rate"]

@@ -1,0 +1,27 @@
+"""Clients that the loops of one process share: a server need not bear a thousand connections of one triggerer's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+FRESH = 60.0
+"""Seconds for which a client is given out. Who begins later gets one that knows what the connection says by then."""
+
+T = TypeVar("T")
+
+
+def shared(make: Callable[..., T]) -> Callable[..., T]:
+    """Let those who ask for the same within ``FRESH`` seconds have the same; any number of threads may use it."""
+
+    @lru_cache(maxsize=16)
+    def made(_age: int, *arguments: str) -> T:
+        return make(*arguments)
+
+    @wraps(make)
+    def share(*arguments: str) -> T:
+        return made(int(time.monotonic() // FRESH), *arguments)
+
+    return share

@@ -1,0 +1,53 @@
+"""The deployments of the benchmark: each is a service of its own, whose canary has 5 % of its traffic."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+
+from airflow_deploy.domain.baseline import Baseline
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.telemetry import Counts
+from airflow_deploy.sensors.looks import Assignment
+from tests.airflow.fake_cluster import FakeCluster
+from tests.unit.builders import make_plan, make_spec
+
+BEGAN = "AIRFLOW_DEPLOY_BENCH_BEGAN"
+"""Environment variable: unix seconds at which the benchmark began."""
+SCRAPE = 5.0
+"""Seconds between two scrapes."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One deployment that waits for its next share."""
+
+    plan: DeploymentPlan
+    cluster: FakeCluster
+
+    @property
+    def assignment(self) -> Assignment:
+        counts = Counts(6000, 6, 6000, dict.fromkeys(self.plan.spec.latency_limits.values(), 5970))
+        baseline = Baseline(counts, quietest=19.0, dispersion=dict.fromkeys(self.plan.spec.counted_gates, 1.5))
+        return Assignment("gate", self.plan.dump(), baseline.dump(), self.cluster.claim, began(), 25)
+
+
+def began() -> float:
+    return float(os.environ[BEGAN])
+
+
+@cache
+def gate(number: int) -> Gate:
+    service = f"shop-{number:04}"
+    route = {"name": f"{service}-route"}
+    # It bakes for as long as it may, so that no gate opens before the benchmark is over.
+    spec = make_spec(service=service, route=route, canary={"bake": 6 * 3600, "max_bake": 6 * 3600})
+    plan = make_plan(spec, stable=service, run_id=f"bench-{number:04}", dag_id=f"deploy_{service}")
+    return Gate(plan, FakeCluster.at_share(plan, 5, began()))
+
+
+@cache
+def route_body(name: str) -> bytes:
+    return json.dumps(gate(int(name[5:9])).cluster.now.body).encode()
