@@ -4,7 +4,7 @@ PY := .venv/bin/python
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit e2e bench-judgement bench-bad-fixes figures up down status lock install
+.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-bad-fixes figures up down status lock install
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ e2e: install ## end-to-end tests on the real servers; everything is stopped afte
 
 bench-judgement: install ## how soon a bad version is stopped, and how often a good one: simulated, 5 minutes
 	@$(PY) -m tests.bench.judgement
+
+bench-gates: install ## 1,000 gates on one triggerer, 5 minutes on an idle machine: .bench/gates.json
+	@$(PY) -m tests.bench.gates
 
 bench-bad-fixes: install ## 30 bad fixes under live traffic, on the servers that are up: .bench/bad_fixes.json
 	@$(PY) -m tests.bench.bad_fixes $(N)

@@ -31,6 +31,7 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.route import Route
+from airflow_deploy.sensors.telling import ALLOWANCE
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +264,8 @@ class Looks:
     def _tell(self, route: Route | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool) -> None:
         if route and route.shifts:
             self._share = route.shifts[-1].share
+        if not final and not ALLOWANCE.is_left(time.monotonic()):
+            return
         judge = self._log.judge
         look = Look(at, self._share, verdict, findings, judge.total, judge.control)
         try:
@@ -275,3 +278,4 @@ class Looks:
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         log.info("%s", line)
+        ALLOWANCE.spend(1)

@@ -30,10 +30,10 @@ INTERVAL = 1.0
 
 LOOKS_PER_SECOND = 200.0
 """Looks that one process may do. Where its loops are more than that, each of them looks less often."""
-LEAST_LOOKS_PER_SECOND = 10.0
-"""Looks that it does even where it has no time for them."""
-LATE = 0.2
-"""Seconds by which the process may wake up late before it does fewer looks."""
+LATE = 0.05
+"""Seconds late that a loop wakes up where the process has more to do than it can."""
+FEW = 8
+"""Looks that may go on at one time even then."""
 
 FAILING = 60.0
 """Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
@@ -47,10 +47,6 @@ BRAKES: dict[str, frozenset[str]] = {
     "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
 }
 """The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
-
-SLOWER, FASTER = 0.7, 1.2
-CALM = 5.0
-"""Seconds without such lateness after which it does more of them again."""
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -118,7 +114,7 @@ class LookTrigger(OneEventTrigger):
         while True:
             begun = time.monotonic()
             try:
-                if outcome := await in_thread(looks.look):
+                if outcome := await pace.look(looks.look):
                     return outcome
                 failing_since = None
             except Exception as error:
@@ -128,7 +124,6 @@ class LookTrigger(OneEventTrigger):
                 failing_since = failing_since or begun
                 if begun - failing_since > FAILING:
                     return Outcome("BLIND", f"looks have failed for {FAILING:.0f} s: {error}", time.time())
-            await pace.next_look()
 
     async def _keep_evidence(self, lines: str) -> dict[str, Any]:
         """Write the evidence; a store that fails must not cost the verdict."""
@@ -181,40 +176,47 @@ class ReadyTrigger(OneEventTrigger):
 class Pace:
     """When one loop looks: every ``INTERVAL`` while its process has few loops, and less often where it has many.
 
-    Loops that begin together, as after a triggerer's restart, spread over the interval. A processor that is too slow
-    for all looks in time does fewer: more and more threads would leave no time to the triggerer's own loop.
+    Loops that begin together, as after a triggerer's restart, spread over the interval. Where the processor is too slow
+    for all, they wait for each other: the more threads are at work, the less time is left to the triggerer's own loop.
     """
 
     _loops: ClassVar[int] = 0
-    _rate: ClassVar[float] = LOOKS_PER_SECOND
-    _rated_at: ClassVar[float] = 0.0
+    _looking: ClassVar[int] = 0
 
     def __enter__(self) -> Self:
         # Multiples of the golden ratio: however many there are, none comes close to another.
-        self._phase = 1 - Pace._loops * GOLDEN % 1
+        self._phase = Pace._loops * GOLDEN % 1
+        self._due = time.monotonic() + self._phase * self._interval
         Pace._loops += 1
-        self._due = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         Pace._loops -= 1
 
-    async def next_look(self) -> None:
-        """Sleep until the next look is due. A look that took too long is followed at once."""
-        interval = max(INTERVAL, Pace._loops / Pace._rate)
-        now = time.monotonic()
-        self._due = max(self._due + interval * self._phase, now)
-        self._phase = 1.0
-        await asyncio.sleep(self._due - now)
-        Pace._keep_up(time.monotonic(), self._due)
+    @property
+    def _interval(self) -> float:
+        return max(INTERVAL, Pace._loops / LOOKS_PER_SECOND)
 
-    @classmethod
-    def _keep_up(cls, now: float, due: float) -> None:
-        late = now - due > LATE
-        if late and now - cls._rated_at >= 1:
-            cls._rate, cls._rated_at = max(cls._rate * SLOWER, LEAST_LOOKS_PER_SECOND), now
-        elif now - cls._rated_at >= CALM:
-            cls._rate, cls._rated_at = min(cls._rate * FASTER, LOOKS_PER_SECOND), now
+    async def look(self, look: Callable[[], T]) -> T:
+        """Look when it is due. A look that took too long is followed at once."""
+        self._due = max(self._due, time.monotonic())
+        await self._turn()
+        # Once more a part of it: by now it is known how many there are.
+        self._due += self._interval * (self._phase or 1)
+        self._phase = 1.0
+        Pace._looking += 1
+        try:
+            return await in_thread(look)
+        finally:
+            Pace._looking -= 1
+
+    async def _turn(self) -> None:
+        while True:
+            await asyncio.sleep(self._due - time.monotonic())
+            # Looks that only wait for an answer make nobody late.
+            if (now := time.monotonic()) - self._due <= LATE or Pace._looking < FEW:
+                return
+            self._due = now + self._interval / 4
 
 
 THREADS = ThreadPoolExecutor(sys.maxsize, "airflow-deploy")

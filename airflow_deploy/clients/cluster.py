@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_deploy.clients.shared import shared
+from airflow_deploy.clients.shared import KEPT_ALIVE, shared
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.values import printable
@@ -16,8 +16,6 @@ from airflow_deploy.domain.values import printable
 FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
-KEPT_ALIVE = 100
-"""Connections to one server that are kept open; more are opened where more are needed at one time."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_deploy.clients.shared import shared
+from airflow_deploy.clients.shared import KEPT_ALIVE, shared
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.telemetry import Series
 from airflow_deploy.domain.values import printable
@@ -36,15 +36,16 @@ class PrometheusHook(BaseHook):
     def get_conn(self) -> PrometheusConnect:
         """Return the library's client, which neither waits for ever nor tries again by itself."""
         from prometheus_api_client import PrometheusConnect
+        from requests.adapters import HTTPAdapter
         from urllib3.util.retry import Retry
 
         connection = self.get_connection(self.prometheus_conn_id)
         url = server_url(connection.host or "", connection.port)
         auth = (connection.login, connection.password or "") if connection.login else None
-        session = _session(url)
-        return PrometheusConnect(
-            url=url, auth=auth, timeout=TIMEOUT, retry=Retry(total=0), session=session, method="POST"
-        )
+        session, retry = _session(url), Retry(total=0)
+        client = PrometheusConnect(url=url, auth=auth, timeout=TIMEOUT, retry=retry, session=session, method="POST")
+        session.mount(url, HTTPAdapter(pool_maxsize=KEPT_ALIVE, max_retries=retry))
+        return client
 
     def page(self) -> str:
         """Return where people open Prometheus: the extra ``ui``, or else where Airflow reaches it; never with a login.

@@ -10,6 +10,9 @@ from typing import TypeVar
 FRESH = 60.0
 """Seconds for which a client is given out. Who begins later gets one that knows what the connection says by then."""
 
+KEPT_ALIVE = 100
+"""Connections to one server that are kept open; more are opened where more are needed at one time."""
+
 T = TypeVar("T")
 
 

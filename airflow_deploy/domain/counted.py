@@ -35,6 +35,7 @@ class CountedTests:
         self._usual = np.maximum(allowed, BEYOND_BASELINE * baseline)
         self._process, self._starts = EProcess(shape), Starts()
         self._fair = np.zeros((2, *shape))
+        self._peak = np.full(shape, -np.inf)
 
     def observe(self, at: float, share: Numbers, mine: Array, control: Array) -> None:
         """Take in one scrape.
@@ -53,11 +54,15 @@ class CountedTests:
         # counts that decide, so bad scrapes of the candidate's are not picked out.
         disturbed = ~alone & (control[0] > self._usual * control[1])
         self._fair = self._fair + mine * ~disturbed
+        self._peak = np.maximum(self._peak, self._process.log_e)
 
     @property
-    def log_e(self) -> Array:
-        """The logarithm of the evidence of harm."""
-        return self._process.log_e
+    def peak(self) -> Array:
+        """The logarithm of the most that the evidence of harm has ever been.
+
+        It is what the bound on false alarms speaks of. Harm that was seen stays true, however long nobody looked.
+        """
+        return self._peak
 
     @property
     def fair(self) -> Array:
@@ -67,7 +72,7 @@ class CountedTests:
     @property
     def suspected(self) -> npt.NDArray[np.bool_]:
         """Whether harm is so likely that the share stays as it is."""
-        return np.asarray(self.log_e >= np.log(SUSPICION))
+        return np.asarray(self._process.log_e >= np.log(SUSPICION))
 
     @property
     def bound(self) -> Array:
@@ -76,7 +81,7 @@ class CountedTests:
 
     def harmful(self) -> npt.NDArray[np.bool_]:
         """Whether the evidence of harm is enough to stop."""
-        return np.asarray(self.log_e >= self.threshold)
+        return np.asarray(self._peak >= self.threshold)
 
     def healthy(self, next_share: Numbers) -> npt.NDArray[np.bool_]:
         """Whether ``next_share`` % may be given.

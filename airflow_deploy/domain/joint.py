@@ -7,7 +7,6 @@ longer step takes several scrapes for one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 
 from airflow_deploy.domain.names import promql_string
 from airflow_deploy.domain.telemetry import Samples, Series
@@ -44,8 +43,9 @@ def restored(counters: Iterable[Series], scrapes: Iterable[Series]) -> list[Seri
 
 
 def _raw(samples: Samples, scraped_at: Mapping[float, float]) -> Samples:
-    pairs = ((scraped_at[step], value) for step, value in samples if step in scraped_at)
-    return [next(same) for _, same in groupby(pairs, key=lambda pair: pair[0])]
+    # The first step after a scrape is the one that counts.
+    found = {scraped_at[step]: value for step, value in reversed(samples) if step in scraped_at}
+    return list(found.items())[::-1]
 
 
 def fullest(series: Sequence[Series]) -> Samples:

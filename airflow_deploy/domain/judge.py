@@ -137,7 +137,7 @@ class Judge:
 
     def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
-        evidence, harmful = self._tests.log_e, self._tests.harmful()
+        evidence, harmful = self._tests.peak, self._tests.harmful()
         worst = (index for index in np.argsort(-evidence, kind="stable") if harmful[index])
         by_count = [self._harm_finding(index, float(evidence[index])) for index in worst]
         others = [*(watch.harm() for watch in self._gauges.values()), self._delivery.gone(), self._incident.relapse()]

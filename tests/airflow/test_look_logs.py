@@ -8,7 +8,9 @@ from itertools import groupby
 import pytest
 
 from airflow_deploy.domain.report import QUIET, Report
+from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import Looks
+from airflow_deploy.sensors.telling import LINES_PER_SECOND, MOST_LINES, Allowance
 from tests.airflow.fake_world import Stage, World
 from tests.airflow.test_looks import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
 
@@ -74,3 +76,33 @@ def test_a_log_that_fails_costs_no_verdict(monkeypatch: pytest.MonkeyPatch, log:
     assert outcome is not None
     assert outcome.verdict == "BREACHED"
     assert "the look cannot be told: BREACHED" in log.messages
+
+
+class TestAllowance:
+    def test_a_thousand_loops_log_as_much_as_one_pipe_takes(self) -> None:
+        allowance, said = Allowance(), 0
+        for second in range(1, 61):
+            for _ in range(200):
+                if allowance.is_left(float(second)):
+                    allowance.spend(9)
+                    said += 9
+        assert 59 * LINES_PER_SECOND <= said <= MOST_LINES + 60 * (LINES_PER_SECOND + 9)
+
+    def test_what_was_not_told_is_told_when_there_is_room(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        monkeypatch.setattr(looks, "ALLOWANCE", allowance := Allowance())
+        assert allowance.is_left(world.clock.now)
+        allowance.spend(int(MOST_LINES + 5 * LINES_PER_SECOND))
+        loop = world.loop("watch")
+        world.look(loop, 4)
+        assert log.messages == []
+        world.look(loop, 8)
+        assert len(tables(log)) == 1
+
+    def test_the_last_word_is_always_told(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        monkeypatch.setattr(looks, "ALLOWANCE", allowance := Allowance())
+        assert allowance.is_left(world.clock.now)
+        allowance.spend(10**9)
+        assert world.look(world.loop("watch"), 60)
+        assert [header.split(", ")[0] for header in tables(log)] == ["25 % BREACHED"]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +25,17 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.sensors import triggers
 from airflow_deploy.sensors.looks import Looks, Outcome, Role
-from airflow_deploy.sensors.triggers import FAILING, INTERVAL, LookTrigger, ReadyTrigger
+from airflow_deploy.sensors.triggers import (
+    FAILING,
+    FEW,
+    INTERVAL,
+    LATE,
+    LOOKS_PER_SECOND,
+    LookTrigger,
+    Pace,
+    ReadyTrigger,
+    in_thread,
+)
 from tests.airflow.fake_world import Stage, World, records
 from tests.airflow.test_looks import HARMFUL, HEALTHY, MAX_BAKE, planned
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
@@ -282,6 +297,107 @@ class TestWhatNobodyForesaw:
             return look(self)
 
         monkeypatch.setattr(Looks, "look", broken)
+
+
+class Sleeper:
+    """A clock that sleeping moves, and by ``late`` seconds too far."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.late = START, 0.0
+        monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
+        monkeypatch.setattr("asyncio.sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds + self.late
+
+    def looks(self, pace: Pace, number: int) -> list[float]:
+        """Look so often, and return after how many seconds each look began."""
+        begun = self.now
+
+        async def run() -> list[float]:
+            return [await pace.look(lambda: self.now) - begun for _ in range(number)]
+
+        return asyncio.run(run())
+
+
+class TestPace:
+    MANY = 1000
+
+    def test_a_loop_among_few_looks_at_once_and_then_every_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with Pace() as pace:
+            assert sleeper.looks(pace, 4) == [0, INTERVAL, 2 * INTERVAL, 3 * INTERVAL]
+
+    def test_the_time_of_a_look_is_part_of_the_interval(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with Pace() as pace:
+            sleeper.looks(pace, 1)
+            sleeper.now += 0.4
+            assert sleeper.looks(pace, 1) == [pytest.approx(0.6)]
+            sleeper.now += 7
+            assert sleeper.looks(pace, 2) == [0, INTERVAL]
+
+    def test_many_loops_share_what_a_process_can_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        with ExitStack() as begun:
+            pace, *_ = [begun.enter_context(Pace()) for _ in range(self.MANY)]
+            first, second = sleeper.looks(pace, 2)
+            assert second - first == pytest.approx(self.MANY / LOOKS_PER_SECOND)
+        with Pace() as alone:
+            assert sleeper.looks(alone, 2) == [0, INTERVAL]
+
+    def test_loops_that_begin_together_spread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sleeper = Sleeper(monkeypatch)
+        seconds = self.MANY / LOOKS_PER_SECOND
+        looked: Counter[int] = Counter()
+        with ExitStack() as begun:
+            for pace in [begun.enter_context(Pace()) for _ in range(self.MANY)]:
+                sleeper.now = START
+                looked[int(sleeper.looks(pace, 2)[1] % seconds)] += 1
+        assert max(looked.values()) <= 1.5 * LOOKS_PER_SECOND
+
+    @pytest.mark.parametrize(("late", "waits"), [(0.0, False), (2 * LATE, True)])
+    def test_only_what_keeps_the_process_busy_holds_up_a_look(
+        self, monkeypatch: pytest.MonkeyPatch, late: float, waits: bool
+    ) -> None:
+        """Looks that wait for an answer do not; looks that compute leave no time, and the loop wakes up late."""
+        sleeper = Sleeper(monkeypatch)
+        monkeypatch.setattr(Pace, "_looking", FEW)
+        sleeper.late = late
+        slept = 0
+
+        async def sleep(seconds: float) -> None:
+            nonlocal slept
+            slept += 1
+            if slept == 5:
+                Pace._looking -= 1  # one of them is done
+            await sleeper.sleep(seconds)
+
+        monkeypatch.setattr("asyncio.sleep", sleep)
+        with Pace() as pace:
+            sleeper.looks(pace, 1)
+        assert slept == (5 if waits else 1)
+
+    def test_work_that_hangs_keeps_no_other_from_being_done(self) -> None:
+        released = threading.Event()
+
+        async def run() -> int:
+            hanging = [asyncio.ensure_future(in_thread(lambda: released.wait(30))) for _ in range(100)]
+            try:
+                return await in_thread(lambda: 1)
+            finally:
+                released.set()
+                await asyncio.gather(*hanging)
+
+        assert asyncio.run(asyncio.wait_for(run(), 20)) == 1
+
+    def test_the_triggerers_loop_imports_nothing_heavy(self) -> None:
+        script = (
+            "import sys, airflow_deploy.sensors.triggers, airflow_deploy.sensors.questions\n"
+            "print([name for name in ('numpy', 'kubernetes', 'requests') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
 
 
 class TestSerialisation:

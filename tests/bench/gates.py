@@ -74,6 +74,9 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
         looks, queries = asked(cluster), asked(prometheus)
         late = [delay for at in looks.values() for delay in lateness([t for t in at if since <= t < until])]
         counted = sum(since <= at < until for every in looks.values() for at in every)
+        look_ms = subprocess.run(
+            [sys.executable, "-m", "tests.bench.arithmetic"], env=env, check=True, capture_output=True, text=True
+        )
         pulse = json.loads((folder / "pulse.json").read_text())
         ours = [t for every in queries.values() for t in every if since <= t < until]
         return {
@@ -90,6 +93,7 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
             "triggerer_cpu": round((after - before) / (until - since), 3),
             "loop_blocked_max_s": round(max(delay for _, delay in pulse["blocked"]), 3),
             "loop_blocked_steady_max_s": round(max(delay for at, delay in pulse["blocked"] if at >= since), 3),
+            "look_ms": round(float(look_ms.stdout), 2),
             "all_begun_after_s": round(begun, 1),
         }
 
