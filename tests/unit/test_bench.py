@@ -59,7 +59,7 @@ class TestEngine:
                 breached = [finding for finding in judge.harm() if finding.gate == "error_rate"]
                 (health,) = (f for f in judge.health(int(share[run])) if f.gate == "error_rate")
                 assert bool(breached) == harmful[run]
-                assert all(finding.numbers["log_e"] == pytest.approx(engine.log_e[run]) for finding in breached)
+                assert all(finding.numbers["log_e"] == pytest.approx(engine.peak[run]) for finding in breached)
                 assert (health.verdict == "HEALTHY") == healthy[run]
                 said |= {("harm", bool(breached)), ("health", bool(healthy[run]))}
         assert len(said) >= 3
