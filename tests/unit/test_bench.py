@@ -37,9 +37,7 @@ class TestEngine:
     def test_says_what_the_judge_says(self, candidate_error: float) -> None:
         load = Load(replace(STEADY, together=2), 200, candidate_error, np.random.default_rng(1))
         bad, trials = load.history(RUNS)
-        bad = bad * np.array(
-            [[1], [3], [10]]
-        )  # a baseline that permits more than the limit, and one that is an incident
+        bad = bad * np.array([[1], [3], [10]])  # the second's baseline permits more, the third's is the incident
         engine = begin(bad, trials, recent=60)
         limits = {name: gate.default for name, gate in GATES.items()}
         judges = []
