@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,12 @@ def quietest(ticks: Sequence[tuple[float, float]], since: float, until: float) -
     if bins < 1 or not ticks or ticks[0][0] > since + BIN:
         return 0.0
     counts = [0.0] * bins
-    for at, requests in ticks:
-        if 0 <= (index := int((at - since) / BIN)) < bins:
-            counts[index] += requests
+    # A scrape tells of all the time since the one before, which is long where Prometheus was away.
+    for (before, _), (at, requests) in pairwise(ticks):
+        for index in range(bins):
+            begin = since + index * BIN
+            overlap = min(at, begin + BIN) - max(before, begin)
+            counts[index] += requests * max(0.0, overlap) / (at - before)
     return min(counts) / BIN
 
 

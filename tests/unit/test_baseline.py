@@ -52,8 +52,16 @@ class TestQuietest:
         assert 2 <= quietest(ticks, START, START + 300) < 10
 
     def test_counts_a_half_minute_without_any(self) -> None:
-        ticks = [(START + 5.0 * number, 50.0) for number in range(60) if not 100 <= 5 * number < 200]
+        ticks = [(START + 5.0 * number, 0.0 if 100 <= 5 * number < 200 else 50.0) for number in range(61)]
         assert quietest(ticks, START, START + 300) == 0
+
+    def test_what_one_scrape_brings_after_a_gap_came_in_all_of_it(self) -> None:
+        ticks = [(START, 7.0), (START + 5, 50.0), (START + 95, 900.0), (START + 100, 50.0)]
+        assert quietest(ticks, START, START + 100) == pytest.approx(10)
+
+    def test_the_first_scrape_tells_of_what_was_before(self) -> None:
+        ticks = [(START, 1e6), *((START + 5.0 * number, 50.0) for number in range(1, 13))]
+        assert quietest(ticks, START, START + 60) == pytest.approx(10)
 
     def test_is_unknown_where_the_beginning_was_not_seen(self) -> None:
         ticks = [(START + 200 + 5.0 * number, 50.0) for number in range(20)]

@@ -42,6 +42,15 @@ class TestGone:
         for seed in range(20):
             assert told(50, [(5, 120, rate), (25, 120, rate), (100, 300, rate)], seed) is None
 
+    def test_those_of_a_minute_without_scrapes_come_at_once_and_accuse_nobody(self) -> None:
+        """Prometheus was away, and the next share is given soon after."""
+        made, at = Delivery(2.0, 0.0), START
+        scrapes = [(5, 60.0, 3000.0), *[(5, 5.0, 250.0)] * 7, *[(50, 5.0, 250.0)] * 20]
+        for share, seconds, requests in scrapes:
+            at += seconds
+            made.observe(at, requests * share / 100, requests * (1 - share / 100), share)
+            assert made.gone() is None
+
     def test_a_fall_long_after_the_shift_is_not_the_shifts(self) -> None:
         assert told(50, [(5, WATCHED + 30, 50), (5, 300, 5)]) is None
 
