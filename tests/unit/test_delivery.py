@@ -54,6 +54,16 @@ class TestGone:
     def test_a_fall_long_after_the_shift_is_not_the_shifts(self) -> None:
         assert told(50, [(5, WATCHED + 30, 50), (5, 300, 5)]) is None
 
+    def test_what_a_long_time_without_scrapes_had_is_no_rate(self) -> None:
+        """After a minute without Prometheus, the first scrape has that minute's requests."""
+        made = Delivery(2.0, 0.0)
+        made.observe(1000.0, 1700.0, 1700.0, 50)
+        for at in range(1002, 1042, 2):
+            made.observe(at, 50.0, 50.0, 50)
+        for at in range(1042, 1142, 2):
+            made.observe(at, 100.0, 0.0, 100)
+            assert made.gone() is None
+
     def test_where_the_past_is_unknown_nobody_is_accused(self) -> None:
         assert told(0, [(5, 120, 0)]) is None
 
