@@ -30,12 +30,11 @@ class Delivery:
         self._shifted_at = self._at = 0.0
         self._since_shift = 0.0
         self._recent: deque[tuple[float, float]] = deque()
-        self._looked = False
 
     def observe(self, at: float, mine: float, control: float, share: int) -> None:
         """Take in one scrape: requests of the candidate and of the stable."""
         if share != self._share:
-            if self._recent:
+            if self._share is not None:
                 self._before = quietest(list(self._recent), max(self._recent[0][0], at - RECENT), at)
             self._share, self._scrapes, self._mine, self._control = share, 0, 0.0, 0.0
             self._shifted_at, self._since_shift = at, 0.0
@@ -45,10 +44,8 @@ class Delivery:
         self._scrapes += 1
         if self._scrapes > SETTLING_SCRAPES:
             self._mine, self._control = self._mine + mine, self._control + control
-        if self._looked:  # else they may be those of a long time without scrapes
-            self._recent.append((at, mine + control))
-        self._looked = True
-        while self._recent and self._recent[0][0] < at - RECENT:
+        self._recent.append((at, mine + control))
+        while self._recent[0][0] < at - RECENT:
             self._recent.popleft()
 
     def share(self) -> Finding:
