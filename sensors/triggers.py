@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
@@ -30,10 +31,10 @@ INTERVAL = 1.0
 
 LOOKS_PER_SECOND = 200.0
 """Looks that one process may do. Where its loops are more than that, each of them looks less often."""
-LATE = 0.05
-"""Seconds late that a loop wakes up where the process has more to do than it can."""
-FEW = 8
-"""Looks that may go on at one time even then."""
+AT_ONCE = 16
+"""Looks that may be at work at one time; more threads would only take the time from each other."""
+HANGS = 0.3
+"""Seconds after which a look no longer counts as at work: it waits for an answer, and nobody shall wait for it."""
 
 FAILING = 60.0
 """Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
@@ -181,7 +182,7 @@ class Pace:
     """
 
     _loops: ClassVar[int] = 0
-    _looking: ClassVar[int] = 0
+    _slots_of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
         # Multiples of the golden ratio: however many there are, none comes close to another.
@@ -200,23 +201,18 @@ class Pace:
     async def look(self, look: Callable[[], T]) -> T:
         """Look when it is due. A look that took too long is followed at once."""
         self._due = max(self._due, time.monotonic())
-        await self._turn()
+        await asyncio.sleep(self._due - time.monotonic())
         # Once more a part of it: by now it is known how many there are.
         self._due += self._interval * (self._phase or 1)
         self._phase = 1.0
-        Pace._looking += 1
-        try:
-            return await in_thread(look)
-        finally:
-            Pace._looking -= 1
+        async with self._slots:
+            looking = asyncio.ensure_future(in_thread(look))
+            await asyncio.wait({looking}, timeout=HANGS)
+        return await looking
 
-    async def _turn(self) -> None:
-        while True:
-            await asyncio.sleep(self._due - time.monotonic())
-            # Looks that only wait for an answer make nobody late.
-            if (now := time.monotonic()) - self._due <= LATE or Pace._looking < FEW:
-                return
-            self._due = now + self._interval / 4
+    @property
+    def _slots(self) -> asyncio.Semaphore:
+        return Pace._slots_of.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
 
 
 THREADS = ThreadPoolExecutor(sys.maxsize, "airflow-deploy")

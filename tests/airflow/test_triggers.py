@@ -26,10 +26,9 @@ from airflow_deploy.domain.names import digest
 from airflow_deploy.sensors import triggers
 from airflow_deploy.sensors.looks import Looks, Outcome, Role
 from airflow_deploy.sensors.triggers import (
+    AT_ONCE,
     FAILING,
-    FEW,
     INTERVAL,
-    LATE,
     LOOKS_PER_SECOND,
     LookTrigger,
     Pace,
@@ -300,15 +299,15 @@ class TestWhatNobodyForesaw:
 
 
 class Sleeper:
-    """A clock that sleeping moves, and by ``late`` seconds too far."""
+    """A clock that sleeping moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.late = START, 0.0
+        self.now = START
         monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
         monkeypatch.setattr("asyncio.sleep", self.sleep)
 
     async def sleep(self, seconds: float) -> None:
-        self.now += seconds + self.late
+        self.now += seconds
 
     def looks(self, pace: Pace, number: int) -> list[float]:
         """Look so often, and return after how many seconds each look began."""
@@ -356,27 +355,45 @@ class TestPace:
                 looked[int(sleeper.looks(pace, 2)[1] % seconds)] += 1
         assert max(looked.values()) <= 1.5 * LOOKS_PER_SECOND
 
-    @pytest.mark.parametrize(("late", "waits"), [(0.0, False), (2 * LATE, True)])
-    def test_only_what_keeps_the_process_busy_holds_up_a_look(
-        self, monkeypatch: pytest.MonkeyPatch, late: float, waits: bool
-    ) -> None:
-        """Looks that wait for an answer do not; looks that compute leave no time, and the loop wakes up late."""
-        sleeper = Sleeper(monkeypatch)
-        monkeypatch.setattr(Pace, "_looking", FEW)
-        sleeper.late = late
-        slept = 0
+    def test_no_more_looks_are_at_work_than_the_processor_bears(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Sleeper(monkeypatch)
+        monkeypatch.setattr(triggers, "HANGS", 30.0)
+        working, most, guard = 0, 0, threading.Lock()
+        together = threading.Barrier(AT_ONCE)
 
-        async def sleep(seconds: float) -> None:
-            nonlocal slept
-            slept += 1
-            if slept == 5:
-                Pace._looking -= 1  # one of them is done
-            await sleeper.sleep(seconds)
+        def look() -> None:
+            nonlocal working, most
+            with guard:
+                working += 1
+                most = max(most, working)
+            together.wait(30)
+            with guard:
+                working -= 1
+            together.wait(30)
 
-        monkeypatch.setattr("asyncio.sleep", sleep)
-        with Pace() as pace:
-            sleeper.looks(pace, 1)
-        assert slept == (5 if waits else 1)
+        async def run() -> None:
+            with ExitStack() as begun:
+                await asyncio.gather(*(begun.enter_context(Pace()).look(look) for _ in range(3 * AT_ONCE)))
+
+        asyncio.run(run())
+        assert most == AT_ONCE
+
+    def test_looks_that_hang_hold_up_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(triggers, "HANGS", 0.01)
+        released = threading.Event()
+
+        async def run() -> int:
+            with ExitStack() as begun:
+                paces = [begun.enter_context(Pace()) for _ in range(2 * AT_ONCE)]
+                hanging = [asyncio.ensure_future(pace.look(lambda: released.wait(30))) for pace in paces]
+                try:
+                    with Pace() as pace:
+                        return await pace.look(lambda: 1)
+                finally:
+                    released.set()
+                    await asyncio.gather(*hanging)
+
+        assert asyncio.run(asyncio.wait_for(run(), 20)) == 1
 
     def test_work_that_hangs_keeps_no_other_from_being_done(self) -> None:
         released = threading.Event()
