@@ -24,7 +24,7 @@ from airflow_deploy.domain.telemetry import (
 
 log = logging.getLogger(__name__)
 
-LOOKBACK = 10
+LOOKBACK = 6
 """Seconds that each query asks for once more: a scrape is seen a moment after its time, and what was there before the
 first of them shows which series are new."""
 CHUNK = 600
