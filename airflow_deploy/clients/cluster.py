@@ -203,6 +203,11 @@ def _errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator
         raise TemporaryError(text) from error
     except (HTTPError, OSError) as error:
         raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(error), 200)})") from error
+    except AttributeError as error:
+        # Where TLS fails, the client stumbles over the answer that it does not have.
+        if not isinstance(failed := error.__context__, ApiException):
+            raise
+        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(failed.reason), 200)})") from error
     except ConfigException as error:
         raise RefusedError(
             f"{doing}: the Kubernetes connection is not usable ({printable(str(error), 200)})"
