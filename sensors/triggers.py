@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
 
-LOOKS_PER_SECOND = 200.0
+LOOKS_PER_SECOND = 100.0
 """Looks that one process may do. Where its loops are more than that, each of them looks less often."""
 AT_ONCE = 16
 """Looks that may be at work at one time; more threads would only take the time from each other."""

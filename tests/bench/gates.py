@@ -29,11 +29,11 @@ import psutil
 import yaml
 from cryptography.fernet import Fernet
 
+from airflow_deploy.sensors.triggers import INTERVAL, LOOKS_PER_SECOND
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / ".bench" / "gates.json"
 AIRFLOW = Path(sys.executable).with_name("airflow")
-INTERVAL = 5.0
-"""Seconds between two looks of a gate, where there are a thousand."""
 STARTING = 180.0
 """Seconds within which all gates must have looked."""
 SETTLING = 15.0
@@ -72,7 +72,8 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
         after, until = cpu(triggerer.pid), time.time()
         looks, queries = asked(cluster), asked(prometheus)
-        late = [delay for at in looks.values() for delay in lateness([t for t in at if since <= t < until])]
+        interval = max(INTERVAL, gates / LOOKS_PER_SECOND)
+        late = [delay for at in looks.values() for delay in lateness([t for t in at if since <= t < until], interval)]
         counted = sum(since <= at < until for every in looks.values() for at in every)
         look_ms = subprocess.run(
             [sys.executable, "-m", "tests.bench.arithmetic"], env=env, check=True, capture_output=True, text=True
@@ -82,6 +83,7 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
         return {
             "gates": gates,
             "seconds": round(seconds),
+            "interval_s": round(interval, 2),
             "looks_per_s": round(counted / (until - since), 1),
             "late_p50_s": round(median(late), 3),
             "late_p99_s": round(quantiles(late, n=100)[98], 3),
@@ -198,12 +200,12 @@ def await_all(cluster: str, gates: int, triggerer: subprocess.Popen[bytes]) -> f
     return max(first) - min(first)
 
 
-def lateness(looks: list[float]) -> list[float]:
+def lateness(looks: list[float], interval: float) -> list[float]:
     """Return by how many seconds each look of one gate was late.
 
     A look is due one interval after the one before was due; the earliest look in this sense was not late.
     """
-    offsets = [at - INTERVAL * number for number, at in enumerate(looks)]
+    offsets = [at - interval * number for number, at in enumerate(looks)]
     return [offset - min(offsets) for offset in offsets]
 
 
