@@ -28,7 +28,12 @@ from tests.stack.traffic import users
 
 KIOSK = "kiosk"
 HOST = f"{KIOSK}.test"
-STAGES: dict[str, Any] = {"stages": [50, 100], "criticality": "medium"}
+STAGES: dict[str, Any] = {
+    "stages": [50, 100],
+    "criticality": "medium",
+    # The node's two processors are all that both lanes have.
+    "resources": {"cpu": "100m", "memory": "64Mi"},
+}
 GATES = {"error_rate": 0.01, "latency_p95": 0.25, "latency_p99": 1.0}
 RESTORED_WITHIN = 10
 """Seconds from the verdict until no user is sent to the candidate any more, as promised."""
@@ -59,6 +64,7 @@ def kiosk(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         world = World(stack, sample, record, KIOSK)
         world.wait_served(10)
         yield world
+    kubectl("delete", "namespace", KIOSK, "--wait=false")
 
 
 @pytest.fixture
@@ -70,8 +76,11 @@ def world(kiosk: World) -> World:
 
 
 def forget(world: World) -> None:
-    """Remove what the service's deployments have left behind."""
+    """Remove what the service's deployments have left behind: history, and pods that nobody asks."""
     shutil.rmtree(Path(world.info.artifacts) / world.service, ignore_errors=True)
+    serving = {f"deployment.apps/{name}" for name, weight in world.weights().items() if weight}
+    for name in set(kubectl("-n", world.service, "get", "deployments", "-o", "name").split()) - serving:
+        kubectl("-n", world.service, "scale", name, "--replicas=0")
 
 
 class Deployment:
