@@ -85,9 +85,8 @@ class FakeObserver:
             raise self.error
         last = self.clock.now if self.frozen_at is None else START + self.frozen_at
         found = [Series(item.labels, _between(item.samples, end - seconds, min(end, last))) for item in self.series]
-        return Seen(
-            [item for item in found if item.samples], [], self._gauges(range(ceil(end - seconds), int(end) + 1, step))
-        )
+        steps = range(ceil((end - seconds) / step) * step, int(end) + 1, step)  # aligned, as Prometheus has them
+        return Seen([item for item in found if item.samples], [], self._gauges(steps))
 
     def _gauges(self, steps: range) -> dict[str, list[tuple[float, float]]]:
         shown = ((float(at), self.gauge_at(at - START)) for at in steps)
