@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from airflow_deploy.domain.baseline import Baseline
 from airflow_deploy.domain.counted import CountedTests
@@ -24,6 +23,7 @@ from airflow_deploy.domain.gates import Gate, Kind, table
 from airflow_deploy.domain.gauges import SUSTAINED, GaugeWatch
 from airflow_deploy.domain.incident import IncidentWatch
 from airflow_deploy.domain.request import ResolvedWhen
+from airflow_deploy.domain.sequential import Array
 from airflow_deploy.domain.telemetry import Counts, Tick
 
 ALGORITHM = 1
@@ -32,8 +32,6 @@ ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
 UNCOUNTED = 20.0
 """Requests that may be missing from one counter while another has them: scrapes are not taken at one instant."""
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Judge:
         self.control = Counts()
         """Everything that the stable answered meanwhile."""
 
-    def _numbers(self, counts: Counts) -> Numbers:
+    def _numbers(self, counts: Counts) -> Array:
         """Return bad requests and requests of each counted gate."""
         return np.array([gate.bad_and_trials(counts, self._terms.limits[gate.name]) for gate in self._counted]).T
 

@@ -121,23 +121,21 @@ class Preset:
         """Return one selector for all counters of ``services``, so that they come from the same scrape."""
         names = "|".join((self.requests, f"{self.duration}_count", f"{self.duration}_bucket"))
         bounds = "|".join(["", *(edge_pattern(edge) for edge in edges)])
-        backend = self._backend(namespace, route, "(?:" + "|".join(map(promql_regex_literal, services)) + ")")
-        return (
-            f"{{__name__=~{promql_string(names)},{self.label}=~{promql_string(backend)},le=~{promql_string(bounds)}}}"
-        )
+        matcher = self.matcher(namespace, route, *services)
+        return f"{{__name__=~{promql_string(names)},{matcher},le=~{promql_string(bounds)}}}"
 
     def scrapes_query(self, namespace: str, route: str, services: Sequence[str]) -> str:
         """Return the query for when the counters of ``services`` were scraped, by target."""
-        backend = self._backend(namespace, route, "(?:" + "|".join(map(promql_regex_literal, services)) + ")")
-        return f"max by (instance) (timestamp({self.requests}{{{self.label}=~{promql_string(backend)}}}))"
+        return f"max by (instance) (timestamp({self.requests}{{{self.matcher(namespace, route, *services)}}}))"
 
     def edges_query(self, namespace: str, route: str, service: str) -> str:
         """Return the query whose results' ``le`` labels are the histogram's bucket edges."""
         return f"group by (le) ({self.duration}_bucket{{{self.matcher(namespace, route, service)}}})"
 
-    def matcher(self, namespace: str, route: str, service: str) -> str:
-        """Return the matcher for the series of one service."""
-        return f"{self.label}=~{promql_string(self._backend(namespace, route, promql_regex_literal(service)))}"
+    def matcher(self, namespace: str, route: str, *services: str) -> str:
+        """Return the matcher for the series of ``services``."""
+        names = f"(?:{'|'.join(map(promql_regex_literal, services))})"
+        return f"{self.label}=~{promql_string(self._backend(namespace, route, names))}"
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
         """Return which of ``services`` a series belongs to."""
