@@ -29,6 +29,9 @@ LOOKBACK = 6
 first of them shows which series are new."""
 CHUNK = 600
 """Seconds of history that one query asks for, so that a long canary can be taken in again after a restart."""
+LONG_STEP = 5
+"""Seconds between the steps at which a long past is asked for: less to read, and scrapes that fall together are taken
+for one."""
 COUNTERS, SCRAPES = "counters", "scrapes"
 
 
@@ -141,7 +144,7 @@ class Observer:
         reader = self.reader()
         ticks = []
         for seconds, until in chunks(at - HISTORY, at):
-            seen = self.ask(seconds, until)
+            seen = self.ask(seconds, until, LONG_STEP)
             ticks += reader.feed(seen.counters, seen.own)
         return capture(ticks, self._plan.stable, self._plan.spec.counted_gates, at)
 

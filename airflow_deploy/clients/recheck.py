@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from airflow_deploy.clients.observer import Observer, chunks, unsighted
+from airflow_deploy.clients.observer import LONG_STEP, Observer, chunks, unsighted
 from airflow_deploy.clients.promoted import Promoted
 from airflow_deploy.domain.errors import DeployError
 from airflow_deploy.domain.evidence import EvidenceLog
@@ -23,8 +23,6 @@ EVERY = 60.0
 """Seconds that share one part of the bound on false alarms."""
 POINTS = 5
 """How often the incident's query is asked over its span: one bad sample says nothing."""
-STEP = 5
-"""Seconds at which half an hour is asked for: less to read, and scrapes that fall together are taken for one."""
 FULL = 300.0
 """Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
 
@@ -73,7 +71,7 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
     """Tell the judge what has been counted; return why that cannot be trusted, None where it can."""
     reader = observer.reader(newborn=False)
     for seconds, until in chunks(since, at):
-        seen = observer.ask(seconds, until, STEP)
+        seen = observer.ask(seconds, until, LONG_STEP)
         for tick in reader.feed(seen.counters, seen.own, seen.gauges):
             if tick.at > since:  # the scrape at that moment tells of what was before it
                 log.tick(tick, 100)

@@ -81,6 +81,8 @@ class Canary(Model):
             raise ValueError("stages must rise from at least 1 to exactly 100")
         if self.max_bake < self.bake:
             raise ValueError("max_bake must not be shorter than bake")
+        if self.warm_up >= self.max_bake:
+            raise ValueError("warm_up must be shorter than max_bake: latency is not judged before")
         return self
 
 

@@ -97,6 +97,7 @@ class TestRefused:
             ({"canary": {"stages": [5, 101]}}, "canary"),
             ({"canary": {"stages": [5.5, 100]}}, "canary.stages"),
             ({"canary": {"bake": "1h", "max_bake": "1m"}}, "canary"),
+            ({"canary": {"bake": "5s", "max_bake": "10s", "warm_up": "10s"}}, "canary"),
             ({"canary": {"bake": "1"}}, "canary.bake"),
             ({"canary": {"bake": "1s"}}, "canary.bake"),
             ({"gates": {"error_ratio": 0.1}}, "gates"),
