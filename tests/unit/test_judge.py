@@ -177,6 +177,12 @@ class TestWithoutControl:
             seen[alpha] = found
         assert seen[ALPHA] < seen[1e-6] < seen[1e-9]
 
+    def test_where_any_rate_is_usual_none_is_harm(self) -> None:
+        """Three times the baseline are more than all requests."""
+        usual = Baseline(Counts(10_000, 4_000, 10_000, {0.5: 10_000, 1.0: 10_000}))
+        judge = make_judge(usual, {"error_rate": 0.5})
+        assert first_breach(judge, Traffic(1).ticks(60, 100, 0.4, 0), 100) is None
+
     def test_no_baseline_leaves_the_limit(self) -> None:
         assert first_breach(make_judge(Baseline()), Traffic(1).ticks(60, 100, 0.05, 0), 100) is not None
         assert first_breach(make_judge(Baseline()), Traffic(1).ticks(60, 100, 0.002, 0), 100) is None
