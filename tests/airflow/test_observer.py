@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.observer import COUNTERS, SCRAPES, Observer, unsighted
+from airflow_deploy.clients.observer import CHUNK, COUNTERS, LONG_STEP, LOOKBACK, SCRAPES, Observer, unsighted
 from airflow_deploy.clients.prometheus import Prometheus
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.joint import LABEL
@@ -88,6 +89,12 @@ def test_own_gates_that_cannot_be_evaluated_do_not_disarm_the_counters(prometheu
     seen = observer(prometheus).ask(30, START + 2)
     assert [item.samples for item in seen.counters] == [[(START - 0.5, 3.0), (START + 1.5, 5.0)]]
     assert (seen.own, seen.gauges["memory"]) == ([], [])
+
+
+def test_the_hour_before_is_asked_for_in_few_questions_with_few_steps(prometheus: FakePrometheus) -> None:
+    observer(prometheus).baseline()
+    asked = [re.search(r"\[([0-9]+)s:([0-9]+)s\]$", query) for query in prometheus.asked]
+    assert [(int(found[1]), int(found[2])) for found in asked if found] == [(CHUNK + LOOKBACK, LONG_STEP)] * 6
 
 
 def test_a_prometheus_that_is_away_is_not_asked_twice(prometheus: FakePrometheus) -> None:
