@@ -26,7 +26,7 @@ TIMEOUT = 60
 @pytest.fixture(scope="module")
 def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     World.end_runs(stack)
-    sample = serve(stack, bake=5, max_bake=10, stages=(5, 100), approval_timeout=TIMEOUT)
+    sample = serve(stack, bake=5, max_bake=15, stages=(5, 100), approval_timeout=TIMEOUT)
     with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
         world = World(stack, sample, record)
         world.wait_served(10)

@@ -15,6 +15,7 @@ import yaml
 from docker.errors import DockerException
 
 from airflow_deploy.clients.manifests import rbac
+from airflow_deploy.domain.spec import parse_spec
 from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployment
 from tests.stack.cluster import Cluster
@@ -73,8 +74,9 @@ def declare(
     :param approval_timeout: seconds after which silence is a no.
     :param branches: those that may be deployed.
     :param fields: more of the YAML's fields, or other values of those here.
+    :raises RefusedError: they are no service's that Airflow would make a DAG of.
     """
-    spec = {
+    spec: dict[str, Any] = {
         "service": service,
         "namespace": service,
         "source": {"repository": f"file://{sample.path}", "branches": list(branches)},
@@ -86,8 +88,10 @@ def declare(
         "gates": {"error_rate": 0.01, "latency_p95": 0.5, "latency_p99": 1.0},
         "resources": {"cpu": "250m", "memory": "64Mi"},
         "config": {"CURRENCY": "EUR"},
+        **fields,
     }
-    install_deployment(service, yaml.safe_dump({**spec, **fields}, sort_keys=False))
+    parse_spec(spec, f"{service}.yaml")
+    install_deployment(service, yaml.safe_dump(spec, sort_keys=False))
 
 
 def _make_room(cluster: Cluster, service: str) -> None:
