@@ -35,6 +35,18 @@ AGAIN = Retry(
 
 It takes about 15 s in all, and a minute at most; after that, the task itself is tried again.
 """
+OWN_KINDS = {
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "Service": "/api/v1/namespaces/{}/services",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+"""What a version consists of, and where the API has it, in the order in which it is deleted.
+
+The Deployment is first, since it is fenced by its version, which changes with its pods; what is left can be listed and
+deleted by the next who comes. ConfigMaps are not listed: nobody needs to read what they say.
+"""
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -177,12 +189,63 @@ class Cluster:
         }
         return len(ready)
 
-    def scale(self, namespace: str, name: str, replicas: int) -> None:
-        """Set the number of the Deployment's pods."""
+    def scale(self, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None) -> None:
+        """Set the number of the Deployment's pods.
+
+        :param as_read: the Deployment; where it has changed since, nothing is written.
+        :raises TemporaryError: it has.
+        """
+        fence = {"metadata": {"resourceVersion": as_read["metadata"]["resourceVersion"]}} if as_read else {}
         with _errors(f"scaling Deployment {namespace}/{name}"):
             self._apps.patch_namespaced_deployment_scale(
-                name, namespace, {"spec": {"replicas": replicas}}, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
+                name,
+                namespace,
+                {**fence, "spec": {"replicas": replicas}},
+                field_manager=FIELD_MANAGER,
+                _request_timeout=TIMEOUT,
             )
+
+    def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return what airflow-deploy has made for the service, but for ConfigMaps."""
+        labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
+        found: list[dict[str, Any]] = []
+        for kind, path in OWN_KINDS.items():
+            if kind == "ConfigMap":
+                continue
+            with _errors(f"listing the {kind}s of {namespace}/{service}"):
+                answer = self._call("GET", path.format(namespace), query_params=[("labelSelector", labels)])
+            found += [{**item, "kind": kind} for item in answer["items"]]
+        return found
+
+    def delete(self, item: Mapping[str, Any]) -> None:
+        """Delete one of our own objects, unless it has changed since it was read; what is gone already is well.
+
+        :param item: the object as it was read; without what only a reader knows, there is no fence.
+        :raises TemporaryError: it has changed.
+        """
+        from kubernetes.client import ApiException
+
+        metadata = item["metadata"]
+        fence = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
+        path = f"{OWN_KINDS[item['kind']].format(metadata['namespace'])}/{metadata['name']}"
+        with _errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"):
+            try:
+                self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    def _call(self, method: str, path: str, **sent: Any) -> Any:
+        return self._api.call_api(
+            path,
+            method,
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            response_types_map={200: "object", 202: "object"},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=TIMEOUT,
+            **sent,
+        )
 
 
 @shared

@@ -96,9 +96,12 @@ class Blindness(Model):
 
 
 class Rollback(Model):
-    """How long a promoted version is still checked, and may be taken back by itself."""
+    """How long a promoted version is still checked and may be taken back by itself, and what is kept afterwards."""
 
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
+    """Seconds for which the version before it stays warm."""
+    keep: Annotated[int, Field(ge=1, le=50)] = 3
+    """How many versions are kept beside the one that serves."""
 
 
 class Resources(Model):
