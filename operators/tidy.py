@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from airflow.sdk import BaseOperator, Context
@@ -56,7 +56,7 @@ class TidyVersionsOperator(BaseOperator):
         """
         plans, cluster = latest_plans(), cache(Cluster)
         # Connections are read here and not in the threads.
-        clusters = [_attempt(lambda plan=plan: cluster(plan.spec.connections.kubernetes)) for plan in plans]
+        clusters = [_attempt(partial(cluster, plan.spec.connections.kubernetes)) for plan in plans]
         with ThreadPoolExecutor(LOOKS) as threads:
             seen = list(threads.map(_survey, clusters, plans))
             # Only now: a run that begins after this has nothing among what was seen.

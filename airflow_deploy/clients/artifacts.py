@@ -51,7 +51,7 @@ def frozen_plan(service: str, deployment_id: str) -> DeploymentPlan | None:
     """Return what a deployment was about when it was applied, None where that is not known."""
     text = _frozen(service, deployment_id, "plan", "json")
     try:
-        return text and DeploymentPlan.load(json.loads(text))
+        return DeploymentPlan.load(json.loads(text)) if text else None
     except (ValueError, RecursionError) as error:
         log.warning("the plan of %s is not readable: %s", deployment_id, printable(str(error), 300))
         return None

@@ -338,9 +338,16 @@ class TestDying:
     def test_these_are_all_the_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         service = self.prepared()
         made: list[str] = []
+
+        def noted(name: str, actual: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: Any) -> Any:
+                made.append(name)
+                return actual(*given)
+
+            return call
+
         for name in ("patch_route", "scale", "delete"):
-            actual = getattr(service.cluster, name)
-            monkeypatch.setattr(service.cluster, name, lambda *a, n=name, f=actual: (made.append(n), f(*a))[1])
+            monkeypatch.setattr(service.cluster, name, noted(name, getattr(service.cluster, name)))
         service.tidied()
         assert tuple(made) == self.CALLS
         self.done(service)
