@@ -37,8 +37,8 @@ AGAIN = Retry(
 
 It takes about 15 s in all, and a minute at most; after that, the task itself is tried again.
 """
-POLICY_REFUSALS = ("violates PodSecurity", "denied the request")
-"""What Pod Security and admission webhooks say of a pod that they refuse."""
+POLICY_REFUSALS = ("violates PodSecurity", "denied the request", "denied request")
+"""What Pod Security, admission webhooks and admission policies say of a pod that they refuse."""
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
 

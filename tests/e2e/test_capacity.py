@@ -65,8 +65,8 @@ def test_nothing_starts_where_the_stable_has_no_pod(world: World) -> None:
     stable = stable_of(world)
     before = world.objects(), world.weights(), world.images()
     kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=0")
-    kubectl("-n", BOOTH, "wait", f"deployment/{stable}", "--for=jsonpath={.status.replicas}=0", "--timeout=60s")
     try:
+        world.until(lambda: not deployment_of(world, stable)["status"].get("replicas"), f"{stable} has no pod", 60)
         run = world.deploy(world.sample.good)
         assert world.ended(run) == "failed"
         said = "\n".join(world.api.log(world.dag, run, "plan"))
@@ -75,6 +75,45 @@ def test_nothing_starts_where_the_stable_has_no_pod(world: World) -> None:
     finally:
         kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=2")
         kubectl("-n", BOOTH, "rollout", "status", f"deployment/{stable}", "--timeout=60s")
+
+
+@pytest.fixture
+def refused(booth: World) -> Iterator[None]:
+    """Let the namespace refuse the pods of every version of ours, as a team's own policy may."""
+    group, name = "admissionregistration.k8s.io", f"{BOOTH}-refuses"
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    rule = {"expression": "!('app.kubernetes.io/version' in object.metadata.labels)", "message": "versions are refused"}
+    policy = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {"matchConstraints": {"resourceRules": [pods]}, "validations": [rule]},
+    }
+    where = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": BOOTH}}}
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": where},
+    }
+    for item in (policy, binding):
+        kubectl("apply", "-f", "-", stdin=json.dumps(item))
+    yield
+    kubectl("delete", f"validatingadmissionpolicybindings.{group},validatingadmissionpolicies.{group}", name)
+
+
+@pytest.mark.usefixtures("refused")
+def test_pods_that_the_namespace_refuses_are_told_before_any_traffic(world: World) -> None:
+    declared(world)
+    before = world.weights()
+    deployment = Deployment(world, world.sample.good)
+    deployment.ended()
+    assert (deployment.state, deployment.summary["state"]) == ("failed", "ROLLED_BACK")
+    said = "\n".join(world.api.log(world.dag, deployment.run, "wait_ready"))
+    assert "does not become ready: the namespace refuses its pods: " in said
+    assert "versions are refused" in said
+    assert world.tasks(deployment.run)["claim_route"] == "upstream_failed"
+    assert world.weights() == before
 
 
 def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, record_property: Any) -> None:
