@@ -8,7 +8,9 @@ from typing import Any
 
 from airflow.sdk import Context, XComArg
 
+from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.states import State
@@ -20,7 +22,10 @@ class ClaimRouteOperator(DeployOperator):
     """Become the route's owner and add the candidate to it, with weight 0."""
 
     def execute(self, context: Context) -> str:
-        """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands."""
+        """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
+
+        :raises RefusedError: there would be no way back.
+        """
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
@@ -30,6 +35,7 @@ class ClaimRouteOperator(DeployOperator):
                     f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
                 )
             return route.owner
+        check_way_back(cluster, plan)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
         cluster.patch_route(route, patch)
         self.log.info("route %s is ours: %s", route.name, owner)
@@ -61,10 +67,14 @@ class ShiftCanaryOperator(OwnedOperator):
         self.agreed = agreed
 
     def execute(self, context: Context) -> None:
-        """Shift, or find it done already."""
+        """Shift, or find it done already.
+
+        :raises CapacityError: the pods that it needs, or those for the way back, are not ready in time.
+        """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
+        provide(cluster, plan, resolved(self.claim), self.share)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         patch = routes.shift(route, resolved(self.claim), plan.stable, plan.candidate, self.share, time.time())
         record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
@@ -84,10 +94,14 @@ class PromoteOperator(OwnedOperator):
         self.agreed = agreed
 
     def execute(self, context: Context) -> None:
-        """Promote, or find it done already."""
+        """Promote, or find it done already.
+
+        :raises CapacityError: the candidate does not have all its pods ready in time.
+        """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
+        provide(cluster, plan, resolved(self.claim), 100, way_back=False)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
         record(context, State.PROMOTING, f"{plan.candidate} passed every stage")

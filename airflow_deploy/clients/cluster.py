@@ -19,6 +19,8 @@ from airflow_deploy.domain.values import printable
 FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
+QUICK = (1.0, 1.0)
+"""The same, for a question whose answer is not worth a longer wait."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 AGAIN = Retry(
     total=6,
@@ -49,6 +51,8 @@ OWN_KINDS = {
 The Deployment is first, since it is fenced by its version, which changes with its pods; what is left can be listed and
 deleted by the next who comes. ConfigMaps are not listed: nobody needs to read what they say.
 """
+POLICY_REFUSALS = ("violates PodSecurity", "denied the request", "denied request")
+"""What Pod Security, admission webhooks and admission policies say of a pod that they refuse."""
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -64,6 +68,14 @@ class Readiness:
     def done(self) -> bool:
         """Whether all wanted pods are ready."""
         return self.ready >= self.wanted > 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a Service's pods are made of: without it, no pod of it could start anew. Both are sorted."""
+
+    images: tuple[str, ...]
+    config_maps: tuple[str, ...]
 
 
 class Cluster:
@@ -148,6 +160,10 @@ class Cluster:
         for condition in status.conditions or []:
             if condition.type == "Progressing" and condition.status == "False":
                 return Readiness(status.ready_replicas or 0, wanted, condition.message)
+            # A quota may have room later; a policy that refuses these pods will refuse them again.
+            if condition.type == "ReplicaFailure" and any(said in condition.message for said in POLICY_REFUSALS):
+                refusal = f"the namespace refuses its pods: {printable(condition.message, 400)}"
+                return Readiness(status.ready_replicas or 0, wanted, refusal)
         return Readiness(status.available_replicas or 0, wanted, self._hopeless(namespace, name))
 
     def _hopeless(self, namespace: str, version: str) -> str | None:
@@ -177,11 +193,11 @@ class Cluster:
                 raise
         return True
 
-    def ready_endpoints(self, namespace: str, service: str) -> int:
+    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         """Return how many pods the Service ``service`` could send a request to now."""
         with _errors(f"listing the endpoints of {namespace}/{service}"):
             slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=timeout
             ).items
         # A pod with two addresses stands in two slices.
         ready = {
@@ -191,6 +207,35 @@ class Cluster:
             if endpoint.conditions is None or endpoint.conditions.ready is not False
         }
         return len(ready)
+
+    def parts_of(self, namespace: str, service: str) -> Parts:
+        """Return what the pods behind the Service ``service`` are made of."""
+        with _errors(f"listing the pods behind {namespace}/{service}"):
+            slices = self._discovery.list_namespaced_endpoint_slice(
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+            ).items
+            pods = self._core.list_namespaced_pod(namespace, _request_timeout=TIMEOUT).items
+        refs = (endpoint.target_ref for item in slices for endpoint in item.endpoints or [])
+        names = {ref.name for ref in refs if ref and ref.kind == "Pod"}
+        behind = [pod.spec for pod in pods if pod.metadata.name in names]
+        containers = [one for pod in behind for one in [*(pod.init_containers or []), *pod.containers]]
+        maps = {name for pod in behind for name in _config_maps(pod)}
+        return Parts(tuple(sorted({one.image for one in containers})), tuple(sorted(maps)))
+
+    def has_config_map(self, namespace: str, name: str) -> bool:
+        """Whether the ConfigMap ``name`` is there, asked without the right to read what it says."""
+        from kubernetes.client import ApiException
+
+        with _errors(f"looking for ConfigMap {namespace}/{name}"):
+            try:
+                self._core.create_namespaced_config_map(
+                    namespace, {"metadata": {"name": name}}, dry_run="All", _request_timeout=TIMEOUT
+                )
+            except ApiException as error:
+                if error.status == 409:
+                    return True
+                raise
+        return False
 
     def scale(self, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None) -> None:
         """Set the number of the Deployment's pods.
@@ -279,6 +324,16 @@ class Cluster:
             _request_timeout=TIMEOUT,
             **sent,
         )
+
+
+def _config_maps(pod: Any) -> Iterator[str]:
+    """Yield the ConfigMaps without which no pod of this spec starts."""
+    containers = [*(pod.init_containers or []), *pod.containers]
+    found = [source.config_map_ref for one in containers for source in one.env_from or []]
+    found += [item.value_from and item.value_from.config_map_key_ref for one in containers for item in one.env or []]
+    volumes = [volume for volume in pod.volumes or [] if volume.config_map]
+    yield from (ref.name for ref in found if ref and not ref.optional)
+    yield from (volume.config_map.name for volume in volumes if not volume.config_map.optional)
 
 
 @shared
