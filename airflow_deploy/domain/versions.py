@@ -106,7 +106,7 @@ OTHERS_SET = frozenset({"Deployment.spec.replicas", "HorizontalPodAutoscaler.spe
 def drift(declared: Iterable[Object], version: Version) -> list[str]:
     """Return what somebody has changed of a version since it was applied: one phrase for each field.
 
-    A ConfigMap is not read, and cannot be changed.
+    A ConfigMap is not read: it cannot be changed, and whether it is there is the caller's to ask.
     """
     found: list[str] = []
     for item in (item for item in declared if item["kind"] != "ConfigMap"):

@@ -98,13 +98,12 @@ class TestTheLifeOfAVersion:
 
     def test_it_is_not_deleted_while_the_route_names_it(self, service: Service) -> None:
         """Some gateways answer 500 to everybody for a Service that is missing."""
-        for _ in range(3):
-            service.deployed()
+        first, _, older, _ = service.deployed(), service.deployed(), service.applied(), service.applied()
         for _ in range(2):
             service.tidied(WINDOW)
-        assert service.cluster.has(service.plans[0]) == []
-        assert service.cluster.has(service.plans[1]) == ALL
-        assert service.cluster.weights()[service.plans[1].candidate] == 0
+        assert (service.cluster.has(older), service.cluster.has(first)) == ([], ALL)
+        assert service.cluster.weights()[first.candidate] == 0
+        assert service.cluster.pods()[first.candidate] == 0
 
     def test_beyond_those_that_are_kept_it_is_deleted_whole(self, service: Service) -> None:
         first, second = service.deployed(), service.deployed()
@@ -448,7 +447,7 @@ class TestDrift:
     ) -> None:
         assert changed(kind, path, value) == []
 
-    @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget"])
+    @pytest.mark.parametrize("kind", ["ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget"])
     def test_what_is_missing_is_said(self, service: Service, which: int, kind: str) -> None:
         service.deployed()
         service.deployed()
