@@ -22,6 +22,7 @@ TIMEOUT = (3.0, 10.0)
 QUICK = (1.0, 1.0)
 """The same, for a question whose answer is not worth a longer wait."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
+AUTOSCALING_API = ("autoscaling", "v2")
 AGAIN = Retry(
     total=6,
     read=2,
@@ -93,7 +94,6 @@ class Cluster:
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
         self._discovery = client.DiscoveryV1Api(self._api)
-        self._scaling = client.AutoscalingV2Api(self._api)
 
     def route(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute."""
@@ -298,9 +298,11 @@ class Cluster:
             return
         metadata = item["metadata"]
         with _errors(f"writing HorizontalPodAutoscaler {metadata['name']}", invalid=TemporaryError):
-            self._scaling.patch_namespaced_horizontal_pod_autoscaler(
-                metadata["name"],
+            self._custom.patch_namespaced_custom_object(
+                *AUTOSCALING_API,
                 metadata["namespace"],
+                "horizontalpodautoscalers",
+                metadata["name"],
                 patch,
                 field_manager=FIELD_MANAGER,
                 **({"dry_run": "All"} if dry_run else {}),
