@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
-from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
 from airflow_deploy.clients.cluster import OWN_KINDS
 from airflow_deploy.clients.settling import take_back
 from airflow_deploy.clients.versions import Tidied, survey, tidy
@@ -21,10 +21,14 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.versions import SETTLES_ITSELF
+from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import tidy as tidying
+from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.tidy import TidyVersionsOperator
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
+from tests.airflow.test_approval import AGREED
+from tests.airflow.test_operators import Run
 from tests.airflow.test_settling import real
 from tests.unit.test_judge import START
 
@@ -145,6 +149,45 @@ class TestTheLifeOfAVersion:
         service.tidied(SETTLES_ITSELF)
         assert service.cluster.pods() == {plan.candidate: 0}
         assert service.cluster.weights() == {"payments": 100, plan.candidate: 0}
+
+
+class TestTheRecord:
+    """What was applied by a run that then dies without a trace could be found by nobody else."""
+
+    @pytest.fixture
+    def written(self) -> list[bool]:
+        """Whether the plan was on record, whenever something was written to the cluster."""
+        return []
+
+    @pytest.fixture
+    def apply(self, service: Service, written: list[bool], monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+        plan = service.planned()
+
+        def write(_: Any, *, dry_run: bool = False) -> None:
+            if not dry_run:
+                written.append(frozen_plan(service.name, plan.deployment_id) == plan)
+
+        service.cluster.replicas[plan.candidate] = 2
+        monkeypatch.setattr(service.cluster, "apply", write, raising=False)
+        monkeypatch.setattr(applying, "Cluster", lambda _: service.cluster)
+        monkeypatch.setattr(applying, "check_agreed", lambda *_: None)
+        operator = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan.dump())
+        return lambda: operator.execute(Run().at("apply"))
+
+    def test_comes_before_the_first_object(self, apply: Callable[[], object], written: list[bool]) -> None:
+        apply()
+        assert written == [True]
+
+    def test_that_cannot_be_kept_keeps_everything_else_from_being_written(
+        self, apply: Callable[[], object], written: list[bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> str:
+            raise OSError("no space left")
+
+        monkeypatch.setattr(Artifacts, "write", full)
+        with pytest.raises(OSError, match="no space left"):
+            apply()
+        assert written == []
 
 
 class TestWhatLooksLikeOurs:
