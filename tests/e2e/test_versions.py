@@ -53,7 +53,7 @@ AUTOSCALER = {
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
     World.end_runs(stack, BAZAAR)
     rollback = {"window": f"{WINDOW}s", "keep": 1}
-    asked: dict[str, Any] = {"stages": (100,), "criticality": "medium", "rollback": rollback, "scaling": {"max": 3}}
+    asked: dict[str, Any] = {"stages": (50, 100), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
     sample = serve(stack, BAZAAR, commit="good", bake=5, max_bake=120, resources=SMALL, **asked)
     kubectl("apply", "-f", "-", stdin=json.dumps(AUTOSCALER))
     with users(tmp_path / "requests.jsonl", host=f"{BAZAAR}.test") as record:
