@@ -41,6 +41,11 @@ class Version:
         return max(int(wanted), int(deployment.get("status", {}).get("replicas", 0)))
 
     @property
+    def stopped(self) -> bool:
+        """Whether its pods were taken from it; one that is just being applied may have none yet."""
+        return "Deployment" in self.objects and not self.pods
+
+    @property
     def made_at(self) -> float:
         """When the first of its objects was made, in unix seconds."""
         times = (item["metadata"]["creationTimestamp"] for item in self.objects.values())
@@ -86,7 +91,7 @@ def chores(versions: Sequence[Version], route: Route, previous: Previous | None,
     def settled(version: Version) -> bool:
         if previous and version.name == previous.name:
             return at >= previous.until
-        return at >= version.made_at + SETTLES_ITSELF
+        return version.stopped or at >= version.made_at + SETTLES_ITSELF
 
     idle = [version for version in versions if not route.serves(version.name)]
     return Chores(

@@ -112,6 +112,7 @@ class TestTheLifeOfAVersion:
     def test_beyond_those_that_are_kept_it_is_deleted_whole(self, service: Service) -> None:
         first, second = service.deployed(), service.deployed()
         service.tidied(WINDOW)
+        service.now -= WINDOW - 1  # not long after it was made, too
         third = service.deployed()
         assert service.tidied().done == [f"deleted {first.candidate}"]
         assert [service.cluster.has(plan) for plan in (first, second, third)] == [[], ALL, ALL]
@@ -260,6 +261,17 @@ class TestOrphans:
         assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
         assert service.tidied(1).done == [f"stopped {plan.candidate}"]
         assert service.cluster.pods() == {plan.candidate: 0}
+
+    def test_what_is_just_being_applied_is_not_deleted(self, service: Service) -> None:
+        """By another Airflow, say: its Deployment comes last, and later versions exist already."""
+        plan = service.applied()
+        service.applied()
+        del service.cluster.made["Deployment", plan.candidate]
+        kinds = service.cluster.has(plan)
+        service.tidied(SETTLES_ITSELF - 1)
+        assert service.cluster.has(plan) == kinds
+        service.tidied(1)
+        assert service.cluster.has(plan) == []
 
     @pytest.mark.parametrize("share", [0, 5, 100])
     def test_the_traffic_of_a_run_that_is_no_more_is_taken_back(self, service: Service, share: int) -> None:
