@@ -34,7 +34,8 @@ def errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[
             raise RefusedError(text) from error
         raise TemporaryError(text) from error
     except (HTTPError, OSError) as error:
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(error), 200)})") from error
+        why = str(getattr(error, "reason", None) or error)
+        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(why, 200)})") from error
     except AttributeError as error:
         # Where TLS fails, the client stumbles over the answer that it does not have.
         if not isinstance(failed := error.__context__, ApiException):

@@ -6,7 +6,7 @@ import logging
 import time
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.lease import Lease, held, name_of, renewed, taken_over
 from airflow_deploy.domain.plan import DeploymentPlan
 
@@ -25,9 +25,11 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
     if lease is None:
         _make(cluster, plan, owner)
     elif lease.holder != owner:
-        cluster.patch_lease(
-            plan.spec.namespace, name_of(plan.spec.route.name), taken_over(lease, owner, plan.spec.lease)
-        )
+        patch = taken_over(lease, owner, plan.spec.lease)
+        try:
+            cluster.patch_lease(plan.spec.namespace, name_of(plan.spec.route.name), patch)
+        except FencedError as error:
+            raise TemporaryError(f"somebody else has written the Lease: {error}") from error
 
 
 def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:

@@ -309,6 +309,14 @@ class TestTake:
         self.take(cluster, OTHER)
         assert version(cluster) == before
 
+    def test_whoever_comes_second_tries_again(self) -> None:
+        """So does a try whose answer was lost: it finds its own name the next time."""
+        cluster = FakeCluster(make_plan())
+        cluster.hold_lease(OTHER)
+        cluster.fail("patch_lease", FencedError("test failed"))
+        with pytest.raises(TemporaryError):
+            self.take(cluster, "DEP-1-00000000/2")
+
     def test_labels_that_somebody_removed_are_set_again(self) -> None:
         """By them the guard finds it."""
         cluster = FakeCluster(make_plan())

@@ -27,5 +27,5 @@ def give_access() -> None:
 
 def start() -> Process:
     """Start the guard under a supervisor, as anybody would run it: without Airflow's settings."""
-    supervisor = [sys.executable, "-IS", Path(__file__).with_name("supervisor.py"), INFO]
+    supervisor: list[str | Path] = [sys.executable, "-IS", Path(__file__).with_name("supervisor.py"), INFO]
     return spawn("guard", [*supervisor, _COMMAND, "guard"], {"KUBECONFIG": str(GUARD_KUBECONFIG)})
