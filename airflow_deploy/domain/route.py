@@ -14,11 +14,15 @@ from airflow_deploy.domain.errors import FencedError, RefusedError
 
 PREFIX = "airflow-deploy"
 OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
+VERSIONS = f"{PREFIX}/versions"
 
 CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
 SETTLED, ABANDONED = "settled", "abandoned"
 """Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
 rollback is complete; a person must look, since somebody changed the route under the deployment."""
+
+WATCHED = frozenset({CANARY, PROMOTED})
+"""Phases in which somebody must look, and renews the Lease."""
 
 GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading an annotation that somebody wrote over may raise."""
@@ -90,6 +94,19 @@ class Route:
     def word(self) -> str | None:
         """What the brake left for whoever finds the route braked."""
         return self.annotations.get(WORD)
+
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The owner's stable and candidate, as its claim has named them.
+
+        :raises FencedError: somebody else has written the annotation, or the claim is of a version that wrote none.
+        """
+        try:
+            named = json.loads(self.annotations[VERSIONS])
+            stable, candidate = named["stable"], named["candidate"]
+        except GARBLED as error:
+            raise FencedError(f"route {self.name}: the annotation {VERSIONS} does not name two versions") from error
+        return str(stable), str(candidate)
 
     def owned_by(self, deployment_id: str) -> bool:
         """Whether the latest claim is this deployment's."""
@@ -227,7 +244,8 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     patch: Patch = [_test("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
     if not route.annotations:
         patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, "")]
+    versions = json.dumps({"stable": stable, "candidate": candidate})
+    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, ""), _set(VERSIONS, versions)]
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
         added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
@@ -279,6 +297,21 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     lowered = _set_weights(route, {candidate: 0, stable: 100})
     said = [] if word is None else [_set(WORD, word)]
     return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
+
+
+def seize(route: Route, word: str) -> Patch:
+    """Return the patch by which the guard takes back a deployment that nobody looks at.
+
+    It claims the route in the deployment's own name: its run can raise nothing any more, and finds the word when it
+    comes back. One write does both: there is no moment at which the route is claimed and the traffic where it was.
+
+    :param word: why; it stays on the route.
+    :raises FencedError: the route does not name both versions, or has a rule that names the candidate alone.
+    """
+    stable, candidate = route.versions
+    deployment_id, _, _ = (route.owner or "").rpartition("/")
+    patch = restore(route, route.owner or "", stable, candidate, BRAKED, word)
+    return [*patch, _set(OWNER, f"{deployment_id}/{route.epoch + 1}")]
 
 
 def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, WORD, Route, Shift, gitops_managers
+from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Route, Shift, gitops_managers
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
@@ -679,6 +679,64 @@ class TestOvertaken:
         now["metadata"]["annotations"][SHIFTS] = text
         with pytest.raises(FencedError):
             _ = Route(now).shifts
+
+
+def seized(route: Route) -> Route:
+    return write(route, routes.seize(route, "its word"))
+
+
+class TestSeize:
+    """The guard's write: a claim of its own in the run's name, and all traffic is the stable's."""
+
+    @given(st.integers(1, 100), rule_counts)
+    def test_gives_the_stable_everything_under_every_rule(self, share: int, rules: int) -> None:
+        after = seized(shifted(share, rules))
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
+        assert (after.owner, after.phase, after.word) == (f"{RUN}/2", routes.BRAKED, "its word")
+        assert after.shifts == shifted(share, rules).shifts
+
+    def test_the_run_can_raise_nothing_any_more_and_settle_the_rest(self) -> None:
+        after = seized(shifted(25))
+        for attempt in attempts(after):
+            with pytest.raises(FencedError):
+                attempt()
+        owner = after.owner or ""
+        assert write(after, routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED)).phase == routes.SETTLED
+
+    @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
+    def test_what_the_run_had_prepared_is_refused(self, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        with pytest.raises(PatchRefused):
+            apply_patch(seized(route).body, patch)
+
+    def test_of_two_guards_one_writes(self) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        with pytest.raises(PatchRefused):
+            apply_patch(write(route, patch).body, patch)
+
+    @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
+    def test_prepared_before_a_change_it_is_refused_whole(self, change: Change) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @given(
+        st.text(max_size=20) | st.sampled_from([*GARBLED, '{"stable": "payments"}', '{"stable": 1, "candidate": []}'])
+    )
+    def test_versions_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, VERSIONS):
+            now = copy.deepcopy(dict(shifted(5).body))
+            now["metadata"]["annotations"][key] = text
+            with suppress(DeployError):
+                routes.seize(Route(now), "its word")
+
+    def test_a_claim_names_both_versions(self) -> None:
+        assert claimed().versions == (STABLE, CANDIDATE)
 
 
 class TestReading:
