@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from airflow_deploy.clients.capacity import scale_up
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.manifests import objects
 from airflow_deploy.domain.states import State
@@ -32,6 +33,7 @@ class ApplyManifestOperator(DeployOperator):
         cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         cluster.apply(manifest)
+        scale_up(cluster, plan, plan.spec.canary.stages[0])
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])
         return plan.candidate

@@ -9,7 +9,9 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 
 from airflow_deploy.clients import lease
+from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -25,7 +27,7 @@ class ClaimRouteOperator(DeployOperator):
     def execute(self, context: Context) -> str:
         """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
 
-        :raises RefusedError: another deployment has the route, and somebody looks at it.
+        :raises RefusedError: another deployment has the route, and somebody looks at it. Or there would be no way back.
         """
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
@@ -41,6 +43,7 @@ class ClaimRouteOperator(DeployOperator):
                 f"route {route.name} is {route.phase} by {route.owner}, which is under way: wait until it has ended,"
                 " and trigger a new run"
             )
+        check_way_back(cluster, plan)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
         # First of all, so that there is no moment in which the guard does not know of a claim.
         lease.take(cluster, plan, owner)
@@ -78,10 +81,14 @@ class ShiftCanaryOperator(OwnedOperator):
         self.agreed = agreed
 
     def execute(self, context: Context) -> None:
-        """Shift, or find it done already."""
+        """Shift, or find it done already.
+
+        :raises CapacityError: the pods that it needs, or those for the way back, are not ready in time.
+        """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
+        provide(cluster, plan, resolved(self.claim), self.share)
         route, patch = self._looked_at(cluster, plan)
         record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
         cluster.patch_route(route, patch)
@@ -119,10 +126,14 @@ class PromoteOperator(OwnedOperator):
         self.agreed = agreed
 
     def execute(self, context: Context) -> None:
-        """Promote, or find it done already."""
+        """Promote, or find it done already.
+
+        :raises CapacityError: the candidate does not have all its pods ready in time.
+        """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
+        provide(cluster, plan, resolved(self.claim), 100, way_back=False)
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
         record(context, State.PROMOTING, f"{plan.candidate} passed every stage")

@@ -10,6 +10,7 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
+from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -42,7 +43,8 @@ class PlanDeploymentOperator(DeployOperator):
         spec = parse_spec(self.spec, f"{run.dag_id}'s YAML")
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
-        route = Cluster(spec.connections.kubernetes).route(spec.namespace, spec.route.name)
+        cluster = Cluster(spec.connections.kubernetes)
+        route = cluster.route(spec.namespace, spec.route.name)
         _refuse_gitops(route)
         stable = route.stable()
         plan = DeploymentPlan(
@@ -55,6 +57,7 @@ class PlanDeploymentOperator(DeployOperator):
             commit=commit,
             stable=stable,
             stable_port=route.port_of(stable),
+            stable_ready=cluster.ready_endpoints(spec.namespace, stable),
         )
         _refuse_backdated(plan)
         if plan.candidate == stable:
@@ -64,6 +67,7 @@ class PlanDeploymentOperator(DeployOperator):
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
+        check_way_back(cluster, plan)
         record(
             context,
             State.INIT,

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
-from airflow_deploy.domain.errors import FencedError, NotSettledError
+from airflow_deploy.domain.errors import FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
@@ -105,10 +105,20 @@ class SettleOperator(RecordingOperator):
         settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
         if not settled:
             why = "the run ended before the deployment was verified"
-            take_back(context, plan, why, reached=reached)
+            self._take_back(context, plan, why, reached)
             verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
         if not verified:
             raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)
+
+    def _take_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
+        try:
+            take_back(context, plan, why, reached=reached)
+        except TemporaryError as error:
+            if context["ti"].try_number <= (self.retries or 0) or State.DEPLOYING not in reached:
+                raise
+            # Nobody tries again after this.
+            record(context, State.ROLLING_BACK, why)
+            record(context, State.FAILED, str(error))

@@ -2,7 +2,8 @@
 
 This is the loop behind the watch, the gates and the verification.
 
-It reads the route (who owns it, its phase, its shifts), Prometheus' counters and gauges, and asks the one ``evaluate``.
+It reads the route (who owns it, its phase, its shifts), the candidate's ready pods, Prometheus' counters and gauges,
+and asks the one ``evaluate``.
 Nothing here is Airflow's: the triggers run it in the triggerer, and a sensor that may not defer runs it in its worker.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from airflow_deploy.clients import lease
+from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks, unsighted
 from airflow_deploy.clients.settling import return_traffic
@@ -83,6 +85,7 @@ class Looks:
             stable=plan.stable,
             baseline=Baseline.load(assignment.baseline),
             warm_up=plan.spec.canary.warm_up,
+            max_unready=plan.spec.max_unready,
             resolved_when=self._condition,
         )
         self._log = EvidenceLog(terms, self._observer.queries)
@@ -112,6 +115,7 @@ class Looks:
             if ended := self._ended(route, at):
                 _say(self._report.again())
                 return ended
+            self._count_pods(route, at)
             blind = self._sight(route, at)
         except DeployError as error:
             # Nobody else would look: whatever the cluster answers, this goes on, unsighted.
@@ -176,6 +180,18 @@ class Looks:
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
+
+    def _count_pods(self, route: Route, at: float) -> None:
+        """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said."""
+        plan = self._plan
+        if self._assignment.role == "gate" or not route.serves(plan.candidate) or not route.shifts:
+            return
+        try:
+            ready = self._cluster.ready_endpoints(plan.spec.namespace, plan.candidate, QUICK)
+        except DeployError as error:
+            log.warning("the pods of %s are not known: %s", plan.candidate, error)
+        else:
+            self._log.pods(at, ready, plan.spec.pods_for(route.shifts[-1].share))
 
     def _sight(self, route: Route, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""

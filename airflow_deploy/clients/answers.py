@@ -10,6 +10,8 @@ from airflow_deploy.domain.values import printable
 
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
+QUICK = (1.0, 1.0)
+"""The same, for a question whose answer is not worth a longer wait."""
 
 
 @contextmanager

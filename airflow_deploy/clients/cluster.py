@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ AGAIN = Retry(
 
 It takes about 15 s in all, and a minute at most; after that, the task itself is tried again.
 """
+POLICY_REFUSALS = ("violates PodSecurity", "denied the request", "denied request")
+"""What Pod Security, admission webhooks and admission policies say of a pod that they refuse."""
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -47,6 +49,14 @@ class Readiness:
     def done(self) -> bool:
         """Whether all wanted pods are ready."""
         return self.ready >= self.wanted > 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a Service's pods are made of: without it, no pod of it could start anew. Both are sorted."""
+
+    images: tuple[str, ...]
+    config_maps: tuple[str, ...]
 
 
 class Cluster(Traffic):
@@ -98,6 +108,10 @@ class Cluster(Traffic):
         for condition in status.conditions or []:
             if condition.type == "Progressing" and condition.status == "False":
                 return Readiness(status.ready_replicas or 0, wanted, condition.message)
+            # A quota may have room later; a policy that refuses these pods will refuse them again.
+            if condition.type == "ReplicaFailure" and any(said in condition.message for said in POLICY_REFUSALS):
+                refusal = f"the namespace refuses its pods: {printable(condition.message, 400)}"
+                return Readiness(status.ready_replicas or 0, wanted, refusal)
         return Readiness(status.available_replicas or 0, wanted, self._hopeless(namespace, name))
 
     def _hopeless(self, namespace: str, version: str) -> str | None:
@@ -127,12 +141,51 @@ class Cluster(Traffic):
                 raise
         return True
 
+    def parts_of(self, namespace: str, service: str) -> Parts:
+        """Return what the pods behind the Service ``service`` are made of."""
+        with _errors(f"listing the pods behind {namespace}/{service}"):
+            slices = self._discovery.list_namespaced_endpoint_slice(
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+            ).items
+            pods = self._core.list_namespaced_pod(namespace, _request_timeout=TIMEOUT).items
+        refs = (endpoint.target_ref for item in slices for endpoint in item.endpoints or [])
+        names = {ref.name for ref in refs if ref and ref.kind == "Pod"}
+        behind = [pod.spec for pod in pods if pod.metadata.name in names]
+        containers = [one for pod in behind for one in [*(pod.init_containers or []), *pod.containers]]
+        maps = {name for pod in behind for name in _config_maps(pod)}
+        return Parts(tuple(sorted({one.image for one in containers})), tuple(sorted(maps)))
+
+    def has_config_map(self, namespace: str, name: str) -> bool:
+        """Whether the ConfigMap ``name`` is there, asked without the right to read what it says."""
+        from kubernetes.client import ApiException
+
+        with _errors(f"looking for ConfigMap {namespace}/{name}"):
+            try:
+                self._core.create_namespaced_config_map(
+                    namespace, {"metadata": {"name": name}}, dry_run="All", _request_timeout=TIMEOUT
+                )
+            except ApiException as error:
+                if error.status == 409:
+                    return True
+                raise
+        return False
+
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         """Set the number of the Deployment's pods."""
         with _errors(f"scaling Deployment {namespace}/{name}"):
             self._apps.patch_namespaced_deployment_scale(
                 name, namespace, {"spec": {"replicas": replicas}}, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
             )
+
+
+def _config_maps(pod: Any) -> Iterator[str]:
+    """Yield the ConfigMaps without which no pod of this spec starts."""
+    containers = [*(pod.init_containers or []), *pod.containers]
+    found = [source.config_map_ref for one in containers for source in one.env_from or []]
+    found += [item.value_from and item.value_from.config_map_key_ref for one in containers for item in one.env or []]
+    volumes = [volume for volume in pod.volumes or [] if volume.config_map]
+    yield from (ref.name for ref in found if ref and not ref.optional)
+    yield from (volume.config_map.name for volume in volumes if not volume.config_map.optional)
 
 
 @shared

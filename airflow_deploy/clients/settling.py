@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError, NotSettledError
+from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,30 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     by what its run does afterwards (a person clears it, say): nothing is touched.
 
     :param word: why; it is left on the route.
-    :raises FencedError: the route changed between reading and writing; read again.
+    :raises FencedError: a rule names the candidate alone; somebody changed the route.
+    :raises TemporaryError: the stable has no ready pod that could take the traffic, or the route changed between
+        reading and writing; try again.
     """
     route = cluster.route(plan.spec.namespace, plan.spec.route.name)
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
-    cluster.patch_route(route, routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word))
+    patch = routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word)
+    if route.serves(plan.candidate) and not can_serve(cluster, plan.spec.namespace, plan.stable):
+        raise TemporaryError(
+            f"{plan.stable} has no ready pod that could take back the traffic of {plan.candidate}; a person should"
+            " start it: nothing is changed until it has one"
+        )
+    cluster.patch_route(route, patch)
     return True
+
+
+def can_serve(cluster: Cluster, namespace: str, service: str) -> bool:
+    """Whether the Service has a ready pod. Where the cluster does not say so at once, nobody waits: it is taken to."""
+    try:
+        return cluster.ready_endpoints(namespace, service, QUICK) > 0
+    except DeployError as error:
+        log.warning("whether %s has a ready pod is not known: %s", service, error)
+        return True
 
 
 def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:

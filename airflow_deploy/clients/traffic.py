@@ -61,11 +61,11 @@ class Traffic:
             )
         return Route(body)
 
-    def ready_endpoints(self, namespace: str, service: str) -> int:
+    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         """Return how many pods the Service ``service`` could send a request to now."""
         with errors(f"listing the endpoints of {namespace}/{service}"):
             slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=timeout
             ).items
         # A pod with two addresses stands in two slices.
         ready = {

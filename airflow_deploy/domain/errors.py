@@ -6,6 +6,7 @@
     │   ├── FencedError         another owner, a brake or a promotion has overtaken this task
     │   ├── DeclinedError       a person said no, or nobody answered in time
     │   ├── HarmError           the version was judged and must not stay
+    │   ├── CapacityError       the pods that a share needs, or the way back, are not there in time
     │   ├── IllegalTransition   the recorded states do not form a path of the state machine
     │   └── NotSettledError     the system could not return to a whole state by itself
     └── TemporaryError          a server did not answer, or lost a race: the task is tried again
@@ -36,6 +37,10 @@ class DeclinedError(PermanentError):
 
 class HarmError(PermanentError):
     """The candidate was judged harmful, or not shown to be healthy in time."""
+
+
+class CapacityError(PermanentError):
+    """A share is not given: its pods, or those that could take everything back, are not ready in time."""
 
 
 class IllegalTransition(PermanentError):

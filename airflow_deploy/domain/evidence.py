@@ -1,7 +1,7 @@
 """The raw counts, queries and times behind every verdict, as JSON lines: enough to recompute it offline.
 
 The first line holds the terms, the queries and the algorithm's version. Each further one is a look that brought
-something new: the ticks and answers that it took in, what it was asked, and what it said.
+something new: the ticks, answers and ready pods that it took in, what it was asked, and what it said.
 """
 
 import json
@@ -19,6 +19,7 @@ from airflow_deploy.domain.telemetry import Tick
 class _News:
     ticks: list[tuple[Tick, int]] = field(default_factory=list)
     answers: list[tuple[float, float | None]] = field(default_factory=list)
+    pods: list[tuple[float, int, int]] = field(default_factory=list)
 
 
 class EvidenceLog:
@@ -47,6 +48,14 @@ class EvidenceLog:
         self._news.answers.append((at, value))
         self._judge.answer(at, value)
 
+    def pods(self, at: float, ready: int, needed: int) -> None:
+        """Take in how many of the candidate's pods are ready ``at``, of those that its share needs.
+
+        Enough of them after enough of them changes nothing, and leaves no record.
+        """
+        if self._judge.pods(at, ready, needed):
+            self._news.pods.append((at, ready, needed))
+
     def look(
         self, at: float, blind: str | None, next_share: int | None, *, final: bool = False
     ) -> tuple[Verdict, list[Finding]]:
@@ -59,13 +68,14 @@ class EvidenceLog:
         words = verdict, tuple((finding.gate, finding.verdict) for finding in findings)
         changed = final or words != self._last_words
         news, self._news, self._last_words = self._news, _News(), words
-        if changed or news.ticks or news.answers:
+        if changed or news != _News():
             record = {
                 "kind": "look",
                 "at": at,
                 "ticks": [{**tick.dump(), "share": share} for tick, share in news.ticks],
                 # As texts: JSON has no infinity.
                 "answers": [[when, None if value is None else repr(value)] for when, value in news.answers],
+                "pods": news.pods,
                 "blind": blind,
                 "next_share": next_share,
                 "verdict": verdict,
@@ -124,6 +134,8 @@ def _again(log: EvidenceLog, record: Mapping[str, Any]) -> str:
         log.tick(Tick.load(tick), tick["share"])
     for at, value in record["answers"]:
         log.answer(at, None if value is None else float(value))
+    for at, ready, needed in record["pods"]:
+        log.pods(at, ready, needed)
     recorded = len(log._lines)
     log.look(record["at"], record["blind"], record["next_share"], final=record["final"])
     return "".join(log._lines[recorded:])

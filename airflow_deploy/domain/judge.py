@@ -1,12 +1,12 @@
 """The one judge behind the watch, the gates and the verification: it takes ticks in, and answers three questions.
 
 - **Harm**: is the candidate worse than the stable over the same minutes? At 100 %, without a control: is it beyond the
-  limit and well beyond what served before?
+  limit and well beyond what served before? Have its pods died?
 - **Sight**: does the route deliver the share that it declares, and do the counts agree with each other?
 - **Health**: may the next share be given? Even if the candidate is as bad as it may still be, it alone must not be able
   to use up the limit.
 
-The answers depend on the ticks alone, so the evidence recomputes them offline.
+The answers depend on what it was told alone, so the evidence recomputes them offline.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,12 @@ from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import Gate, Kind, table
 from airflow_deploy.domain.gauges import SUSTAINED, GaugeWatch
 from airflow_deploy.domain.incident import IncidentWatch
+from airflow_deploy.domain.pods import MAX_UNREADY, PodWatch
 from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.sequential import Array
 from airflow_deploy.domain.telemetry import Counts, Tick
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever the same evidence may lead to another verdict."""
 ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
@@ -45,6 +46,7 @@ class Terms:
     :param sustained: seconds for which a gauge must be beyond its limit.
     :param resolved_when: the incident's end, where that is asked for too.
     :param relapse_after: seconds for which an incident must be seen to be back to be harm; None where it is none.
+    :param max_unready: share of the candidate's pods that may be unready.
     """
 
     limits: Mapping[str, float]
@@ -57,6 +59,7 @@ class Terms:
     sustained: float = SUSTAINED
     resolved_when: ResolvedWhen | None = None
     relapse_after: float | None = None
+    max_unready: float = MAX_UNREADY
 
     def dump(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -95,6 +98,7 @@ class Judge:
         self._forgiven = {gate.name for gate in gates if gate.kind == "gauge" and gate.warms_up}
         self._delivery = Delivery(terms.limits["request_rate"], terms.baseline.quietest)
         self._incident = IncidentWatch(terms.resolved_when, terms.relapse_after)
+        self._pods = PodWatch(terms.candidate, terms.max_unready)
         self._share = 0
         self._began: float | None = None
         self._exposed_at: float | None = None
@@ -133,13 +137,17 @@ class Judge:
         """Take in what the incident's query yielded; None where it yielded nothing, or could not be asked."""
         self._incident.answer(at, value)
 
+    def pods(self, at: float, ready: int, needed: int) -> bool:
+        """Take in how many of the ``needed`` pods are ready; return whether that changes anything."""
+        return self._pods.see(at, ready, needed)
+
     def harm(self) -> list[Finding]:
         """Return the gates that say BREACHED, the worst evidence first."""
         evidence, harmful = self._tests.peak, self._tests.harmful()
         worst = (index for index in np.argsort(-evidence, kind="stable") if harmful[index])
         by_count = [self._harm_finding(index, float(evidence[index])) for index in worst]
         others = [*(watch.harm() for watch in self._gauges.values()), self._delivery.gone(), self._incident.relapse()]
-        return [*by_count, *(finding for finding in others if finding)]
+        return [*by_count, *(finding for finding in [self._pods.harm(), *others] if finding)]
 
     def _harm_finding(self, index: int, log_e: float) -> Finding:
         gate = self._counted[index]

@@ -25,6 +25,8 @@ class DeploymentPlan(Model):
     stable: str
     """The Service that serves now."""
     stable_port: int
+    stable_ready: int = 1
+    """How many of its pods were ready when the run was planned: as many could take everything back."""
     digest: str | None = None
     """``sha256:…`` of the pushed image; None until it is built."""
 

@@ -21,6 +21,7 @@ from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
+from airflow_deploy.domain.pods import MAX_UNREADY
 from airflow_deploy.domain.telemetry import PRESETS, Preset
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
@@ -151,6 +152,10 @@ class DeploymentSpec(Model):
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
     replicas: Annotated[int, Field(ge=1, le=500)] = 2
+    capacity: Literal["full", "proportional"] = "full"
+    """Whether the candidate has all its pods from the start, or as many as its share needs."""
+    max_unready: Annotated[float, Field(ge=0, lt=1)] = MAX_UNREADY
+    """Share of the candidate's pods that may be unready while it has traffic."""
     resources: Resources = Resources()
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
@@ -180,6 +185,10 @@ class DeploymentSpec(Model):
                 " begin with a smaller share"
             )
         return canary
+
+    def pods_for(self, share: int) -> int:
+        """Return how many pods the candidate needs before it may have ``share`` % of the traffic."""
+        return self.replicas if self.capacity == "full" else max(1, -(-self.replicas * share // 100))
 
     @property
     def limits(self) -> dict[str, float]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from airflow_deploy.clients.cluster import Readiness
+from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.cluster import Parts, Readiness
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.lease import Lease, held, name_of
@@ -32,6 +33,9 @@ class FakeCluster:
         self.lose_answers = 0
         """How many of the next writes are done and seem to have failed."""
         self.readiness_answers: list[Readiness] = []
+        """What is answered first; after that, all pods that are wanted are ready."""
+        self.parts = Parts(images=(f"{plan.spec.registry}/payments:v1",), config_maps=())
+        self.config_maps: set[str] = set()
         self._faults: dict[str, list[Exception]] = defaultdict(list)
         self._held: dict[str, Any] | None = None
         self._versions = count(1)
@@ -114,7 +118,7 @@ class FakeCluster:
         self._raise("exists")
         return name in self.replicas
 
-    def ready_endpoints(self, namespace: str, service: str) -> int:
+    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         self._raise("ready_endpoints")
         return self.replicas.get(service, 0)
 
@@ -125,7 +129,19 @@ class FakeCluster:
 
     def readiness(self, namespace: str, name: str) -> Readiness:
         self._raise("readiness")
-        return self.readiness_answers.pop(0)
+        if self.readiness_answers:
+            return self.readiness_answers.pop(0)
+        wanted = self.replicas[name]
+        return Readiness(wanted, wanted, None)
+
+    def parts_of(self, namespace: str, service: str) -> Parts:
+        self._raise("parts_of")
+        assert service == self.plan.stable
+        return self.parts
+
+    def has_config_map(self, namespace: str, name: str) -> bool:
+        self._raise("has_config_map")
+        return name in self.config_maps
 
     @property
     def held(self) -> Lease | None:

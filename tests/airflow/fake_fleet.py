@@ -16,6 +16,7 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.artifacts import Artifacts, store
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import IllegalTransition
@@ -138,8 +139,8 @@ class Fleet:
     def patch_route(self, route: Route, patch: Patch) -> Route:
         return self.clusters[route.body["metadata"]["namespace"]].patch_route(route, patch)
 
-    def ready_endpoints(self, namespace: str, service: str) -> int:
-        return self.clusters[namespace].ready_endpoints(namespace, service)
+    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
+        return self.clusters[namespace].ready_endpoints(namespace, service, timeout)
 
     def exists(self, namespace: str, name: str) -> bool:
         return self.clusters[namespace].exists(namespace, name)

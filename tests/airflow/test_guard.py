@@ -105,7 +105,7 @@ class TestWhoNobodyLooksAt:
         post.passes(LEASE)
         ready = cluster.ready_endpoints
 
-        def meanwhile(*arguments: str) -> int:
+        def meanwhile(*arguments: Any) -> int:
             cast("Any", cluster).ready_endpoints = ready
             post.guards[1].look()
             return ready(*arguments)

@@ -12,6 +12,7 @@ import pytest
 from airflow_deploy.clients.observer import CHUNK, LOOKBACK
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
+from airflow_deploy.domain.evidence import replay
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
 from airflow_deploy.domain.word import Outcome
@@ -75,6 +76,63 @@ class TestWatch:
         outcome = world.look(world.loop("watch"), 600)
         assert said(outcome) == "BREACHED"
         assert 400 < elapsed(outcome) <= 440
+
+
+class TestPods:
+    """The gateway's own answers have no name: where all pods are gone, the counters show silence."""
+
+    def dead_after(
+        self, monkeypatch: pytest.MonkeyPatch, seconds: float, share: int = 50, promoted: bool = False, **spec: Any
+    ) -> World:
+        world = World(monkeypatch, planned(**spec), Stage(0, share), promoted=promoted)
+        ready = world.cluster.ready_endpoints
+        candidate = world.plan.candidate
+
+        def some(namespace: str, service: str, timeout: tuple[float, float]) -> int:
+            gone = service == candidate and world.clock.now >= START + seconds
+            return 0 if gone else ready(namespace, service, timeout)
+
+        monkeypatch.setattr(world.cluster, "ready_endpoints", some)
+        return world
+
+    @pytest.mark.parametrize(("role", "promoted"), [("watch", False), ("verify", True)])
+    @pytest.mark.parametrize("away", [False, True])
+    def test_that_all_die_is_harm_whatever_prometheus_says(
+        self, monkeypatch: pytest.MonkeyPatch, role: Role, promoted: bool, away: bool
+    ) -> None:
+        world = self.dead_after(monkeypatch, 20, 100 if promoted else 50, promoted)
+        world.observer.away = [(10, 1e9)] if away else []
+        loop = world.loop(role)
+        outcome = world.look(loop, 60)
+        assert (said(outcome), elapsed(outcome)) == ("BREACHED", 23)
+        assert outcome is not None
+        assert outcome.reason.startswith(f"ready_pods: 0 of 2 pods of {world.plan.candidate} are ready")
+        assert [line.difference for line in replay(loop.evidence.splitlines(keepends=True)) if line.difference] == []
+
+    def test_the_gate_leaves_them_to_the_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.dead_after(monkeypatch, 0)
+        gate = world.loop("gate", 100)
+        world.look(gate, 30)
+        assert "BREACHED" not in verdicts(gate.evidence)
+
+    def test_without_traffic_they_may_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.dead_after(monkeypatch, 0, share=0)
+        assert world.look(world.loop("watch"), 60) is None
+
+    def test_a_share_is_held_against_the_pods_that_it_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for capacity, verdict in (("full", "BREACHED"), ("proportional", None)):
+            world = World(monkeypatch, planned(capacity=capacity, replicas=8), Stage(0, 25))
+            assert world.cluster.replicas[world.plan.candidate] == 2
+            outcome = world.look(world.loop("watch"), 60)
+            assert (outcome and outcome.verdict) == verdict
+
+    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
+    def test_that_nobody_knows_them_is_no_verdict(self, monkeypatch: pytest.MonkeyPatch, error: DeployError) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.cluster.fail("ready_endpoints", *[error] * 100)
+        loop = world.loop("watch")
+        assert world.look(loop, 90) is None
+        assert set(verdicts(loop.evidence)) == {"HEALTHY"}
 
 
 class TestClosed:
@@ -333,6 +391,31 @@ class TestBrake:
         before = world.cluster.writes
         assert loop.brake(WORD) is None
         assert (world.cluster.writes, world.clock.now) == (before, START)
+
+    def test_waits_for_a_pod_that_takes_the_traffic(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        stable, sleep = world.plan.stable, world.clock.sleep
+        world.cluster.replicas[stable] = 0
+
+        def until_started(seconds: float) -> None:
+            assert world.cluster.weights()[stable] == 75
+            sleep(seconds)
+            world.cluster.replicas[stable] = int(world.clock.now > START + 60)
+
+        monkeypatch.setattr("airflow_deploy.sensors.looks.time.sleep", until_started)
+        braked_at = world.loop("watch").brake(WORD)
+        assert braked_at is not None
+        assert START + 60 < braked_at < START + 61
+        assert world.cluster.weights()[stable] == 100
+
+    @pytest.mark.parametrize("error", [TemporaryError("no answer"), RefusedError("403")])
+    def test_does_not_wait_where_nobody_knows_of_pods(
+        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    ) -> None:
+        world = World(monkeypatch, planned(), HARMFUL)
+        world.cluster.fail("ready_endpoints", *[error] * 10_000)
+        assert world.loop("watch").brake(WORD) == START
+        assert world.cluster.now.phase == routes.BRAKED
 
     def test_ends_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)

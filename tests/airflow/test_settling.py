@@ -85,6 +85,50 @@ class TestReturningTraffic:
         assert cluster.writes == before
 
 
+class TestStableWithoutPods:
+    """Users of a bad version are better off than users of none."""
+
+    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED])
+    def test_takes_nothing_back_until_it_has_one(self, plan: DeploymentPlan, phase: str) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.replicas[plan.stable] = 0
+        before = cluster.body
+        with pytest.raises(TemporaryError, match=f"{plan.stable} has no ready pod .* a person should start it"):
+            return_traffic(real(cluster), plan, phase)
+        assert cluster.body is before
+        cluster.replicas[plan.stable] = 1
+        assert return_traffic(real(cluster), plan, phase)
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+
+    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
+    def test_where_that_is_not_known_nobody_waits(self, plan: DeploymentPlan, error: DeployError) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.replicas[plan.stable] = 0
+        cluster.fail("ready_endpoints", error)
+        assert return_traffic(real(cluster), plan, routes.BRAKED)
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+
+    def test_settles_where_the_candidate_has_no_traffic(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 0)
+        cluster.replicas[plan.stable] = 0
+        assert settle(real(cluster), plan).acted
+
+    @pytest.mark.parametrize(("try_number", "ends"), [(1, False), (30, False), (31, True)])
+    def test_fails_for_good_only_with_the_last_try(
+        self, plan: DeploymentPlan, run: Run, monkeypatch: pytest.MonkeyPatch, try_number: int, ends: bool
+    ) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.replicas[plan.stable] = 0
+        monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
+        deploying(run, plan)
+        run.ti.try_number = try_number
+        operator = SettleOperator(task_id="settle", audit="audit", **ENDING)
+        with pytest.raises(NotSettledError if ends else TemporaryError):
+            operator.execute(run.at("settle"))
+        states = [step.to for step in recorded(run.context, ["settle"])]
+        assert states == ([S.ROLLING_BACK, S.FAILED] if ends else [])
+
+
 class TestSettling:
     @pytest.mark.parametrize("share", [0, 5, 50, 100])
     def test_the_traffic_comes_back_and_the_candidate_stops(self, plan: DeploymentPlan, share: int) -> None:

@@ -97,7 +97,7 @@ class TestTraffic:
             cluster.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 99
             return ready(namespace, service)
 
-        cluster.ready_endpoints = and_meanwhile  # type: ignore[method-assign]
+        cluster.ready_endpoints = and_meanwhile  # type: ignore[assignment, method-assign]
         before = cluster.writes
         with pytest.raises(TemporaryError):
             take_back(real(cluster), plan, "worse")

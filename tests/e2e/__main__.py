@@ -17,7 +17,14 @@ from typing import IO
 from tests.stack.layout import CHECKOUT, INFO
 
 ASIDE = (
-    ("test_application_metrics.py", "test_approvals.py", "test_cli.py", "test_hostile_conf.py", "test_images.py"),
+    (
+        "test_application_metrics.py",
+        "test_approvals.py",
+        "test_capacity.py",
+        "test_cli.py",
+        "test_hostile_conf.py",
+        "test_images.py",
+    ),
     ("test_compose.py", "test_how_to.py", "test_judgement.py"),
 )
 """The files of each lane but the first, which has all others."""

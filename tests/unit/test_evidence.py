@@ -111,6 +111,36 @@ def test_the_stories_lead_to_different_verdicts() -> None:
     assert all("BLIND" in seen[name] for name in ("healthy", "bad", "bad at 100"))
 
 
+class TestPods:
+    """The pods are asked for at each look, and mostly they are all there."""
+
+    def lines(self, ready: list[int]) -> tuple[list[str], list[Verdict]]:
+        log = EvidenceLog(Terms(limits(), CANDIDATE, STABLE, max_unready=0.4), {})
+        said = []
+        for second, count in enumerate(ready):
+            log.pods(START + second, count, 2)
+            said.append(log.look(START + second, "Prometheus does not answer", None)[0])
+        log.look(START + len(ready), None, None, final=True)
+        return log.lines().splitlines(keepends=True), said
+
+    def test_their_death_is_recomputed_byte_for_byte(self) -> None:
+        lines, said = self.lines([2] * 60 + [1, 0, 2, 2, 0, 1, 1, 0])
+        assert said[-4:] == ["BLIND"] * 3 + ["BREACHED"]
+        assert [line.difference for line in replay(lines)] == [None] * len(lines)
+        told = [pods for line in lines[1:] for pods in json.loads(line)["pods"]]
+        assert told == [[START + second, count, 2] for second, count in enumerate([1, 0, 2], 60)] + [
+            [START + second, count, 2] for second, count in enumerate([0, 1, 1, 0], 64)
+        ]
+
+    def test_an_edited_count_does_not_replay(self) -> None:
+        lines, _ = self.lines([0] * 5)
+        lines[2] = lines[2].replace(",0,2]]", ",2,2]]")
+        assert differences(lines)
+
+    def test_what_lacks_nothing_leaves_no_record(self) -> None:
+        assert len(self.lines([2] * 60)[0]) == 3
+
+
 def first(lines: list[str], text: str) -> int:
     return next(number for number, line in enumerate(lines) if text in line)
 
@@ -158,11 +188,19 @@ def test_the_difference_names_what_differs() -> None:
         (lambda lines: lines.__setitem__(3, lines[3][:40]), "line 4: is no evidence; JSONDecodeError"),
         (lambda lines: lines.__setitem__(2, "[]\n"), "line 3: is no evidence; TypeError"),
         (
-            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":1', '"algorithm":99')),
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":99')),
             "line 1: was judged by version 99 of the algorithm",
         ),
+        (
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":1')),
+            "line 1: was judged by version 1 of the algorithm, and this is 2",
+        ),
+        (
+            lambda lines: lines.__setitem__(2, lines[2].replace('"pods":[]', '"pods":[[0,null,2]]')),
+            "line 3: is no evidence; TypeError",
+        ),
     ],
-    ids=["empty", "no head", "cut off", "no look", "another algorithm"],
+    ids=["empty", "no head", "cut off", "no look", "another algorithm", "the one before", "no pods"],
 )
 def test_what_is_no_evidence_is_refused(change: Callable[[list[str]], None], said: str) -> None:
     lines, _ = recorded(11, {}, STORIES["healthy"])

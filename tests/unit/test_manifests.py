@@ -103,6 +103,24 @@ class TestObjects:
         assert spec["replicas"] == 3
         assert by_kind(plan)["PodDisruptionBudget"]["spec"]["minAvailable"] == 1
 
+    def test_a_single_pod_forbids_no_drain(self) -> None:
+        assert "PodDisruptionBudget" not in by_kind(make_plan(make_spec(replicas=1)))
+
+    def test_broken_pods_forbid_no_drain(self, plan: DeploymentPlan) -> None:
+        assert by_kind(plan)["PodDisruptionBudget"]["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+    def test_what_is_applied_again_takes_no_pods_from_a_share(self) -> None:
+        proportional = make_plan(make_spec(replicas=3, capacity="proportional"))
+        assert "replicas" not in by_kind(proportional)["Deployment"]["spec"]
+
+    def test_no_node_and_no_zone_takes_all_pods_along_where_there_is_another(
+        self, plan: DeploymentPlan, pod: dict[str, Any]
+    ) -> None:
+        labels = by_kind(plan)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        spread = {item.pop("topologyKey"): item for item in map(dict, pod["topologySpreadConstraints"])}
+        soft = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": labels}}
+        assert spread == {"kubernetes.io/hostname": soft, "topology.kubernetes.io/zone": soft}
+
     def test_only_the_services_port_is_reachable(self, plan: DeploymentPlan) -> None:
         policy = by_kind(plan)["NetworkPolicy"]["spec"]
         assert policy["policyTypes"] == ["Ingress"]

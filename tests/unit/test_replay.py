@@ -74,7 +74,7 @@ def test_of_many_differences_the_first_are_shown(tmp_path: Path, capsys: Output)
 
 SPOILT: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "another algorithm": (
-        lambda lines: [lines[0].replace('"algorithm":1', '"algorithm":99'), *lines[1:]],
+        lambda lines: [lines[0].replace('"algorithm":2', '"algorithm":99'), *lines[1:]],
         "line 1: was judged by version 99 of the algorithm",
     ),
     "cut off in a line": (lambda lines: [*lines[:-1], lines[-1][:40]], f"line {len(BAD)}: is no evidence"),

@@ -1,0 +1,180 @@
+"""Capacity before weight on the real stack: shares wait for pods, dead pods are taken back, and no way back is no go.
+
+All of it happens to one service, which is not one that the other lanes' tests take turns on.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.plan import DeploymentPlan
+from tests.e2e.test_judgement import Deployment, at, forget
+from tests.e2e.world import SMALL, World
+from tests.stack import StackInfo
+from tests.stack.access import kubectl
+from tests.stack.service import declare, serve
+from tests.stack.traffic import users
+
+BOOTH = "booth"
+HOST = f"{BOOTH}.test"
+REPLICAS = 4
+SEEN_WITHIN = 8
+"""Seconds from the pods' end to the verdict: the three that it takes, and what a busy machine adds."""
+RESTORED_WITHIN = 2
+
+
+@pytest.fixture(scope="module")
+def booth(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    World.end_runs(stack, BOOTH)
+    sample = serve(stack, BOOTH, commit="good", criticality="medium", resources=SMALL)
+    with users(tmp_path_factory.mktemp(BOOTH) / "requests.jsonl", host=HOST) as record:
+        world = World(stack, sample, record, BOOTH)
+        world.wait_served(10)
+        yield world
+    kubectl("delete", "namespace", BOOTH, "--wait=false")
+
+
+@pytest.fixture
+def world(booth: World) -> World:
+    """Return the service without the history that an earlier test has left: it would lower the confidence."""
+    World.end_runs(booth.info, BOOTH)
+    forget(booth)
+    return booth
+
+
+def declared(world: World, **fields: Any) -> None:
+    given: dict[str, Any] = {"bake": 5, "stages": [50, 100], "criticality": "medium", "resources": SMALL, **fields}
+    declare(world.info, world.sample, BOOTH, **given)
+    world.api.await_read(world.dag)
+
+
+def stable_of(world: World) -> str:
+    (serving,) = (name for name, weight in world.weights().items() if weight)
+    return serving
+
+
+def deployment_of(world: World, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kubectl("-n", BOOTH, "get", "deployment", name, "-o", "json"))
+    return found
+
+
+def test_nothing_starts_where_the_stable_has_no_pod(world: World) -> None:
+    declared(world)
+    stable = stable_of(world)
+    before = world.objects(), world.weights(), world.images()
+    kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=0")
+    try:
+        world.until(lambda: not deployment_of(world, stable)["status"].get("replicas"), f"{stable} has no pod", 60)
+        run = world.deploy(world.sample.good)
+        assert world.ended(run) == "failed"
+        said = "\n".join(world.api.log(world.dag, run, "plan"))
+        assert f"{stable} has no ready pod, so there would be no way back; start it" in said
+        assert (world.objects(), world.weights(), world.images()) == before
+    finally:
+        kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=2")
+        kubectl("-n", BOOTH, "rollout", "status", f"deployment/{stable}", "--timeout=60s")
+
+
+@pytest.fixture
+def refused(booth: World) -> Iterator[None]:
+    """Let the namespace refuse the pods of every version of ours, as a team's own policy may."""
+    group, name = "admissionregistration.k8s.io", f"{BOOTH}-refuses"
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    rule = {"expression": "!('app.kubernetes.io/version' in object.metadata.labels)", "message": "versions are refused"}
+    policy = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {"matchConstraints": {"resourceRules": [pods]}, "validations": [rule]},
+    }
+    where = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": BOOTH}}}
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": where},
+    }
+    for item in (policy, binding):
+        kubectl("apply", "-f", "-", stdin=json.dumps(item))
+    yield
+    kubectl("delete", f"validatingadmissionpolicybindings.{group},validatingadmissionpolicies.{group}", name)
+
+
+@pytest.mark.usefixtures("refused")
+def test_pods_that_the_namespace_refuses_are_told_before_any_traffic(world: World) -> None:
+    declared(world)
+    before = world.weights()
+    deployment = Deployment(world, world.sample.good)
+    deployment.ended()
+    assert (deployment.state, deployment.summary["state"]) == ("failed", "ROLLED_BACK")
+    said = "\n".join(world.api.log(world.dag, deployment.run, "wait_ready"))
+    assert "does not become ready: the namespace refuses its pods: " in said
+    assert "versions are refused" in said
+    assert world.tasks(deployment.run)["claim_route"] == "upstream_failed"
+    assert world.weights() == before
+
+
+def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, record_property: Any) -> None:
+    declared(world, bake=120)
+    deployment = Deployment(world, world.sample.good)
+    candidate = deployment.exposed()
+    world.until(lambda: [r for r in deployment.requests() if r.version == candidate][50:], "users are on it")
+    kubectl("-n", BOOTH, "scale", "deployment", candidate, "--replicas=0")  # by a person
+    deployment.taken_back("BREACHED", "ready_pods")
+    failed, said = deployment.failed(), deployment.summary
+    # Whoever was sent to it was answered by the gateway, in nobody's name.
+    assert {request.version for request in failed} == {""}
+    gone, verdict, restored = failed[0].sent, at(said["verdict_at"]), at(said["restored_at"])
+    last = max(request.sent for request in failed)
+    for name, figure in {
+        "requests failed": len(failed),
+        "seconds to the verdict": verdict - gone,
+        "seconds from the verdict": max(restored, last) - verdict,
+    }.items():
+        record_property(name, figure)
+        print(f"{name}: {figure:.3g}")
+    assert verdict - gone < SEEN_WITHIN
+    assert max(restored, last) - verdict < RESTORED_WITHIN
+
+
+def test_pods_follow_the_share_and_no_request_is_lost(world: World) -> None:
+    declared(world, stages=[25, 50, 100], replicas=REPLICAS, capacity="proportional")
+    deployment = Deployment(world, world.sample.good)
+    candidate = DeploymentPlan.load(world.plan(deployment.run)).candidate
+    world.until(lambda: world.weights().get(candidate), f"{candidate} has traffic")
+    wanted: dict[int, set[int]] = {}
+
+    def ended() -> bool:
+        pods = world.replicas(candidate)
+        share = world.weights()[candidate]
+        # Pods only ever become more: those of now were no fewer when the share was given.
+        ready = deployment_of(world, candidate)["status"].get("readyReplicas", 0)
+        assert ready >= -(-REPLICAS * share // 100), f"{ready} pods at {share} %"
+        wanted.setdefault(share, set()).add(pods)
+        return world.tasks(deployment.run)["promote"] == "success"
+
+    world.until(ended, "it is promoted")
+    deployment.ended()
+    assert (deployment.state, deployment.summary["state"]) == ("success", "VERIFIED")
+    assert {share: min(pods) for share, pods in wanted.items()} == {25: 1, 50: 2, 100: 4}
+    assert deployment.failed() == []
+
+
+def test_nothing_starts_where_the_stables_config_is_gone(world: World) -> None:
+    """The version before this test's deployment is one of ours: its pods read a ConfigMap of its name."""
+    declared(world)
+    stable = stable_of(world)
+    kept = json.loads(kubectl("-n", BOOTH, "get", "configmap", stable, "-o", "json"))
+    kubectl("-n", BOOTH, "delete", "configmap", stable)
+    before = world.objects(), world.weights(), world.images()
+    try:
+        run = world.deploy(world.sample.good)
+        assert world.ended(run) == "failed"
+        said = "\n".join(world.api.log(world.dag, run, "plan"))
+        assert f"ConfigMap {BOOTH}/{stable} is gone, and no pod of {stable} could start without it" in said
+        assert (world.objects(), world.weights(), world.images()) == before
+    finally:
+        metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+        kubectl("apply", "-f", "-", stdin=json.dumps({**kept, "metadata": metadata}))
