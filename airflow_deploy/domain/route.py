@@ -141,9 +141,12 @@ class Route:
         serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
         if len(serving) != 1:
             found = " and ".join(serving) if serving else "no Service"
-            raise RefusedError(
-                f"route {self.name}: {found} serves it; give one Service the whole weight before deploying"
-            )
+            remedy = "give one Service the whole weight before deploying"
+            if self.phase == CANARY:
+                remedy = (
+                    f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
+                )
+            raise RefusedError(f"route {self.name}: {found} serves it; {remedy}")
         for rule in self.rules_with(serving[0]):
             if [backend.name for backend in self.backends(rule)].count(serving[0]) > 1:
                 raise RefusedError(f"route {self.name}: rule {rule} names {serving[0]} twice; name it once")

@@ -772,6 +772,10 @@ class TestReading:
         with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
             Route(body(*rules)).stable()
 
+    def test_a_canary_that_is_not_over_is_named(self) -> None:
+        with pytest.raises(RefusedError, match=rf"serves it; the deployment {OURS} is not over: wait until it is"):
+            shifted(25).stable()
+
     def test_the_port_is_read_from_the_backend(self) -> None:
         assert Route(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
 
