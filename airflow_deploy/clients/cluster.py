@@ -11,6 +11,7 @@ from typing import Any
 from urllib3 import Retry
 
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
+from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.values import printable
@@ -40,6 +41,7 @@ OWN_KINDS = {
     "Service": "/api/v1/namespaces/{}/services",
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
 }
 """What a version consists of, and where the API has it, in the order in which it is deleted.
@@ -79,6 +81,7 @@ class Cluster:
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
         self._discovery = client.DiscoveryV1Api(self._api)
+        self._scaling = client.AutoscalingV2Api(self._api)
 
     def route(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute."""
@@ -208,14 +211,8 @@ class Cluster:
     def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
         """Return what airflow-deploy has made for the service, but for ConfigMaps."""
         labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
-        found: list[dict[str, Any]] = []
-        for kind, path in OWN_KINDS.items():
-            if kind == "ConfigMap":
-                continue
-            with _errors(f"listing the {kind}s of {namespace}/{service}"):
-                answer = self._call("GET", path.format(namespace), query_params=[("labelSelector", labels)])
-            found += [{**item, "kind": kind} for item in answer["items"]]
-        return found
+        kinds = [kind for kind in OWN_KINDS if kind != "ConfigMap"]
+        return [item for kind in kinds for item in self._listed(kind, namespace, labelSelector=labels)]
 
     def delete(self, item: Mapping[str, Any]) -> None:
         """Delete one of our own objects, unless it has changed since it was read; what is gone already is well.
@@ -234,6 +231,42 @@ class Cluster:
             except ApiException as error:
                 if error.status != 404:
                     raise
+
+    def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the namespace's HorizontalPodAutoscalers."""
+        return self._listed("HorizontalPodAutoscaler", namespace)
+
+    def autoscalers(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return those that scale what the Service ``service`` sends requests to."""
+        if not (found := self.all_autoscalers(namespace)):
+            return []
+        services = self._listed("Service", namespace, fieldSelector=f"metadata.name={service}")
+        return autoscaling.of(services, self._listed("Deployment", namespace), found)
+
+    def patch_autoscaler(self, item: Mapping[str, Any], patch: Patch, *, dry_run: bool = False) -> None:
+        """Apply a JSON Patch to a HorizontalPodAutoscaler as one write; an empty patch writes nothing.
+
+        :param dry_run: let the server check it, and write nothing.
+        :raises TemporaryError: somebody else has written it since it was read.
+        """
+        if not patch:
+            return
+        metadata = item["metadata"]
+        with _errors(f"writing HorizontalPodAutoscaler {metadata['name']}", invalid=TemporaryError):
+            self._scaling.patch_namespaced_horizontal_pod_autoscaler(
+                metadata["name"],
+                metadata["namespace"],
+                patch,
+                field_manager=FIELD_MANAGER,
+                **({"dry_run": "All"} if dry_run else {}),
+                _content_type="application/json-patch+json",
+                _request_timeout=TIMEOUT,
+            )
+
+    def _listed(self, kind: str, namespace: str, **selected: str) -> list[dict[str, Any]]:
+        with _errors(f"listing the {kind}s of {namespace}"):
+            answer = self._call("GET", OWN_KINDS[kind].format(namespace), query_params=list(selected.items()))
+        return [{**item, "kind": kind} for item in answer["items"]]
 
     def _call(self, method: str, path: str, **sent: Any) -> Any:
         return self._api.call_api(

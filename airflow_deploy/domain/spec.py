@@ -104,6 +104,14 @@ class Rollback(Model):
     """How many versions are kept beside the one that serves."""
 
 
+class Scaling(Model):
+    """The autoscaler that each version gets; the service's ``replicas`` are its minimum."""
+
+    max: Annotated[int, Field(ge=1, le=500)]
+    cpu: Annotated[int, Field(ge=1, le=100)] = 70
+    """The use of its CPU, in %, at which pods are added."""
+
+
 class Resources(Model):
     """Limits of each pod; its requests are the same."""
 
@@ -132,6 +140,7 @@ class DeploymentSpec(Model):
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
     replicas: Annotated[int, Field(ge=1, le=500)] = 2
+    scaling: Scaling | None = None
     resources: Resources = Resources()
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
@@ -156,6 +165,14 @@ class DeploymentSpec(Model):
                 " begin with a smaller share"
             )
         return canary
+
+    @field_validator("scaling")
+    @classmethod
+    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
+        if scaling and replicas and scaling.max < replicas:
+            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
+        return scaling
 
     @property
     def limits(self) -> dict[str, float]:

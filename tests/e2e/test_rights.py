@@ -39,7 +39,7 @@ class Namespace:
 
     def plan(self) -> DeploymentPlan:
         """Return one more deployment's plan."""
-        spec = make_spec(service=RIGHTS, namespace=RIGHTS, route={"name": RIGHTS})
+        spec = make_spec(service=RIGHTS, namespace=RIGHTS, route={"name": RIGHTS}, scaling={"max": 3})
         return make_plan(spec, created=1_795_417_200 + next(self.numbers))
 
     def version(self) -> DeploymentPlan:
@@ -91,6 +91,7 @@ OWN = {
     ("apps", "deployments"): "Deployment",
     ("", "services"): "Service",
     ("", "configmaps"): "ConfigMap",
+    ("autoscaling", "horizontalpodautoscalers"): "HorizontalPodAutoscaler",
     ("policy", "poddisruptionbudgets"): "PodDisruptionBudget",
     ("networking.k8s.io", "networkpolicies"): "NetworkPolicy",
 }
