@@ -1,6 +1,7 @@
 """The factory of ``verify_deployments``: it goes on looking at what was promoted, and takes back what does not hold.
 
 check -> take_back (one for each version that breaches) -> report
+                                                        -> tidy
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, TriggerRule
 
 from airflow_deploy.operators.base import RETURN_RETRIES
+from airflow_deploy.operators.tidy import TidyVersionsOperator
 from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, TakeBackOperator
 
 DAG_ID = "verify_deployments"
@@ -21,6 +23,8 @@ compared with what served before, and does its incident stay resolved? One that 
 first, then its pods, and its artifacts say so. Such a pass ends as *failed*, so that alerts work.
 
 - What has a running deployment, or was overtaken by a later one, is left alone. Without metrics nothing changes.
+- `tidy` stops the versions whose rollback window is over, deletes those beyond `rollback.keep`, and settles what a run
+  left that Airflow has no more. It fails where somebody has changed a version that runs.
 - Where more services breach in one pass than `limit`, what they share is broken: nothing is taken back, and it fails.
 """
 
@@ -48,9 +52,8 @@ def verification_dag(schedule: timedelta | None = timedelta(minutes=1), limit: i
             task_id="take_back", map_index_template="{{ task.target.service }}", **RETURN_RETRIES
         ).expand(target=check.output)
         # Skipped tasks are no failure: in most passes there is nothing to take back.
-        (
-            check
-            >> take_back
-            >> ReportOperator(task_id="report", taken_back="take_back", trigger_rule=TriggerRule.NONE_FAILED)
-        )
+        report = ReportOperator(task_id="report", taken_back="take_back", trigger_rule=TriggerRule.NONE_FAILED)
+        # It comes last, and whatever became of the others: nobody waits for it.
+        tidy = TidyVersionsOperator(task_id="tidy", trigger_rule=TriggerRule.ALL_DONE)
+        check >> take_back >> [report, tidy]
     return dag

@@ -6,9 +6,10 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.capacity import scale_up
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import objects
+from airflow_deploy.clients.manifests import objects, render
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, record
@@ -31,6 +32,7 @@ class ApplyManifestOperator(DeployOperator):
         cluster = Cluster(plan.spec.connections.kubernetes)
         manifest = objects(plan)
         cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
+        Artifacts(plan).freeze(render(plan))
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         cluster.apply(manifest)
         scale_up(cluster, plan, plan.spec.canary.stages[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +13,9 @@ from airflow.sdk import ObjectStoragePath, conf
 from airflow_deploy.domain.confidence import Outcomes
 from airflow_deploy.domain.names import digest, triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.values import printable
+
+log = logging.getLogger(__name__)
 
 LOCAL = frozenset({"", "file", "local"})
 """Protocols of file systems, where a write has a middle; an object store takes an object whole, or not at all."""
@@ -31,6 +36,40 @@ def deployment_ids(service: str) -> list[str]:
     # Names alone: a path for each of thousands of deployments would take seconds.
     names = (path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False))
     return sorted(name for name in names if triggered_at(name))
+
+
+def latest_plans() -> list[DeploymentPlan]:
+    """Return the plan of each service's latest deployment that came so far that something was applied."""
+    if not store().exists():
+        return []
+    services = [folder.name for folder in sorted(store().iterdir(), key=str) if folder.is_dir()]
+    plans = (map(partial(frozen_plan, service), reversed(deployment_ids(service))) for service in services)
+    return [plan for found in plans if (plan := next(filter(None, found), None))]
+
+
+def frozen_plan(service: str, deployment_id: str) -> DeploymentPlan | None:
+    """Return what a deployment was about when it was applied, None where that is not known."""
+    text = _frozen(service, deployment_id, "plan", "json")
+    try:
+        return DeploymentPlan.load(json.loads(text)) if text else None
+    except (ValueError, RecursionError) as error:
+        log.warning("the plan of %s is not readable: %s", deployment_id, printable(str(error), 300))
+        return None
+
+
+def frozen_manifest(service: str, deployment_id: str) -> str | None:
+    """Return the YAML that a deployment has applied, None where that is not known."""
+    return _frozen(service, deployment_id, "manifest", "yaml")
+
+
+def _frozen(service: str, deployment_id: str, what: str, suffix: str) -> str | None:
+    if not triggered_at(deployment_id):  # it was read from the cluster, where anybody may have written it
+        return None
+    try:
+        path = store() / service / deployment_id / f"{what}_{deployment_id}.{suffix}"
+        return str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
 
 
 class Artifacts:
@@ -58,6 +97,12 @@ class Artifacts:
         else:
             target.write_text(text, encoding="utf-8")
         return digest(text)
+
+    def freeze(self, manifest: str) -> None:
+        """Keep the plan and what is about to be applied: nothing of ours is in a cluster that no record tells of."""
+        identity = self._plan.deployment_id
+        self.write(f"plan_{identity}.json", json.dumps(self._plan.dump(), indent=2, sort_keys=True) + "\n")
+        self.write(f"manifest_{identity}.yaml", manifest)
 
     def read(self, name: str) -> str:
         """Return one artifact's text.

@@ -67,7 +67,7 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
     Where another deployment is under way, or was verified since, nothing is touched.
 
     :param word: why; it is left on the route.
-    :raises NotSettledError: the version before it has no pod that could take the traffic.
+    :raises NotSettledError: the version before it has no pod that could take the traffic, or was stopped for good.
     :raises RefusedError: somebody changed the route so that several Services share its traffic.
     :raises TemporaryError: the route changed between reading and writing; read again.
     """
@@ -77,6 +77,11 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
         return True  # by an earlier try
     if not routes.at_rest(route, plan.deployment_id, plan.candidate):
         return False
+    if route.stopped == plan.stable:
+        raise NotSettledError(
+            f"{plan.candidate} must be taken back, and the window in which {plan.stable} is kept for that is over;"
+            " nothing was changed: deploy another fix"
+        )
     if not cluster.ready_endpoints(namespace, plan.stable):
         raise NotSettledError(
             f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"

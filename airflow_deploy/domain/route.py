@@ -15,6 +15,7 @@ from airflow_deploy.domain.errors import FencedError, RefusedError
 PREFIX = "airflow-deploy"
 OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
 VERSIONS = f"{PREFIX}/versions"
+STOPPED = f"{PREFIX}/stopped"
 
 CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
 SETTLED, ABANDONED = "settled", "abandoned"
@@ -23,6 +24,9 @@ rollback is complete; a person must look, since somebody changed the route under
 
 WATCHED = frozenset({CANARY, PROMOTED})
 """Phases in which somebody must look, and renews the Lease."""
+UNDER_WAY = frozenset({CANARY, BRAKED, PROMOTED})
+AT_REST = frozenset({None, VERIFIED, SETTLED})
+"""Phases in which a run has something to do, and in which none has; None before the first claim."""
 
 GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading an annotation that somebody wrote over may raise."""
@@ -91,6 +95,11 @@ class Route:
             raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
     @property
+    def stopped(self) -> str | None:
+        """The version before the one that serves, once its window is over and nobody may return to it any more."""
+        return self.annotations.get(STOPPED)
+
+    @property
     def word(self) -> str | None:
         """What the brake left for whoever finds the route braked."""
         return self.annotations.get(WORD)
@@ -127,6 +136,10 @@ class Route:
     def serves(self, service: str) -> bool:
         """Whether ``service`` gets any traffic."""
         return any(weights[service] > 0 for weights in self.weights(service))
+
+    def mentions(self, service: str) -> bool:
+        """Whether ``service`` is named anywhere in the rules, by a filter that mirrors requests, say."""
+        return _names(self._rules, service)
 
     @property
     def _rules(self) -> list[dict[str, Any]]:
@@ -165,6 +178,12 @@ class Route:
 
 def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rule.get("backendRefs") or []
+
+
+def _names(part: Any, service: str) -> bool:
+    if isinstance(part, dict):
+        return part.get("name") == service or any(_names(value, service) for value in part.values())
+    return isinstance(part, list) and any(_names(value, service) for value in part)
 
 
 def _annotation(key: str) -> str:
@@ -248,7 +267,8 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     if not route.annotations:
         patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
     versions = json.dumps({"stable": stable, "candidate": candidate})
-    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, ""), _set(VERSIONS, versions)]
+    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, "")]
+    patch += [_set(STOPPED, ""), _set(VERSIONS, versions)]
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
         added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
@@ -328,7 +348,8 @@ def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word:
     """
     if not at_rest(route, deployment_id, candidate):
         raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; nothing is taken back")
-    patch: Patch = [_test(_annotation(OWNER), route.owner), _test(_annotation(PHASE), route.phase)]
+    # All annotations: whoever stops the stable for good says so there first, and one of the two comes too late.
+    patch: Patch = [_test("/metadata/annotations", route.annotations)]
     patch += _unchanged(route, candidate)
     for rule in route.rules_with(candidate):
         (mine,) = (ref for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == candidate)
@@ -347,6 +368,13 @@ def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
     phase = VERIFIED if route.owned_by(deployment_id) else SETTLED
     # Without an owner nothing can be fenced: somebody has removed the annotation.
     return route.owner is not None and route.phase == phase and route.stable() == candidate
+
+
+def stop(route: Route, version: str) -> Patch:
+    """Return the patch that says that nobody may return to ``version`` any more; empty where nobody could."""
+    if route.owner is None or route.stopped == version:
+        return []
+    return [_test("/metadata/annotations", route.annotations), _set(STOPPED, version)]
 
 
 def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:

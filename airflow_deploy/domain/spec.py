@@ -119,9 +119,20 @@ class Blindness(Model):
 
 
 class Rollback(Model):
-    """How long a promoted version is still checked, and may be taken back by itself."""
+    """How long a promoted version is still checked and may be taken back by itself, and what is kept afterwards."""
 
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
+    """Seconds for which the version before it stays warm."""
+    keep: Annotated[int, Field(ge=1, le=50)] = 3
+    """How many versions are kept beside the one that serves."""
+
+
+class Scaling(Model):
+    """The autoscaler that each version gets; the service's ``replicas`` are its minimum."""
+
+    max: Annotated[int, Field(ge=1, le=500)]
+    cpu: Annotated[int, Field(ge=1, le=100)] = 70
+    """The use of its CPU, in %, at which pods are added."""
 
 
 class Resources(Model):
@@ -156,6 +167,7 @@ class DeploymentSpec(Model):
     """Whether the candidate has all its pods from the start, or as many as its share needs."""
     max_unready: Annotated[float, Field(ge=0, lt=1)] = MAX_UNREADY
     """Share of the candidate's pods that may be unready while it has traffic."""
+    scaling: Scaling | None = None
     resources: Resources = Resources()
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
@@ -189,6 +201,16 @@ class DeploymentSpec(Model):
     def pods_for(self, share: int) -> int:
         """Return how many pods the candidate needs before it may have ``share`` % of the traffic."""
         return self.replicas if self.capacity == "full" else max(1, -(-self.replicas * share // 100))
+
+    @field_validator("scaling")
+    @classmethod
+    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
+        if scaling and replicas and scaling.max < replicas:
+            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
+        if scaling and others.data.get("capacity") == "proportional":
+            raise ValueError("an autoscaler and capacity: proportional would fight over the pods; remove one of them")
+        return scaling
 
     @property
     def limits(self) -> dict[str, float]:

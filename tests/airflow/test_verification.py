@@ -362,6 +362,7 @@ class TestTheDag:
             "check": set(),
             "take_back": {"check"},
             "report": {"take_back"},
+            "tidy": {"take_back"},
         }
 
     def test_runs_by_itself_one_pass_at_a_time_and_never_for_the_past(self, dag: DAG) -> None:
@@ -392,7 +393,7 @@ class TestTheDag:
         for error in (RefusedError("403"), TemporaryError("later"), OSError("the store is away")):
             assert made.retry_policy.evaluate(error, try_number=1, max_tries=30).action != RetryAction.FAIL
 
-    @pytest.mark.parametrize("task_id", ["check", "report"])
+    @pytest.mark.parametrize("task_id", ["check", "report", "tidy"])
     def test_every_other_task_is_tried_again_soon(self, dag: DAG, task_id: str) -> None:
         task = again(dag).get_task(task_id)
         assert (task.retries, task.retry_delay) == (3, timedelta(seconds=2))
@@ -416,7 +417,8 @@ class TestTheDag:
 class TestWhatARunComesTo:
     def test_nothing_to_take_back_is_a_success(self, dag: DAG) -> None:
         assert dag.get_task("report").trigger_rule == TriggerRule.NONE_FAILED
-        assert play(dag, skip=["take_back"]) == {"check": "success", "take_back": "skipped", "report": "success"}
+        ends = {"check": "success", "take_back": "skipped", "report": "success", "tidy": "success"}
+        assert play(dag, skip=["take_back"]) == ends
 
     def test_what_was_taken_back_fails_it(self, dag: DAG) -> None:
         assert play(dag, fail=["report"])["report"] == "failed"
@@ -425,6 +427,14 @@ class TestWhatARunComesTo:
     @pytest.mark.parametrize("failing", ["check", "take_back"])
     def test_whatever_fails_fails_it(self, dag: DAG, failing: str) -> None:
         assert play(dag, fail=[failing])["report"] == "upstream_failed"
+
+    @pytest.mark.parametrize("failing", ["check", "take_back", "report"])
+    def test_whatever_fails_it_tidies_up(self, dag: DAG, failing: str) -> None:
+        assert play(dag, fail=[failing])["tidy"] == "success"
+
+    def test_where_it_cannot_tidy_up_it_has_verified_all_the_same(self, dag: DAG) -> None:
+        ends = {"check": "success", "take_back": "success", "report": "success", "tidy": "failed"}
+        assert play(dag, fail=["tidy"]) == ends
 
 
 class TestFrozenByTheAudit:

@@ -24,8 +24,9 @@ ASIDE = (
         "test_cli.py",
         "test_hostile_conf.py",
         "test_images.py",
+        "test_rights.py",
     ),
-    ("test_compose.py", "test_how_to.py", "test_judgement.py"),
+    ("test_compose.py", "test_how_to.py", "test_judgement.py", "test_versions.py"),
 )
 """The files of each lane but the first, which has all others."""
 

@@ -17,7 +17,7 @@ KINDS = (
     "configmaps,deployments,horizontalpodautoscalers,httproutes,jobs,networkpolicies,poddisruptionbudgets,replicasets,"
     "rolebindings,secrets,serviceaccounts,services"
 )
-OTHERS = ("airflow", "desk", "generated", "kiosk", "meter", "orders", "payments", "shop")
+OTHERS = ("airflow", "bazaar", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights", "shop")
 """Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 

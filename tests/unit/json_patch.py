@@ -1,4 +1,4 @@
-"""A small reader of JSON Patch (RFC 6902): test, add and replace, all or nothing, as the API server applies them."""
+"""A small reader of JSON Patch (RFC 6902), as far as we write it: all or nothing, as the API server applies it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def _apply(document: Any, operation: Mapping[str, Any]) -> None:
     if operation["op"] == "test":
         if target[_existing(target, last)] != operation["value"]:
             raise PatchRefused(f"test failed: {operation}")
+    elif operation["op"] == "remove":
+        del target[_existing(target, last)]
     elif operation["op"] == "replace":
         target[_existing(target, last)] = copy.deepcopy(operation["value"])
     elif operation["op"] == "add" and isinstance(target, dict):

@@ -240,11 +240,12 @@ class TestRbac:
             {"kind": "ServiceAccount", "name": name, "namespace": "airflow"} for name in ("worker", "triggerer")
         ]
 
-    def test_they_hold_no_secret_and_no_deletion(self, capsys: Output) -> None:
+    def test_they_hold_no_secret_and_no_wildcard(self, capsys: Output) -> None:
         assert main(["rbac", "shop", "--service-account", "airflow:worker"]) == 0
         role, _ = yaml.safe_load_all(capsys.readouterr().out)
-        assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "create", "patch"}
-        assert not {"secrets", "*"} & {resource for rule in role["rules"] for resource in rule["resources"]}
+        verbs = {verb for rule in role["rules"] for verb in rule["verbs"]}
+        assert verbs <= {"get", "list", "create", "patch", "delete"}
+        assert not {"secrets", "pods/exec", "*"} & {name for rule in role["rules"] for name in rule["resources"]}
 
     def test_a_name_stays_a_name(self, capsys: Output) -> None:
         assert main(["rbac", "shop}\n---\nkind: Pod", "--service-account", "a: {b:c\nd"]) == 0

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_deploy.clients.manifests import objects, render
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.unit.builders import COMMIT, DIGEST, make_plan, make_spec
 
@@ -175,6 +176,42 @@ class TestObjects:
     def test_an_image_that_is_not_built_is_not_rendered(self) -> None:
         with pytest.raises(ValueError, match="not built yet"):
             render(make_plan(digest=None))
+
+
+class TestScaling:
+    @pytest.fixture
+    def kinds(self) -> dict[str, Any]:
+        return by_kind(make_plan(make_spec(replicas=3, scaling={"max": 12, "cpu": 60})))
+
+    def test_each_version_has_its_own_autoscaler_with_the_replicas_as_its_minimum(self, kinds: dict[str, Any]) -> None:
+        scaler, name = kinds["HorizontalPodAutoscaler"], kinds["Deployment"]["metadata"]["name"]
+        assert scaler["metadata"] == kinds["Deployment"]["metadata"]
+        assert scaler["spec"] == {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": 3,
+            "maxReplicas": 12,
+            "metrics": [
+                {
+                    "type": "Resource",
+                    "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}},
+                }
+            ],
+        }
+
+    def test_what_is_applied_again_takes_no_pods_away(self, kinds: dict[str, Any]) -> None:
+        """Server-side apply would set the number back that the autoscaler has raised."""
+        assert "replicas" not in kinds["Deployment"]["spec"]
+
+    def test_without_it_there_is_none(self, plan: DeploymentPlan) -> None:
+        assert "HorizontalPodAutoscaler" not in by_kind(plan)
+
+    @pytest.mark.parametrize(
+        ("scaling", "said"),
+        [({"max": 2}, "scaling.max is 2, and replicas are 3"), ({"max": 5, "cpu": 0}, "scaling.cpu"), ({}, "scaling")],
+    )
+    def test_it_must_make_sense(self, scaling: dict[str, int], said: str) -> None:
+        with pytest.raises(RefusedError, match=f"payments.yaml: .*{said}"):
+            make_spec(replicas=3, scaling=scaling)
 
 
 hostile = st.text() | st.sampled_from(

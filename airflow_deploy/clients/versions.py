@@ -1,0 +1,154 @@
+"""Look after what a service's deployments left in the cluster: stop it, delete it, and say what was changed by hand.
+
+It has no memory and keeps nothing: what there is, it reads anew each time, and each write is fenced by what was read.
+So it may be killed anywhere, and two may be at it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import yaml
+
+from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
+from airflow_deploy.clients.cluster import OWN_KINDS, Cluster
+from airflow_deploy.clients.promoted import one_promoted
+from airflow_deploy.clients.settling import settle
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import PermanentError, RefusedError
+from airflow_deploy.domain.names import triggered_at
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import Route
+from airflow_deploy.domain.values import printable
+from airflow_deploy.domain.versions import SETTLES_ITSELF, Chores, Previous, Version, chores, drift, versions_of
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the cluster has of one service; ``plan`` is its latest deployment's."""
+
+    plan: DeploymentPlan
+    cluster: Cluster
+    route: Route
+    versions: list[Version]
+
+
+@dataclass
+class Tidied:
+    """What was done and what a person must hear of; or why nothing may be touched now."""
+
+    done: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    left: str | None = None
+
+
+def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
+    """Read the service's versions and then its route, which may say already that a run has begun."""
+    versions = versions_of(plan.spec.service, cluster.objects(plan.spec.namespace, plan.spec.service))
+    return Surveyed(plan, cluster, cluster.route(plan.spec.namespace, plan.spec.route.name), versions)
+
+
+def tidy(seen: Surveyed, at: float) -> Tidied:
+    """Do what is to be done ``at`` (unix seconds).
+
+    Whoever calls it has made sure *after* the survey that no run of the service is live: what a run makes from then on
+    is not among what was surveyed.
+
+    :raises PermanentError: the cluster does not let us, or cannot.
+    :raises TemporaryError: something has changed since the survey.
+    """
+    try:
+        do = _decide(seen, at)
+    except RefusedError as error:
+        return Tidied(left=str(error))
+    return do()
+
+
+def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
+    """Return what is to be done.
+
+    :raises RefusedError: nothing may be touched.
+    """
+    if seen.route.phase in routes.UNDER_WAY:
+        return partial(_settle, seen, _dead_run(seen, at))
+    previous = _previous(seen)
+    todo = chores(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at)
+    return partial(_look_after, seen, todo, previous)
+
+
+def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
+    settled = settle(seen.cluster, dead)
+    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no run of it: {settled.reason}"
+    return Tidied(alarms=[said])
+
+
+def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidied:
+    tidied = Tidied()
+    for version in todo.stop:
+        _stop(seen, version, for_good=previous is not None and version.name == previous.name)
+        tidied.done.append(f"stopped {version.name}")
+    for version in todo.delete:
+        _delete(seen, version)
+        tidied.done.append(f"deleted {version.name}")
+    for version in seen.versions:
+        if version.pods and version not in todo.stop and (changed := _drift(seen.plan.spec.service, version)):
+            tidied.alarms.append(f"{version.name} is not as it was applied: {printable('; '.join(changed), 500)}")
+    return tidied
+
+
+def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
+    """Return the plan of a run that is no more: whoever deleted it in Airflow, say, deleted its teardown too.
+
+    :raises RefusedError: it may be another Airflow's.
+    """
+    route = seen.route
+    plan = frozen_plan(seen.plan.spec.service, (route.owner or "").rpartition("/")[0])
+    candidate = next((version for version in seen.versions if plan and version.name == plan.candidate), None)
+    if plan is None or candidate is None or at < candidate.made_at + SETTLES_ITSELF:
+        raise RefusedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}")
+    return plan
+
+
+def _previous(seen: Surveyed) -> Previous | None:
+    """Return the version that a rollback would return to; None where what serves was not deployed by us.
+
+    :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
+    """
+    if seen.route.phase not in routes.AT_REST:
+        raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
+    serving, service = seen.route.stable(), seen.plan.spec.service
+    if all(version.name != serving for version in seen.versions):
+        return None
+    for identity in reversed(deployment_ids(service)):
+        if triggered_at(identity) == int(serving.rpartition("-")[2]):
+            item = one_promoted(service, identity)
+            if item and item.plan.candidate == serving:
+                return Previous(item.plan.stable, item.until)
+    raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
+
+
+def _stop(seen: Surveyed, version: Version, *, for_good: bool) -> None:
+    if for_good:
+        # The route says so first: a verification that wants to return to it at this moment comes before, or too late.
+        seen.cluster.patch_route(seen.route, routes.stop(seen.route, version.name))
+    seen.cluster.scale(seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
+
+
+def _delete(seen: Surveyed, version: Version) -> None:
+    unread = {"kind": "ConfigMap", "metadata": {"namespace": seen.plan.spec.namespace, "name": version.name}}
+    there = {**version.objects, "ConfigMap": unread}
+    for kind in OWN_KINDS:
+        if kind in there:
+            seen.cluster.delete(there[kind])
+
+
+def _drift(service: str, version: Version) -> list[str]:
+    manifest = frozen_manifest(service, version.deployment_id)
+    if manifest is None:
+        return []
+    try:
+        return drift([item for item in yaml.safe_load_all(manifest) if item], version)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise PermanentError(f"the manifest of {version.deployment_id} in the artifacts is not readable") from error
