@@ -36,6 +36,7 @@ class FakeCluster:
         """What is answered first; after that, all pods that are wanted are ready."""
         self.parts = Parts(images=(f"{plan.spec.registry}/payments:v1",), config_maps=())
         self.config_maps: set[str] = set()
+        self.selected_by: list[dict[str, str]] = [{"app": plan.stable}]
         self._faults: dict[str, list[Exception]] = defaultdict(list)
         self._held: dict[str, Any] | None = None
         self._versions = count(1)
@@ -117,6 +118,10 @@ class FakeCluster:
     def exists(self, namespace: str, name: str) -> bool:
         self._raise("exists")
         return name in self.replicas
+
+    def selectors(self, namespace: str) -> list[dict[str, str]]:
+        self._raise("selectors")
+        return self.selected_by
 
     def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         self._raise("ready_endpoints")

@@ -96,6 +96,24 @@ def test_a_good_request_is_frozen(world: World) -> None:
     assert world.cluster.writes == 0
 
 
+@pytest.mark.parametrize(
+    ("selector", "named"),
+    [
+        ({"app.kubernetes.io/name": "payments"}, False),
+        ({"app.kubernetes.io/name": "ledger"}, True),
+        ({"app.kubernetes.io/name": "payments", "tier": "web"}, True),
+    ],
+)
+def test_no_service_of_the_teams_selects_the_candidates_pods(
+    world: World, selector: dict[str, str], named: bool
+) -> None:
+    """Before the first share, and beside every share, its users would get the candidate's answers."""
+    world.cluster.selected_by = [{"app": "payments"}, selector]
+    plan = world.plan()
+    assert plan.pods_named is named
+    assert not any(one.items() <= plan.pod_labels.items() for one in world.cluster.selected_by)
+
+
 def test_a_version_that_serves_already_is_refused(world: World) -> None:
     """The same commit, in a run of the same second: its name is the stable's."""
     candidate = make_plan().candidate
