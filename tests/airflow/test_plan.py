@@ -140,8 +140,15 @@ def test_a_service_reached_by_several_ports_is_refused(world: World) -> None:
 
 
 def test_a_route_that_two_versions_share_is_refused(world: World) -> None:
-    world.cluster = FakeCluster.at_share(make_plan(run_id="another"), 25)
+    world.cluster.body["spec"]["rules"][0]["backendRefs"].append({"name": "payments-2", "port": 80, "weight": 1})
     with pytest.raises(RefusedError, match="give one Service the whole weight"):
+        world.plan()
+
+
+def test_a_route_in_another_deployments_canary_is_refused_with_its_name(world: World) -> None:
+    other = make_plan(run_id="another")
+    world.cluster = FakeCluster.at_share(other, 25)
+    with pytest.raises(RefusedError, match=f"the deployment {other.deployment_id}/1 is not over: wait until it is"):
         world.plan()
 
 
