@@ -41,7 +41,9 @@ class FakeVersions(FakeCluster):
             self.made[key] = {**item, "metadata": {**item["metadata"], **stamp}, "status": {}}
             self.wrote(*key)
         self.replicas[plan.candidate] = plan.spec.replicas
-        self.made["Deployment", plan.candidate]["status"] = {"replicas": plan.spec.replicas}
+        deployment = self.made["Deployment", plan.candidate]
+        deployment["spec"]["replicas"] = plan.spec.replicas
+        deployment["status"] = {"replicas": plan.spec.replicas}
 
     def claimed(self, plan: DeploymentPlan, share: int = 0) -> None:
         """Do what ``claim_route`` and one shift do."""

@@ -45,7 +45,7 @@ class Service:
     def planned(self) -> DeploymentPlan:
         number = len(self.plans)
         rollback = {"window": WINDOW, "keep": self.keep}
-        plan = planned(self.name, 100 * number, rollback=rollback)
+        plan = planned(self.name, 100 * number, rollback=rollback, scaling={"max": 4})
         stable = self.cluster.now.stable() if self.plans else self.name
         return plan.model_copy(update={"commit": f"{number:040x}", "stable": stable})
 
