@@ -103,7 +103,7 @@ class Looks:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._plan = plan = DeploymentPlan.load(assignment.plan)
-        self._cluster = Cluster(plan.spec.connections.kubernetes)
+        self._cluster = Cluster(plan.spec.connections.kubernetes, "look")
         # The brake has a client of its own, so that no other request can stand in its way.
         self._brake_cluster = Cluster(plan.spec.connections.kubernetes, "brake")
         self._observer = Observer.connect(plan)

@@ -8,6 +8,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from urllib3 import Retry
+
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch, Route
@@ -17,6 +19,22 @@ FIELD_MANAGER = "airflow-deploy"
 TIMEOUT = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
+AGAIN = Retry(
+    total=6,
+    read=2,
+    # 409 is not among them: what was read before is old by then, so that who reads it must try again.
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=None,  # each of our writes says what shall be, or tests what was: it may be sent twice
+    backoff_factor=0.25,
+    backoff_jitter=0.25,
+    backoff_max=4.0,
+    retry_after_max=10,
+    raise_on_status=False,
+)
+"""How often a task's request is sent again where the server is busy, fails, resets the connection or does not answer.
+
+It takes about 15 s in all, and a minute at most; after that, the task itself is tried again.
+"""
 HOPELESS_WAITING = frozenset({"InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
 
@@ -37,7 +55,8 @@ class Readiness:
 class Cluster:
     """One cluster, as the Airflow connection ``connection`` reaches it.
 
-    :param purpose: those of one purpose share their connections to the server.
+    :param purpose: those of one purpose share their connections to the server. What is asked for a purpose of its own
+        is sent once, since it comes again by itself.
     """
 
     def __init__(self, connection: str, purpose: str = "") -> None:
@@ -174,8 +193,7 @@ def _api_client(connection: str, purpose: str) -> Any:
     from kubernetes import client
 
     configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
-    # One try within the time-out: who calls tries again, and knows better when.
-    configuration.retries = False
+    configuration.retries = False if purpose else AGAIN
     configuration.connection_pool_maxsize = KEPT_ALIVE
     return client.ApiClient(configuration)
 
@@ -202,7 +220,8 @@ def _errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator
             raise RefusedError(text) from error
         raise TemporaryError(text) from error
     except (HTTPError, OSError) as error:
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(error), 200)})") from error
+        why = str(getattr(error, "reason", None) or error)
+        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(why, 200)})") from error
     except AttributeError as error:
         # Where TLS fails, the client stumbles over the answer that it does not have.
         if not isinstance(failed := error.__context__, ApiException):

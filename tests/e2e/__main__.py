@@ -1,8 +1,8 @@
-"""``python -m tests.e2e [PATH…]``: all end-to-end tests, in two lanes side by side on one stack.
+"""``python -m tests.e2e [PATH…]``: all end-to-end tests, in lanes side by side on one stack.
 
-Most of them wait most of their time, for traffic and for Airflow. Those of the payment service take turns; those that
-need nothing of it are the other lane, whose output follows at the end. The tests of the paths come first in it, and
-yield to all that runs beside them.
+Most of them wait most of their time, for traffic and for Airflow. What is in one lane takes turns, and each lane has
+services of its own. The first lane's output is shown as it comes, and the others' follows at the end. The tests of the
+paths come first in the last lane, and yield to all that runs beside them.
 """
 
 import os
@@ -11,31 +11,38 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import IO
 
 from tests.stack.layout import CHECKOUT, INFO
 
-ASIDE = ("test_compose.py", "test_how_to.py", "test_images.py", "test_judgement.py")
+ASIDE = (
+    ("test_approvals.py", "test_cli.py", "test_hostile_conf.py", "test_images.py"),
+    ("test_compose.py", "test_how_to.py", "test_judgement.py"),
+)
+"""The files of each lane but the first, which has all others."""
 
 
 def main(paths: list[str]) -> int:
-    """Start the stack unless it is up, run both lanes, end it if it was started here, and give the exit code.
+    """Start the stack unless it is up, run all lanes, end it if it was started here, and give the exit code.
 
     :param paths: of more tests.
     """
     env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
     ours = not INFO.exists()
-    aside = [f"tests/e2e/{name}" for name in ASIDE]
-    others = ["tests/e2e", *(f"--ignore={path}" for path in aside)]
-    more = [["nice", "-n", "15", *_pytest("-q", *paths)]] if paths else []
+    lanes = [[_verbose(*(f"tests/e2e/{name}" for name in names))] for names in ASIDE]
+    others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in ASIDE for name in names)]
+    if paths:
+        lanes[-1].insert(0, ["nice", "-n", "15", *_pytest("-q", *paths)])
     try:
         subprocess.run([sys.executable, "-m", "tests.stack", "up"], cwd=CHECKOUT, env=env, check=True)
-        with tempfile.TemporaryFile() as output, ThreadPoolExecutor(1) as thread:
-            other = thread.submit(_run, [*more, _verbose(*aside)], env, output)
-            code = _run([_verbose(*others)], env)
-            code = other.result() or code
-            output.seek(0)
-            sys.stdout.buffer.write(output.read())
+        with ExitStack() as opened, ThreadPoolExecutor(len(lanes)) as threads:
+            outputs = [opened.enter_context(tempfile.TemporaryFile()) for _ in lanes]
+            asides = [threads.submit(_run, lane, env, output) for lane, output in zip(lanes, outputs, strict=True)]
+            code = max(_run([_verbose(*others)], env), *(aside.result() for aside in asides))
+            for output in outputs:
+                output.seek(0)
+                sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
         return code
     finally:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import World
+from tests.e2e.world import REFUSING, SMALL, World
 from tests.stack import StackInfo
+from tests.stack.access import kubectl
 from tests.stack.layout import CHECKOUT, INFO
 from tests.stack.service import serve
 from tests.stack.traffic import users
@@ -45,7 +46,7 @@ def world(stack: StackInfo, tmp_path: Path, request: pytest.FixtureRequest) -> I
     """Return the payment service as its team runs it, under traffic; the mark ``served`` changes what its YAML says."""
     World.end_runs(stack)
     asked = request.node.get_closest_marker("served")
-    sample = serve(stack, **{"bake": 5, "max_bake": 240, **(asked.kwargs if asked else {})})
+    sample = serve(stack, **{"bake": 5, "max_bake": 240, "resources": SMALL, **(asked.kwargs if asked else {})})
     with users(tmp_path / "requests.jsonl") as record:
         world = World(stack, sample, record)
         world.wait_served(10)
@@ -53,6 +54,8 @@ def world(stack: StackInfo, tmp_path: Path, request: pytest.FixtureRequest) -> I
 
 
 @pytest.fixture(scope="module")
-def refusing(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Return the payment service without traffic: what is refused needs none."""
-    return World(stack, serve(stack), tmp_path_factory.mktemp("refusing") / "requests.jsonl")
+def refusing(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Return a service without traffic: what is refused needs none."""
+    sample = serve(stack, REFUSING, resources=SMALL)
+    yield World(stack, sample, tmp_path_factory.mktemp(REFUSING) / "requests.jsonl", REFUSING)
+    kubectl("delete", "namespace", REFUSING, "--wait=false")

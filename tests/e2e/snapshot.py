@@ -1,6 +1,6 @@
 """All that a deployment could write anywhere, so that two moments can be compared.
 
-What the other lane's tests make meanwhile is left out, by name.
+What other tests make meanwhile is left out, by name.
 """
 
 import json
@@ -17,8 +17,8 @@ KINDS = (
     "configmaps,deployments,horizontalpodautoscalers,httproutes,jobs,networkpolicies,poddisruptionbudgets,replicasets,"
     "rolebindings,secrets,serviceaccounts,services"
 )
-OTHERS = ("airflow", "generated", "kiosk", "orders", "shop")
-"""Where the other lane's tests work: namespaces, repositories of images, and folders of artifacts."""
+OTHERS = ("airflow", "desk", "generated", "kiosk", "orders", "payments", "shop")
+"""Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -26,7 +26,7 @@ def snapshot(world: World) -> dict[str, Any]:
     """Return the objects of the service's namespace, all tags of the registry with their digests, and all artifacts."""
     return {
         "namespaces": _namespaces(),
-        "objects": _objects(),
+        "objects": _objects(world),
         "images": _images(world),
         "artifacts": _artifacts(world),
     }
@@ -37,9 +37,9 @@ def _namespaces() -> list[str]:
     return sorted(name for name in found if name not in OTHERS)
 
 
-def _objects() -> dict[str, Any]:
+def _objects(world: World) -> dict[str, Any]:
     """Every object as somebody declared it, and when each of those wrote it last: a no-op is a write as well."""
-    found = json.loads(kubectl("-n", "payments", "get", KINDS, "-o", "json", "--show-managed-fields"))
+    found = json.loads(kubectl("-n", world.service, "get", KINDS, "-o", "json", "--show-managed-fields"))
     return {f"{item['kind']}/{item['metadata']['name']}": _declared(item) for item in found["items"]}
 
 

@@ -12,32 +12,34 @@ from typing import Any
 import pytest
 
 from tests.e2e.trail import audited, states, summary, transitions
-from tests.e2e.world import RISKY, World
+from tests.e2e.world import RISKY, SMALL, World
 from tests.stack import StackInfo
+from tests.stack.access import kubectl
 from tests.stack.api import AirflowApi
-from tests.stack.demo import DAG
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
+DESK = "desk"
 BESIDE = "canary_5.ask"
 TIMEOUT = 60
 
 
 @pytest.fixture(scope="module")
 def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    World.end_runs(stack)
-    sample = serve(stack, bake=5, max_bake=15, stages=(5, 100), approval_timeout=TIMEOUT)
-    with users(tmp_path_factory.mktemp("quiet") / "requests.jsonl", rate=10) as record:
-        world = World(stack, sample, record)
+    World.end_runs(stack, DESK)
+    sample = serve(stack, DESK, bake=5, max_bake=15, stages=(5, 100), approval_timeout=TIMEOUT, resources=SMALL)
+    with users(tmp_path_factory.mktemp(DESK) / "requests.jsonl", rate=10, host=f"{DESK}.test") as record:
+        world = World(stack, sample, record, DESK)
         world.wait_served(10)
         yield world
+    kubectl("delete", "namespace", DESK, "--wait=false")
 
 
 @pytest.fixture
 def world(quiet: World) -> World:
     """The service without the history that an earlier test's deployment has left."""
-    World.end_runs(quiet.info)
-    shutil.rmtree(Path(quiet.info.artifacts) / "payments", ignore_errors=True)
+    World.end_runs(quiet.info, DESK)
+    shutil.rmtree(Path(quiet.info.artifacts) / DESK, ignore_errors=True)
     return quiet
 
 
@@ -45,7 +47,7 @@ def world(quiet: World) -> World:
 def busy(quiet: World, tmp_path: Path) -> Iterator[Callable[[], Path]]:
     """Ten times as many users from the call on."""
     with ExitStack() as begun:
-        yield lambda: begun.enter_context(users(tmp_path / "more.jsonl", rate=100))
+        yield lambda: begun.enter_context(users(tmp_path / "more.jsonl", rate=100, host=f"{DESK}.test"))
 
 
 @pytest.fixture
@@ -56,13 +58,13 @@ def admin(stack: StackInfo) -> AirflowApi:
 
 def requesters_yes(world: World, run: str, task: str) -> None:
     """Let the requester approve, and wait until that was seen not to count and the question put again."""
-    assert world.api.answer(DAG, run, task, "Approve") == 200
+    assert world.api.answer(world.dag, run, task, "Approve") == 200
     world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen", 60)
     world.asked(run, task, times=2)
 
 
 def answers(world: World, run: str, task: str) -> list[dict[str, Any]]:
-    steps = world.api.xcom(DAG, run, task, "steps") or []
+    steps = world.api.xcom(world.dag, run, task, "steps") or []
     return [answer for step in steps for answer in step["answers"]]
 
 
@@ -91,24 +93,24 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     first = world.asked(run, "approve")
     for part in ("`INC-001`", "`Payments time out`", "`deployer`", "| complexity |", "**Confidence"):
         assert part in first["body"]
-    assert AirflowApi(stack, "viewer").answer(DAG, run, "approve", "Approve") == 403
+    assert AirflowApi(stack, "viewer").answer(world.dag, run, "approve", "Approve") == 403
     requesters_yes(world, run, "approve")
     assert world.tasks(run)["capture_baseline"] is None
-    assert admin.answer(DAG, run, "approve", "Approve") == 200
+    assert admin.answer(world.dag, run, "approve", "Approve") == 200
 
     beside = world.asked(run, BESIDE)
     assert "**Why a person is asked.** The gate is UNDECIDED after" in beside["body"]
     assert world.tasks(run)["canary_5.gate"] == "success"
-    world.api.clear(DAG, run, BESIDE)
+    world.api.clear(world.dag, run, BESIDE)
     world.asked(run, BESIDE, times=2)
-    assert admin.answer(DAG, run, BESIDE, "Approve") == 200
+    assert admin.answer(world.dag, run, BESIDE, "Approve") == 200
 
     last = world.asked(run, "approve_promotion")
     assert "admin said Approve" in last["body"]
     assert max(world.weights().values()) == 100
     busy()
-    assert admin.answer(DAG, run, "approve_promotion", "Approve") == 200
-    assert admin.answer(DAG, run, "approve_promotion", "Reject") == 409
+    assert admin.answer(world.dag, run, "approve_promotion", "Approve") == 200
+    assert admin.answer(world.dag, run, "approve_promotion", "Reject") == 409
     assert world.ended(run) == "success"
 
     folder = audited(world, run)
@@ -131,7 +133,7 @@ def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Calla
     assert world.ended(run) == "failed"
 
     assert world.tasks(run)["watch"] == "failed"
-    assert admin.answer(DAG, run, BESIDE, "Approve") == 409
+    assert admin.answer(world.dag, run, BESIDE, "Approve") == 409
     folder = audited(world, run)
     assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
     assert told(folder) == {BESIDE: [("withdrawn", None, True)]}
@@ -147,7 +149,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
     requesters_yes(world, run, BESIDE)
     assert world.ended(run) == "failed"
 
-    assert admin.answer(DAG, run, BESIDE, "Approve") == 409
+    assert admin.answer(world.dag, run, BESIDE, "Approve") == 409
     folder = audited(world, run)
     assert told(folder) == {BESIDE: [("Approve", "deployer", False), ("silence", None, True)]}
     assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
@@ -158,7 +160,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
 def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World) -> None:
     run = world.deploy(world.sample.good)
     world.asked(run, BESIDE)
-    world.api.mark(DAG, run, BESIDE, "success")
+    world.api.mark(world.dag, run, BESIDE, "success")
     assert world.ended(run) == "failed"
 
     assert world.tasks(run)["canary_100.shift"] == "failed"
@@ -172,9 +174,9 @@ def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World
 def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(world: World, admin: AirflowApi) -> None:
     run = world.deploy(world.sample.good, change=RISKY)
     world.asked(run, "approve")
-    assert admin.answer(DAG, run, "approve", "Approve") == 200
+    assert admin.answer(world.dag, run, "approve", "Approve") == 200
     world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
-    world.api.end_run(DAG, run)
+    world.api.end_run(world.dag, run)
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
     folder = audited(world, run)
@@ -186,12 +188,12 @@ def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(worl
 def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World, admin: AirflowApi) -> None:
     run = world.deploy(world.sample.good)
     world.asked(run, BESIDE)
-    admin.end_run(DAG, run)
+    admin.end_run(world.dag, run)
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
     folder = audited(world, run)
     assert taken_back(world, folder)
 
-    admin.answer(DAG, run, BESIDE, "Approve")
+    admin.answer(world.dag, run, BESIDE, "Approve")
     assert world.tasks(run)[BESIDE] == "failed"
     assert taken_back(world, folder)

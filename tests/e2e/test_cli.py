@@ -10,13 +10,13 @@ from airflow_deploy.clients.airflow_api import AirflowApi, Login
 from airflow_deploy.domain.errors import RefusedError
 from tests.e2e.terminal import run, summary
 from tests.e2e.world import World
-from tests.stack.demo import DAG, conf
+from tests.stack.demo import conf
 
 
 def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: World, tmp_path: Path) -> None:
     fix = tmp_path / "fix.json"
     fix.write_text(json.dumps(conf("0" * 40, "Payments time out")))
-    done = run(refusing.info, "trigger", "payments", "--conf", fix, "--wait")
+    done = run(refusing.info, "trigger", refusing.service, "--conf", fix, "--wait")
     assert done.returncode == 2, done.stderr
     said = summary(done.stdout)
     assert said["state"] == "REJECTED"
@@ -35,7 +35,7 @@ def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: Worl
 def test_what_is_refused_here_triggers_nothing(refusing: World, changes: dict[str, Any]) -> None:
     before = _runs(refusing)
     fix = json.dumps({**conf(refusing.sample.good, "Payments time out"), **changes})
-    done = run(refusing.info, "trigger", "payments", "--conf", "-", stdin=fix)
+    done = run(refusing.info, "trigger", refusing.service, "--conf", "-", stdin=fix)
     assert (done.returncode, done.stdout) == (2, "")
     assert next(iter(changes)) in done.stderr
     assert _runs(refusing) == before
@@ -45,8 +45,8 @@ def test_who_may_only_look_is_refused_by_airflow(refusing: World) -> None:
     viewer = AirflowApi(refusing.info.airflow_url, Login(user="viewer", password=refusing.info.users["viewer"]))
     fix = conf(refusing.sample.good, "Payments time out")
     with pytest.raises(RefusedError, match="Airflow does not permit this user that"):
-        viewer.trigger(DAG, "deploy__viewer", fix)
+        viewer.trigger(refusing.dag, "deploy__viewer", fix)
 
 
 def _runs(world: World) -> int:
-    return int(world.api.get(f"dags/{DAG}/dagRuns?limit=1")["total_entries"])
+    return int(world.api.get(f"dags/{world.dag}/dagRuns?limit=1")["total_entries"])

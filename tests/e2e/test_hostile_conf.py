@@ -15,12 +15,12 @@ import requests
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.request import parse_request
 from tests.e2e.snapshot import snapshot
-from tests.e2e.world import World
+from tests.e2e.world import REFUSING, World, dag_of
 from tests.hostile import Hostile, drawn, hostile_confs
-from tests.stack.demo import DAG, conf
+from tests.stack.demo import conf
 from tests.unit.builders import changed
 
-RUNS = f"dags/{DAG}/dagRuns"
+RUNS = f"dags/{dag_of(REFUSING)}/dagRuns"
 SECRET = "s3cr3t-of-a-user"
 
 
@@ -29,7 +29,7 @@ def paused(refusing: World) -> Iterator[World]:
     """Runs are accepted, and wait."""
     _pause(refusing, True)
     yield refusing
-    World.end_runs(refusing.info)
+    World.end_runs(refusing.info, refusing.service)
     _pause(refusing, False)
 
 
@@ -59,7 +59,7 @@ def test_the_endpoint_refuses_or_plan_will(paused: World) -> None:
             paused.api.request("DELETE", run).raise_for_status()
         else:
             _check_answer(item, answer)
-    assert paused.api.unfinished(DAG) == []
+    assert paused.api.unfinished(paused.dag) == []
     kinds = Counter(answer.status_code for answer in answers)
     assert set(kinds) == {200, 400, 422}
     assert kinds.total() == 2000
@@ -91,7 +91,7 @@ def test_what_the_endpoint_lets_through_is_refused_by_plan(paused: World, tmp_pa
             task: state for task, state in paused.tasks(run).items() if state not in ("upstream_failed", "skipped")
         }
         assert ended == {"plan": "failed", "settle": "failed"}, name
-        (said,) = [line for line in paused.api.log(DAG, run, "plan") if "Error: " in line][:1]
+        (said,) = [line for line in paused.api.log(paused.dag, run, "plan") if "Error: " in line][:1]
         assert said.startswith(f"RefusedError: {named}"), f"{name}: {said}"
         assert said.isprintable(), name
         assert paused.api.get(f"{RUNS}/{run}/taskInstances/~/xcomEntries")["total_entries"] == 0, name
@@ -159,11 +159,11 @@ def _post(world: World, body: dict[str, Any]) -> requests.Response:
 
 
 def _pause(world: World, paused: bool) -> None:
-    world.api.request("PATCH", f"dags/{DAG}", is_paused=paused).raise_for_status()
+    world.api.request("PATCH", f"dags/{world.dag}", is_paused=paused).raise_for_status()
 
 
 def _logs(world: World, run: str) -> list[Path]:
-    return list(Path(world.info.logs).glob(f"airflow/dag_id={DAG}/run_id={run}/**/*.log"))
+    return list(Path(world.info.logs).glob(f"airflow/dag_id={world.dag}/run_id={run}/**/*.log"))
 
 
 def _deaths(world: World) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions
-from tests.e2e.world import World
+from tests.e2e.world import SMALL, World
 from tests.stack import StackInfo, prometheus
 from tests.stack.access import kubectl
 from tests.stack.api import AirflowApi
@@ -31,8 +31,7 @@ HOST = f"{KIOSK}.test"
 STAGES: dict[str, Any] = {
     "stages": [50, 100],
     "criticality": "medium",
-    # The node's two processors are all that both lanes have.
-    "resources": {"cpu": "100m", "memory": "64Mi"},
+    "resources": SMALL,
 }
 GATES = {"error_rate": 0.01, "latency_p95": 0.25, "latency_p99": 1.0}
 RESTORED_WITHIN = 10

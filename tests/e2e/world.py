@@ -23,6 +23,12 @@ RISKY = {"files": 60, "lines": 2000, "migrations": True}
 """A change that lowers the confidence to where a person is asked."""
 
 
+REFUSING = "till"
+"""The service of what is refused."""
+SMALL = {"cpu": "100m", "memory": "64Mi"}
+"""What a pod asks for where several services are deployed side by side: two processors are all that the node has."""
+
+
 def dag_of(service: str) -> str:
     """Return the id of the service's DAG."""
     return f"deploy_{service}"
