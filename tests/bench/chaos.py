@@ -12,13 +12,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import requests
 
 from airflow_deploy.domain.states import ENDS
-from tests.bench.held import Fleet, fleet
+from tests.bench.held import Fleet, Say, fleet
 from tests.bench.matrix import DEATHS, Row, load, table
 from tests.stack.errors import StackError
 from tests.stack.failures import COMPONENTS
@@ -32,7 +32,6 @@ API_FAULTS = "api-faults"
 DEPLOYMENTS = 20
 SHARE = 0.2
 SEED = 6
-Say = Callable[[str], None]
 
 
 def run_row(held: Fleet, component: str, say: Say) -> list[Row]:

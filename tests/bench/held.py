@@ -63,6 +63,12 @@ LIMITS = {"error_rate": 0.5, "latency_p95": 10.0, "latency_p99": 10.0, "cpu_satu
 """The versions are good, and the machine is small: what is tested is not the judgement."""
 
 
+LATE = ("BUILDING", "DEPLOYING")
+"""States that last for a time only, and so are entered when all others are."""
+WRITING = ("PROMOTING", "ROLLING_BACK")
+Say = Callable[[str], None]
+
+
 @dataclass
 class Held:
     """One service, and its deployment.
@@ -143,24 +149,23 @@ class Fleet:
             one.record.new()
             self.leases[one.service].clear()
 
-    def hold(self, say: Callable[[str], None]) -> None:
-        """Deploy all, and return when each is in its state.
+    def hold(self, say: Say, held: Sequence[Held] = ()) -> None:
+        """Deploy these, or all, and return when each is in its state.
 
         :raises StackError: one does not come to it.
         """
+        chosen = held or self.held
+        late, writing = ([one for one in chosen if one.state in group] for group in (LATE, WRITING))
         self._incident = True
         self.proxy.hold(_promotes_or_returns)
-        late = ("BUILDING", "DEPLOYING")
-        for one in self.held:
-            if one.state not in late:
+        for one in chosen:
+            if one not in late:
                 self.deploy(one)
-        self._until_held([one for one in self.held if one.state not in (*late, "PROMOTING", "ROLLING_BACK")], say)
-        writing = [one for one in self.held if one.state in ("PROMOTING", "ROLLING_BACK")]
+        self._until_held([one for one in chosen if one not in [*late, *writing]], say)
         self._until(writing, lambda one: self._tasks(one).get("approve_promotion") == "deferred", say)
-        slow = [one for one in self.held if one.state in late]
-        for one in reversed(slow):  # a start takes longer to begin than a build
+        for one in reversed(late):  # a start takes longer to begin than a build
             self.deploy(one)
-        self._until_held(slow, say)
+        self._until_held(late, say)
         for one in writing:
             one.asked = APPROVE if one.state == "PROMOTING" else REJECT
         self._until_held(writing, say)
@@ -184,7 +189,7 @@ class Fleet:
         for one in self.held:
             one.asked = one.asked or APPROVE
 
-    def wait_ended(self, say: Callable[[str], None], held: Sequence[Held] = ()) -> None:
+    def wait_ended(self, say: Say, held: Sequence[Held] = ()) -> None:
         """Wait until all of these runs have ended, or never will."""
         deadline = time.monotonic() + ENDING
         while (open_ := [one for one in held or self.held if one.ended_at is None]) and time.monotonic() < deadline:
@@ -194,6 +199,10 @@ class Fleet:
                         one.ended_at = time.time()
                         say(f"{one.state} has ended")
             time.sleep(1)
+
+    def looked(self, one: Held, since: float) -> bool:
+        """Whether somebody has looked at the deployment since then."""
+        return any(at > since for at in self.leases[one.service])
 
     def outcome(self, one: Held, component: str, killed_at: float) -> Row:
         """Say what became of one deployment."""
@@ -247,12 +256,12 @@ class Fleet:
         if self._incident:
             requests.get(self.info.gateway_url, headers={"Host": "partners.test"}, timeout=2)
 
-    def _until_held(self, held: Sequence[Held], say: Callable[[str], None]) -> None:
+    def _until_held(self, held: Sequence[Held], say: Say) -> None:
         self._until(held, self._is_held, say)
         for one in held:
             one.plan = self._plan(one)
 
-    def _until(self, held: Sequence[Held], there: Callable[[Held], bool], say: Callable[[str], None]) -> None:
+    def _until(self, held: Sequence[Held], there: Callable[[Held], bool], say: Say) -> None:
         waiting, began = list(held), time.monotonic()
         while waiting:
             for one in [one for one in waiting if there(one)]:

@@ -90,7 +90,7 @@ DEATHS = {
         BACK,
         GUARDED,
         "The guard takes the traffic back when the Lease is over; the run finds that done when Airflow is back.",
-        early=EITHER | {"REJECTED"},
+        early=EITHER,
         away=90.0,
     ),
 }
@@ -109,7 +109,9 @@ def must(component: str, state: str) -> Cell:
     death = DEATHS[component]
     if state == "ROLLING_BACK":
         return Cell(BACK, death.unwatched)
-    return Cell(death.early if state in ("BUILDING", "DEPLOYING") else death.ended, death.unwatched)
+    if state == "BUILDING":  # where nothing is deployed yet, the end may be that nothing is
+        return Cell(death.early | ({"REJECTED"} if "ROLLED_BACK" in death.early else frozenset()), death.unwatched)
+    return Cell(death.early if state == "DEPLOYING" else death.ended, death.unwatched)
 
 
 @dataclass(frozen=True)
