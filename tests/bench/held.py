@@ -117,6 +117,7 @@ class Fleet:
         self.info, self.proxy, self.held = info, proxied, held
         self.api, self._person = AirflowApi(info), AirflowApi(info, "admin")
         self.leases: dict[str, list[float]] = {one.service: [] for one in held}
+        self._token = yaml.safe_load(Path(info.admin_kubeconfig).read_text())["users"][0]["user"]["token"]
         self._incident = False
         self._docker = docker.DockerClient(base_url=info.docker_url)
         self._over = threading.Event()
@@ -141,9 +142,9 @@ class Fleet:
                 self.api.end_run(one.dag, run)
         wait_until(lambda: not any(self.api.unfinished(one.dag) for one in self.held), 120, 1)
         for one in self.held:
-            serving = {f"deployment.apps/{name}" for name, weight in weights(one.service).items() if weight}
-            for name in set(kubectl("-n", one.service, "get", "deployments", "-o", "name").split()) - serving:
-                kubectl("-n", one.service, "scale", name, "--replicas=0")
+            there = self.weights(one)
+            for name in [name for name, pods in self._deployments(one).items() if pods and not there.get(name)]:
+                kubectl("-n", one.service, "scale", f"deployment/{name}", "--replicas=0")
             shutil.rmtree(Path(self.info.artifacts) / one.service, ignore_errors=True)
             one.run, one.plan, one.asked, one.ended_at, one.requests = "", None, None, None, []
             one.record.new()
@@ -200,6 +201,11 @@ class Fleet:
                         say(f"{one.state} has ended")
             time.sleep(1)
 
+    def weights(self, one: Held) -> dict[str, int]:
+        """Return the route's weights by Service."""
+        body = self._kubernetes(f"gateway.networking.k8s.io/v1/namespaces/{one.service}/httproutes/{one.service}")
+        return {ref["name"]: ref.get("weight", 1) for ref in body["spec"]["rules"][0]["backendRefs"]}
+
     def looked(self, one: Held, since: float) -> bool:
         """Whether somebody has looked at the deployment since then."""
         return any(at > since for at in self.leases[one.service])
@@ -209,8 +215,7 @@ class Fleet:
         folder = self._artifacts(one)
         said = json.loads((folder / f"{folder.name}.json").read_text()) if folder else {}
         ended = str(said.get("state", "none"))
-        there = weights(one.service)
-        serving = [name for name, weight in there.items() if weight]
+        serving = [name for name, weight in self.weights(one).items() if weight]
         stable = one.plan.stable if one.plan else ""
         return Row(
             component=component,
@@ -233,7 +238,8 @@ class Fleet:
         for one in self.held:
             if not one.run or one.ended_at:
                 continue
-            for task in [name for name, state in self._tasks(one).items() if state == "deferred" and _asks(name)]:
+            tasks = self._person.task_states(one.dag, one.run)
+            for task in [name for name, state in tasks.items() if state == "deferred" and _asks(name)]:
                 # Whether it is deployed at all is always answered: that is not where it is held.
                 said = APPROVE if task == "approve" else one.asked
                 question = self._person.question(one.dag, one.run, task)
@@ -242,10 +248,8 @@ class Fleet:
                     self._person.answer(one.dag, one.run, task, said)
 
     def _look_at_leases(self) -> None:
-        token = yaml.safe_load(Path(self.info.admin_kubeconfig).read_text())["users"][0]["user"]["token"]
-        url = f"{SERVER}/apis/coordination.k8s.io/v1/leases?labelSelector=app.kubernetes.io/managed-by=airflow-deploy"
-        answer = requests.get(url, headers={"Authorization": f"Bearer {token}"}, verify=str(PKI / "ca.crt"), timeout=5)
-        for item in answer.json()["items"]:
+        label = "labelSelector=app.kubernetes.io/managed-by=airflow-deploy"
+        for item in self._kubernetes(f"coordination.k8s.io/v1/leases?{label}")["items"]:
             seen = self.leases.get(item["metadata"]["namespace"])
             renewed = datetime.fromisoformat(item["spec"]["renewTime"]).timestamp()
             if seen is not None and (not seen or seen[-1] != renewed):
@@ -284,7 +288,20 @@ class Fleet:
             return tasks["verify"] == "deferred"
         stage = f"canary_{one.share}"
         waiting = any(tasks.get(name) == "deferred" for name in (f"{stage}.gate", f"{stage}.ask", "approve_promotion"))
-        return waiting and weights(one.service).get(self._plan(one).candidate) == one.share
+        return waiting and self.weights(one).get(self._plan(one).candidate) == one.share
+
+    def _kubernetes(self, path: str) -> dict[str, Any]:
+        """Read from the API server as its administrator; kubectl would take much of a small machine's time."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        answer = requests.get(f"{SERVER}/apis/{path}", headers=headers, verify=str(PKI / "ca.crt"), timeout=5)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def _deployments(self, one: Held) -> dict[str, int]:
+        """Return how many pods each Deployment wants."""
+        listed = self._kubernetes(f"apps/v1/namespaces/{one.service}/deployments")["items"]
+        return {item["metadata"]["name"]: item["spec"]["replicas"] for item in listed}
 
     def _plan(self, one: Held) -> DeploymentPlan:
         return DeploymentPlan.load(self.api.xcom(one.dag, one.run, "plan"))
@@ -305,9 +322,8 @@ class Fleet:
         return None
 
     def _orphans(self, one: Held, needed: set[str]) -> list[str]:
-        listed = json.loads(kubectl("-n", one.service, "get", "deployments", "-o", "json"))["items"]
-        found = [item["metadata"]["name"] for item in listed if item["spec"]["replicas"]]
-        builds = [item.name for item in self._docker.containers.list()] if one.state == "BUILDING" else []
+        found = [name for name, pods in self._deployments(one).items() if pods]
+        builds = [str(item.name) for item in self._docker.containers.list()] if one.state == "BUILDING" else []
         return [name for name in found if name not in needed] + builds
 
     def _unwatched(self, one: Held, folder: Path | None) -> float | None:
@@ -322,12 +338,6 @@ class Fleet:
             if looked is not None and (over is None or at <= over):
                 longest = max(longest or 0.0, at - looked)
         return None if longest is None else round(longest, 1)
-
-
-def weights(service: str) -> dict[str, int]:
-    """Return the route's weights by Service."""
-    body = json.loads(kubectl("-n", service, "get", "httproute", service, "-o", "json"))
-    return {ref["name"]: ref.get("weight", 1) for ref in body["spec"]["rules"][0]["backendRefs"]}
 
 
 def _asks(task: str) -> bool:

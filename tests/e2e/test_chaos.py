@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from tests.bench.chaos import run_row
-from tests.bench.held import Fleet, fleet, weights
+from tests.bench.held import Fleet, fleet
 from tests.bench.matrix import DEATHS
 from tests.stack import StackInfo
 from tests.stack.failures import COMPONENTS
@@ -41,17 +41,17 @@ def test_a_share_of_25_percent_outlives_each_component_and_is_taken_back_without
     one = next(one for one in held.held if one.state == COLUMN)
     held.reset()
     held.hold(said, [one])
-    shared = weights(one.service)
+    shared = held.weights(one)
     for component in [name for name in COMPONENTS if name not in ASIDE]:
         said(f"killing {component}")
         COMPONENTS[component].kill()
         time.sleep(AWAY)
         COMPONENTS[component].bring_back()
         assert wait_until(partial(held.looked, one, time.time()), DEATHS[component].unwatched), component
-        assert weights(one.service) == shared, component
+        assert held.weights(one) == shared, component
     killed_at = time.time()
     COMPONENTS["airflow"].kill()
-    assert wait_until(lambda: weights(one.service)[one.candidate] == 0, DEATHS["airflow"].unwatched), "the guard"
+    assert wait_until(lambda: held.weights(one)[one.candidate] == 0, DEATHS["airflow"].unwatched), "the guard"
     COMPONENTS["airflow"].bring_back()
     held.release()
     held.wait_ended(said, [one])
