@@ -43,14 +43,14 @@ from tests.stack.service import serve
 from tests.stack.traffic import users
 
 CONNECTION = "chaos"
-PATIENCE = 240.0
+PATIENCE = 360.0
 """Seconds until every service is in its state."""
 ENDING = 420.0
 """Seconds after which a run that has not ended never will."""
 RATE = 10.0
-BUILD = 45
+BUILD = 60
 """Seconds that the slow build takes."""
-START = "40s"
+START = "60s"
 """What the slow version takes to start."""
 UNKNOWN = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
 INCIDENT = {
@@ -164,12 +164,14 @@ class Fleet:
                 self.deploy(one)
         self._until_held([one for one in chosen if one not in [*late, *writing]], say)
         self._until(writing, lambda one: self._tasks(one).get("approve_promotion") == "deferred", say)
-        for one in reversed(late):  # a start takes longer to begin than a build
+        for one in reversed(late):  # a start takes longer to come to than a build
             self.deploy(one)
-        self._until_held(late, say)
+            self._until_held([one], say)
         for one in writing:
             one.asked = APPROVE if one.state == "PROMOTING" else REJECT
         self._until_held(writing, say)
+        if gone := [one.state for one in chosen if not self._is_held(one)]:
+            raise StackError(f"no longer in its state: {', '.join(gone)}")
 
     def deploy(self, one: Held) -> None:
         """Trigger the deployment that its state needs."""
@@ -212,7 +214,8 @@ class Fleet:
 
     def outcome(self, one: Held, component: str, killed_at: float) -> Row:
         """Say what became of one deployment."""
-        folder = self._artifacts(one)
+        folder, planned = self._artifacts(one), self.api.xcom(one.dag, one.run, "plan")
+        one.plan = DeploymentPlan.load(planned) if planned else None
         said = json.loads((folder / f"{folder.name}.json").read_text()) if folder else {}
         ended = str(said.get("state", "none"))
         serving = [name for name, weight in self.weights(one).items() if weight]
