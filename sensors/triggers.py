@@ -31,7 +31,7 @@ INTERVAL = 1.0
 
 LOOKS_PER_SECOND = 100.0
 """Looks that one process may do. Where its loops are more than that, each of them looks less often."""
-AT_ONCE = 16
+AT_ONCE = 4
 """Looks that may be at work at one time; more threads would only take the time from each other."""
 HANGS = 0.3
 """Seconds after which a look no longer counts as at work: it waits for an answer, and nobody shall wait for it."""
