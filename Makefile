@@ -38,7 +38,7 @@ bench-bad-fixes: install ## 30 bad fixes under live traffic, on the servers that
 	@$(PY) -m tests.bench.bad_fixes $(N)
 
 bench-rollout: install ## requests lost by shifts and rollbacks, and how soon they act, on the servers that are up: .bench/rollout.json
-	@$(PY) -m tests.bench.rollout
+	@$(PY) -m tests.bench.rollout $(N)
 
 chaos: install ## kill each component in each state of a deployment, on the servers that are up: .bench/chaos.json
 	@$(PY) -m tests.bench.chaos $(ROWS)

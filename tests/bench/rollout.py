@@ -1,6 +1,7 @@
 """What shifts, promotions and rollbacks cost users: requests lost, and how long a verdict takes to reach the last one.
 
-    make bench-rollout              26 rollbacks under 200 requests/s, about 15 minutes, on the servers of `make up`
+    make bench-rollout              27 rollbacks under 200 requests/s, about 15 minutes, on the servers of `make up`
+    make bench-rollout N=1          7 of them
 
 A whole DAG run takes a minute or two, most of it waiting for evidence. So two deployments are whole runs: one that is
 promoted and taken back by the verification, and one that is taken back at 5 %. All others drive the same operators and
@@ -8,6 +9,7 @@ the same brake from here (`tests/bench/driven.py`). What is taken back after a p
 `verify_deployments`. Pods take five seconds to start, and end gracefully. `.bench/rollout.json` holds the figures.
 """
 
+import argparse
 import json
 import math
 import os
@@ -26,7 +28,7 @@ import requests
 import yaml
 
 from tests.e2e.test_verification import verified_by_hand
-from tests.e2e.trail import audited, summary, transitions
+from tests.e2e.trail import summary, transitions
 from tests.e2e.world import World
 from tests.stack.airflow import environment, install_deployments
 from tests.stack.demo import conf
@@ -45,10 +47,6 @@ SERVICE = "depot"
 RATE = 200.0
 START = "5s"
 STAGES = (5, 25, 50, 100)
-DRIVEN = 5
-"""Rollbacks at each share that are driven from here."""
-VERIFIED = 4
-"""Promotions that are driven from here; the verification's whole DAG takes them back."""
 DWELL = 2.0
 """Seconds at each share."""
 HARM = 60
@@ -138,7 +136,7 @@ class Bench:
         self.forget()
         run = self.world.deploy(commit)
         self.world.ended(run)
-        folder = audited(self.world, run)
+        (folder,) = (path for path in self._artifacts().glob("DEP-*") if summary(path)["run_id"] == run)
         said, steps = summary(folder), transitions(folder)
         kinds = {"DEPLOYING": "start", "CANARY": "shift", "PROMOTING": "promotion", "ROLLING_BACK": "rollback"}
         for step in steps:
@@ -238,7 +236,7 @@ def figures(bench: Bench) -> dict[str, Any]:
     }
 
 
-def run(info: StackInfo) -> None:
+def run(info: StackInfo, times: int) -> None:
     """Measure, print and write."""
     os.environ.update(environment())  # before Airflow is imported: it reads its environment only then
     World.end_runs(info, SERVICE)
@@ -253,13 +251,12 @@ def run(info: StackInfo) -> None:
         bench = Bench(world, Record(record), spec)
         try:
             verified_by_hand(world, limit=3)
-            bench.verification(bench.whole(sample.late))
-            bench.whole(sample.bad)
-            for _ in range(DRIVEN):
+            for _ in range(times):
                 for number in range(1, len(STAGES) + 1):
                     bench.brake(STAGES[:number])
-            for _ in range(VERIFIED):
                 bench.promoted()
+            bench.whole(sample.bad)
+            bench.verification(bench.whole(sample.late))
         finally:
             bench.forget()
             install_deployments([])
@@ -285,8 +282,10 @@ def show(written: dict[str, Any], rollbacks: Sequence[Rollback]) -> None:
 
 def main() -> int:
     """Run it on the stack that is up."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.rollout", description="Shift and take back, often.")
+    parser.add_argument("times", type=int, nargs="?", default=5, help="rollbacks at each share that are driven (5)")
     try:
-        run(StackInfo.load())
+        run(StackInfo.load(), parser.parse_args().times)
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
