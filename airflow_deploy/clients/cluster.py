@@ -1,24 +1,21 @@
-"""The Kubernetes cluster: server-side apply for our own objects, JSON Patch for the team's route."""
+"""The Kubernetes cluster: the team's route, and server-side apply for our own objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from urllib3 import Retry
 
+from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.answers import errors as _errors
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
-from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.clients.traffic import FIELD_MANAGER, Traffic
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.values import printable
 
-FIELD_MANAGER = "airflow-deploy"
-TIMEOUT = (3.0, 10.0)
-"""Seconds to connect and to wait for an answer."""
-GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 AGAIN = Retry(
     total=6,
     read=2,
@@ -52,7 +49,7 @@ class Readiness:
         return self.ready >= self.wanted > 0
 
 
-class Cluster:
+class Cluster(Traffic):
     """One cluster, as the Airflow connection ``connection`` reaches it.
 
     :param purpose: those of one purpose share their connections to the server. What is asked for a purpose of its own
@@ -62,41 +59,9 @@ class Cluster:
     def __init__(self, connection: str, purpose: str = "") -> None:
         from kubernetes import client
 
-        self._api = _api_client(connection, purpose)
-        self._custom = client.CustomObjectsApi(self._api)
+        super().__init__(_api_client(connection, purpose))
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
-        self._discovery = client.DiscoveryV1Api(self._api)
-
-    def route(self, namespace: str, name: str) -> Route:
-        """Read an HTTPRoute."""
-        with _errors(f"reading route {namespace}/{name}"):
-            body = self._custom.get_namespaced_custom_object(
-                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
-            )
-        return Route(body)
-
-    def patch_route(self, route: Route, patch: Patch) -> Route:
-        """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
-
-        :raises TemporaryError: one of its tests failed: somebody else has written the route since it was read. Whoever
-            tries again reads it again, and is fenced by what it has become.
-        """
-        if not patch:
-            return route
-        metadata = route.body["metadata"]
-        with _errors(f"writing route {route.name}", invalid=TemporaryError):
-            body = self._custom.patch_namespaced_custom_object(
-                *GATEWAY_API,
-                metadata["namespace"],
-                "httproutes",
-                metadata["name"],
-                patch,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/json-patch+json",  # the client would take a merge patch
-                _request_timeout=TIMEOUT,
-            )
-        return Route(body)
 
     def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
         """Server-side apply our own objects, in their order.
@@ -162,21 +127,6 @@ class Cluster:
                 raise
         return True
 
-    def ready_endpoints(self, namespace: str, service: str) -> int:
-        """Return how many pods the Service ``service`` could send a request to now."""
-        with _errors(f"listing the endpoints of {namespace}/{service}"):
-            slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
-            ).items
-        # A pod with two addresses stands in two slices.
-        ready = {
-            (endpoint.target_ref and endpoint.target_ref.uid) or endpoint.addresses[0]
-            for item in slices
-            for endpoint in item.endpoints or []
-            if endpoint.conditions is None or endpoint.conditions.ready is not False
-        }
-        return len(ready)
-
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         """Set the number of the Deployment's pods."""
         with _errors(f"scaling Deployment {namespace}/{name}"):
@@ -196,38 +146,3 @@ def _api_client(connection: str, purpose: str) -> Any:
     configuration.retries = False if purpose else AGAIN
     configuration.connection_pool_maxsize = KEPT_ALIVE
     return client.ApiClient(configuration)
-
-
-@contextmanager
-def _errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[None]:
-    """Turn the client's errors into ours.
-
-    :param invalid: what a 422 means here: a failed ``test`` of a patch, or an object that is not accepted.
-    """
-    from kubernetes.client import ApiException
-    from kubernetes.config import ConfigException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        text = f"{doing}: the cluster answers {error.status} {printable(str(error.body or error.reason), 500)}"
-        if error.status == 422:
-            raise invalid(text) from error
-        if error.status == 400:
-            raise PermanentError(text) from error
-        if error.status in (401, 403, 404, 405):
-            raise RefusedError(text) from error
-        raise TemporaryError(text) from error
-    except (HTTPError, OSError) as error:
-        why = str(getattr(error, "reason", None) or error)
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(why, 200)})") from error
-    except AttributeError as error:
-        # Where TLS fails, the client stumbles over the answer that it does not have.
-        if not isinstance(failed := error.__context__, ApiException):
-            raise
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(failed.reason), 200)})") from error
-    except ConfigException as error:
-        raise RefusedError(
-            f"{doing}: the Kubernetes connection is not usable ({printable(str(error), 200)})"
-        ) from error

@@ -138,6 +138,9 @@ class DeploymentSpec(Model):
     canary: Canary = Canary()
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
+    lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
+    """Seconds for which a candidate may have traffic while nobody looks, before the guard returns it. A triggerer's
+    restart takes 28."""
     rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()

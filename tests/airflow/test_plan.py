@@ -102,6 +102,14 @@ def test_a_version_that_serves_already_is_refused(world: World) -> None:
     assert world.steps() == []
 
 
+def test_a_route_that_a_gitops_tool_would_set_back_is_refused(world: World) -> None:
+    manager = {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}}
+    world.cluster.body["metadata"]["managedFields"] = [manager]
+    with pytest.raises(RefusedError, match=r"argocd-controller owns its rules .* let it ignore .* /spec/rules/\*"):
+        world.plan()
+    assert (world.steps(), world.cluster.writes) == ([], 0)
+
+
 def test_a_service_reached_by_several_ports_is_refused(world: World) -> None:
     other = {"kind": "Service", "name": "payments", "port": 8443, "weight": 1}
     world.cluster.body["spec"]["rules"].append({"backendRefs": [other]})
