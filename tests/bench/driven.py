@@ -5,12 +5,14 @@ judgement, whose word the caller gives. The process needs the stack's Airflow en
 """
 
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.base import record
@@ -20,8 +22,9 @@ from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator,
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.operators.settle import RollbackOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
-from airflow_deploy.sensors.looks import Assignment, Looks, Outcome
+from airflow_deploy.sensors.looks import Assignment, Looks
 from airflow_deploy.sensors.ready import WaitReadySensor
+from airflow_deploy.sensors.triggers import INTERVAL
 
 AGREED = ("score_confidence", "")
 
@@ -66,6 +69,9 @@ class Driven:
         self._do(ApplyManifestOperator(task_id="apply_manifest", agreed=AGREED, plan=self.plan))
         self._do(WaitReadySensor(task_id="wait_ready", deferrable=False, plan=self.plan))
         self.claim = self._do(ClaimRouteOperator(task_id="claim_route", plan=self.plan))
+        watch = Assignment(role="watch", plan=self.plan, baseline=self.baseline, claim=self.claim, started=time.time())
+        self._looks = Looks(watch)
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def shift(self, share: int) -> None:
         """Give the candidate ``share`` % of the traffic."""
@@ -96,10 +102,8 @@ class Driven:
 
         :raises RuntimeError: the route was lost.
         """
-        watch = Assignment(role="watch", plan=self.plan, baseline=self.baseline, claim=self.claim, started=time.time())
-        looks = Looks(watch)
         said = _word("BREACHED")
-        if (restored := looks.brake(said)) is None:
+        if (restored := self._looks.brake(said)) is None:
             raise RuntimeError("the brake found another owner")
         return said.at, restored
 
@@ -109,6 +113,12 @@ class Driven:
             task_id="rollback", judges=[], gates=[], plans_of=["build_image", "plan"], steps_of=self._steps_of
         )
         self._do(rollback)
+
+    def _watch(self) -> None:
+        """Look and renew the Lease until the route says that the watch is over: no share is raised without."""
+        while self._looks.look() is None:
+            self._looks.renew()
+            time.sleep(INTERVAL)
 
     def _do(self, operator: Any) -> Any:
         self._at(operator.task_id)
