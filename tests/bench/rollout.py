@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tests.bench.driven import Driven
 
 BENCH = CHECKOUT / ".bench"
+RESULTS = BENCH / "rollout.json"
 SERVICE = "depot"
 RATE = 200.0
 START = "5s"
@@ -170,10 +171,11 @@ class Bench:
         self.note("promoted", "dag", candidate, _at(said["verdict_at"]), _at(said["restored_at"]))
 
     def note(self, at: str, by: str, candidate: str, verdict: float, answered: float) -> None:
-        """Remember one way back, and say so."""
+        """Remember one way back, write it down, and say so."""
         last = max(r.sent + r.latency for r in self.requests() if r.version == candidate)
         done = Rollback(at, by, ours=round(answered - verdict, 3), restored=round(last - verdict, 3))
         self.rollbacks.append(done)
+        RESULTS.write_text(json.dumps(figures(self), indent=2) + "\n")
         share = at if at == "promoted" else f"{at} %"
         print(
             f"{len(self.rollbacks):3}  {share:>8} by {by:5}  last answer {done.restored:.2f} s after the verdict,"
@@ -260,9 +262,7 @@ def run(info: StackInfo, times: int) -> None:
         finally:
             bench.forget()
             install_deployments([])
-        written = figures(bench)
-    (BENCH / "rollout.json").write_text(json.dumps(written, indent=2) + "\n")
-    show(written, bench.rollbacks)
+    show(figures(bench), bench.rollbacks)
 
 
 def show(written: dict[str, Any], rollbacks: Sequence[Rollback]) -> None:
