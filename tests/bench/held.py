@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -159,7 +160,7 @@ class Fleet:
         chosen = held or self.held
         late, writing = ([one for one in chosen if one.state in group] for group in (LATE, WRITING))
         self._incident = True
-        self.proxy.hold(_promotes_or_returns)
+        self.proxy.hold(writes)
         for one in chosen:
             if one not in late:
                 self.deploy(one)
@@ -221,6 +222,8 @@ class Fleet:
         said = json.loads((folder / f"{folder.name}.json").read_text()) if folder else {}
         ended = str(said.get("state", "none"))
         serving = [name for name, weight in self.weights(one).items() if weight]
+        one.requests += one.record.new()
+        answers = [request.sent + request.latency for request in one.requests if request.version == one.candidate]
         stable = one.plan.stable if one.plan else ""
         return Row(
             component=component,
@@ -229,7 +232,7 @@ class Fleet:
             route_whole=serving == [one.candidate if ended == "VERIFIED" else stable],
             orphans=tuple(self._orphans(one, {*serving, stable})),
             audit_legal=folder is not None and said["irregular"] is None and _replays(folder),
-            unwatched_s=self._unwatched(one, folder),
+            unwatched_s=unwatched(answers, self.leases[one.service], _verified_at(folder) if folder else None),
             seconds=round((one.ended_at or time.time()) - killed_at, 1),
         )
 
@@ -331,25 +334,25 @@ class Fleet:
         builds = [str(item.name) for item in self._docker.containers.list()] if one.state == "BUILDING" else []
         return [name for name in found if name not in needed] + builds
 
-    def _unwatched(self, one: Held, folder: Path | None) -> float | None:
-        """Return how old the last look was, at most, when the candidate answered a user before it was verified."""
-        one.requests += one.record.new()
-        over = _verified_at(folder) if folder else None
-        looks = iter([*self.leases[one.service], float("inf")])
-        looked, following, longest = None, next(looks), None
-        for at in sorted(r.sent + r.latency for r in one.requests if r.version == one.candidate):
-            while following <= at:
-                looked, following = following, next(looks)
-            if looked is not None and (over is None or at <= over):
-                longest = max(longest or 0.0, at - looked)
-        return None if longest is None else round(longest, 1)
+
+def unwatched(answers: Sequence[float], looks: Sequence[float], until: float | None) -> float | None:
+    """Return how long ago the last look was, at most, when the candidate answered a user.
+
+    :param answers: when it did; ``looks``: when looks were completed, in their order; both in unix seconds.
+    :param until: when it was verified, and so needed no looks any more.
+    :returns: None where it never had a user, or nobody was seen to look.
+    """
+    gaps = [
+        at - looks[index - 1] for at in answers if (index := bisect_right(looks, at)) and (until is None or at <= until)
+    ]
+    return round(max(gaps), 1) if gaps else None
 
 
 def _asks(task: str) -> bool:
     return task.endswith(".ask") or task in ("approve", "approve_promotion")
 
 
-def _promotes_or_returns(call: Call) -> bool:
+def writes(call: Call) -> bool:
     """Whether this is the write of a promotion, or of a rollback, of the services that are held in it."""
     phase = {name_of("PROMOTING"): routes.PROMOTED, name_of("ROLLING_BACK"): routes.SETTLED}
     service = call.path.partition("?")[0].rpartition("/")[2]
