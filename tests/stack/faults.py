@@ -24,7 +24,8 @@ from tests.stack.tls import write_secret
 SLOW = 12.0
 """Seconds after which a call that is to time out is ended: longer than the product waits for an answer."""
 RETRY_AFTER = "1"
-KINDS = ("409", "429", "500", "503", "timeout", "reset")
+KINDS = ("409", "429", "500", "503", "timeout", "reset", "lost")
+"""``reset`` ends the connection before the API server has heard of the call, ``lost`` when it has done it."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.proxied.decide(Call(self.command, self.path, body))
-        if fault is None:
-            self._pass(body)
+        if fault is None or fault == "lost":
+            self._pass(body, lost=bool(fault))
         elif fault in ("timeout", "reset"):
             time.sleep(SLOW if fault == "timeout" else 0)
             self._hang_up()
@@ -137,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
 
-    def _pass(self, body: bytes) -> None:
+    def _pass(self, body: bytes, *, lost: bool) -> None:
         address = urlsplit(SERVER)
         connection = HTTPSConnection(str(address.hostname), address.port, context=self.upstream, timeout=30)
         try:
@@ -150,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         finally:
             connection.close()
+        if lost:
+            self._hang_up()
+            return
         self._answer(answer.status, content, answer.headers.get("Content-Type", "application/json"))
 
     def _refuse(self, status: int) -> None:
