@@ -122,7 +122,7 @@ class Fleet:
         """All that anybody could have changed."""
         return {name: (copy.deepcopy(one.body), dict(one.replicas)) for name, one in self.clusters.items()}
 
-    def _connect(self, connection: str) -> Fleet:
+    def _connect(self, connection: str, purpose: str = "") -> Fleet:
         if connection in self.connections:
             raise self.connections[connection]
         return self

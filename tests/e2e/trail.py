@@ -42,7 +42,7 @@ def check_replays(folder: Path) -> None:
     for path in folder.glob("evidence_*/*.jsonl"):
         judged = judge_again(path)
         assert judged.differences == [], path
-        assert judged.lines > 1
+        assert judged.lines >= 1  # a gate that the brake has closed before its first look has the head alone
 
 
 def audited(world: World, run: str) -> Path:

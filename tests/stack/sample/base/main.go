@@ -33,6 +33,12 @@ func run() error {
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 
+	start, err := time.ParseDuration(cmp.Or(os.Getenv("START"), "0s"))
+	if err != nil {
+		return err
+	}
+	time.Sleep(start)
+
 	version := cmp.Or(os.Getenv("VERSION"), "unknown")
 	payments := &Payments{Pool: NewPool(), Currency: cmp.Or(os.Getenv("CURRENCY"), "EUR")}
 	var draining atomic.Bool
