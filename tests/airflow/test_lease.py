@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import lease
+from airflow_deploy.clients import lease, wayback
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError, TemporaryError
@@ -21,6 +21,7 @@ from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import UNSEEN, ClaimRouteOperator, ShiftCanaryOperator
 from airflow_deploy.sensors.looks import IN_TIME, Role
 from tests.airflow.fake_cluster import FakeCluster
+from tests.airflow.fake_registry import FakeRegistry
 from tests.airflow.fake_world import Clock, Stage, World
 from tests.airflow.test_looks import HARMFUL, HEALTHY, planned
 from tests.airflow.test_operators import Run
@@ -204,6 +205,10 @@ class TestLookThenRaise:
 
 
 class TestClaim:
+    @pytest.fixture(autouse=True)
+    def _registry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wayback, "Images", FakeRegistry())
+
     def claim(self, plan: DeploymentPlan, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
         return ClaimRouteOperator(task_id="claim_route", plan=plan.dump()).execute(Run().at("claim_route"))
