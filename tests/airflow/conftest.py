@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.airflow.fake_registry import FakeRegistry
 from tests.unit.airflow_home import isolate
 
 isolate()
@@ -16,3 +17,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store of artifacts, of this test's own."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DEPLOY__ARTIFACT_STORE", f"file://{tmp_path}/store/")
     return tmp_path / "store"
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
+    """The registry that is asked for the stable's images: no test here has a Docker daemon."""
+    made = FakeRegistry()
+    monkeypatch.setattr("airflow_deploy.clients.wayback.Images", made)
+    return made

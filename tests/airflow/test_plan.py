@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
-from airflow_deploy.clients import wayback
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
@@ -26,7 +25,6 @@ from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import ClaimRouteOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from tests.airflow.fake_cluster import FakeCluster
-from tests.airflow.fake_registry import FakeRegistry
 from tests.airflow.test_operators import Run
 from tests.hostile import FIELDS, ODD_TEXTS
 from tests.unit.builders import COMMIT, CONF, changed, make_plan, make_spec
@@ -59,7 +57,6 @@ class World:
         self.cluster = FakeCluster(make_plan())
         self.observer = FakeObserver()
         monkeypatch.setattr(planning, "Cluster", lambda _: self.cluster)
-        monkeypatch.setattr(wayback, "Images", FakeRegistry())
         monkeypatch.setattr(Repository, "fetched", self.fetched)
         monkeypatch.setattr(Observer, "connect", lambda _: self.observer)
 
@@ -259,7 +256,6 @@ class TestCommits:
 class TestClaim:
     def claim(self, plan: DeploymentPlan, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
-        monkeypatch.setattr(wayback, "Images", FakeRegistry())
         return ClaimRouteOperator(task_id="claim_route", plan=plan.dump()).execute(Run().at("claim_route"))
 
     def test_claimed_twice_the_first_claim_stands(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,17 +23,8 @@ IMAGE = "registry.example.com/payments:v1"
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
-    made = FakeRegistry()
-    monkeypatch.setattr(wayback, "Images", made)
-    return made
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, registry: FakeRegistry) -> World:
-    made = World(monkeypatch, tmp_path)
-    monkeypatch.setattr(wayback, "Images", registry)
-    return made
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    return World(monkeypatch, tmp_path)
 
 
 def no_pods(cluster: FakeCluster, registry: FakeRegistry) -> None:
