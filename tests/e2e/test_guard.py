@@ -1,6 +1,7 @@
 """All of Airflow dies in mid-canary: the guard returns the traffic, and the run says so when it comes back."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from tests.e2e.world import SMALL, World
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
 from tests.stack.failures import COMPONENTS
+from tests.stack.layout import GUARD_KUBECONFIG
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
@@ -90,6 +92,18 @@ def ended(world: World, run: str) -> bool:
     with suppress(HTTPError):
         world.api.end_run(world.dag, run)
     return world.api.run_state(world.dag, run) == "failed"
+
+
+@pytest.mark.usefixtures("stack")
+def test_the_guard_may_do_nothing_that_its_manifest_does_not_say() -> None:
+    shown = kubectl("auth", "can-i", "--list", f"--namespace={VAULT}", "--no-headers", config=GUARD_KUBECONFIG)
+    rows = [re.fullmatch(r"(\S+)\s+\[.*?\]\s+\[.*?\]\s+\[(.*)\]", line.strip()) for line in shown.splitlines()]
+    may = {row[1]: set(row[2].split()) for row in rows if row and "selfsubject" not in row[1]}
+    assert may == {
+        "leases.coordination.k8s.io": {"list"},
+        "httproutes.gateway.networking.k8s.io": {"get", "patch"},
+        "endpointslices.discovery.k8s.io": {"list"},
+    }
 
 
 def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World) -> None:
