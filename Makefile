@@ -4,7 +4,7 @@ PY := .venv/bin/python
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-bad-fixes figures up down status lock install
+.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-bad-fixes bench-rollout chaos figures up down status lock install
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ bench-gates: install ## 1,000 gates on one triggerer, 5 minutes on an idle machi
 
 bench-bad-fixes: install ## 30 bad fixes under live traffic, on the servers that are up: .bench/bad_fixes.json
 	@$(PY) -m tests.bench.bad_fixes $(N)
+
+bench-rollout: install ## requests lost by shifts and rollbacks, and how soon they act, on the servers that are up: .bench/rollout.json
+	@$(PY) -m tests.bench.rollout $(N)
+
+chaos: install ## kill each component in each state of a deployment, on the servers that are up: .bench/chaos.json
+	@$(PY) -m tests.bench.chaos $(ROWS)
 
 figures: install ## draw the pictures of docs/concepts, and print its numbers
 	@nice $(PY) -m tests.bench.figures

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +17,8 @@ from typing import Any
 from airflow_deploy import __version__
 from airflow_deploy.clients.airflow_api import AirflowApi
 from airflow_deploy.clients.dockerfiles import generate
-from airflow_deploy.clients.manifests import rbac
+from airflow_deploy.clients.guard import Guard, connect
+from airflow_deploy.clients.manifests import guard, rbac
 from airflow_deploy.clients.replays import judge_again
 from airflow_deploy.clients.runs import Run, Snapshot
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
@@ -27,7 +32,7 @@ VERIFIED, UNDONE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
 exit codes:
-  0    VERIFIED; or, without waiting, triggered; or printed
+  0    VERIFIED; or, without waiting, triggered; or printed; or a guard that was ended by SIGTERM
   1    ROLLED_BACK or FAILED: look at the run's page
   2    REJECTED; or refused: the arguments, the conf, the login, the repository
   3    Airflow cannot be reached
@@ -78,6 +83,23 @@ example:
   $ airflow-deploy rbac payments --service-account airflow:airflow-worker \
       --service-account airflow:airflow-triggerer | kubectl apply -f -
 """
+GUARD = """\
+Return the traffic of deployments that nobody looks at any more, because Airflow has died.
+
+While a deployment gives its candidate traffic, each completed look of its watch renews a Lease in the cluster. Where
+one has not changed for as long as it lasts (lease in the service's YAML, 45 s by default), the guard gives the version
+before all traffic again, in one write that is fenced as every other, and leaves its reason on the route: when Airflow
+comes back, the run finds it and ends ROLLED_BACK. While the guard itself cannot see the Leases, no time passes for it.
+
+Run it where Airflow's death does not reach it: in the cluster (--manifest prints what to apply), or beside Airflow with
+KUBECONFIG. Any number of them may run. It needs no Airflow, goes on whatever the cluster answers, and ends at SIGTERM.
+
+example:
+  $ airflow-deploy guard --manifest registry.example.com/airflow:3.3 --home airflow | kubectl apply -f -
+  $ KUBECONFIG=guard.kubeconfig airflow-deploy guard --namespace payments --namespace orders
+  2026-11-23T17:00:00Z INFO    guards       payments, orders
+  2026-11-23T17:31:09Z WARNING returned     payments/payments: nobody has looked for 46 s; owner DEP-…/7, from …
+"""
 JUDGE = "Judge again what was judged."
 REPLAY = """\
 Judge the recorded evidence of a deployment again, offline, and say whether each verdict is what follows from the
@@ -96,7 +118,13 @@ exit codes:
   0    all lines of all files agree
   1    one does not, or is no evidence
 """
-EPILOGS = {DOCKERFILE: EXIT_CODES, RBAC: EXIT_CODES, JUDGE: REPLAY_EXIT_CODES, REPLAY: REPLAY_EXIT_CODES}
+EPILOGS = {
+    DOCKERFILE: EXIT_CODES,
+    RBAC: EXIT_CODES,
+    GUARD: EXIT_CODES,
+    JUDGE: REPLAY_EXIT_CODES,
+    REPLAY: REPLAY_EXIT_CODES,
+}
 """What stands at the end of a help text, where that is not of Airflow's environment."""
 
 MOST_DIFFERENCES = 5
@@ -155,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     rights.set_defaults(command=_rbac)
 
+    watcher = _described(commands.add_parser, GUARD, name="guard", help="return what nobody looks at any more")
+    watcher.add_argument("--namespace", action="append", metavar="NAMESPACE", help="of services; all without it")
+    watcher.add_argument("--manifest", metavar="IMAGE", help="print what runs it in the cluster, with its rights")
+    watcher.add_argument("--home", default="airflow", metavar="NAMESPACE", help="where the manifest puts it: airflow")
+    watcher.set_defaults(command=_guard)
+
     judge = _described(commands.add_parser, JUDGE, name="judge", help="judge recorded evidence again")
     again = judge.add_subparsers(title="commands", required=True, metavar="COMMAND")
     replay = _described(again.add_parser, REPLAY, name="replay", help="recompute every verdict offline")
@@ -195,6 +229,19 @@ def _dockerfile(given: argparse.Namespace) -> int:
 
 def _rbac(given: argparse.Namespace) -> int:
     print(rbac(given.namespace, given.service_account), end="")
+    return VERIFIED
+
+
+def _guard(given: argparse.Namespace) -> int:
+    namespaces = given.namespace or []
+    if given.manifest:
+        print(guard(given.manifest, given.home, namespaces), end="")
+        return VERIFIED
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ", level="INFO")
+    logging.Formatter.converter = time.gmtime
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    Guard(connect(), namespaces).run(stopped)
     return VERIFIED
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from airflow.sdk import Context, XComArg
 
+from airflow_deploy.clients import lease
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, record, resolved
@@ -24,7 +27,7 @@ class ClaimRouteOperator(DeployOperator):
     def execute(self, context: Context) -> str:
         """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
 
-        :raises RefusedError: there would be no way back.
+        :raises RefusedError: another deployment has the route, and somebody looks at it. Or there would be no way back.
         """
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
@@ -35,8 +38,15 @@ class ClaimRouteOperator(DeployOperator):
                     f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
                 )
             return route.owner
+        if route.owner and route.phase in routes.WATCHED and lease.is_alive(cluster, plan, route.owner):
+            raise RefusedError(
+                f"route {route.name} is {route.phase} by {route.owner}, which is under way: wait until it has ended,"
+                " and trigger a new run"
+            )
         check_way_back(cluster, plan)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
+        # First of all, so that there is no moment in which the guard does not know of a claim.
+        lease.take(cluster, plan, owner)
         cluster.patch_route(route, patch)
         self.log.info("route %s is ours: %s", route.name, owner)
         return owner
@@ -55,8 +65,12 @@ class OwnedOperator(DeployOperator):
         self.claim: Any = claim
 
 
+UNSEEN = 60.0
+"""Seconds for which a shift waits for a look."""
+
+
 class ShiftCanaryOperator(OwnedOperator):
-    """Give the candidate ``share`` % of the route's traffic.
+    """Give the candidate ``share`` % of the route's traffic, as soon as somebody is seen to look at it.
 
     :param agreed: ids of the judge and of the question before, one of which must have let it.
     """
@@ -75,12 +89,30 @@ class ShiftCanaryOperator(OwnedOperator):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         provide(cluster, plan, resolved(self.claim), self.share)
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-        patch = routes.shift(route, resolved(self.claim), plan.stable, plan.candidate, self.share, time.time())
+        route, patch = self._looked_at(cluster, plan)
         record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
         cluster.patch_route(route, patch)
         self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
         record(context, State.CANARY_WAITING, f"{self.share} % of traffic is declared for {plan.candidate}")
+
+    def _looked_at(self, cluster: Cluster, plan: DeploymentPlan) -> tuple[Route, Patch]:
+        """Wait until the watch has completed a look since this try began, and return the patch that shifts.
+
+        After whatever restart: whoever raises a share knows that the brake is held.
+        """
+        owner = resolved(self.claim)
+        sign = lease.Sign(cluster, plan, owner)
+        deadline = time.monotonic() + UNSEEN
+        while True:
+            route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+            patch = routes.shift(route, owner, plan.stable, plan.candidate, self.share, time.time())
+            if not patch or sign.seen():
+                return route, patch
+            if time.monotonic() >= deadline:
+                raise TemporaryError(
+                    f"nobody has looked for {UNSEEN:.0f} s, so {self.share} % are not given: is a triggerer running?"
+                )
+            time.sleep(lease.POLL)
 
 
 class PromoteOperator(OwnedOperator):

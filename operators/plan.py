@@ -60,6 +60,7 @@ class PlanDeploymentOperator(DeployOperator):
             stable_port=route.port_of(stable),
             stable_ready=cluster.ready_endpoints(spec.namespace, stable),
         )
+        plan = self._behind_the_route_alone(cluster, plan)
         _refuse_backdated(plan)
         if plan.candidate == stable:
             raise RefusedError(
@@ -77,6 +78,14 @@ class PlanDeploymentOperator(DeployOperator):
         )
         self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
         return plan.dump()
+
+    def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
+        """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""
+        labels = plan.pod_labels.items()
+        if not any(selector.items() <= labels for selector in cluster.selectors(plan.spec.namespace)):
+            return plan
+        self.log.info("a Service selects pods by their name alone: those of %s do not carry it", plan.candidate)
+        return plan.model_copy(update={"pods_named": False})
 
 
 def _refuse_backdated(plan: DeploymentPlan) -> None:

@@ -94,7 +94,21 @@ class CheckPromotedOperator(BaseOperator):
                 f"{names}: {len(breached)} of them breach, and at most {self.limit} may in one pass: what they share is"
                 " broken, so nothing is taken back and a person must look"
             )
-        return [_target(each) for each in found if each.verdict in ("BREACHED", "BACK")]
+        chosen = [each for each in found if each.verdict in ("BREACHED", "BACK")]
+        # All traffic first, and from here: users are harmed while Airflow goes from this task to the next.
+        restored = [_brake(each) if each.verdict == "BREACHED" else None for each in chosen]
+        return [_target(each, at) for each, at in zip(chosen, restored, strict=True)]
+
+
+def _brake(found: Found) -> str | None:
+    """Return the traffic; where that fails, ``TakeBackOperator`` tries again and says why."""
+    plan = found.item.plan
+    try:
+        if take_back(Cluster(plan.spec.connections.kubernetes, "brake"), plan, json.dumps(found.event)):
+            return datetime.now(UTC).isoformat()
+    except Exception as error:  # whatever it is, the others' traffic is returned all the same
+        log.warning("%s: %s", plan.spec.service, printable(repr(error), 500))
+    return None
 
 
 def _clients(
@@ -138,9 +152,9 @@ def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
     return Found(item, "BACK", reason, at)
 
 
-def _target(found: Found) -> dict[str, Any]:
+def _target(found: Found, restored_at: str | None) -> dict[str, Any]:
     plan = found.item.plan
-    event = {**found.event, **_keep_evidence(found)}
+    event = {**found.event, **_keep_evidence(found), "restored_at": restored_at}
     return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": event}
 
 
@@ -182,7 +196,7 @@ class TakeBackOperator(BaseOperator):
         cluster = Cluster(plan.spec.connections.kubernetes)
         if not take_back(cluster, plan, json.dumps(event)):
             raise AirflowSkipException(f"another deployment has route {plan.spec.route.name} by now")
-        restored = datetime.now(UTC)
+        restored = datetime.fromisoformat(event["restored_at"]) if event["restored_at"] else datetime.now(UTC)
         settled = settle(cluster, plan)
         ti = context["ti"]
         common: dict[str, Any] = {"task": f"{ti.dag_id}.{ti.task_id}", "try_number": ti.try_number}

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from airflow_deploy.clients.cluster import QUICK, Cluster
+from airflow_deploy.clients import lease
+from airflow_deploy.clients.answers import QUICK
+from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks, unsighted
 from airflow_deploy.clients.settling import return_traffic
 from airflow_deploy.domain import route as routes
@@ -32,6 +33,7 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
 from airflow_deploy.domain.route import Route
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors.telling import ALLOWANCE
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ HANDOVER = 10.0
 """Seconds for which a gate leaves harm to the watch before it brakes itself."""
 BRAKING = 600.0
 """Seconds for which the brake tries."""
+IN_TIME = 5.0
+"""Seconds that a look may take to count as one that renews the Lease."""
 
 
 @dataclass(frozen=True)
@@ -59,43 +63,6 @@ class Assignment:
     claim: str
     started: float
     next_share: int | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The word that ends a loop: a verdict, or CLOSED where the route shows that somebody else has ended it."""
-
-    verdict: Verdict | Literal["CLOSED"]
-    reason: str
-    at: float
-    restored_at: float | None = None
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-
-    def event(self) -> dict[str, Any]:
-        """Return plain JSON with ISO 8601 times."""
-        return {
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "at": _iso(self.at),
-            "restored_at": self.restored_at and _iso(self.restored_at),
-            "numbers": dict(self.numbers),
-        }
-
-    @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Outcome:
-        """Return what ``event()`` was made of.
-
-        :raises ValueError: it was made by somebody else; KeyError, TypeError, AttributeError and RecursionError too.
-        """
-        if event["verdict"] not in ("BREACHED", "UNDECIDED", "BLIND"):
-            raise ValueError("no brake says so")
-        restored_at = event["restored_at"] and datetime.fromisoformat(event["restored_at"]).timestamp()
-        at = datetime.fromisoformat(event["at"]).timestamp()
-        return cls(event["verdict"], str(event["reason"]), at, restored_at, dict(event["numbers"].items()))
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 class Looks:
@@ -125,6 +92,7 @@ class Looks:
         self._report = Report(table(plan.spec.kinds), plan.spec.limits)
         self._share = 0
         self._looked_at: float | None = None
+        self._in_time = False
         self._sighted = 0.0
         self._breached_since: float | None = None
         self._blind_since: float | None = None
@@ -136,7 +104,12 @@ class Looks:
 
     def look(self) -> Outcome | None:
         """Look once; return the word that ends the loop, None to go on."""
-        at = time.time()
+        begun = time.monotonic()
+        outcome = self._look(time.time())
+        self._in_time = time.monotonic() - begun <= IN_TIME
+        return outcome
+
+    def _look(self, at: float) -> Outcome | None:
         try:
             route = self._cluster.route(self._plan.spec.namespace, self._plan.spec.route.name)
             if ended := self._ended(route, at):
@@ -155,6 +128,18 @@ class Looks:
             self._log.look(at, blind, self._assignment.next_share, final=True)
         self._tell(route, at, verdict, findings, final=outcome is not None)
         return outcome
+
+    def renew(self) -> None:
+        """Renew the Lease for the latest look. What fails here is tried again after the next one."""
+        if self._assignment.role == "gate" or not self._in_time:
+            return
+        try:
+            lease.renew(self._cluster, self._plan, self._assignment.claim)
+        except DeployError as error:
+            log.warning("the Lease is not renewed: %s", error)
+        except Exception:
+            # A mistake of ours must not end the loop of looks; the guard sees that nobody renews.
+            log.exception("the Lease could not be renewed")
 
     def brake(self, outcome: Outcome) -> float | None:
         """Return all traffic to the stable in one fenced write, and leave ``outcome`` on the route.
@@ -187,9 +172,10 @@ class Looks:
         ours = route.owner == self._assignment.claim
         if ours and route.phase == expected:
             return None
-        if ours and route.phase == routes.BRAKED and self._assignment.role != "gate" and route.word:
-            # Another loop for the same task, or this one before a restart, has braked: its word stands, unless somebody
-            # wrote over it.
+        braked = route.owned_by(self._plan.deployment_id) and route.phase == routes.BRAKED
+        if braked and self._assignment.role != "gate" and route.word:
+            # Another loop for the same task, this one before a restart, or the guard by a claim of its own has braked:
+            # its word stands, unless somebody wrote over it.
             with suppress(*routes.GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"

@@ -21,10 +21,11 @@ from airflow_deploy.clients.cluster import Cluster, Readiness
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.word import Outcome
 
 if TYPE_CHECKING:
     # The triggerer imports this module in its event loop, which must not stand still for numpy.
-    from airflow_deploy.sensors.looks import Looks, Outcome
+    from airflow_deploy.sensors.looks import Looks
 
 INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
@@ -109,15 +110,17 @@ class LookTrigger(OneEventTrigger):
         return Looks(Assignment(**self.assignment))
 
     async def _until_said(self, looks: Looks, pace: Pace) -> Outcome:
-        from airflow_deploy.sensors.looks import Outcome
-
         failing_since: float | None = None
+        renewing: asyncio.Future[None] | None = None
         while True:
             begun = time.monotonic()
             try:
                 if outcome := await pace.look(looks.look):
                     return outcome
                 failing_since = None
+                # Beside the looks and never before one: a verdict does not wait for it, nor does the brake.
+                if renewing is None or renewing.done():
+                    renewing = asyncio.ensure_future(in_thread(looks.renew))
             except Exception as error:
                 # A look foresees every answer of cluster and Prometheus, so this is a mistake of ours. Without the
                 # watch nobody holds the brake: look again, and where it persists, take the traffic back.

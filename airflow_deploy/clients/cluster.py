@@ -1,28 +1,22 @@
-"""The Kubernetes cluster: server-side apply for our own objects, JSON Patch for the team's route."""
+"""The Kubernetes cluster: the team's route, and server-side apply for our own objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from urllib3 import Retry
 
+from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.answers import errors as _errors
+from airflow_deploy.clients.inventory import Inventory
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
-from airflow_deploy.domain import autoscaling
-from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.clients.traffic import FIELD_MANAGER
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.values import printable
 
-FIELD_MANAGER = "airflow-deploy"
-TIMEOUT = (3.0, 10.0)
-"""Seconds to connect and to wait for an answer."""
-QUICK = (1.0, 1.0)
-"""The same, for a question whose answer is not worth a longer wait."""
-GATEWAY_API = ("gateway.networking.k8s.io", "v1")
-AUTOSCALING_API = ("autoscaling", "v2")
 AGAIN = Retry(
     total=6,
     read=2,
@@ -38,19 +32,6 @@ AGAIN = Retry(
 """How often a task's request is sent again where the server is busy, fails, resets the connection or does not answer.
 
 It takes about 15 s in all, and a minute at most; after that, the task itself is tried again.
-"""
-OWN_KINDS = {
-    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
-    "Service": "/api/v1/namespaces/{}/services",
-    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
-    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
-}
-"""What a version consists of, and where the API has it, in the order in which it is deleted.
-
-The Deployment is first, since it is fenced by its version, which changes with its pods; what is left can be listed and
-deleted by the next who comes. ConfigMaps are not listed: nobody needs to read what they say.
 """
 POLICY_REFUSALS = ("violates PodSecurity", "denied the request", "denied request")
 """What Pod Security, admission webhooks and admission policies say of a pod that they refuse."""
@@ -79,7 +60,7 @@ class Parts:
     config_maps: tuple[str, ...]
 
 
-class Cluster:
+class Cluster(Inventory):
     """One cluster, as the Airflow connection ``connection`` reaches it.
 
     :param purpose: those of one purpose share their connections to the server. What is asked for a purpose of its own
@@ -89,41 +70,9 @@ class Cluster:
     def __init__(self, connection: str, purpose: str = "") -> None:
         from kubernetes import client
 
-        self._api = _api_client(connection, purpose)
-        self._custom = client.CustomObjectsApi(self._api)
+        super().__init__(_api_client(connection, purpose))
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
-        self._discovery = client.DiscoveryV1Api(self._api)
-
-    def route(self, namespace: str, name: str) -> Route:
-        """Read an HTTPRoute."""
-        with _errors(f"reading route {namespace}/{name}"):
-            body = self._custom.get_namespaced_custom_object(
-                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
-            )
-        return Route(body)
-
-    def patch_route(self, route: Route, patch: Patch) -> Route:
-        """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
-
-        :raises TemporaryError: one of its tests failed: somebody else has written the route since it was read. Whoever
-            tries again reads it again, and is fenced by what it has become.
-        """
-        if not patch:
-            return route
-        metadata = route.body["metadata"]
-        with _errors(f"writing route {route.name}", invalid=TemporaryError):
-            body = self._custom.patch_namespaced_custom_object(
-                *GATEWAY_API,
-                metadata["namespace"],
-                "httproutes",
-                metadata["name"],
-                patch,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/json-patch+json",  # the client would take a merge patch
-                _request_timeout=TIMEOUT,
-            )
-        return Route(body)
 
     def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
         """Server-side apply our own objects, in their order.
@@ -193,21 +142,6 @@ class Cluster:
                 raise
         return True
 
-    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
-        """Return how many pods the Service ``service`` could send a request to now."""
-        with _errors(f"listing the endpoints of {namespace}/{service}"):
-            slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=timeout
-            ).items
-        # A pod with two addresses stands in two slices.
-        ready = {
-            (endpoint.target_ref and endpoint.target_ref.uid) or endpoint.addresses[0]
-            for item in slices
-            for endpoint in item.endpoints or []
-            if endpoint.conditions is None or endpoint.conditions.ready is not False
-        }
-        return len(ready)
-
     def parts_of(self, namespace: str, service: str) -> Parts:
         """Return what the pods behind the Service ``service`` are made of."""
         with _errors(f"listing the pods behind {namespace}/{service}"):
@@ -253,80 +187,6 @@ class Cluster:
                 _request_timeout=TIMEOUT,
             )
 
-    def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
-        """Return what airflow-deploy has made for the service, but for ConfigMaps."""
-        labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
-        kinds = [kind for kind in OWN_KINDS if kind != "ConfigMap"]
-        return [item for kind in kinds for item in self._listed(kind, namespace, labelSelector=labels)]
-
-    def delete(self, item: Mapping[str, Any]) -> None:
-        """Delete one of our own objects, unless it has changed since it was read; what is gone already is well.
-
-        :param item: the object as it was read; without what only a reader knows, there is no fence.
-        :raises TemporaryError: it has changed.
-        """
-        from kubernetes.client import ApiException
-
-        metadata = item["metadata"]
-        fence = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
-        path = f"{OWN_KINDS[item['kind']].format(metadata['namespace'])}/{metadata['name']}"
-        with _errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"):
-            try:
-                self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-
-    def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
-        """Return the namespace's HorizontalPodAutoscalers."""
-        return self._listed("HorizontalPodAutoscaler", namespace)
-
-    def autoscalers(self, namespace: str, service: str) -> list[dict[str, Any]]:
-        """Return those that scale what the Service ``service`` sends requests to."""
-        if not (found := self.all_autoscalers(namespace)):
-            return []
-        services = self._listed("Service", namespace, fieldSelector=f"metadata.name={service}")
-        return autoscaling.of(services, self._listed("Deployment", namespace), found)
-
-    def patch_autoscaler(self, item: Mapping[str, Any], patch: Patch, *, dry_run: bool = False) -> None:
-        """Apply a JSON Patch to a HorizontalPodAutoscaler as one write; an empty patch writes nothing.
-
-        :param dry_run: let the server check it, and write nothing.
-        :raises TemporaryError: somebody else has written it since it was read.
-        """
-        if not patch:
-            return
-        metadata = item["metadata"]
-        with _errors(f"writing HorizontalPodAutoscaler {metadata['name']}", invalid=TemporaryError):
-            self._custom.patch_namespaced_custom_object(
-                *AUTOSCALING_API,
-                metadata["namespace"],
-                "horizontalpodautoscalers",
-                metadata["name"],
-                patch,
-                field_manager=FIELD_MANAGER,
-                **({"dry_run": "All"} if dry_run else {}),
-                _content_type="application/json-patch+json",
-                _request_timeout=TIMEOUT,
-            )
-
-    def _listed(self, kind: str, namespace: str, **selected: str) -> list[dict[str, Any]]:
-        with _errors(f"listing the {kind}s of {namespace}"):
-            answer = self._call("GET", OWN_KINDS[kind].format(namespace), query_params=list(selected.items()))
-        return [{**item, "kind": kind} for item in answer["items"]]
-
-    def _call(self, method: str, path: str, **sent: Any) -> Any:
-        return self._api.call_api(
-            path,
-            method,
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
-            response_types_map={200: "object", 202: "object"},
-            auth_settings=["BearerToken"],
-            _return_http_data_only=True,
-            _request_timeout=TIMEOUT,
-            **sent,
-        )
-
 
 def _config_maps(pod: Any) -> Iterator[str]:
     """Yield the ConfigMaps without which no pod of this spec starts."""
@@ -349,38 +209,3 @@ def _api_client(connection: str, purpose: str) -> Any:
     configuration.retries = False if purpose else AGAIN
     configuration.connection_pool_maxsize = KEPT_ALIVE
     return client.ApiClient(configuration)
-
-
-@contextmanager
-def _errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[None]:
-    """Turn the client's errors into ours.
-
-    :param invalid: what a 422 means here: a failed ``test`` of a patch, or an object that is not accepted.
-    """
-    from kubernetes.client import ApiException
-    from kubernetes.config import ConfigException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        text = f"{doing}: the cluster answers {error.status} {printable(str(error.body or error.reason), 500)}"
-        if error.status == 422:
-            raise invalid(text) from error
-        if error.status == 400:
-            raise PermanentError(text) from error
-        if error.status in (401, 403, 404, 405):
-            raise RefusedError(text) from error
-        raise TemporaryError(text) from error
-    except (HTTPError, OSError) as error:
-        why = str(getattr(error, "reason", None) or error)
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(why, 200)})") from error
-    except AttributeError as error:
-        # Where TLS fails, the client stumbles over the answer that it does not have.
-        if not isinstance(failed := error.__context__, ApiException):
-            raise
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(failed.reason), 200)})") from error
-    except ConfigException as error:
-        raise RefusedError(
-            f"{doing}: the Kubernetes connection is not usable ({printable(str(error), 200)})"
-        ) from error

@@ -46,3 +46,13 @@ def rbac(namespace: str, accounts: Sequence[str]) -> str:
             raise RefusedError(f"{printable(account)} is no ServiceAccount; give it as NAMESPACE:NAME")
     named = [account.split(":", 1) for account in accounts]
     return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)
+
+
+def guard(image: str, home: str, namespaces: Sequence[str]) -> str:
+    """Return the YAML of the guard: two pods, and the least that they need.
+
+    :param image: one that has airflow-deploy.
+    :param home: the namespace in which the guard lives.
+    :param namespaces: those of services that it guards; none are all.
+    """
+    return template("guard.yaml.j2", quoted).render(image=image, home=home, namespaces=namespaces)

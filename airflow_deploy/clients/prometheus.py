@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
     from requests import PreparedRequest, Response, Session
 
-TIMEOUT = 5
-"""Seconds that one query may take, at the server and on the way. The library's own default is to wait for ever."""
+TIMEOUT = 4
+"""Seconds that one query may take, at the server and on the way: a look at a Prometheus that hangs must be completed
+in time to renew the Lease. The library's own default is to wait for ever."""
 
 
 class PrometheusHook(BaseHook):

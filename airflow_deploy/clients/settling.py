@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from airflow_deploy.clients.cluster import QUICK, Cluster
+from airflow_deploy.clients.answers import QUICK
+from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan

@@ -14,7 +14,8 @@ import yaml
 
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
 from airflow_deploy.clients.autoscalers import release_autoscalers
-from airflow_deploy.clients.cluster import OWN_KINDS, Cluster
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.inventory import OWN_KINDS
 from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.clients.settling import settle
 from airflow_deploy.domain import route as routes

@@ -27,6 +27,8 @@ class DeploymentPlan(Model):
     stable_port: int
     stable_ready: int = 1
     """How many of its pods were ready when the run was planned: as many could take everything back."""
+    pods_named: bool = True
+    """Whether the candidate's pods carry the service's name as a label, as all pods of an application should."""
     digest: str | None = None
     """``sha256:…`` of the pushed image; None until it is built."""
 
@@ -39,6 +41,12 @@ class DeploymentPlan(Model):
     def candidate(self) -> str:
         """The version's name: its Deployment, Service and ConfigMap."""
         return version_name(self.spec.service, self.commit, self.created)
+
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        """The labels of the candidate's pods; the version alone tells them from all others."""
+        version = {"app.kubernetes.io/version": self.candidate}
+        return {"app.kubernetes.io/name": self.spec.service, **version} if self.pods_named else version
 
     @property
     def image_tag(self) -> str:

@@ -14,6 +14,7 @@ from airflow_deploy.domain.errors import FencedError, RefusedError
 
 PREFIX = "airflow-deploy"
 OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
+VERSIONS = f"{PREFIX}/versions"
 STOPPED = f"{PREFIX}/stopped"
 
 CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
@@ -21,6 +22,8 @@ SETTLED, ABANDONED = "settled", "abandoned"
 """Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
 rollback is complete; a person must look, since somebody changed the route under the deployment."""
 
+WATCHED = frozenset({CANARY, PROMOTED})
+"""Phases in which somebody must look, and renews the Lease."""
 UNDER_WAY = frozenset({CANARY, BRAKED, PROMOTED})
 AT_REST = frozenset({None, VERIFIED, SETTLED})
 """Phases in which a run has something to do, and in which none has; None before the first claim."""
@@ -101,6 +104,19 @@ class Route:
         """What the brake left for whoever finds the route braked."""
         return self.annotations.get(WORD)
 
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The owner's stable and candidate, as its claim has named them.
+
+        :raises FencedError: somebody else has written the annotation, or the claim is of a version that wrote none.
+        """
+        try:
+            named = json.loads(self.annotations[VERSIONS])
+            stable, candidate = named["stable"], named["candidate"]
+        except GARBLED as error:
+            raise FencedError(f"route {self.name}: the annotation {VERSIONS} does not name two versions") from error
+        return str(stable), str(candidate)
+
     def owned_by(self, deployment_id: str) -> bool:
         """Whether the latest claim is this deployment's."""
         return (self.owner or "").rpartition("/")[0] == deployment_id
@@ -138,9 +154,12 @@ class Route:
         serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
         if len(serving) != 1:
             found = " and ".join(serving) if serving else "no Service"
-            raise RefusedError(
-                f"route {self.name}: {found} serves it; give one Service the whole weight before deploying"
-            )
+            remedy = "give one Service the whole weight before deploying"
+            if self.phase == CANARY:
+                remedy = (
+                    f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
+                )
+            raise RefusedError(f"route {self.name}: {found} serves it; {remedy}")
         for rule in self.rules_with(serving[0]):
             if [backend.name for backend in self.backends(rule)].count(serving[0]) > 1:
                 raise RefusedError(f"route {self.name}: rule {rule} names {serving[0]} twice; name it once")
@@ -247,7 +266,9 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     patch: Patch = [_test("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
     if not route.annotations:
         patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, ""), _set(STOPPED, "")]
+    versions = json.dumps({"stable": stable, "candidate": candidate})
+    patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, "")]
+    patch += [_set(STOPPED, ""), _set(VERSIONS, versions)]
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
         added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
@@ -299,6 +320,21 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     lowered = _set_weights(route, {candidate: 0, stable: 100})
     said = [] if word is None else [_set(WORD, word)]
     return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
+
+
+def seize(route: Route, word: str) -> Patch:
+    """Return the patch by which the guard takes back a deployment that nobody looks at.
+
+    It claims the route in the deployment's own name: its run can raise nothing any more, and finds the word when it
+    comes back. One write does both: there is no moment at which the route is claimed and the traffic where it was.
+
+    :param word: why; it stays on the route.
+    :raises FencedError: the route does not name both versions, or has a rule that names the candidate alone.
+    """
+    stable, candidate = route.versions
+    deployment_id, _, _ = (route.owner or "").rpartition("/")
+    patch = restore(route, route.owner or "", stable, candidate, BRAKED, word)
+    return [*patch, _set(OWNER, f"{deployment_id}/{route.epoch + 1}")]
 
 
 def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:

@@ -1,12 +1,14 @@
 """What a team declares for its service, once, in one YAML file."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -20,7 +22,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.pods import MAX_UNREADY
-from airflow_deploy.domain.telemetry import PRESETS
+from airflow_deploy.domain.telemetry import PRESETS, Preset
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
@@ -66,6 +68,26 @@ class Route(Model):
     """The HTTPRoute that divides the service's traffic."""
 
     name: DnsLabel
+
+
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=200)]
+
+
+class Metrics(Model):
+    """Who counts the requests, and how those names are called that are not as usual there."""
+
+    preset: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    requests: MetricName | None = None
+    duration: MetricName | None = None
+    label: LabelName | None = None
+    code: LabelName | None = None
+
+    @property
+    def names(self) -> Preset:
+        """All names."""
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return replace(PRESETS[self.preset], **given)
 
 
 class Canary(Model):
@@ -150,11 +172,16 @@ class DeploymentSpec(Model):
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
     )
-    metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    metrics: Annotated[Metrics, BeforeValidator(lambda said: {"preset": said} if isinstance(said, str) else said)] = (
+        Metrics()
+    )
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
+    lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
+    """Seconds for which a candidate may have traffic while nobody looks, before the guard returns it. A triggerer's
+    restart takes 28."""
     rollback: Rollback = Rollback()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
@@ -171,19 +198,19 @@ class DeploymentSpec(Model):
             )
         return canary
 
-    @field_validator("scaling")
-    @classmethod
-    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
-        if scaling and others.data.get("capacity") == "proportional":
-            raise ValueError("scaling and capacity: proportional would both set the number of pods; remove one")
-        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
-        if scaling and replicas and scaling.max < replicas:
-            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
-        return scaling
-
     def pods_for(self, share: int) -> int:
         """Return how many pods the candidate needs before it may have ``share`` % of the traffic."""
         return self.replicas if self.capacity == "full" else max(1, -(-self.replicas * share // 100))
+
+    @field_validator("scaling")
+    @classmethod
+    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
+        if scaling and replicas and scaling.max < replicas:
+            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
+        if scaling and others.data.get("capacity") == "proportional":
+            raise ValueError("an autoscaler and capacity: proportional would fight over the pods; remove one of them")
+        return scaling
 
     @property
     def limits(self) -> dict[str, float]:

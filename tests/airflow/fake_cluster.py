@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
-from airflow_deploy.clients.cluster import TIMEOUT, Parts, Readiness
+from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.cluster import Parts, Readiness
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.lease import Lease, held, name_of
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Patch, Route
 from tests.unit.json_patch import PatchRefused, apply_patch
@@ -34,7 +38,10 @@ class FakeCluster:
         """What is answered first; after that, all pods that are wanted are ready."""
         self.parts = Parts(images=(f"{plan.spec.registry}/payments:v1",), config_maps=())
         self.config_maps: set[str] = set()
+        self.selected_by: list[dict[str, str]] = [{"app": plan.stable}]
         self._faults: dict[str, list[Exception]] = defaultdict(list)
+        self._held: dict[str, Any] | None = None
+        self._versions = count(1)
 
     @classmethod
     def at_share(cls, plan: DeploymentPlan, share: int, at: float = 0.0) -> FakeCluster:
@@ -43,6 +50,7 @@ class FakeCluster:
         cluster.replicas[plan.candidate] = 2
         _, claim = routes.claim(cluster.now, plan.deployment_id, plan.stable, plan.candidate)
         cluster.patch_route(cluster.now, claim)
+        cluster.hold_lease(cluster.claim)
         return cluster.shift(share, at) if share else cluster
 
     @classmethod
@@ -113,6 +121,10 @@ class FakeCluster:
         self._raise("exists")
         return name in self.replicas
 
+    def selectors(self, namespace: str) -> list[dict[str, str]]:
+        self._raise("selectors")
+        return self.selected_by
+
     def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         self._raise("ready_endpoints")
         return self.replicas.get(service, 0)
@@ -155,6 +167,55 @@ class FakeCluster:
     def has_config_map(self, namespace: str, name: str) -> bool:
         self._raise("has_config_map")
         return name in self.config_maps
+
+    @property
+    def held(self) -> Lease | None:
+        """The route's Lease."""
+        return Lease(copy.deepcopy(self._held)) if self._held else None
+
+    def hold_lease(self, owner: str) -> None:
+        """Let a deployment hold the Lease from now on, or renew it."""
+        self.delete_lease()
+        self._keep(held(self.plan.spec.namespace, self.plan.spec.route.name, owner, self.plan.spec.lease))
+
+    def delete_lease(self) -> None:
+        """As anybody may."""
+        self._held = None
+
+    def lease(self, namespace: str, name: str) -> Lease | None:
+        self._check_name(namespace, name)
+        self._raise("lease")
+        return self.held
+
+    def leases(self, namespace: str | None) -> list[Lease]:
+        self._raise("leases")
+        return [self.held] if self.held else []
+
+    def create_lease(self, namespace: str, body: Mapping[str, Any]) -> None:
+        self._check_name(namespace, body["metadata"]["name"])
+        self._raise("create_lease")
+        if self._held:
+            raise TemporaryError("409")
+        self._keep(body)
+
+    def patch_lease(self, namespace: str, name: str, patch: Patch) -> bool:
+        self._check_name(namespace, name)
+        self._raise("patch_lease")
+        if not self._held:
+            return False
+        try:
+            self._keep(apply_patch(self._held, patch))
+        except PatchRefused as error:
+            raise FencedError(str(error)) from error
+        return True
+
+    def _keep(self, lease: Mapping[str, Any]) -> None:
+        version = str(next(self._versions))
+        uid = lease["metadata"].get("uid", version)
+        self._held = {**lease, "metadata": {**lease["metadata"], "uid": uid, "resourceVersion": version}}
+
+    def _check_name(self, namespace: str, name: str) -> None:
+        assert (namespace, name) == (self.plan.spec.namespace, name_of(self.plan.spec.route.name))
 
     def _raise(self, method: str) -> None:
         if self._faults[method]:

@@ -16,8 +16,8 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.artifacts import Artifacts, store
-from airflow_deploy.clients.cluster import TIMEOUT
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import IllegalTransition
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -122,7 +122,7 @@ class Fleet:
         """All that anybody could have changed."""
         return {name: (copy.deepcopy(one.body), dict(one.replicas)) for name, one in self.clusters.items()}
 
-    def _connect(self, connection: str) -> Fleet:
+    def _connect(self, connection: str, purpose: str = "") -> Fleet:
         if connection in self.connections:
             raise self.connections[connection]
         return self

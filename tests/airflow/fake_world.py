@@ -17,8 +17,9 @@ from airflow_deploy.clients.observer import Observer, Seen
 from airflow_deploy.domain.errors import DeployError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks, triggers
-from airflow_deploy.sensors.looks import Assignment, Looks, Outcome, Role
+from airflow_deploy.sensors.looks import Assignment, Looks, Role
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START
 from tests.unit.test_telemetry import label

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import capacity
+from airflow_deploy.clients import capacity, lease
 from airflow_deploy.clients.capacity import PATIENCE, provide, scale_up
 from airflow_deploy.clients.cluster import Cluster, Readiness
 from airflow_deploy.domain import route as routes
@@ -79,6 +79,7 @@ def at_share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slow]:
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
         monkeypatch.setattr(capacity, "time", cluster.clock)
+        monkeypatch.setattr(lease.Sign, "seen", lambda _: True)  # somebody looks
         return cluster
 
     return make

@@ -12,9 +12,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.dag import build_dag
 from airflow_deploy.domain.graph import graph_page
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors.gates import LookSensor, VerifySensor
 from airflow_deploy.sensors.graph import PrometheusGraphLink
-from airflow_deploy.sensors.looks import Outcome
 from tests.unit.builders import make_plan, make_spec
 
 PLAN = make_plan()

@@ -15,8 +15,9 @@ from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryErr
 from airflow_deploy.domain.evidence import replay
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks
-from airflow_deploy.sensors.looks import BRAKING, HANDOVER, Outcome, Role
+from airflow_deploy.sensors.looks import BRAKING, HANDOVER, Role
 from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
 from tests.unit.builders import CONF, MISSING, changed, make_plan, make_spec

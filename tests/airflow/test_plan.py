@@ -93,6 +93,24 @@ def test_a_good_request_is_frozen(world: World) -> None:
     assert world.cluster.writes == 0
 
 
+@pytest.mark.parametrize(
+    ("selector", "named"),
+    [
+        ({"app.kubernetes.io/name": "payments"}, False),
+        ({"app.kubernetes.io/name": "ledger"}, True),
+        ({"app.kubernetes.io/name": "payments", "tier": "web"}, True),
+    ],
+)
+def test_no_service_of_the_teams_selects_the_candidates_pods(
+    world: World, selector: dict[str, str], named: bool
+) -> None:
+    """Before the first share, and beside every share, its users would get the candidate's answers."""
+    world.cluster.selected_by = [{"app": "payments"}, selector]
+    plan = world.plan()
+    assert plan.pods_named is named
+    assert not any(one.items() <= plan.pod_labels.items() for one in world.cluster.selected_by)
+
+
 def test_a_version_that_serves_already_is_refused(world: World) -> None:
     """The same commit, in a run of the same second: its name is the stable's."""
     candidate = make_plan().candidate
@@ -100,6 +118,14 @@ def test_a_version_that_serves_already_is_refused(world: World) -> None:
     with pytest.raises(RefusedError, match=r"serves already; trigger a new run to deploy it anew"):
         world.plan()
     assert world.steps() == []
+
+
+def test_a_route_that_a_gitops_tool_would_set_back_is_refused(world: World) -> None:
+    manager = {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}}
+    world.cluster.body["metadata"]["managedFields"] = [manager]
+    with pytest.raises(RefusedError, match=r"argocd-controller owns its rules .* let it ignore .* /spec/rules/\*"):
+        world.plan()
+    assert (world.steps(), world.cluster.writes) == ([], 0)
 
 
 def test_a_service_reached_by_several_ports_is_refused(world: World) -> None:
@@ -111,8 +137,15 @@ def test_a_service_reached_by_several_ports_is_refused(world: World) -> None:
 
 
 def test_a_route_that_two_versions_share_is_refused(world: World) -> None:
-    world.cluster = FakeCluster.at_share(make_plan(run_id="another"), 25)
+    world.cluster.body["spec"]["rules"][0]["backendRefs"].append({"name": "payments-2", "port": 80, "weight": 1})
     with pytest.raises(RefusedError, match="give one Service the whole weight"):
+        world.plan()
+
+
+def test_a_route_in_another_deployments_canary_is_refused_with_its_name(world: World) -> None:
+    other = make_plan(run_id="another")
+    world.cluster = FakeCluster.at_share(other, 25)
+    with pytest.raises(RefusedError, match=f"the deployment {other.deployment_id}/1 is not over: wait until it is"):
         world.plan()
 
 

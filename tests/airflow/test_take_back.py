@@ -118,6 +118,13 @@ def fleet(monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, store: Path) ->
     return fleet
 
 
+def found(fleet: Fleet, plan: DeploymentPlan) -> dict[str, Any]:
+    """Return the target of a check that could not return the traffic itself."""
+    fleet.of(plan).fail("patch_route", TemporaryError("no answer"))
+    (target,) = Pass(fleet).check()
+    return target
+
+
 def check_taken_back(fleet: Fleet, plan: DeploymentPlan) -> None:
     """Traffic, pods and artifacts agree."""
     assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
@@ -137,6 +144,39 @@ def check_taken_back(fleet: Fleet, plan: DeploymentPlan) -> None:
     assert steps[-2]["reason"] == f"verification: {event['reason']}"
     assert steps[-2]["evidence"] == event["evidence_sha256"] == digest(Artifacts(plan).read(event["evidence"]))
     assert DeploymentPlan.load(said["plan"]) == plan
+
+
+class TestBrake:
+    """The check returns the traffic itself, at once."""
+
+    def test_returns_the_traffic_before_anything_is_recorded(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+        one = Pass(fleet)
+        (target,) = one.check()
+        assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
+        assert summary(plan)["state"] == "VERIFIED"
+        one.take_back(target)
+        check_taken_back(fleet, plan)
+        assert summary(plan)["restored_at"] == target["event"]["restored_at"]
+
+    def test_without_an_answer_leaves_it_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+        target = found(fleet, plan)
+        assert target["event"]["restored_at"] is None
+        assert fleet.weights(plan) == {plan.stable: 0, plan.candidate: 100}
+        Pass(fleet).take_back(target)
+        check_taken_back(fleet, plan)
+
+    def test_after_which_the_check_dies_is_recorded_by_its_next_try(
+        self, fleet: Fleet, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as dying:
+            dying.setattr(Artifacts, "write", lambda *_: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                Pass(fleet).check()
+        assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
+        assert Pass(fleet, try_number=2).run() == ["payments"]
+        assert (summary(plan)["state"], fleet.of(plan).replicas[plan.candidate]) == ("ROLLED_BACK", 0)
+        assert "error_rate" in transitions(plan)[-2]["reason"]
+        assert Pass(fleet).run() == []
 
 
 class TestRecord:
@@ -201,7 +241,7 @@ class TestOvertaken:
     @pytest.mark.parametrize("share", [0, 50, 100])
     def test_by_a_later_deployment_it_stands_aside(self, fleet: Fleet, plan: DeploymentPlan, share: int) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         claimed_by_the_next(fleet.of(plan), share)
         before, texts = fleet.state(), (summary(plan), transitions(plan))
         with pytest.raises(AirflowSkipException, match="another deployment has route"):
@@ -210,7 +250,7 @@ class TestOvertaken:
 
     def test_by_a_later_one_that_was_verified_too(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         cluster = fleet.of(plan)
         later = claimed_by_the_next(cluster, 100)
         patch = routes.promote(cluster.now, cluster.claim, later.stable, later.candidate)
@@ -224,7 +264,7 @@ class TestOvertaken:
     def test_by_another_pass_it_is_done_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         """A worker that was given up runs to its end beside the next try."""
         one, other = Pass(fleet), Pass(fleet, try_number=2)
-        (target,) = one.check()
+        target = found(fleet, plan)
         one.take_back(target)
         writes, texts = fleet.of(plan).writes, (summary(plan), transitions(plan))
         with pytest.raises(AirflowSkipException, match="recorded"):
@@ -233,7 +273,7 @@ class TestOvertaken:
 
     def test_by_a_person_who_went_back_by_hand(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         refs = fleet.of(plan).body["spec"]["rules"][0]["backendRefs"]
         refs[0]["weight"], refs[1]["weight"] = 100, 0
         before = fleet.state()
@@ -316,9 +356,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, fleet: Fleet) -> Calls:
 
 
 class TestDying:
-    def test_these_are_all_the_calls(self, fleet: Fleet, calls: Calls) -> None:
+    def test_these_are_all_the_calls(self, fleet: Fleet, plan: DeploymentPlan, calls: Calls) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         calls.made.clear()
         one.take_back(target)
         assert calls.made == MADE
@@ -336,7 +376,7 @@ class TestDying:
         how: Callable[[], BaseException],
     ) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         with calls.killed(at, after, how):
             one.take_back(target)
         one.try_number = 2
@@ -355,7 +395,7 @@ class TestDying:
     ) -> None:
         """A person failed the task, or its tries were used up."""
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         with calls.killed(at, after):
             one.take_back(target)
         fleet.now += 60
@@ -369,7 +409,7 @@ class TestDying:
 
     def test_while_it_waits_the_traffic_is_back_already(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
-        (target,) = one.check()
+        target = found(fleet, plan)
         fleet.of(plan).fail("scale", TemporaryError("no answer"))
         with pytest.raises(TemporaryError):
             one.take_back(target)

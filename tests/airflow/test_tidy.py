@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
-from airflow_deploy.clients.cluster import OWN_KINDS
+from airflow_deploy.clients.inventory import OWN_KINDS
 from airflow_deploy.clients.settling import take_back
 from airflow_deploy.clients.versions import Tidied, survey, tidy
 from airflow_deploy.domain import route as routes

@@ -23,8 +23,9 @@ from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import triggers
-from airflow_deploy.sensors.looks import Looks, Outcome, Role
+from airflow_deploy.sensors.looks import Looks, Role
 from airflow_deploy.sensors.triggers import (
     AT_ONCE,
     FAILING,

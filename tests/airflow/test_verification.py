@@ -94,8 +94,8 @@ class TestAPass:
         made = fleet(plan, bad=["payments"])
         one = Pass(made)
         (target,) = one.check()
-        one.take_back(target)
-        assert json.loads(made.of(plan).now.word or "") == target["event"]
+        assert json.loads(made.of(plan).now.word or "").items() <= target["event"].items()
+        assert "error_rate" in json.loads(made.of(plan).now.word or "")["reason"]
 
     @pytest.mark.parametrize("what", ["write", "read"])
     def test_whose_evidence_cannot_be_kept_has_its_verdict_all_the_same(

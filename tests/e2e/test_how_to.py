@@ -216,7 +216,7 @@ def untouched() -> Any:
     """What must stay as it is: the adopted Deployment and Service, and the pods behind them."""
     kinds, listed = ["deployment/orders", "service/orders"], json.loads
     items = listed(kubectl("-n", "shop", "get", *kinds, "-o", "json"))["items"]
-    pods = listed(kubectl("-n", "shop", "get", "pods", "-l", "app=orders", "-o", "json"))["items"]
+    pods = listed(kubectl("-n", "shop", "get", "pods", "-l", "app.kubernetes.io/name=orders", "-o", "json"))["items"]
     restarts = {p["metadata"]["uid"]: p["status"]["containerStatuses"][0]["restartCount"] for p in pods}
     return [item["spec"] for item in items], restarts
 

@@ -42,14 +42,19 @@ def check_replays(folder: Path) -> None:
     for path in folder.glob("evidence_*/*.jsonl"):
         judged = judge_again(path)
         assert judged.differences == [], path
-        assert judged.lines > 1
+        assert judged.lines >= 1  # a gate that the brake has closed before its first look has the head alone
 
 
 def audited(world: World, run: str) -> Path:
     """Wait until the run has left its artifacts, and return their folder."""
-    folder = world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
+    folder = folder_of(world, run)
     check_replays(folder)
     return folder
+
+
+def folder_of(world: World, run: str) -> Path:
+    """Wait until the run has left its artifacts, whatever they say, and return their folder."""
+    return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
 
 
 def _deployment(world: World, run: str) -> str | None:

@@ -186,7 +186,11 @@ def api_ready() -> bool:
     return get(f"{url()}/api/v2/monitor/health") is not None
 
 
-def running(job_type: str, count: int = 1) -> bool:
-    """Whether that many components of a kind have reported for work."""
-    jobs = postgres.query("SELECT job_type FROM job WHERE state = 'running'").split()
-    return jobs.count(job_type) >= count
+def running(job_type: str, count: int = 1, since: float = 0) -> bool:
+    """Whether that many components of a kind have reported for work.
+
+    :param since: unix seconds; those that began before do not count.
+    """
+    jobs = postgres.query("SELECT job_type || ' ' || extract(epoch FROM start_date) FROM job WHERE state = 'running'")
+    began = [float(at) for kind, at in map(str.split, jobs.splitlines()) if kind == job_type]
+    return sum(at >= since for at in began) >= count

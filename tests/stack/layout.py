@@ -40,6 +40,7 @@ CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 ADMIN_KUBECONFIG = STATE / "admin.kubeconfig"
 AIRFLOW_HOME = STATE / "airflow"
 AIRFLOW_KUBECONFIG = AIRFLOW_HOME / "kubeconfig"
+GUARD_KUBECONFIG = CONFIG / "guard.kubeconfig"
 DAGS = AIRFLOW_HOME / "dags"
 
 REGISTRY = "127.0.0.1:5000"

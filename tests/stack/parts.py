@@ -8,6 +8,7 @@ from tests.stack import (
     control_plane,
     gateway,
     go_modules,
+    guard,
     images,
     network,
     node,
@@ -49,6 +50,9 @@ CLUSTER = (
     Part("traefik", ("gateway-crds",), gateway.start_traefik, gateway.traefik_ready),
     Part("prometheus", ("namespaces", "certificates"), prometheus.start, prometheus.ready),
     Part("prometheus-access", ("apiserver",), prometheus.grant_access),
+    # The guard: it stands where Airflow's death does not reach it
+    Part("guard-access", ("controller-manager",), guard.give_access),
+    Part("guard", ("guard-access",), guard.start),
     # Images
     Part("registry", ("namespaces",), images.start_registry, images.registry_ready),
     Part("dockerd", ("containerd",), images.start_dockerd, images.dockerd_ready),

@@ -53,6 +53,12 @@ def start() -> Process:
     login = (f"--username={USER}", f"--pwfile={home / 'password'}", "--auth=scram-sha-256")
     _run(_server("initdb", *login, f"--pgdata={home}/data", "--no-sync", "--locale=C.UTF-8"))
     (_FOLDER / "data" / "pg_hba.conf").write_text(f"local all {USER} scram-sha-256\n")
+    return resume()
+
+
+def resume() -> Process:
+    """Start the server on the databases that are there."""
+    home = Path("/var/lib/postgresql") if _is_root() else _FOLDER
     options = [f"-c{name}={value}" for name, value in {**_SETTINGS, "unix_socket_directories": home}.items()]
     return spawn("postgres", _server("postgres", "-D", f"{home}/data", *options))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -259,13 +261,104 @@ class TestRbac:
         assert "NAMESPACE:NAME" in output.err
 
 
+EVERYWHERE: list[str | None] = [None]
+RIGHTS = {("leases", "list"), ("httproutes", "get"), ("httproutes", "patch"), ("endpointslices", "list")}
+
+
+class TestGuard:
+    def manifest(self, capsys: Output, *arguments: str) -> list[dict[str, Any]]:
+        assert main(["guard", "--manifest", "registry.example.com/airflow:3.3", *arguments]) == 0
+        return list(yaml.safe_load_all(capsys.readouterr().out))
+
+    def test_the_manifest_runs_two_of_them_where_one_may_be_moved(self, capsys: Output) -> None:
+        objects = {item["kind"]: item for item in self.manifest(capsys, "--home", "ops")}
+        assert {item["metadata"]["namespace"] for kind, item in objects.items() if "Cluster" not in kind} == {"ops"}
+        spec = objects["Deployment"]["spec"]
+        pod = spec["template"]["spec"]
+        assert spec["replicas"] == 2
+        assert objects["PodDisruptionBudget"]["spec"]["minAvailable"] == 1
+        assert spec["selector"] == objects["PodDisruptionBudget"]["spec"]["selector"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+        (container,) = pod["containers"]
+        assert container["image"] == "registry.example.com/airflow:3.3"
+        assert container["command"] == ["airflow-deploy", "guard"]
+        assert "args" not in container
+
+    def test_its_pods_pass_pod_security_restricted(self, capsys: Output) -> None:
+        (pod,) = (item["spec"]["template"]["spec"] for item in self.manifest(capsys) if item["kind"] == "Deployment")
+        (container,) = pod["containers"]
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+    @pytest.mark.parametrize("namespaces", [[], ["shop", "orders"]])
+    def test_its_rights_are_the_least(self, capsys: Output, namespaces: list[str]) -> None:
+        objects = self.manifest(capsys, *(f"--namespace={name}" for name in namespaces))
+        roles = [item for item in objects if item["kind"] in ("Role", "ClusterRole")]
+        bindings = [item for item in objects if item["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+        for item in (*roles, *bindings):
+            assert item["kind"].startswith("Cluster") is not bool(namespaces)
+        assert [item["metadata"].get("namespace") for item in roles] == (namespaces or EVERYWHERE)
+        assert [item["metadata"].get("namespace") for item in bindings] == (namespaces or EVERYWHERE)
+        for role in roles:
+            given = {(kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+            assert given == RIGHTS
+        for binding in bindings:
+            assert binding["roleRef"]["kind"] == roles[0]["kind"]
+            assert binding["subjects"] == [
+                {"kind": "ServiceAccount", "name": "airflow-deploy-guard", "namespace": "airflow"}
+            ]
+        (container,) = objects[-2]["spec"]["template"]["spec"]["containers"]
+        assert container.get("args", []) == [f"--namespace={name}" for name in namespaces]
+
+    def test_without_a_cluster_it_says_what_to_set(self, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
+        assert main(["guard"]) == 2
+        assert "set KUBECONFIG" in capsys.readouterr().err
+
+    def test_it_needs_no_airflow(self) -> None:
+        code = (
+            "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli import main; sys.exit(main(['--help']))"
+        )
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
+        """Whatever its cluster answers: this one refuses the connection."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "x",
+            "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+            "users": [{"name": "x", "user": {"token": "x"}}],
+        }
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(config))
+        code = "import sys; from airflow_deploy.cli import main; sys.exit(main(['guard', '--namespace', 'shop']))"
+        environment = {**os.environ, "KUBECONFIG": str(path)}
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        first, second = process.stderr.readline(), process.stderr.readline()
+        process.terminate()
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+        assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z INFO    guards       shop\n", first)
+        assert "ERROR   blind        shop: listing the Leases of shop: the cluster does not answer" in second
+        assert rest.endswith("INFO    stopped\n")
+
+
 class TestHelp:
-    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac"])
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac", "guard"])
     def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])
         said = capsys.readouterr().out
-        assert f"  $ airflow-deploy {command} " in said
+        assert f" airflow-deploy {command} " in said[said.index("example:") :]
         assert said.startswith(f"usage: airflow-deploy {command} ")
         assert "exit codes:" in said
 
@@ -277,7 +370,16 @@ class TestHelp:
         assert main(["trigger", "payments", "--conf", str(conf)]) == 0
 
     @pytest.mark.parametrize(
-        "arguments", [[], ["deploy"], ["trigger", "payments"], ["watch", "payments"], ["dockerfile"], ["rbac", "shop"]]
+        "arguments",
+        [
+            [],
+            ["deploy"],
+            ["trigger", "payments"],
+            ["watch", "payments"],
+            ["dockerfile"],
+            ["rbac", "shop"],
+            ["guard", "shop"],
+        ],
     )
     def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
         with pytest.raises(SystemExit, match=r"^2$"):

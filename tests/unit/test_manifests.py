@@ -117,7 +117,7 @@ class TestObjects:
     def test_no_node_and_no_zone_takes_all_pods_along_where_there_is_another(
         self, plan: DeploymentPlan, pod: dict[str, Any]
     ) -> None:
-        labels = by_kind(plan)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        labels = {"app.kubernetes.io/version": plan.candidate}
         spread = {item.pop("topologyKey"): item for item in map(dict, pod["topologySpreadConstraints"])}
         soft = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": labels}}
         assert spread == {"kubernetes.io/hostname": soft, "topology.kubernetes.io/zone": soft}
@@ -139,15 +139,22 @@ class TestObjects:
 
     def test_all_select_this_version_alone(self, plan: DeploymentPlan) -> None:
         kinds = by_kind(plan)
+        version = {"app.kubernetes.io/version": plan.candidate}
         labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
-        assert labels["app.kubernetes.io/version"] == plan.candidate
+        assert labels == {"app.kubernetes.io/name": "payments", **version}
         selectors = [
             kinds["Deployment"]["spec"]["selector"]["matchLabels"],
             kinds["Service"]["spec"]["selector"],
             kinds["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
             kinds["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         ]
-        assert selectors == [labels] * 4
+        assert selectors == [version] * 4
+
+    def test_the_pods_do_not_carry_a_name_by_which_somebody_elses_service_selects(self, plan: DeploymentPlan) -> None:
+        unnamed = by_kind(plan.model_copy(update={"pods_named": False}))
+        labels = {"app.kubernetes.io/version": plan.candidate}
+        assert unnamed["Deployment"]["spec"]["template"]["metadata"]["labels"] == labels
+        assert unnamed["Deployment"]["metadata"]["labels"] == by_kind(plan)["Deployment"]["metadata"]["labels"]
 
     def test_say_where_they_come_from(self, plan: DeploymentPlan) -> None:
         for item in objects(plan):
@@ -214,7 +221,7 @@ class TestScaling:
             make_spec(replicas=3, scaling=scaling)
 
     def test_two_may_not_set_the_number_of_pods(self) -> None:
-        with pytest.raises(RefusedError, match="scaling and capacity: proportional would both set the number of pods"):
+        with pytest.raises(RefusedError, match="an autoscaler and capacity: proportional would fight over the pods"):
             make_spec(scaling={"max": 3}, capacity="proportional")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, WORD, Route, Shift, gitops_managers
+from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Route, Shift, gitops_managers
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
@@ -681,6 +681,64 @@ class TestOvertaken:
             _ = Route(now).shifts
 
 
+def seized(route: Route) -> Route:
+    return write(route, routes.seize(route, "its word"))
+
+
+class TestSeize:
+    """The guard's write: a claim of its own in the run's name, and all traffic is the stable's."""
+
+    @given(st.integers(1, 100), rule_counts)
+    def test_gives_the_stable_everything_under_every_rule(self, share: int, rules: int) -> None:
+        after = seized(shifted(share, rules))
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
+        assert (after.owner, after.phase, after.word) == (f"{RUN}/2", routes.BRAKED, "its word")
+        assert after.shifts == shifted(share, rules).shifts
+
+    def test_the_run_can_raise_nothing_any_more_and_settle_the_rest(self) -> None:
+        after = seized(shifted(25))
+        for attempt in attempts(after):
+            with pytest.raises(FencedError):
+                attempt()
+        owner = after.owner or ""
+        assert write(after, routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED)).phase == routes.SETTLED
+
+    @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
+    def test_what_the_run_had_prepared_is_refused(self, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        with pytest.raises(PatchRefused):
+            apply_patch(seized(route).body, patch)
+
+    def test_of_two_guards_one_writes(self) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        with pytest.raises(PatchRefused):
+            apply_patch(write(route, patch).body, patch)
+
+    @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
+    def test_prepared_before_a_change_it_is_refused_whole(self, change: Change) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @given(
+        st.text(max_size=20) | st.sampled_from([*GARBLED, '{"stable": "payments"}', '{"stable": 1, "candidate": []}'])
+    )
+    def test_versions_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, VERSIONS):
+            now = copy.deepcopy(dict(shifted(5).body))
+            now["metadata"]["annotations"][key] = text
+            with suppress(DeployError):
+                routes.seize(Route(now), "its word")
+
+    def test_a_claim_names_both_versions(self) -> None:
+        assert claimed().versions == (STABLE, CANDIDATE)
+
+
 class TestReading:
     def test_ownership_is_the_run_and_not_a_prefix_of_its_id(self) -> None:
         route = claimed()
@@ -713,6 +771,10 @@ class TestReading:
     def test_the_stable_must_serve_alone(self, rules: list[list[Body]], who: str) -> None:
         with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
             Route(body(*rules)).stable()
+
+    def test_a_canary_that_is_not_over_is_named(self) -> None:
+        with pytest.raises(RefusedError, match=rf"serves it; the deployment {OURS} is not over: wait until it is"):
+            shifted(25).stable()
 
     def test_the_port_is_read_from_the_backend(self) -> None:
         assert Route(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443

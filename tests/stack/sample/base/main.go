@@ -33,12 +33,20 @@ func run() error {
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 
+	start, err := time.ParseDuration(cmp.Or(os.Getenv("START"), "0s"))
+	if err != nil {
+		return err
+	}
+	time.Sleep(start)
+
 	version := cmp.Or(os.Getenv("VERSION"), "unknown")
 	payments := &Payments{Pool: NewPool(), Currency: cmp.Or(os.Getenv("CURRENCY"), "EUR")}
 	var draining atomic.Bool
 
 	routes := http.NewServeMux()
-	routes.Handle("POST /payments", payments)
+	metrics := NewMetrics()
+	routes.Handle("POST /payments", metrics.Counting(payments))
+	routes.Handle("GET /metrics", metrics)
 	routes.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	routes.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if draining.Load() {

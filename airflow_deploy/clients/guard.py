@@ -1,0 +1,127 @@
+"""The guard: it returns the traffic of a deployment that nobody looks at any more, because Airflow has died.
+
+It knows nothing of Airflow. What a run leaves in the cluster says all of it: the Lease that somebody looks, the route
+who has it and which two versions share it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from airflow_deploy.clients.traffic import Traffic
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import DeployError, RefusedError
+from airflow_deploy.domain.vigil import Lapsed, Vigil
+from airflow_deploy.domain.word import Outcome
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds between two sights of the Leases."""
+REMIND = 60.0
+"""Seconds after which what still fails is said again."""
+
+
+def connect() -> Traffic:
+    """Reach the cluster that KUBECONFIG names, or else the one whose pod this is.
+
+    :raises RefusedError: there is neither.
+    """
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    try:
+        config.load_config(client_configuration=configuration)
+    except config.ConfigException as error:
+        raise RefusedError(
+            f"there is no cluster to guard ({error}): set KUBECONFIG, or run it in a pod with a ServiceAccount"
+        ) from error
+    configuration.retries = False  # the next sight is the next try
+    return Traffic(client.ApiClient(configuration))
+
+
+class Guard:
+    """Watches the Leases of some namespaces.
+
+    :param namespaces: which; none are all.
+    """
+
+    def __init__(
+        self, traffic: Traffic, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._traffic, self._clock = traffic, clock
+        self._vigils: dict[str | None, Vigil] = {name: Vigil() for name in namespaces or (None,)}
+        self._over: dict[str, tuple[str, str]] = {}
+        self._said: dict[str, float] = {}
+
+    def run(self, stopped: threading.Event) -> None:
+        """Look until ``stopped`` is set, whatever the cluster answers."""
+        log.info("%-12s %s", "guards", ", ".join(name or "all namespaces" for name in self._vigils))
+        while not stopped.is_set():
+            self.look()
+            stopped.wait(INTERVAL)
+        log.info("stopped")
+
+    def look(self) -> None:
+        """Look once at every Lease, and take back what nobody looks at."""
+        for namespace, vigil in self._vigils.items():
+            where = namespace or "all namespaces"
+            try:
+                self._look(namespace, vigil)
+            except Exception as error:
+                vigil.blink()
+                self._complain("blind", where, error)
+            else:
+                self._settle("sees again", where)
+
+    def _look(self, namespace: str | None, vigil: Vigil) -> None:
+        asked = self._clock()
+        leases = self._traffic.leases(namespace)
+        for lapsed in list(vigil.see(leases, asked, self._clock())):
+            if self._over.get(lapsed.lease.name) != lapsed.lease.version:
+                self._act(lapsed)
+
+    def _act(self, lapsed: Lapsed) -> None:
+        """Take one deployment back; whatever stands in the way stands in no other's."""
+        try:
+            self._take_back(lapsed)
+        except Exception as error:
+            self._complain("not returned", lapsed.lease.name, error)
+        else:
+            self._settle("settled", lapsed.lease.name)
+
+    def _take_back(self, lapsed: Lapsed) -> None:
+        lease = lapsed.lease
+        route = self._traffic.route(lease.namespace, lease.route)
+        if route.owner is None or route.phase not in routes.WATCHED:
+            # Whoever claims the route again takes the Lease first, which changes it.
+            self._over[lease.name] = lease.version
+            return
+        stable, candidate = route.versions
+        if not route.serves(candidate):
+            return
+        if not self._traffic.ready_endpoints(lease.namespace, stable):
+            raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
+        reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
+        now = time.time()
+        word = Outcome("BLIND", reason, now, restored_at=now)
+        self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
+        moved = f"owner {route.owner}, from {candidate} to {stable}"
+        log.warning("returned     %s: nobody has looked for %.0f s; %s", lease.name, lapsed.silent, moved)
+
+    def _complain(self, what: str, about: str, error: Exception) -> None:
+        """Say what fails when it begins, and then now and again: it is tried every second."""
+        known = isinstance(error, DeployError)
+        if self._clock() - self._said.get(about, -math.inf) >= REMIND:
+            self._said[about] = self._clock()
+            text = str(error) if known else f"a mistake of the guard's own, {error!r}"
+            log.error("%-12s %s: %s", what, about, text, exc_info=None if known else error)
+
+    def _settle(self, what: str, about: str) -> None:
+        if self._said.pop(about, None) is not None:
+            log.info("%-12s %s", what, about)

@@ -1,0 +1,103 @@
+"""What airflow-deploy has made in a cluster, and what scales it: listed, compared and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_deploy.clients.answers import TIMEOUT, errors
+from airflow_deploy.clients.traffic import PATCH, Traffic
+from airflow_deploy.domain import autoscaling
+from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.route import Patch
+
+AUTOSCALING_API = ("autoscaling", "v2")
+OWN_KINDS = {
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "Service": "/api/v1/namespaces/{}/services",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+"""What a version consists of, and where the API has it, in the order in which it is deleted.
+
+The Deployment is first, since it is fenced by its version, which changes with its pods; what is left can be listed and
+deleted by the next who comes. ConfigMaps are not listed: nobody needs to read what they say.
+"""
+
+
+class Inventory(Traffic):
+    """The objects of our versions, and the autoscalers, beside the routes that lead to them."""
+
+    def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return what airflow-deploy has made for the service, but for ConfigMaps."""
+        labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
+        kinds = [kind for kind in OWN_KINDS if kind != "ConfigMap"]
+        return [item for kind in kinds for item in self._listed(kind, namespace, labelSelector=labels)]
+
+    def delete(self, item: Mapping[str, Any]) -> None:
+        """Delete one of our own objects, unless it has changed since it was read; what is gone already is well.
+
+        :param item: the object as it was read; without what only a reader knows, there is no fence.
+        :raises TemporaryError: it has changed.
+        """
+        from kubernetes.client import ApiException
+
+        metadata = item["metadata"]
+        fence = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
+        path = f"{OWN_KINDS[item['kind']].format(metadata['namespace'])}/{metadata['name']}"
+        with errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"):
+            try:
+                self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the namespace's HorizontalPodAutoscalers."""
+        return self._listed("HorizontalPodAutoscaler", namespace)
+
+    def autoscalers(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return those that scale what the Service ``service`` sends requests to."""
+        if not (found := self.all_autoscalers(namespace)):
+            return []
+        services = self._listed("Service", namespace, fieldSelector=f"metadata.name={service}")
+        return autoscaling.of(services, self._listed("Deployment", namespace), found)
+
+    def patch_autoscaler(self, item: Mapping[str, Any], patch: Patch, *, dry_run: bool = False) -> None:
+        """Apply a JSON Patch to a HorizontalPodAutoscaler as one write; an empty patch writes nothing.
+
+        :param dry_run: let the server check it, and write nothing.
+        :raises TemporaryError: somebody else has written it since it was read.
+        """
+        if not patch:
+            return
+        metadata = item["metadata"]
+        with errors(f"writing HorizontalPodAutoscaler {metadata['name']}", invalid=TemporaryError):
+            self._custom.patch_namespaced_custom_object(
+                *AUTOSCALING_API,
+                metadata["namespace"],
+                "horizontalpodautoscalers",
+                metadata["name"],
+                patch,
+                **PATCH,
+                **({"dry_run": "All"} if dry_run else {}),
+            )
+
+    def _listed(self, kind: str, namespace: str, **selected: str) -> list[dict[str, Any]]:
+        with errors(f"listing the {kind}s of {namespace}"):
+            answer = self._call("GET", OWN_KINDS[kind].format(namespace), query_params=list(selected.items()))
+        return [{**item, "kind": kind} for item in answer["items"]]
+
+    def _call(self, method: str, path: str, **sent: Any) -> Any:
+        return self._api.call_api(
+            path,
+            method,
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            response_types_map={200: "object", 202: "object"},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=TIMEOUT,
+            **sent,
+        )

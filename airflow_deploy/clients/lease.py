@@ -1,0 +1,76 @@
+"""Hold a route's Lease: a run makes it before it claims the route, and each completed look renews it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.lease import Lease, held, name_of, renewed, taken_over
+from airflow_deploy.domain.plan import DeploymentPlan
+
+log = logging.getLogger(__name__)
+
+POLL = 0.3
+"""Seconds between two looks at a Lease that should change."""
+
+
+def take(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    """Make the route's Lease, or take over the one that an earlier deployment has left.
+
+    :raises TemporaryError: somebody else does the same in this moment.
+    """
+    lease = _read(cluster, plan)
+    if lease is None:
+        _make(cluster, plan, owner)
+    elif lease.holder != owner:
+        patch = taken_over(lease, owner, plan.spec.lease)
+        try:
+            cluster.patch_lease(plan.spec.namespace, name_of(plan.spec.route.name), patch)
+        except FencedError as error:
+            raise TemporaryError(f"somebody else has written the Lease: {error}") from error
+
+
+def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    """Renew it. Where somebody has deleted it, it is made again; where somebody else holds it, it is theirs."""
+    try:
+        if not cluster.patch_lease(plan.spec.namespace, name_of(plan.spec.route.name), renewed(owner)):
+            _make(cluster, plan, owner)
+    except FencedError as error:
+        log.error("the Lease is held by somebody else: %s", error)
+
+
+class Sign:
+    """Waits for a sign of life: that ``owner``, and nobody else, has renewed the Lease since this was made."""
+
+    def __init__(self, cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+        self._cluster, self._plan, self._owner = cluster, plan, owner
+        self._before = self._version()
+
+    def seen(self) -> bool:
+        """Whether it has been renewed by now."""
+        now = self._version()
+        return now is not None and now != self._before
+
+    def _version(self) -> tuple[str, str] | None:
+        lease = _read(self._cluster, self._plan)
+        return lease.version if lease and lease.holder == self._owner else None
+
+
+def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
+    """Whether somebody looks at the deployment that owns the plan's route; to deny it takes as long as the Lease."""
+    sign = Sign(cluster, plan, owner)
+    lease = _read(cluster, plan)
+    deadline = time.monotonic() + (lease.seconds if lease else plan.spec.lease)
+    while not (seen := sign.seen()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return seen
+
+
+def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:
+    return cluster.lease(plan.spec.namespace, name_of(plan.spec.route.name))
+
+
+def _make(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    cluster.create_lease(plan.spec.namespace, held(plan.spec.namespace, plan.spec.route.name, owner, plan.spec.lease))

@@ -1,0 +1,137 @@
+"""All of Airflow dies in mid-canary: the guard returns the traffic, and the run says so when it comes back."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requests import HTTPError
+
+from airflow_deploy.domain.lease import name_of
+from airflow_deploy.domain.plan import DeploymentPlan
+from tests.e2e.trail import folder_of, states, summary, transitions
+from tests.e2e.world import SMALL, World
+from tests.stack import StackInfo
+from tests.stack.access import kubectl
+from tests.stack.failures import COMPONENTS
+from tests.stack.layout import GUARD_KUBECONFIG
+from tests.stack.service import serve
+from tests.stack.traffic import users
+
+VAULT = "vault"
+LEASE = 15
+WITHIN = LEASE + 6
+"""Seconds from Airflow's death until the guard has returned the traffic: the Lease, and the sights before and after."""
+
+
+@pytest.fixture
+def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
+    """Return a service whose first stage, of 25 %, lasts longer than the tests."""
+    World.end_runs(stack, VAULT)
+    sample = serve(
+        stack,
+        VAULT,
+        stages=[25, 100],
+        bake=600,
+        max_bake=1200,
+        criticality="low",
+        resources=SMALL,
+        lease=LEASE,
+    )
+    with users(tmp_path / "requests.jsonl", host=f"{VAULT}.test") as record:
+        world = World(stack, sample, record, VAULT)
+        world.wait_served(10)
+        yield world
+    kubectl("delete", "namespace", VAULT, "--wait=false")
+
+
+def lease() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kubectl("-n", VAULT, "get", "lease", name_of(VAULT), "-o", "json"))
+    return found
+
+
+def annotations() -> dict[str, str]:
+    found: dict[str, str] = json.loads(kubectl("-n", VAULT, "get", "httproute", VAULT, "-o", "json"))["metadata"][
+        "annotations"
+    ]
+    return {key.partition("/")[2]: value for key, value in found.items() if key.startswith("airflow-deploy/")}
+
+
+def exposed(world: World) -> tuple[str, DeploymentPlan]:
+    """Deploy a good fix, and wait until it has its first share."""
+    run = world.deploy(world.sample.good)
+    plan = DeploymentPlan.load(world.plan(run))
+    world.until(lambda: world.weights().get(plan.candidate) == 25, "the candidate has 25 %")
+    return run, plan
+
+
+def test_the_guard_leaves_alone_whom_somebody_looks_at(world: World) -> None:
+    run, plan = exposed(world)
+    began, first = time.time(), lease()
+    claim = annotations()["owner"]
+    assert first["spec"]["holderIdentity"] == claim == f"{plan.deployment_id}/1"
+    COMPONENTS["scheduler"].kill()  # looks need a triggerer and nothing else
+    try:
+        world.until(lambda: time.time() - began > 2 * LEASE, "the Lease would be over twice")
+        assert lease()["spec"]["renewTime"] > first["spec"]["renewTime"]
+        assert (world.weights()[plan.candidate], annotations()["owner"]) == (25, claim)
+    finally:
+        COMPONENTS["scheduler"].bring_back()
+    world.until(lambda: ended(world, run), "a person has ended the run")
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    assert "guard" not in summary(folder_of(world, run))["reason"]
+
+
+def ended(world: World, run: str) -> bool:
+    """End a run as a person does, who tries again where a scheduler that has just started has written it meanwhile."""
+    with suppress(HTTPError):
+        world.api.end_run(world.dag, run)
+    return world.api.run_state(world.dag, run) == "failed"
+
+
+@pytest.mark.usefixtures("stack")
+def test_the_guard_may_do_nothing_that_its_manifest_does_not_say() -> None:
+    shown = kubectl("auth", "can-i", "--list", f"--namespace={VAULT}", "--no-headers", config=GUARD_KUBECONFIG)
+    rows = [re.fullmatch(r"(\S+)\s+\[.*?\]\s+\[.*?\]\s+\[(.*)\]", line.strip()) for line in shown.splitlines()]
+    may = {row[1]: set(row[2].split()) for row in rows if row and "selfsubject" not in row[1]}
+    assert may == {
+        "leases.coordination.k8s.io": {"list"},
+        "httproutes.gateway.networking.k8s.io": {"get", "patch"},
+        "endpointslices.discovery.k8s.io": {"list"},
+    }
+
+
+def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World) -> None:
+    run, plan = exposed(world)
+    whole = {plan.stable: 100, plan.candidate: 0}
+    COMPONENTS["airflow"].kill()
+    died = time.time()
+    try:
+        world.until(lambda: world.weights() == whole, "the traffic is returned", WITHIN)
+        restored = time.time()
+        found = annotations()
+        assert (found["owner"], found["phase"]) == (f"{plan.deployment_id}/2", "braked")
+        world.wait_served(restored - world.requests()[0].sent + 5)
+    finally:
+        COMPONENTS["airflow"].bring_back()
+
+    assert world.ended(run) == "failed"
+    folder = folder_of(world, run)
+    assert states(folder)[-3:] == ["CANARY_WAITING", "ROLLING_BACK", "ROLLED_BACK"]
+    said = summary(folder)
+    assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
+    assert "guard: nobody has looked for" in transitions(folder)[-2]["reason"]
+    at = datetime.fromisoformat(said["judgements"]["watch"]["restored_at"]).timestamp()
+    assert LEASE - 2 <= at - died <= WITHIN
+    assert world.weights() == whole
+    assert world.replicas(plan.candidate) == 0
+    # Nobody was sent to the candidate any more, and nobody was harmed on the way.
+    assert max(request.sent for request in world.requests() if request.version == plan.candidate) < restored + 1
+    assert [request for request in world.requests() if request.failed] == []
+    log = (Path(world.info.logs) / "guard.log").read_text()
+    assert f"returned     {VAULT}/{VAULT}: nobody has looked for" in log
