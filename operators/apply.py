@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.autoscalers import hold_autoscalers
 from airflow_deploy.clients.capacity import scale_up
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.manifests import objects, render
@@ -34,6 +35,7 @@ class ApplyManifestOperator(DeployOperator):
         cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
         Artifacts(plan).freeze(render(plan))
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
+        hold_autoscalers(cluster, plan)
         cluster.apply(manifest)
         scale_up(cluster, plan, plan.spec.canary.stages[0])
         for item in manifest:

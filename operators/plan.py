@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.autoscalers import check_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
@@ -69,6 +70,7 @@ class PlanDeploymentOperator(DeployOperator):
         _check_resolved_when(observer, request, spec)
         observer.check()
         check_way_back(cluster, plan)
+        check_autoscalers(cluster, plan)
         record(
             context,
             State.INIT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
-from airflow_deploy.domain.errors import FencedError, NotSettledError, TemporaryError
+from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
 from airflow_deploy.operators.base import RETURN_RETRIES, record, recorded
+
+log = logging.getLogger(__name__)
 
 HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 
@@ -80,6 +84,15 @@ class RollbackOperator(RecordingOperator):
         return "a step failed", None
 
 
+def _release(plan: DeploymentPlan) -> None:
+    """Let the autoscalers do as before. What cannot be done now is done by the task that tidies up: nobody waits."""
+    try:
+        cluster = Cluster(plan.spec.connections.kubernetes)
+        release_autoscalers(cluster, plan.spec.namespace, plan.deployment_id.__eq__)
+    except DeployError as error:
+        log.warning("the minimum of the autoscalers is not given back yet: %s", error)
+
+
 class SettleOperator(RecordingOperator):
     """The teardown: whatever happened, the route is whole before the run ends.
 
@@ -109,6 +122,8 @@ class SettleOperator(RecordingOperator):
             verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
+        if State.DEPLOYING in reached:
+            _release(plan)
         if not verified:
             raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)

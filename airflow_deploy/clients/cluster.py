@@ -18,6 +18,7 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.route import Patch
 from airflow_deploy.domain.values import printable
 
+AUTOSCALING_API = ("autoscaling", "v2")
 AGAIN = Retry(
     total=6,
     read=2,
@@ -87,7 +88,6 @@ class Cluster(Traffic):
         super().__init__(_api_client(connection, purpose))
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
-        self._scaling = client.AutoscalingV2Api(self._api)
 
     def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
         """Server-side apply our own objects, in their order.
@@ -252,9 +252,11 @@ class Cluster(Traffic):
             return
         metadata = item["metadata"]
         with _errors(f"writing HorizontalPodAutoscaler {metadata['name']}", invalid=TemporaryError):
-            self._scaling.patch_namespaced_horizontal_pod_autoscaler(
-                metadata["name"],
+            self._custom.patch_namespaced_custom_object(
+                *AUTOSCALING_API,
                 metadata["namespace"],
+                "horizontalpodautoscalers",
+                metadata["name"],
                 patch,
                 field_manager=FIELD_MANAGER,
                 **({"dry_run": "All"} if dry_run else {}),

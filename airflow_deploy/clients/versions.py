@@ -13,6 +13,7 @@ from functools import partial
 import yaml
 
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
+from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import OWN_KINDS, Cluster
 from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.clients.settling import settle
@@ -92,8 +93,12 @@ def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidi
     for version in todo.delete:
         _delete(seen, version)
         tidied.done.append(f"deleted {version.name}")
+    service, namespace = seen.plan.spec.service, seen.plan.spec.namespace
+    # Whoever held them is no live run any more.
+    released = release_autoscalers(seen.cluster, namespace, lambda by: frozen_plan(service, by) is not None)
+    tidied.done += [f"gave {name} its minimum back" for name in released]
     for version in seen.versions:
-        if version.pods and version not in todo.stop and (changed := _drift(seen.plan.spec.service, version)):
+        if version.pods and version not in todo.stop and (changed := _drift(seen, version)):
             tidied.alarms.append(f"{version.name} is not as it was applied: {printable('; '.join(changed), 500)}")
     return tidied
 
@@ -144,11 +149,13 @@ def _delete(seen: Surveyed, version: Version) -> None:
             seen.cluster.delete(there[kind])
 
 
-def _drift(service: str, version: Version) -> list[str]:
-    manifest = frozen_manifest(service, version.deployment_id)
+def _drift(seen: Surveyed, version: Version) -> list[str]:
+    manifest = frozen_manifest(seen.plan.spec.service, version.deployment_id)
     if manifest is None:
         return []
     try:
-        return drift([item for item in yaml.safe_load_all(manifest) if item], version)
+        found = drift([item for item in yaml.safe_load_all(manifest) if item], version)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise PermanentError(f"the manifest of {version.deployment_id} in the artifacts is not readable") from error
+    there = seen.cluster.has_config_map(seen.plan.spec.namespace, version.name)
+    return found if there else [*found, "ConfigMap is missing"]

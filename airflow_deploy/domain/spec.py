@@ -205,6 +205,8 @@ class DeploymentSpec(Model):
     @field_validator("scaling")
     @classmethod
     def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        if scaling and others.data.get("capacity") == "proportional":
+            raise ValueError("scaling and capacity: proportional would both set the number of pods; remove one")
         replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
         if scaling and replicas and scaling.max < replicas:
             raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")

@@ -41,6 +41,11 @@ class Version:
         return max(int(wanted), int(deployment.get("status", {}).get("replicas", 0)))
 
     @property
+    def stopped(self) -> bool:
+        """Whether its pods were taken from it; one that is just being applied may have none yet."""
+        return "Deployment" in self.objects and not self.pods
+
+    @property
     def made_at(self) -> float:
         """When the first of its objects was made, in unix seconds."""
         times = (item["metadata"]["creationTimestamp"] for item in self.objects.values())
@@ -86,7 +91,7 @@ def chores(versions: Sequence[Version], route: Route, previous: Previous | None,
     def settled(version: Version) -> bool:
         if previous and version.name == previous.name:
             return at >= previous.until
-        return at >= version.made_at + SETTLES_ITSELF
+        return version.stopped or at >= version.made_at + SETTLES_ITSELF
 
     idle = [version for version in versions if not route.serves(version.name)]
     return Chores(
@@ -106,7 +111,7 @@ OTHERS_SET = frozenset({"Deployment.spec.replicas", "HorizontalPodAutoscaler.spe
 def drift(declared: Iterable[Object], version: Version) -> list[str]:
     """Return what somebody has changed of a version since it was applied: one phrase for each field.
 
-    A ConfigMap is not read, and cannot be changed.
+    A ConfigMap is not read: it cannot be changed, and whether it is there is the caller's to ask.
     """
     found: list[str] = []
     for item in (item for item in declared if item["kind"] != "ConfigMap"):

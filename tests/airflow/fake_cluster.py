@@ -29,6 +29,8 @@ class FakeCluster:
             "spec": {"rules": [{"backendRefs": [dict(stable)]} for _ in range(rules)]},
         }
         self.replicas = {plan.stable: 2}
+        self.scalers: list[dict[str, Any]] = []
+        """The HorizontalPodAutoscalers of the namespace, all of them the stable's."""
         self.writes = 0
         self.lose_answers = 0
         """How many of the next writes are done and seem to have failed."""
@@ -131,6 +133,24 @@ class FakeCluster:
         self._raise("scale")
         assert name in self.replicas
         self.replicas[name] = replicas
+
+    def autoscalers(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        assert service == self.plan.stable
+        return self.all_autoscalers(namespace)
+
+    def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
+        self._raise("all_autoscalers")
+        return copy.deepcopy(self.scalers)
+
+    def patch_autoscaler(self, item: dict[str, Any], patch: Patch, *, dry_run: bool = False) -> None:
+        self._raise("patch_autoscaler")
+        (index,) = (i for i, one in enumerate(self.scalers) if one["metadata"]["name"] == item["metadata"]["name"])
+        try:
+            patched = apply_patch(self.scalers[index], patch)
+        except PatchRefused as error:
+            raise TemporaryError(str(error)) from error
+        if not dry_run:
+            self.scalers[index] = patched
 
     def readiness(self, namespace: str, name: str) -> Readiness:
         self._raise("readiness")

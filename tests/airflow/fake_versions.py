@@ -68,6 +68,10 @@ class FakeVersions(FakeCluster):
         listed = [item for (kind, _), item in self.made.items() if kind != "ConfigMap"]
         return [copy.deepcopy(item) for item in listed if wanted <= item["metadata"]["labels"].items()]
 
+    def has_config_map(self, namespace: str, name: str) -> bool:
+        self._raise("has_config_map")
+        return ("ConfigMap", name) in self.made
+
     def scale(self, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None) -> None:
         live = self.made["Deployment", name]
         if as_read and as_read["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:

@@ -197,6 +197,7 @@ class TestPromotion:
         assert cluster.clock.now == 0
 
 
+@pytest.mark.usefixtures("store")
 class TestApplying:
     def apply(self, cluster: Slow, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         applied: list[dict[str, Any]] = []

@@ -336,6 +336,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return result
 
     monkeypatch.setattr(settling, "settle", answer)
+    monkeypatch.setattr(settling, "release_autoscalers", lambda *_: [])
     monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
     return answers
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
-from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
 from airflow_deploy.clients.cluster import OWN_KINDS
 from airflow_deploy.clients.settling import take_back
 from airflow_deploy.clients.versions import Tidied, survey, tidy
@@ -21,10 +21,14 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.versions import SETTLES_ITSELF
+from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import tidy as tidying
+from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.tidy import TidyVersionsOperator
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
+from tests.airflow.test_approval import AGREED
+from tests.airflow.test_operators import Run
 from tests.airflow.test_settling import real
 from tests.unit.test_judge import START
 
@@ -98,17 +102,17 @@ class TestTheLifeOfAVersion:
 
     def test_it_is_not_deleted_while_the_route_names_it(self, service: Service) -> None:
         """Some gateways answer 500 to everybody for a Service that is missing."""
-        for _ in range(3):
-            service.deployed()
+        first, _, older, _ = service.deployed(), service.deployed(), service.applied(), service.applied()
         for _ in range(2):
             service.tidied(WINDOW)
-        assert service.cluster.has(service.plans[0]) == []
-        assert service.cluster.has(service.plans[1]) == ALL
-        assert service.cluster.weights()[service.plans[1].candidate] == 0
+        assert (service.cluster.has(older), service.cluster.has(first)) == ([], ALL)
+        assert service.cluster.weights()[first.candidate] == 0
+        assert service.cluster.pods()[first.candidate] == 0
 
     def test_beyond_those_that_are_kept_it_is_deleted_whole(self, service: Service) -> None:
         first, second = service.deployed(), service.deployed()
         service.tidied(WINDOW)
+        service.now -= WINDOW - 1  # not long after it was made, too
         third = service.deployed()
         assert service.tidied().done == [f"deleted {first.candidate}"]
         assert [service.cluster.has(plan) for plan in (first, second, third)] == [[], ALL, ALL]
@@ -146,6 +150,45 @@ class TestTheLifeOfAVersion:
         service.tidied(SETTLES_ITSELF)
         assert service.cluster.pods() == {plan.candidate: 0}
         assert service.cluster.weights() == {"payments": 100, plan.candidate: 0}
+
+
+class TestTheRecord:
+    """What was applied by a run that then dies without a trace could be found by nobody else."""
+
+    @pytest.fixture
+    def written(self) -> list[bool]:
+        """Whether the plan was on record, whenever something was written to the cluster."""
+        return []
+
+    @pytest.fixture
+    def apply(self, service: Service, written: list[bool], monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+        plan = service.planned()
+
+        def write(_: Any, *, dry_run: bool = False) -> None:
+            if not dry_run:
+                written.append(frozen_plan(service.name, plan.deployment_id) == plan)
+
+        service.cluster.replicas[plan.candidate] = 2
+        monkeypatch.setattr(service.cluster, "apply", write, raising=False)
+        monkeypatch.setattr(applying, "Cluster", lambda _: service.cluster)
+        monkeypatch.setattr(applying, "check_agreed", lambda *_: None)
+        operator = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan.dump())
+        return lambda: operator.execute(Run().at("apply"))
+
+    def test_comes_before_the_first_object(self, apply: Callable[[], object], written: list[bool]) -> None:
+        apply()
+        assert written == [True]
+
+    def test_that_cannot_be_kept_keeps_everything_else_from_being_written(
+        self, apply: Callable[[], object], written: list[bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> str:
+            raise OSError("no space left")
+
+        monkeypatch.setattr(Artifacts, "write", full)
+        with pytest.raises(OSError, match="no space left"):
+            apply()
+        assert written == []
 
 
 class TestWhatLooksLikeOurs:
@@ -218,6 +261,17 @@ class TestOrphans:
         assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
         assert service.tidied(1).done == [f"stopped {plan.candidate}"]
         assert service.cluster.pods() == {plan.candidate: 0}
+
+    def test_what_is_just_being_applied_is_not_deleted(self, service: Service) -> None:
+        """By another Airflow, say: its Deployment comes last, and later versions exist already."""
+        plan = service.applied()
+        service.applied()
+        del service.cluster.made["Deployment", plan.candidate]
+        kinds = service.cluster.has(plan)
+        service.tidied(SETTLES_ITSELF - 1)
+        assert service.cluster.has(plan) == kinds
+        service.tidied(1)
+        assert service.cluster.has(plan) == []
 
     @pytest.mark.parametrize("share", [0, 5, 100])
     def test_the_traffic_of_a_run_that_is_no_more_is_taken_back(self, service: Service, share: int) -> None:
@@ -448,7 +502,7 @@ class TestDrift:
     ) -> None:
         assert changed(kind, path, value) == []
 
-    @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget"])
+    @pytest.mark.parametrize("kind", ["ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget"])
     def test_what_is_missing_is_said(self, service: Service, which: int, kind: str) -> None:
         service.deployed()
         service.deployed()

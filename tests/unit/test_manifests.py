@@ -220,6 +220,10 @@ class TestScaling:
         with pytest.raises(RefusedError, match=f"payments.yaml: .*{said}"):
             make_spec(replicas=3, scaling=scaling)
 
+    def test_two_may_not_set_the_number_of_pods(self) -> None:
+        with pytest.raises(RefusedError, match="scaling and capacity: proportional would both set the number of pods"):
+            make_spec(scaling={"max": 3}, capacity="proportional")
+
 
 hostile = st.text() | st.sampled_from(
     [

@@ -1,0 +1,52 @@
+"""The autoscalers of the stable: kept from shrinking it during a run, and given back their minimum afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.domain.autoscaling import hold, holder, release
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.plan import DeploymentPlan
+
+log = logging.getLogger(__name__)
+
+
+def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Check that the stable's autoscalers may be kept from shrinking it while it idles; nothing is written.
+
+    :raises RefusedError: they may not, and what to do.
+    """
+    for item in cluster.autoscalers(plan.spec.namespace, plan.stable):
+        name = item["metadata"]["name"]
+        try:
+            cluster.patch_autoscaler(item, hold(item, plan.deployment_id, plan.stable_ready), dry_run=True)
+        except RefusedError as error:
+            raise RefusedError(
+                f"HorizontalPodAutoscaler {plan.spec.namespace}/{name} could shrink {plan.stable} while it has no"
+                f" traffic, and may not be kept from it; apply what `airflow-deploy rbac` prints, or set its"
+                f" minReplicas to {plan.stable_ready}: {error}"
+            ) from error
+
+
+def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Let none of them shrink the stable below what it had when the run was planned, until the run is over."""
+    for item in cluster.autoscalers(plan.spec.namespace, plan.stable):
+        if patch := hold(item, plan.deployment_id, plan.stable_ready):
+            cluster.patch_autoscaler(item, patch)
+            log.info("%s keeps at least %d pods for the run", item["metadata"]["name"], plan.stable_ready)
+
+
+def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], bool]) -> list[str]:
+    """Give back their minimum to those that a deployment holds which is over, and return their names.
+
+    :param over: whether a deployment is, by its id.
+    """
+    released: list[str] = []
+    for item in cluster.all_autoscalers(namespace):
+        by = holder(item)
+        if by and over(by):
+            cluster.patch_autoscaler(item, release(item))
+            released.append(item["metadata"]["name"])
+    return released

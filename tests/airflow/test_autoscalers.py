@@ -1,0 +1,142 @@
+"""An autoscaler cannot shrink the stable while a run has its traffic elsewhere, and has its minimum back afterwards."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.autoscaling import HELD, hold
+from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.states import State
+from airflow_deploy.operators import apply as applying
+from airflow_deploy.operators.apply import ApplyManifestOperator
+from tests.airflow.fake_cluster import FakeCluster
+from tests.airflow.test_approval import AGREED
+from tests.airflow.test_operators import Run
+from tests.airflow.test_plan import World
+from tests.airflow.test_settling import deploying, execute
+from tests.airflow.test_tidy import WINDOW, Service
+from tests.unit.builders import make_plan
+from tests.unit.json_patch import apply_patch
+from tests.unit.test_autoscaling import autoscaler
+
+S = State
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def minimum(cluster: FakeCluster) -> tuple[int, bool]:
+    """Return the autoscaler's minimum, and whether somebody holds it."""
+    (only,) = cluster.scalers
+    return only["spec"]["minReplicas"], HELD in only["metadata"].get("annotations", {})
+
+
+def scaled(cluster: FakeCluster, by: str | None = None) -> FakeCluster:
+    """Let the stable have an autoscaler that would leave it one pod; ``by`` holds it at five."""
+    one = autoscaler(minimum=1)
+    cluster.scalers = [apply_patch(one, hold(one, by, 5)) if by else one]
+    return cluster
+
+
+class TestPlanning:
+    @pytest.fixture
+    def world(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+        world = World(monkeypatch, tmp_path)
+        scaled(world.cluster)
+        return world
+
+    def test_writes_nothing(self, world: World) -> None:
+        before = copy.deepcopy(world.cluster.scalers)
+        assert world.plan().stable_ready == 2
+        assert world.cluster.scalers == before
+
+    def test_refuses_where_the_minimum_may_not_be_raised_and_says_what_to_do(self, world: World) -> None:
+        world.cluster.fail("patch_autoscaler", RefusedError("403"))
+        with pytest.raises(RefusedError, match=r"web could shrink payments .*`airflow-deploy rbac`.* minReplicas to 2"):
+            world.plan()
+        assert world.steps() == []
+
+
+class TestApplying:
+    def apply(self, monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> list[Any]:
+        """Apply, and return the autoscaler's minimum whenever something was applied."""
+        seen: list[Any] = []
+        plan = cluster.plan
+        cluster.replicas[plan.candidate] = 2
+        monkeypatch.setattr(applying, "Cluster", lambda _: cluster)
+        monkeypatch.setattr(cluster, "apply", lambda *_, **__: seen.append(minimum(cluster)), raising=False)
+        operator = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan.dump())
+        monkeypatch.setattr(applying, "check_agreed", lambda *_: None)
+        operator.execute(Run().at("apply"))
+        return seen
+
+    def test_raises_the_minimum_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(FakeCluster(make_plan(stable_ready=5)))
+        assert self.apply(monkeypatch, cluster) == [(1, False), (5, True)]
+        assert self.apply(monkeypatch, cluster)[-1] == (5, True)
+
+    def test_leaves_a_minimum_that_is_high_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(FakeCluster(make_plan(stable_ready=1)))
+        assert self.apply(monkeypatch, cluster)[-1] == (1, False)
+
+
+class TestEnding:
+    @pytest.fixture
+    def plan(self, request: pytest.FixtureRequest) -> DeploymentPlan:
+        return make_plan(run_id=request.node.name)
+
+    def settle(self, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *reached: State) -> None:
+        run = Run()
+        deploying(run, cluster.plan)
+        if reached:
+            run.reach("verify", *reached)
+            run.returned("audit", "the folder")
+        execute(run, "settle", cluster, monkeypatch)
+
+    def test_as_verified_gives_the_minimum_back(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(FakeCluster.verified(plan), by=plan.deployment_id)
+        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+        assert minimum(cluster) == (1, False)
+
+    def test_as_rolled_back_gives_it_back_after_the_traffic(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = scaled(FakeCluster.at_share(plan, 50), by=plan.deployment_id)
+        cluster.fail("patch_route", TemporaryError("no answer"))
+        with pytest.raises(TemporaryError):
+            self.settle(cluster, monkeypatch)
+        assert minimum(cluster) == (5, True)
+        with pytest.raises(NotSettledError):
+            self.settle(cluster, monkeypatch)
+        assert minimum(cluster) == (1, False)
+
+    def test_leaves_what_another_deployment_holds(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(FakeCluster.verified(plan), by="DEP-9-ffffffff")
+        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+        assert minimum(cluster) == (5, True)
+
+    @pytest.mark.parametrize("method", ["all_autoscalers", "patch_autoscaler"])
+    def test_does_not_wait_for_it(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        cluster = scaled(FakeCluster.verified(plan), by=plan.deployment_id)
+        cluster.fail(method, RefusedError("403"))
+        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+        assert minimum(cluster) == (5, True)
+
+
+class TestTidying:
+    def test_gives_back_what_a_run_that_died_has_held(self) -> None:
+        service = Service()
+        plan = service.deployed()
+        scaled(service.cluster, by=plan.deployment_id)
+        assert service.tidied().done == ["gave web its minimum back"]
+        assert minimum(service.cluster) == (1, False)
+
+    def test_leaves_what_another_services_run_holds(self) -> None:
+        service = Service()
+        service.deployed()
+        scaled(service.cluster, by="DEP-1795410000-ffffffff")
+        service.tidied(WINDOW)
+        assert minimum(service.cluster) == (5, True)
