@@ -54,6 +54,11 @@ class Inventory(Traffic):
                 if error.status != 404:
                     raise
 
+    def selectors(self, namespace: str) -> list[dict[str, str]]:
+        """Return which labels each of the namespace's Services asks for; those without any are left out."""
+        found = (item["spec"].get("selector") for item in self._listed("Service", namespace))
+        return [selector for selector in found if selector]
+
     def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
         """Return the namespace's HorizontalPodAutoscalers."""
         return self._listed("HorizontalPodAutoscaler", namespace)
