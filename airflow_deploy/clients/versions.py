@@ -12,6 +12,7 @@ from functools import partial
 
 import yaml
 
+from airflow_deploy.clients import lease
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
 from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
@@ -81,6 +82,9 @@ def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
 
 
 def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
+    owner = seen.route.owner or ""
+    if lease.is_alive(seen.cluster, dead, owner):
+        return Tidied(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
     settled = settle(seen.cluster, dead)
     said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no run of it: {settled.reason}"
     return Tidied(alarms=[said])
@@ -107,7 +111,7 @@ def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidi
 def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
     """Return the plan of a run that is no more: whoever deleted it in Airflow, say, deleted its teardown too.
 
-    :raises RefusedError: it may be another Airflow's.
+    :raises RefusedError: it is not known, or its own teardown may still be at it.
     """
     route = seen.route
     plan = frozen_plan(seen.plan.spec.service, (route.owner or "").rpartition("/")[0])

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
+from airflow_deploy.clients import lease
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
 from airflow_deploy.clients.inventory import OWN_KINDS
 from airflow_deploy.clients.settling import take_back
@@ -27,6 +28,7 @@ from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.tidy import TidyVersionsOperator
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
+from tests.airflow.fake_world import Clock
 from tests.airflow.test_approval import AGREED
 from tests.airflow.test_operators import Run
 from tests.airflow.test_settling import real
@@ -80,6 +82,14 @@ class Service:
 @pytest.fixture
 def service() -> Service:
     return Service()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let nobody wait for a sign of life that does not come."""
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=clock.time, sleep=clock.sleep))
+    return clock
 
 
 class TestTheLifeOfAVersion:
@@ -283,6 +293,22 @@ class TestOrphans:
         assert service.cluster.weights() == {first.candidate: 100, second.candidate: 0}
         assert service.cluster.pods() == {first.candidate: 2, second.candidate: 0}
         assert service.tidied(60) == Tidied()
+
+    def test_the_traffic_of_a_run_that_another_airflow_looks_at_is_its_own(
+        self, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.deployed()
+        service.cluster.claimed(service.applied(), 50)
+        service.cluster.hold_lease(service.cluster.claim)
+
+        def sleep(seconds: float) -> None:
+            clock.sleep(seconds)
+            lease.renew(real(service.cluster), service.cluster.plan, service.cluster.claim)
+
+        monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=clock.time, sleep=sleep))
+        before = service.state()
+        assert "somebody looks at it" in (service.tidied(10 * WINDOW).left or "")
+        assert service.state() == before
 
     @pytest.mark.parametrize("owner", [None, "DEP-5-ffffffff/9", "../../../etc/x/1", "nonsense"])
     def test_whose_it_is_must_be_known(self, service: Service, owner: str | None) -> None:
