@@ -1,4 +1,4 @@
-"""The Role of `airflow-deploy rbac`, on a real API server: each verb of it is needed, and nothing else is permitted."""
+"""The Roles of the deployer and the guard, on a real API server: each verb is needed, and nothing else is permitted."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,8 +12,9 @@ import yaml
 from kubernetes import client
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import objects, rbac
+from airflow_deploy.clients.manifests import guard, objects, rbac
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.lease import held, name_of, renewed
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
@@ -21,10 +22,12 @@ from tests.stack.access import kubectl
 from tests.unit.builders import make_plan, make_spec
 
 RIGHTS = "rights"
+OWNER = "DEP-1795417200-ffffffff/1"
 Right = tuple[str, str, str]
 """API group, resource and verb."""
 
 ROLE, BINDING = yaml.safe_load_all(rbac(RIGHTS, [stacks.EMBEDDED.account]))
+GUARD = next(item for item in yaml.safe_load_all(guard("image", RIGHTS, [RIGHTS])) if item["kind"] == "Role")
 
 
 def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
@@ -88,12 +91,22 @@ def delete(kind: str) -> Callable[[Cluster, Namespace], None]:
 
 def claim(cluster: Cluster, there: Namespace) -> None:
     route = there.admin.route(RIGHTS, RIGHTS)
-    owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": "DEP-1-ffffffff/1"}}
+    owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
     cluster.patch_route(route, [owner])
 
 
 def settle(cluster: Cluster, there: Namespace) -> None:
     cluster.scale(RIGHTS, there.version().candidate, 0)
+
+
+def make_lease(cluster: Cluster, there: Namespace) -> None:
+    cluster.create_lease(RIGHTS, held(RIGHTS, there.plan().candidate, OWNER, 45))
+
+
+def renew_lease(cluster: Cluster, there: Namespace) -> None:
+    route = there.plan().candidate
+    there.admin.create_lease(RIGHTS, held(RIGHTS, route, OWNER, 45))
+    cluster.patch_lease(RIGHTS, name_of(route), renewed(OWNER))
 
 
 OWN = {
@@ -104,39 +117,51 @@ OWN = {
     ("policy", "poddisruptionbudgets"): "PodDisruptionBudget",
     ("networking.k8s.io", "networkpolicies"): "NetworkPolicy",
 }
-NEEDED: dict[Right, Callable[[Cluster, Namespace], Any]] = {
+TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
     ("gateway.networking.k8s.io", "httproutes", "get"): lambda cluster, _: cluster.route(RIGHTS, RIGHTS),
     ("gateway.networking.k8s.io", "httproutes", "patch"): claim,
-    ("apps", "deployments", "get"): lambda cluster, there: cluster.readiness(RIGHTS, there.version().candidate),
-    ("apps", "deployments/scale", "patch"): settle,
-    ("", "pods", "list"): lambda cluster, _: cluster.parts_of(RIGHTS, RIGHTS),
     ("discovery.k8s.io", "endpointslices", "list"): lambda cluster, _: cluster.ready_endpoints(RIGHTS, RIGHTS),
-    **{(*kind, "create"): apply for kind in OWN},
-    **{(*kind, "patch"): apply_again for kind in OWN},
-    **{(*kind, "list"): look_around for kind, name in OWN.items() if name != "ConfigMap"},
-    **{(*kind, "delete"): delete(name) for kind, name in OWN.items()},
 }
-"""What cannot be done without a right."""
+NEEDED = {
+    "deployer": {
+        **TRAFFIC,
+        ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
+        ("coordination.k8s.io", "leases", "create"): make_lease,
+        ("coordination.k8s.io", "leases", "patch"): renew_lease,
+        ("apps", "deployments", "get"): lambda cluster, there: cluster.readiness(RIGHTS, there.version().candidate),
+        ("apps", "deployments/scale", "patch"): settle,
+        ("", "pods", "list"): lambda cluster, _: cluster.parts_of(RIGHTS, RIGHTS),
+        **{(*kind, "create"): apply for kind in OWN},
+        **{(*kind, "patch"): apply_again for kind in OWN},
+        **{(*kind, "list"): look_around for kind, name in OWN.items() if name != "ConfigMap"},
+        **{(*kind, "delete"): delete(name) for kind, name in OWN.items()},
+    },
+    "guard": {
+        **TRAFFIC,
+        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: cluster.leases(RIGHTS),
+    },
+}
+"""What cannot be done without a right, by who needs it."""
+RULES: dict[str, list[dict[str, Any]]] = {"deployer": ROLE["rules"], "guard": GUARD["rules"]}
 
-EVERYTHING = "everything"
 
-
-def without(right: Right) -> str:
-    return "without-" + "-".join(right).replace("/", "-")
+def user(who: str, missing: Right | None = None) -> str:
+    """Return the name of who has all rights but one."""
+    return "-".join([who, *(("without", *missing) if missing else ())]).replace("/", "-")
 
 
 def roles() -> Iterator[dict[str, Any]]:
-    """Yield the Role for one user, and for each right the Role without it for another."""
-    for missing in (None, *NEEDED):
-        user = without(missing) if missing else EVERYTHING
-        metadata = {"name": user, "namespace": RIGHTS}
+    """Yield each Role for one user, and for each of its rights the Role without it for another."""
+    for who, missing in ((who, missing) for who, needed in NEEDED.items() for missing in (None, *needed)):
+        metadata = {"name": user(who, missing), "namespace": RIGHTS}
         rules = [
             {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
-            for group, resource, verb in sorted(rights_of(ROLE["rules"]) - {missing})
+            for group, resource, verb in sorted(rights_of(RULES[who]) - {missing})
         ]
         yield {**ROLE, "metadata": metadata, "rules": rules}
-        subjects = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
-        yield {**BINDING, "metadata": metadata, "roleRef": {**BINDING["roleRef"], "name": user}, "subjects": subjects}
+        subjects = [{"kind": "User", "name": metadata["name"], "apiGroup": "rbac.authorization.k8s.io"}]
+        role = {**BINDING["roleRef"], "name": metadata["name"]}
+        yield {**BINDING, "metadata": metadata, "roleRef": role, "subjects": subjects}
 
 
 @pytest.fixture(scope="module")
@@ -163,17 +188,21 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
     kubectl("delete", "namespace", RIGHTS, "--wait=false")
 
 
-def test_every_right_has_something_that_needs_it() -> None:
-    assert rights_of(ROLE["rules"]) == set(NEEDED)
+@pytest.mark.parametrize("who", NEEDED)
+def test_every_right_has_something_that_needs_it(who: str) -> None:
+    assert rights_of(RULES[who]) == set(NEEDED[who])
 
 
-@pytest.mark.parametrize("right", NEEDED, ids=lambda right: "-".join(right))
-def test_a_right_is_needed(there: Namespace, right: Right) -> None:
-    do = NEEDED[right]
-    do(there.user(EVERYTHING), there)
+@pytest.mark.parametrize(
+    ("who", "right"),
+    [pytest.param(who, right, id="-".join([who, *right])) for who, needed in NEEDED.items() for right in needed],
+)
+def test_a_right_is_needed(there: Namespace, who: str, right: Right) -> None:
+    do = NEEDED[who][right]
+    do(there.user(user(who)), there)
     _, resource, verb = right
     with pytest.raises(RefusedError) as caught:
-        do(there.user(without(right)), there)
+        do(there.user(user(who, right)), there)
     cause = caught.value.__cause__
     assert isinstance(cause, client.ApiException)
     assert f'cannot {verb} resource "{resource}"' in json.loads(cause.body)["message"]
@@ -181,9 +210,8 @@ def test_a_right_is_needed(there: Namespace, right: Right) -> None:
 
 def permitted(cluster: Cluster, namespace: str) -> set[Right]:
     """Return all that the API server says that this user may do there."""
-    review = client.AuthorizationV1Api(cluster._api).create_self_subject_rules_review(
-        {"spec": {"namespace": namespace}}
-    )
+    api = client.AuthorizationV1Api(cluster._api)
+    review = api.create_self_subject_rules_review({"spec": {"namespace": namespace}})
     assert not review.status.incomplete
     return {
         right
@@ -192,14 +220,15 @@ def permitted(cluster: Cluster, namespace: str) -> set[Right]:
     }
 
 
-def test_nothing_else_is_permitted(there: Namespace) -> None:
+@pytest.mark.parametrize("who", NEEDED)
+def test_nothing_else_is_permitted(there: Namespace, who: str) -> None:
     nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
-    assert permitted(there.user(EVERYTHING), RIGHTS) - nobody == set(NEEDED)
+    assert permitted(there.user(user(who)), RIGHTS) - nobody == set(NEEDED[who])
 
 
 def test_airflow_has_this_role_and_no_other_anywhere(there: Namespace) -> None:
     airflow = Cluster("rights_airflow")
     nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
-    assert permitted(airflow, RIGHTS) - nobody == set(NEEDED)
+    assert permitted(airflow, RIGHTS) - nobody == set(NEEDED["deployer"])
     for namespace in ("default", "kube-system", "gateway"):
         assert permitted(airflow, namespace) <= nobody
