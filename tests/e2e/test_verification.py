@@ -48,11 +48,16 @@ def verified_by_hand(world: World, limit: int) -> None:
 
 
 def verify(world: World) -> tuple[str, str]:
-    """Let the verification look once; return how the pass ended and what it said of the service."""
+    """Let the verification look once; return how that ended and what it said of the service."""
     run = world.api.trigger(DAG, {})
     world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "the pass ends")
     lines = world.api.log(DAG, run, "check")
-    return world.api.run_state(DAG, run), "\n".join(line for line in lines if "payments" in line)
+    return verdict(world, run), "\n".join(line for line in lines if "payments" in line)
+
+
+def verdict(world: World, run: str) -> str:
+    """Return how a pass ended, whatever it found to tidy up of the services of other tests."""
+    return "success" if world.api.task_states(DAG, run)["report"] == "success" else "failed"
 
 
 @contextmanager
@@ -107,8 +112,13 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) ->
     assert world.replicas(candidate) == 0
     # The way back lost nothing: whoever failed was answered by the fix.
     assert {request.version for request in world.requests() if request.failed} == {candidate}
-    failed = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"
-    world.until(lambda: world.api.get(failed)["total_entries"] == 1, "the pass ends as failed, so that alerts work")
+    asked = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"
+
+    def failed() -> list[str]:
+        runs = [run["dag_run_id"] for run in world.api.get(asked)["dag_runs"]]
+        return [run for run in runs if verdict(world, run) == "failed"]
+
+    world.until(lambda: len(failed()) == 1, "the pass ends as failed, so that alerts work")
 
 
 def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_back(world: World) -> None:
