@@ -45,14 +45,14 @@ from tests.stack.service import serve
 from tests.stack.traffic import users
 
 CONNECTION = "chaos"
-PATIENCE = 360.0
+PATIENCE = 600.0
 """Seconds until every service is in its state."""
 ENDING = 420.0
 """Seconds after which a run that has not ended never will."""
 RATE = 10.0
-BUILD = 60
+BUILD = 90
 """Seconds that the slow build takes."""
-START = "60s"
+START = "90s"
 """What the slow version takes to start."""
 UNKNOWN = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
 INCIDENT = {
