@@ -240,7 +240,8 @@ def figures(bench: Bench) -> dict[str, Any]:
 
 def run(info: StackInfo, times: int) -> None:
     """Measure, print and write."""
-    os.environ.update(environment())  # before Airflow is imported: it reads its environment only then
+    # Before Airflow is imported: it reads its environment only then.
+    os.environ.update(environment() | {"AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR"})
     World.end_runs(info, SERVICE)
     sample = serve(
         info, SERVICE, commit="good", bake=5, max_bake=120, stages=STAGES, config={"CURRENCY": "EUR", "START": START}

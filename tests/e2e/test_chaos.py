@@ -1,6 +1,7 @@
 """Deployments settle, whatever dies: all triggerers in each state, and every component at 25 % of the traffic.
 
-All of it is one pass, for it takes minutes; the whole matrix is `make chaos`.
+All of it is one pass, for it takes minutes; the whole matrix is `make chaos`. It needs the stack for itself, and so it
+is run by hand: `pytest -s tests/e2e/test_chaos.py`.
 """
 
 import time
