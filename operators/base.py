@@ -14,12 +14,13 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import STEPS_KEY, State, Step
 
 RETRIES: dict[str, Any] = {
-    "retries": 3,
+    "retries": 8,
     "retry_delay": timedelta(seconds=2),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=PermanentError, action=RetryAction.FAIL, reason="trying again cannot help"),
-            RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=2)),
+            # 40 s in all: a server that was killed is back by then.
+            RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=5)),
         ]
     ),
 }

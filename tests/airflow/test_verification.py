@@ -396,7 +396,7 @@ class TestTheDag:
     @pytest.mark.parametrize("task_id", ["check", "report", "tidy"])
     def test_every_other_task_is_tried_again_soon(self, dag: DAG, task_id: str) -> None:
         task = again(dag).get_task(task_id)
-        assert (task.retries, task.retry_delay) == (3, timedelta(seconds=2))
+        assert (task.retries, task.retry_delay) == (8, timedelta(seconds=2))
 
     def test_each_way_back_bears_its_services_name(self, dag: DAG) -> None:
         mapped: Any = dag.get_task("take_back")
