@@ -106,13 +106,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class Preset:
-    """Where requests are counted by the version that answered them. Another gateway is one more entry of ``PRESETS``.
+    """Where one gateway counts requests by backend. A new gateway is one more entry of ``PRESETS``.
 
-    :param requests: name of the counter of requests, by the status that ``code`` names.
-    :param duration: name of the histogram of their durations, in seconds.
-    :param label: the label that tells versions apart.
-    :param service: the pattern of its value, with ``{namespace}``, ``{route}`` and ``{service}``.
-    :param namespace: the label that holds the namespace, where ``service`` does not.
+    ``service`` is the pattern of the label that names the backend, with ``{namespace}``, ``{route}`` and ``{service}``.
     """
 
     requests: str
@@ -120,7 +116,6 @@ class Preset:
     label: str
     service: str
     code: str = "code"
-    namespace: str = ""
 
     def selector(self, namespace: str, route: str, services: Sequence[str], edges: Iterable[float]) -> str:
         """Return one selector for all counters of ``services``, so that they come from the same scrape."""
@@ -140,8 +135,7 @@ class Preset:
     def matcher(self, namespace: str, route: str, *services: str) -> str:
         """Return the matcher for the series of ``services``."""
         names = f"(?:{'|'.join(map(promql_regex_literal, services))})"
-        matcher = f"{self.label}=~{promql_string(self._backend(namespace, route, names))}"
-        return f"{matcher},{self.namespace}={promql_string(namespace)}" if self.namespace else matcher
+        return f"{self.label}=~{promql_string(self._backend(namespace, route, names))}"
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
         """Return which of ``services`` a series belongs to."""
@@ -175,14 +169,6 @@ PRESETS = {
         duration="traefik_service_request_duration_seconds",
         label="service",
         service=r"httproute-{namespace}-{route}-.*-svc-{namespace}-{service}-[0-9]+@kubernetesgateway",
-    ),
-    # The application's own: whoever finds targets by their Service (a ServiceMonitor, say) gives them these labels.
-    "application": Preset(
-        requests="http_requests_total",
-        duration="http_request_duration_seconds",
-        label="service",
-        service="{service}",
-        namespace="namespace",
     ),
 }
 
