@@ -18,16 +18,16 @@ from tests.stack.layout import CHECKOUT, INFO
 
 ASIDE = (
     (
-        "test_approvals.py",
         "test_capacity.py",
-        "test_cli.py",
-        "test_hostile_conf.py",
+        "test_compose.py",
+        "test_how_to.py",
         "test_images.py",
+        "test_judgement.py",
         "test_rights.py",
+        "test_versions.py",
     ),
-    ("test_compose.py", "test_how_to.py", "test_judgement.py", "test_versions.py"),
 )
-"""The files of each lane but the first, which has all others."""
+"""The files of each lane but the first, which has all others. More lanes only take the processors from each other."""
 ALONE = "test_guard.py"
 """What kills the servers that all others need, and so comes after them."""
 BY_HAND = "test_chaos.py"

@@ -59,7 +59,7 @@ def admin(stack: StackInfo) -> AirflowApi:
 def requesters_yes(world: World, run: str, task: str) -> None:
     """Let the requester approve, and wait until that was seen not to count and the question put again."""
     assert world.api.answer(world.dag, run, task, "Approve") == 200
-    world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen", 60)
+    world.until(lambda: [a for a in answers(world, run, task) if not a["counts"]], "the requester's yes is seen")
     world.asked(run, task, times=2)
 
 
@@ -178,7 +178,7 @@ def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(worl
     world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
     world.api.end_run(world.dag, run)
     assert world.ended(run) == "failed"
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
     folder = audited(world, run)
     assert states(folder)[2:4] == ["AWAITING_APPROVAL", "DEPLOYING"]
     assert states(folder)[-1] == "ROLLED_BACK"
@@ -190,7 +190,7 @@ def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World
     world.asked(run, BESIDE)
     admin.end_run(world.dag, run)
     assert world.ended(run) == "failed"
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
     folder = audited(world, run)
     assert taken_back(world, folder)
 

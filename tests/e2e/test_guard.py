@@ -83,7 +83,7 @@ def test_the_guard_leaves_alone_whom_somebody_looks_at(world: World) -> None:
     finally:
         COMPONENTS["scheduler"].bring_back()
     world.until(lambda: ended(world, run), "a person has ended the run")
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
     assert "guard" not in summary(folder_of(world, run))["reason"]
 
 

@@ -189,7 +189,7 @@ def airflow(reader: Reader) -> Iterator[None]:
                     os.kill(int(process.name), signal.SIGKILL)
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
