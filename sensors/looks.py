@@ -138,7 +138,7 @@ class Looks:
         except DeployError as error:
             log.warning("the Lease is not renewed: %s", error)
         except Exception:
-            # A mistake of ours must not end the loop of looks; the guard sees that nobody renews.
+            # Nobody awaits this, so that a mistake of ours would be told nowhere; the guard sees that nobody renews.
             log.exception("the Lease could not be renewed")
 
     def brake(self, outcome: Outcome) -> float | None:

@@ -11,7 +11,9 @@ import pytest
 from tests.e2e.world import REFUSING, SMALL, World
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
+from tests.stack.errors import StackError
 from tests.stack.layout import CHECKOUT, INFO
+from tests.stack.processes import recorded
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
@@ -26,8 +28,12 @@ def stack(capfd_disabled: Callable[[], None]) -> Iterator[StackInfo]:
     """Return the running stack."""
     capfd_disabled()
     ours = not INFO.exists()
+    # `up` would start everything anew where a part has died, under the feet of the tests in the other lane.
+    if not ours and (dead := [name for name, process in recorded().items() if not process.alive()]):
+        raise StackError(f"{', '.join(dead)} of the stack died: look at the logs, then run `make down`")
     try:
-        _stack("up")
+        if ours:
+            _stack("up")
         yield StackInfo.load()
     finally:
         if ours:
