@@ -61,25 +61,22 @@ def _server(name: str, start: Callable[[], Process], ready: Callable[[], bool]) 
 def _supervised(names: Sequence[str]) -> Component:
     """Make the component of parts that have supervisors: with each of them dies what it has started."""
 
+    killed_at = 0.0
+
     def kill() -> None:
+        nonlocal killed_at
         for name in names:
             os.kill(recorded()[name].pid, signal.SIGSTOP)
         for pid in [pid for name in names for pid in _below(recorded()[name].pid)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        killed_at = time.time()
 
     def restart() -> None:
         for name in names:
             os.kill(recorded()[name].pid, signal.SIGCONT)
 
-    killed_at = 0.0
-
-    def kill_and_note() -> None:
-        nonlocal killed_at
-        kill()
-        killed_at = time.time()
-
-    return Component(kill_and_note, restart, lambda: _at_work(names, killed_at))
+    return Component(kill, restart, lambda: _at_work(names, killed_at))
 
 
 def _at_work(names: Sequence[str], since: float) -> bool:
@@ -109,11 +106,12 @@ def _below(pid: int) -> list[int]:
 
 
 def _kill_workers() -> None:
-    """Kill the processes in which Airflow's tasks run; those that watch over them stay."""
-    for entry in Path("/proc").iterdir():
+    """Kill the processes in which our Airflow's tasks run; those that watch over them stay."""
+    for pid in _below(recorded()["airflow-scheduler"].pid):
         with suppress(OSError):
-            if (entry / "cmdline").read_bytes().startswith(b"airflow worker -- "):
-                os.kill(int(entry.name), signal.SIGKILL)
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if title.startswith(b"airflow worker -- ") and b" LocalExecutor" not in title:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _kubelet_ready() -> bool:
