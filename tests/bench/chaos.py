@@ -41,7 +41,7 @@ def run_row(held: Fleet, component: str, say: Say) -> list[Row]:
     """
     held.reset()
     held.hold(say)
-    say(f"killing {component}")
+    say(f"killing {component}: {DEATHS[component].why}")
     killed_at = time.time()
     COMPONENTS[component].kill()
     held.release()

@@ -152,19 +152,18 @@ class Fleet:
             one.record.new()
             self.leases[one.service].clear()
 
-    def hold(self, say: Say, held: Sequence[Held] = ()) -> None:
-        """Deploy these, or all, and return when each is in its state.
+    def hold(self, say: Say) -> None:
+        """Deploy all, and return when each is in its state.
 
         :raises StackError: one does not come to it.
         """
-        chosen = held or self.held
-        late, writing = ([one for one in chosen if one.state in group] for group in (LATE, WRITING))
+        late, writing = ([one for one in self.held if one.state in group] for group in (LATE, WRITING))
         self._incident = True
         self.proxy.hold(writes)
-        for one in chosen:
+        for one in self.held:
             if one not in late:
                 self.deploy(one)
-        self._until_held([one for one in chosen if one not in [*late, *writing]], say)
+        self._until_held([one for one in self.held if one not in [*late, *writing]], say)
         self._until(writing, lambda one: self._tasks(one).get("approve_promotion") == "deferred", say)
         for one in reversed(late):  # a start takes longer to come to than a build
             self.deploy(one)
@@ -172,7 +171,7 @@ class Fleet:
         for one in writing:
             one.asked = APPROVE if one.state == "PROMOTING" else REJECT
         self._until_held(writing, say)
-        if gone := [one.state for one in chosen if not self._is_held(one)]:
+        if gone := [one.state for one in self.held if not self._is_held(one)]:
             raise StackError(f"no longer in its state: {', '.join(gone)}")
 
     def deploy(self, one: Held) -> None:
@@ -187,13 +186,12 @@ class Fleet:
             changes = {"change": RISKY}
         one.run = self.api.trigger(one.dag, {**conf(commit, "Payments time out"), **changes})
 
-    def release(self, but: Sequence[Held] = ()) -> None:
-        """Hold nothing any more, but those for whom a person's answer is awaited still."""
+    def release(self) -> None:
+        """Hold nothing any more."""
         self._incident = False
         self.proxy.release()
         for one in self.held:
-            if one not in but:
-                one.asked = one.asked or APPROVE
+            one.asked = one.asked or APPROVE
 
     def wait_ended(self, say: Say, held: Sequence[Held] = ()) -> None:
         """Wait until all of these runs have ended, or never will."""
@@ -210,10 +208,6 @@ class Fleet:
         """Return the route's weights by Service."""
         body = self._kubernetes(f"gateway.networking.k8s.io/v1/namespaces/{one.service}/httproutes/{one.service}")
         return {ref["name"]: ref.get("weight", 1) for ref in body["spec"]["rules"][0]["backendRefs"]}
-
-    def looked(self, one: Held, since: float) -> bool:
-        """Whether somebody has looked at the deployment since then."""
-        return any(at > since for at in self.leases[one.service])
 
     def outcome(self, one: Held, component: str, killed_at: float) -> Row:
         """Say what became of one deployment."""
@@ -286,7 +280,7 @@ class Fleet:
             time.sleep(2)
 
     def _is_held(self, one: Held) -> bool:
-        if one.state in ("PROMOTING", "ROLLING_BACK"):
+        if one.state in WRITING:
             return any(f"/httproutes/{one.service}" in call.path for call in self.proxy.held)
         tasks = self._tasks(one)
         if one.state == "BUILDING":
@@ -387,7 +381,7 @@ def slow_build(sample: Sample) -> str:
 
 
 @contextmanager
-def fleet(info: StackInfo, records: Path, states: Sequence[str] = STATES) -> Iterator[Fleet]:
+def fleet(info: StackInfo, records: Path) -> Iterator[Fleet]:
     """Serve one service for each state, under a little traffic, and remove them in the end."""
     admin = AirflowApi(info, "admin")
     kubeconfig = Path(info.state) / "chaos.kubeconfig"
@@ -397,14 +391,14 @@ def fleet(info: StackInfo, records: Path, states: Sequence[str] = STATES) -> Ite
         admin.request("DELETE", f"connections/{CONNECTION}")
         extra = json.dumps({"kube_config_path": str(kubeconfig)})
         admin.request("POST", "connections", **connection, extra=extra).raise_for_status()
-        first, *others = states
+        first, *others = STATES
         samples = {first: _serve(info, first)}  # alone: it may have to import the base image
         with ThreadPoolExecutor(3) as threads:
             samples |= dict(zip(others, threads.map(lambda state: _serve(info, state), others), strict=True))
         api = AirflowApi(info)
-        api.await_read(dag_of(name_of(states[-1])))  # all DAGs come from one file
+        api.await_read(dag_of(name_of(STATES[-1])))  # all DAGs come from one file
         held = []
-        for state in states:
+        for state in STATES:
             service = name_of(state)
             path = records / f"{service}.requests.jsonl"
             opened.enter_context(users(path, rate=RATE, host=f"{service}.test"))
@@ -416,7 +410,7 @@ def fleet(info: StackInfo, records: Path, states: Sequence[str] = STATES) -> Ite
             yield one
         finally:
             one.close()
-            for service in map(name_of, states):
+            for service in map(name_of, STATES):
                 (DAGS / "deployments" / f"{service}.yaml").unlink()
                 shutil.rmtree(Path(info.artifacts) / service, ignore_errors=True)
                 kubectl("delete", "namespace", service, "--wait=false", "--ignore-not-found")

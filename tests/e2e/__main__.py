@@ -30,8 +30,6 @@ ASIDE = (
 """The files of each lane but the first, which has all others. More lanes only take the processors from each other."""
 ALONE = "test_guard.py"
 """What kills the servers that all others need, and so comes after them."""
-BY_HAND = "test_chaos.py"
-"""What takes too long even for that."""
 
 
 def main(paths: list[str]) -> int:
@@ -42,7 +40,7 @@ def main(paths: list[str]) -> int:
     env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
     ours = not INFO.exists()
     lanes = [[_verbose(*(f"tests/e2e/{name}" for name in names))] for names in ASIDE]
-    others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, (ALONE, BY_HAND)) for name in names)]
+    others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, (ALONE,)) for name in names)]
     if paths:
         lanes[-1].insert(0, ["nice", "-n", "15", *_pytest("-q", *paths)])
     try:

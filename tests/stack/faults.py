@@ -59,7 +59,6 @@ class Proxy:
     :param holds: says whether a call waits for ``release``.
     """
 
-    kubeconfig: Path
     fault: Fault | None = None
     holds: Callable[[Call], bool] | None = None
     counts: Counter[str] = field(default_factory=Counter)
@@ -90,7 +89,7 @@ class Proxy:
 @contextmanager
 def proxy(kubeconfig: Path) -> Iterator[Proxy]:
     """Run the proxy, and write the kubeconfig by which Airflow reaches it."""
-    state = Proxy(kubeconfig)
+    state = Proxy()
     trusted = ssl.create_default_context(cafile=str(PKI / "ca.crt"))
     handler = type("Handler", (_Handler,), {"proxied": state, "upstream": trusted})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
