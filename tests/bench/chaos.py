@@ -45,7 +45,7 @@ def run_row(held: Fleet, component: str, say: Say) -> list[Row]:
     killed_at = time.time()
     COMPONENTS[component].kill()
     held.release()
-    time.sleep(DEATHS[component].away)
+    time.sleep(DEATHS[component].away)  # what is measured: how long it is dead
     COMPONENTS[component].bring_back()
     say(f"{component} is back after {time.time() - killed_at:.0f} s")
     held.wait_ended(say)

@@ -118,7 +118,7 @@ class Driven:
         """Look and renew the Lease until the route says that the watch is over: no share is raised without."""
         while self._looks.look() is None:
             self._looks.renew()
-            time.sleep(INTERVAL)
+            time.sleep(INTERVAL)  # as the product's own loop of looks
 
     def _do(self, operator: Any) -> Any:
         self._at(operator.task_id)

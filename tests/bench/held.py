@@ -195,14 +195,17 @@ class Fleet:
 
     def wait_ended(self, say: Say, held: Sequence[Held] = ()) -> None:
         """Wait until all of these runs have ended, or never will."""
-        deadline = time.monotonic() + ENDING
-        while (open_ := [one for one in held or self.held if one.ended_at is None]) and time.monotonic() < deadline:
-            for one in open_:
+        chosen = held or self.held
+
+        def all_ended() -> bool:
+            for one in [one for one in chosen if one.ended_at is None]:
                 with suppress(requests.RequestException):
                     if self.api.run_state(one.dag, one.run) in ENDED:
                         one.ended_at = time.time()
                         say(f"{one.state} has ended")
-            time.sleep(1)
+            return all(one.ended_at for one in chosen)
+
+        wait_until(all_ended, ENDING, 1)
 
     def weights(self, one: Held) -> dict[str, int]:
         """Return the route's weights by Service."""
@@ -269,15 +272,17 @@ class Fleet:
 
     def _until(self, held: Sequence[Held], there: Callable[[Held], bool], say: Say) -> None:
         waiting, began = list(held), time.monotonic()
-        while waiting:
+
+        def none_waits() -> bool:
             for one in [one for one in waiting if there(one)]:
                 waiting.remove(one)
                 say(f"{one.service} is there after {time.monotonic() - began:.0f} s")
-            over = any(self._tasks(one).get("settle") for one in waiting)
-            if over or time.monotonic() - began > PATIENCE:
-                told = ", ".join(f"{one.state}: {self._active(one)}" for one in waiting)
-                raise StackError(f"not in their states after {time.monotonic() - began:.0f} s: {told}")
-            time.sleep(2)
+            return not waiting or any(self._tasks(one).get("settle") for one in waiting)
+
+        wait_until(none_waits, PATIENCE, 2)
+        if waiting:
+            told = ", ".join(f"{one.state}: {self._active(one)}" for one in waiting)
+            raise StackError(f"not in their states after {time.monotonic() - began:.0f} s: {told}")
 
     def _is_held(self, one: Held) -> bool:
         if one.state in WRITING:

@@ -49,7 +49,7 @@ RATE = 200.0
 START = "5s"
 STAGES = (5, 25, 50, 100)
 DWELL = 2.0
-"""Seconds at each share."""
+"""Seconds of users at each share and after each step, so that what it loses is seen before the next one begins."""
 HARM = 60
 """Failed requests after which the verification is asked."""
 VERIFY = "verify_deployments"
@@ -120,7 +120,6 @@ class Bench:
         self.begin("rollback")
         verdict, answered = deployment.brake()
         deployment.roll_back()
-        time.sleep(DWELL)
         self.note(f"{shares[-1]}", "brake", _name(deployment), verdict, answered)
 
     def promoted(self) -> None:
@@ -167,11 +166,11 @@ class Bench:
         said = summary(folder)
         if said["state"] != "ROLLED_BACK":
             raise StackError(f"{folder}: the verification left it {said['state']}")
-        time.sleep(DWELL)
         self.note("promoted", "dag", candidate, _at(said["verdict_at"]), _at(said["restored_at"]))
 
     def note(self, at: str, by: str, candidate: str, verdict: float, answered: float) -> None:
-        """Remember one way back, write it down, and say so."""
+        """Remember one way back once its last answer is there, write it down, and say so."""
+        self.world.until(lambda: self._quiet(candidate, answered), f"nobody is answered by {candidate}", 60)
         last = max(r.sent + r.latency for r in self.requests() if r.version == candidate)
         done = Rollback(at, by, ours=round(answered - verdict, 3), restored=round(last - verdict, 3))
         self.rollbacks.append(done)
@@ -198,6 +197,12 @@ class Bench:
 
     def _artifacts(self) -> Path:
         return Path(self.world.info.artifacts) / SERVICE
+
+    def _quiet(self, candidate: str, since: float) -> bool:
+        """Whether others alone have answered for ``DWELL`` seconds since the write, and since its last answer."""
+        ended = [(request.sent + request.latency, request.version) for request in self.requests()]
+        last = max(at for at, version in ended if version == candidate)
+        return ended[-1][0] - max(last, since) >= DWELL
 
     def _failed(self, candidate: str, since: float) -> int:
         return sum(r.failed for r in self.requests() if r.version == candidate and r.sent >= since)
