@@ -117,16 +117,18 @@ class TestRetriedTask:
         assert (done(stage.cluster, name), stage.cluster.writes) == (True, writes + 1)
 
 
+WAYS: dict[str, Callable[[FakeCluster], Any]] = {
+    "the next deployment has the route": lambda cluster: claimed_by_the_next(cluster, share=25),
+    "the guard has it": lambda cluster: cluster.patch_route(cluster.now, routes.seize(cluster.now, "guard")),
+    "its annotations are gone": lambda cluster: cluster.annotate(routes.OWNER, None),
+    "the watch has braked": lambda cluster: cluster.annotate(routes.PHASE, routes.BRAKED),
+    "the run was settled": lambda cluster: cluster.annotate(routes.PHASE, routes.SETTLED),
+}
+"""How a deployment may be over."""
+
+
 class TestZombie:
     """A task that wakes up when all is over."""
-
-    WAYS: dict[str, Callable[[FakeCluster], Any]] = {  # noqa: RUF012
-        "the next deployment has the route": lambda cluster: claimed_by_the_next(cluster, share=25),
-        "the guard has it": lambda cluster: cluster.patch_route(cluster.now, routes.seize(cluster.now, "guard")),
-        "its annotations are gone": lambda cluster: cluster.annotate(routes.OWNER, None),
-        "the watch has braked": lambda cluster: cluster.annotate(routes.PHASE, routes.BRAKED),
-        "the run was settled": lambda cluster: cluster.annotate(routes.PHASE, routes.SETTLED),
-    }
 
     @pytest.mark.parametrize("way", list(WAYS))
     def test_writes_nothing_and_records_nothing(
@@ -135,7 +137,7 @@ class TestZombie:
         for name in NEXT:
             cluster = FakeCluster.verified(plan) if "next" in way else FakeCluster.at_share(plan, NEXT[name])
             stage = Stage(monkeypatch, cluster)
-            self.WAYS[way](cluster)
+            WAYS[way](cluster)
             before, writes = cluster.now.body, cluster.writes
             with pytest.raises(FencedError):
                 stage.step(name).execute(run.at(name))

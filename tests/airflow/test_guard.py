@@ -98,7 +98,7 @@ class TestWhoNobodyLooksAt:
         Post(cluster, guards=2).passes(3 * LEASE)
         assert (returned(cluster), cluster.writes, cluster.now.epoch) == (True, writes + 1, 2)
 
-    def test_of_two_guards_at_once_one_is_fenced(self, plan: DeploymentPlan) -> None:
+    def test_of_two_guards_at_once_one_is_fenced(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
         """Both have read the same route; the second's write finds another owner."""
         cluster = FakeCluster.at_share(plan, 25)
         post = Post(cluster, guards=2)
@@ -106,11 +106,11 @@ class TestWhoNobodyLooksAt:
         ready = cluster.ready_endpoints
 
         def meanwhile(*arguments: Any) -> int:
-            cast("Any", cluster).ready_endpoints = ready
+            monkeypatch.setattr(cluster, "ready_endpoints", ready)
             post.guards[1].look()
             return ready(*arguments)
 
-        cast("Any", cluster).ready_endpoints = meanwhile
+        monkeypatch.setattr(cluster, "ready_endpoints", meanwhile)
         writes = cluster.writes
         post.guards[0].look()
         assert (returned(cluster), cluster.writes, cluster.now.epoch) == (True, writes + 1, 2)
@@ -251,7 +251,9 @@ class TestWhileItIsBlind:
         assert said[0] == "blind        all namespaces: the cluster does not answer"
         assert said[-1] == "sees again   all namespaces"
 
-    def test_one_namespace_that_it_may_not_see_costs_no_other(self, plan: DeploymentPlan) -> None:
+    def test_one_namespace_that_it_may_not_see_costs_no_other(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         leases = cluster.leases
 
@@ -260,7 +262,7 @@ class TestWhileItIsBlind:
                 raise RefusedError("403")
             return leases(namespace)
 
-        cast("Any", cluster).leases = one
+        monkeypatch.setattr(cluster, "leases", one)
         post = Post(cluster)
         post.guards = [Guard(cast("Traffic", cluster), ["other", plan.spec.namespace], post.clock.time)]
         post.passes(LEASE + 1)

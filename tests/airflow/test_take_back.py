@@ -88,7 +88,7 @@ class TestTraffic:
             take_back(real(cluster), plan, "worse")
         assert cluster.body is before
 
-    def test_is_not_written_over_what_changed_meanwhile(self) -> None:
+    def test_is_not_written_over_what_changed_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plan = planned()
         cluster = FakeCluster.verified(plan)
         ready = cluster.ready_endpoints
@@ -97,7 +97,7 @@ class TestTraffic:
             cluster.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 99
             return ready(namespace, service)
 
-        cluster.ready_endpoints = and_meanwhile  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(cluster, "ready_endpoints", and_meanwhile)
         before = cluster.writes
         with pytest.raises(TemporaryError):
             take_back(real(cluster), plan, "worse")

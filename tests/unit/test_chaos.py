@@ -38,17 +38,16 @@ def test_a_cell_as_it_must_be_is_not_broken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("row", "said"),
     [
-        ({"ended": "FAILED"}, "ended FAILED"),
-        ({"route_whole": False}, "the route"),
-        ({"orphans": ("held-1",)}, "left behind: held-1"),
-        ({"audit_legal": False}, "the audit"),
-        ({"unwatched_s": 56.0}, "unwatched for 56.0 s"),
+        (replace(GOOD, ended="FAILED"), "ended FAILED"),
+        (replace(GOOD, route_whole=False), "the route"),
+        (replace(GOOD, orphans=("held-1",)), "left behind: held-1"),
+        (replace(GOOD, audit_legal=False), "the audit"),
+        (replace(GOOD, unwatched_s=56.0), "unwatched for 56.0 s"),
     ],
 )
-def test_what_is_broken_is_named_and_stands_out(change: dict[str, object], said: str) -> None:
-    row = replace(GOOD, **change)  # type: ignore[arg-type]
+def test_what_is_broken_is_named_and_stands_out(row: Row, said: str) -> None:
     (broken,) = row.broken
     assert broken.startswith(said)
     *_, line = table([row])
