@@ -17,6 +17,7 @@ import pytest
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain.errors import TemporaryError
 from tests.stack.tls import Authority
+from tests.unit import kubeconfig
 
 
 @pytest.fixture
@@ -39,18 +40,7 @@ def strangers_server(tmp_path: Path) -> Iterator[str]:
 def test_a_server_that_is_not_trusted_does_not_answer(
     strangers_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
 ) -> None:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": strangers_server}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "users": [{"name": "x", "user": {"token": "x"}}],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
-    connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}
-    monkeypatch.setenv("AIRFLOW_CONN_STRANGER", json.dumps(connection))
+    kubeconfig.connect(monkeypatch, "stranger", tmp_path, strangers_server)
     for purpose in ("", "look"):
         with pytest.raises(TemporaryError, match=r"the cluster does not answer .*certificate verify failed"):
             Cluster("stranger", purpose).route("shop", "payments-route")
@@ -104,18 +94,8 @@ def troubled(
 
     def start(faults: list[Any]) -> Troubled:
         server = Troubled(faults)
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "x",
-            "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-            "users": [{"name": "x", "user": {"token": "x"}}],
-        }
-        path = tmp_path / f"kubeconfig-{server.server_port}"
-        path.write_text(json.dumps(config))
-        connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}
-        monkeypatch.setenv(f"AIRFLOW_CONN_TROUBLED_{server.server_port}", json.dumps(connection))
+        address = f"http://127.0.0.1:{server.server_port}"
+        kubeconfig.connect(monkeypatch, f"troubled_{server.server_port}", tmp_path, address)
         thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
         thread.start()
         servers.append((server, thread))

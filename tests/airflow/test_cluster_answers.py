@@ -13,6 +13,7 @@ import pytest
 
 from airflow_deploy.clients.cluster import Cluster, Parts
 from airflow_deploy.domain.errors import RefusedError
+from tests.unit import kubeconfig
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
 PODS = "/api/v1/namespaces/shop/pods"
@@ -48,22 +49,12 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
     thread.start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "users": [{"name": "x", "user": {"token": "x"}}],
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
-    connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(path)}}
-    monkeypatch.setenv(f"AIRFLOW_CONN_ANSWERING_{server.server_port}", json.dumps(connection))
+    connection = f"answering_{server.server_port}"
+    kubeconfig.connect(monkeypatch, connection, tmp_path, f"http://127.0.0.1:{server.server_port}")
 
     def cluster(given: Answers) -> Cluster:
         answers.update(given)
-        return Cluster(f"answering_{server.server_port}", "test")
+        return Cluster(connection, "test")
 
     yield cluster
     server.shutdown()

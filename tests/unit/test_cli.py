@@ -17,6 +17,7 @@ import yaml
 from airflow_deploy.cli import main
 from airflow_deploy.clients.runs import Run, Snapshot
 from tests.hostile import drawn, hostile_confs
+from tests.unit import kubeconfig
 from tests.unit.builders import CONF, make_plan
 from tests.unit.fake_airflow import (
     ANSWERED,
@@ -329,16 +330,7 @@ class TestGuard:
 
     def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
         """Whatever its cluster answers: this one refuses the connection."""
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "x",
-            "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-            "users": [{"name": "x", "user": {"token": "x"}}],
-        }
-        path = tmp_path / "kubeconfig"
-        path.write_text(json.dumps(config))
+        path = kubeconfig.write(tmp_path, "http://127.0.0.1:9")
         code = "import sys; from airflow_deploy.cli import main; sys.exit(main(['guard', '--namespace', 'shop']))"
         environment = {**os.environ, "KUBECONFIG": str(path)}
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
