@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.trail import audited, states, summary, transitions
-from tests.e2e.world import RISKY, SMALL, World
+from tests.e2e.world import RISKY, World, served
 from tests.stack import StackInfo
-from tests.stack.access import kubectl
 from tests.stack.api import AirflowApi
-from tests.stack.service import serve
 from tests.stack.traffic import users
 
 DESK = "desk"
@@ -26,13 +24,9 @@ TIMEOUT = 60
 
 @pytest.fixture(scope="module")
 def quiet(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    World.end_runs(stack, DESK)
-    sample = serve(stack, DESK, bake=5, max_bake=15, stages=(5, 100), approval_timeout=TIMEOUT, resources=SMALL)
-    with users(tmp_path_factory.mktemp(DESK) / "requests.jsonl", rate=10, host=f"{DESK}.test") as record:
-        world = World(stack, sample, record, DESK)
-        world.wait_served(10)
+    asked: dict[str, Any] = {"bake": 5, "max_bake": 15, "stages": (5, 100), "approval_timeout": TIMEOUT}
+    with served(stack, DESK, tmp_path_factory.mktemp(DESK), rate=10, **asked) as world:
         yield world
-    kubectl("delete", "namespace", DESK, "--wait=false")
 
 
 @pytest.fixture

@@ -9,36 +9,25 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.plan import DeploymentPlan
-from tests.e2e.test_judgement import RESTORED_WITHIN, Deployment, at, forget
-from tests.e2e.world import SMALL, World
+from tests.e2e.test_judgement import RESTORED_WITHIN, Deployment, afresh, at
+from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
-from tests.stack.service import declare, serve
-from tests.stack.traffic import users
+from tests.stack.service import declare
 
 BOOTH = "booth"
-HOST = f"{BOOTH}.test"
 REPLICAS = 4
 
 
 @pytest.fixture(scope="module")
 def booth(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    World.end_runs(stack, BOOTH)
-    sample = serve(stack, BOOTH, commit="good", criticality="medium", resources=SMALL)
-    with users(tmp_path_factory.mktemp(BOOTH) / "requests.jsonl", host=HOST) as record:
-        world = World(stack, sample, record, BOOTH)
-        world.wait_served(10)
+    with served(stack, BOOTH, tmp_path_factory.mktemp(BOOTH), commit="good", criticality="medium") as world:
         yield world
-    kubectl("delete", "namespace", BOOTH, "--wait=false")
 
 
 @pytest.fixture
 def world(booth: World) -> World:
-    """Return the service without the history that an earlier test has left: it would lower the confidence."""
-    World.end_runs(booth.info, BOOTH)
-    forget(booth)
-    return booth
+    return afresh(booth)
 
 
 def declared(world: World, **fields: Any) -> None:
@@ -57,18 +46,22 @@ def deployment_of(world: World, name: str) -> dict[str, Any]:
     return found
 
 
+def refused_by_plan(world: World, why: str) -> None:
+    """The plan of a deployment refuses it, says why, and nothing has been written."""
+    before = world.objects(), world.weights(), world.images()
+    run = world.deploy(world.sample.good)
+    assert world.ended(run) == "failed"
+    assert why in "\n".join(world.api.log(world.dag, run, "plan"))
+    assert (world.objects(), world.weights(), world.images()) == before
+
+
 def test_nothing_starts_where_the_stable_has_no_pod(world: World) -> None:
     declared(world)
     stable = stable_of(world)
-    before = world.objects(), world.weights(), world.images()
     kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=0")
     try:
         world.until(lambda: not deployment_of(world, stable)["status"].get("replicas"), f"{stable} has no pod", 60)
-        run = world.deploy(world.sample.good)
-        assert world.ended(run) == "failed"
-        said = "\n".join(world.api.log(world.dag, run, "plan"))
-        assert f"{stable} has no ready pod, so there would be no way back; start it" in said
-        assert (world.objects(), world.weights(), world.images()) == before
+        refused_by_plan(world, f"{stable} has no ready pod, so there would be no way back; start it")
     finally:
         kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=2")
         kubectl("-n", BOOTH, "rollout", "status", f"deployment/{stable}", "--timeout=60s")
@@ -138,8 +131,7 @@ def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, r
 def test_pods_follow_the_share_and_no_request_is_lost(world: World) -> None:
     declared(world, stages=[25, 50, 100], replicas=REPLICAS, capacity="proportional")
     deployment = Deployment(world, world.sample.good)
-    candidate = DeploymentPlan.load(world.plan(deployment.run)).candidate
-    world.until(lambda: world.weights().get(candidate), f"{candidate} has traffic")
+    candidate = deployment.exposed()
     wanted: dict[int, set[int]] = {}
 
     def ended() -> bool:
@@ -164,13 +156,8 @@ def test_nothing_starts_where_the_stables_config_is_gone(world: World) -> None:
     stable = stable_of(world)
     kept = json.loads(kubectl("-n", BOOTH, "get", "configmap", stable, "-o", "json"))
     kubectl("-n", BOOTH, "delete", "configmap", stable)
-    before = world.objects(), world.weights(), world.images()
     try:
-        run = world.deploy(world.sample.good)
-        assert world.ended(run) == "failed"
-        said = "\n".join(world.api.log(world.dag, run, "plan"))
-        assert f"ConfigMap {BOOTH}/{stable} is gone, and no pod of {stable} could start without it" in said
-        assert (world.objects(), world.weights(), world.images()) == before
+        refused_by_plan(world, f"ConfigMap {BOOTH}/{stable} is gone, and no pod of {stable} could start without it")
     finally:
         metadata = {key: kept["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
         kubectl("apply", "-f", "-", stdin=json.dumps({**kept, "metadata": metadata}))

@@ -15,13 +15,11 @@ from requests import HTTPError
 from airflow_deploy.domain.lease import name_of
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.e2e.trail import folder_of, states, summary, transitions
-from tests.e2e.world import SMALL, World
+from tests.e2e.world import World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
 from tests.stack.failures import COMPONENTS
 from tests.stack.layout import GUARD_KUBECONFIG
-from tests.stack.service import serve
-from tests.stack.traffic import users
 
 VAULT = "vault"
 LEASE = 15
@@ -32,22 +30,9 @@ WITHIN = LEASE + 6
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
     """Return a service whose first stage, of 25 %, lasts longer than the tests."""
-    World.end_runs(stack, VAULT)
-    sample = serve(
-        stack,
-        VAULT,
-        stages=[25, 100],
-        bake=600,
-        max_bake=1200,
-        criticality="low",
-        resources=SMALL,
-        lease=LEASE,
-    )
-    with users(tmp_path / "requests.jsonl", host=f"{VAULT}.test") as record:
-        world = World(stack, sample, record, VAULT)
-        world.wait_served(10)
+    asked: dict[str, Any] = {"stages": [25, 100], "bake": 600, "max_bake": 1200, "criticality": "low", "lease": LEASE}
+    with served(stack, VAULT, tmp_path, **asked) as world:
         yield world
-    kubectl("delete", "namespace", VAULT, "--wait=false")
 
 
 def lease() -> dict[str, Any]:

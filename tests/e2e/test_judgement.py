@@ -16,23 +16,19 @@ import pytest
 
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions
-from tests.e2e.world import SMALL, World
+from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo, prometheus
 from tests.stack.access import kubectl
 from tests.stack.api import AirflowApi
 from tests.stack.layout import ADDRESS
 from tests.stack.load import Request, read
 from tests.stack.processes import end, recorded, wait_until
-from tests.stack.service import declare, serve
+from tests.stack.service import declare
 from tests.stack.traffic import users
 
 KIOSK = "kiosk"
 HOST = f"{KIOSK}.test"
-STAGES: dict[str, Any] = {
-    "stages": [50, 100],
-    "criticality": "medium",
-    "resources": SMALL,
-}
+STAGES: dict[str, Any] = {"stages": [50, 100], "criticality": "medium"}
 GATES = {"error_rate": 0.01, "latency_p95": 0.25, "latency_p99": 1.0}
 RESTORED_WITHIN = 10
 """Seconds from the verdict until no user is sent to the candidate any more, as promised."""
@@ -48,30 +44,30 @@ URL = f"http://{ADDRESS}:{PORT}"
 @pytest.fixture(scope="module")
 def kiosk(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Return a service that does well, and whose first stage lasts until a fault that comes late has come."""
-    World.end_runs(stack, KIOSK)
-    sample = serve(
+    with served(
         stack,
         KIOSK,
+        tmp_path_factory.mktemp(KIOSK),
         commit="good",
         bake=120,
         **STAGES,
         gates={**GATES, "cpu_saturation": 0.4, "memory": 0.4},
         blindness={"max_blind": MAX_BLIND, "then": "rollback"},
         branches=["main", "screening", "receipts", "journal", "session"],
-    )
-    with users(tmp_path_factory.mktemp(KIOSK) / "requests.jsonl", host=HOST) as record:
-        world = World(stack, sample, record, KIOSK)
-        world.wait_served(10)
+    ) as world:
         yield world
-    kubectl("delete", "namespace", KIOSK, "--wait=false")
 
 
 @pytest.fixture
 def world(kiosk: World) -> World:
-    """The service without the history that an earlier test's deployment has left: it would lower the confidence."""
-    World.end_runs(kiosk.info, KIOSK)
-    forget(kiosk)
-    return kiosk
+    return afresh(kiosk)
+
+
+def afresh(world: World) -> World:
+    """Return the service without what an earlier test has left: its history would lower the confidence."""
+    World.end_runs(world.info, world.service)
+    forget(world)
+    return world
 
 
 def forget(world: World) -> None:
@@ -212,7 +208,8 @@ def aside(kiosk: World) -> Iterator[Callable[[], None]]:
 
     start()
     gates = {**GATES, "error_rate": 0.2}
-    declare(kiosk.info, kiosk.sample, KIOSK, bake=5, **STAGES, gates=gates, connections={"prometheus": ASIDE})
+    asked: dict[str, Any] = {**STAGES, "resources": SMALL, "gates": gates, "connections": {"prometheus": ASIDE}}
+    declare(kiosk.info, kiosk.sample, KIOSK, bake=5, **asked)
     kiosk.api.await_read(kiosk.dag)
     yield start
     forget(kiosk)  # the verification would go on looking, and there is nothing to look at any more

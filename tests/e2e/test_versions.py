@@ -13,12 +13,10 @@ import yaml
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain.versions import drift, versions_of
 from tests.e2e.trail import audited, summary
-from tests.e2e.world import SMALL, World
+from tests.e2e.world import World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
 from tests.stack.layout import DAGS
-from tests.stack.service import serve
-from tests.stack.traffic import users
 
 BAZAAR = "bazaar"
 WINDOW = 60
@@ -51,16 +49,11 @@ AUTOSCALER = {
 
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
-    World.end_runs(stack, BAZAAR)
     rollback = {"window": f"{WINDOW}s", "keep": 1}
     asked: dict[str, Any] = {"stages": (50, 100), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
-    sample = serve(stack, BAZAAR, commit="good", bake=5, max_bake=120, resources=SMALL, **asked)
-    kubectl("apply", "-f", "-", stdin=json.dumps(AUTOSCALER))
-    with users(tmp_path / "requests.jsonl", host=f"{BAZAAR}.test") as record:
-        world = World(stack, sample, record, BAZAAR)
-        world.wait_served(10)
+    with served(stack, BAZAAR, tmp_path, commit="good", bake=5, max_bake=120, **asked) as world:
+        kubectl("apply", "-f", "-", stdin=json.dumps(AUTOSCALER))
         yield world
-    kubectl("delete", "namespace", BAZAAR, "--wait=false")
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tests.stack.demo import conf
 from tests.stack.info import StackInfo
 from tests.stack.load import Request, read
 from tests.stack.sample.repository import Sample
-from tests.stack.service import PAYMENTS
+from tests.stack.service import PAYMENTS, serve
+from tests.stack.traffic import users
 
 PATIENCE = 600
 """Seconds after which a condition that did not come true is a failure."""
@@ -140,3 +142,19 @@ class World:
         """Return the tags of the service's images in the registry."""
         answer = self.api.session.get(f"{self.info.registry_url}/v2/{self.service}/tags/list", timeout=10)
         return sorted(answer.json().get("tags") or [])
+
+
+@contextmanager
+def served(info: StackInfo, service: str, folder: Path, *, rate: float = 50.0, **declared: Any) -> Iterator[World]:
+    """Serve a service of its own under traffic for as long as the block lasts.
+
+    :param folder: for the record of its requests; ``rate``: how many come each second.
+    :param declared: what ``serve`` takes.
+    """
+    World.end_runs(info, service)
+    sample = serve(info, service, resources=SMALL, **declared)
+    with users(folder / "requests.jsonl", rate=rate, host=f"{service}.test") as record:
+        world = World(info, sample, record, service)
+        world.wait_served(10)
+        yield world
+    kubectl("delete", "namespace", service, "--wait=false")
