@@ -16,18 +16,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from tests.e2e.trail import audited, summary, transitions
+from tests.bench.stack import BENCH, measure
+from tests.e2e.trail import audited, summary, transitions, unix
 from tests.e2e.world import World
 from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
-from tests.stack.layout import CHECKOUT
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
-BENCH = CHECKOUT / ".bench"
 KEPT = BENCH / "bad_fixes"
 RESAMPLES = 10_000
 
@@ -105,7 +104,7 @@ class Bench:
         served = [request for request in self._world.requests() if request.sent >= began]
         candidate = [request for request in served if request.version == said["candidate"]]
         first, last = min(request.sent for request in candidate), max(r.sent + r.latency for r in candidate)
-        verdict = _at(said["verdict_at"])
+        verdict = unix(said["verdict_at"])
         return Row(
             deployment_id=said["deployment_id"],
             state=said["state"],
@@ -121,7 +120,7 @@ class Bench:
         """Deploy a version as good as the one that serves."""
         began, folder = self._deploy(self._world.sample.good)
         ended, said = time.time(), summary(folder)
-        at = {step["to"]: _at(step["at"]) for step in transitions(folder)}
+        at = {step["to"]: unix(step["at"]) for step in transitions(folder)}
         if "PROMOTED" not in at:
             raise StackError(f"{folder}: the healthy release is {said['state']}: {said['reason']}")
         return Healthy(
@@ -142,10 +141,6 @@ class Bench:
         shutil.copytree(folder, kept)
         shutil.rmtree(folder.parent)
         return began, kept
-
-
-def _at(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
 
 
 MEASURES: dict[str, tuple[str, Callable[[Row], float]]] = {
@@ -177,7 +172,7 @@ def run(info: StackInfo, deployments: int) -> None:
                 flush=True,
             )
         healthy = bench.healthy()
-    found = {name: figures([measure(row) for row in rows]) for name, (_, measure) in MEASURES.items()}
+    found = {name: figures([value(row) for row in rows]) for name, (_, value) in MEASURES.items()}
     for name, (label, _) in MEASURES.items():
         item = found[name]
         low, high = item.interval
@@ -198,12 +193,7 @@ def main() -> int:
     """Run it on the stack that is up."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.bad_fixes", description="Deploy the bad fix, often.")
     parser.add_argument("deployments", type=int, nargs="?", default=30)
-    try:
-        run(StackInfo.load(), parser.parse_args().deployments)
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return measure(partial(run, deployments=parser.parse_args().deployments))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import requests
@@ -20,13 +21,12 @@ import requests
 from airflow_deploy.domain.states import ENDS
 from tests.bench.held import Fleet, Say, fleet
 from tests.bench.matrix import DEATHS, Row, load, table
+from tests.bench.stack import BENCH, measure
 from tests.stack.errors import StackError
 from tests.stack.failures import COMPONENTS
 from tests.stack.faults import sometimes
 from tests.stack.info import StackInfo
-from tests.stack.layout import CHECKOUT
 
-BENCH = CHECKOUT / ".bench"
 RESULTS = BENCH / "chaos.json"
 API_FAULTS = "api-faults"
 DEPLOYMENTS = 20
@@ -140,11 +140,7 @@ def main() -> int:
     chosen = parser.parse_args().rows or rows
     if unknown := [row for row in chosen if row not in rows]:
         parser.error(f"no such row: {', '.join(unknown)}")
-    try:
-        return 1 if run(StackInfo.load(), chosen) else 0
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return measure(partial(run, components=chosen))
 
 
 if __name__ == "__main__":

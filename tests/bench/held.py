@@ -30,7 +30,8 @@ from airflow_deploy.domain.approval import APPROVE, REJECT
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State
 from tests.bench.matrix import STATES, Row
-from tests.e2e.world import RISKY, dag_of
+from tests.e2e.trail import summary, transitions, unix
+from tests.e2e.world import INCIDENT, RISKY, dag_of
 from tests.stack.access import PKI, SERVER, kubectl
 from tests.stack.api import ENDED, AirflowApi
 from tests.stack.demo import conf
@@ -54,13 +55,6 @@ BUILD = 90
 """Seconds that the slow build takes."""
 START = "90s"
 """What the slow version takes to start."""
-UNKNOWN = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
-INCIDENT = {
-    "id": "INC-404",
-    "title": "Partners ask for pages that are not there",
-    "severity": "high",
-    "resolved_when": {"query": UNKNOWN, "op": "<", "value": 1, "for": "10s"},
-}
 LIMITS = {"error_rate": 0.5, "latency_p95": 10.0, "latency_p99": 10.0, "cpu_saturation": 10, "request_rate": 10}
 """The versions are good, and the machine is small: what is tested is not the judgement."""
 
@@ -216,7 +210,7 @@ class Fleet:
         """Say what became of one deployment."""
         folder, planned = self._artifacts(one), self.api.xcom(one.dag, one.run, "plan")
         one.plan = DeploymentPlan.load(planned) if planned else None
-        said = json.loads((folder / f"{folder.name}.json").read_text()) if folder else {}
+        said = summary(folder) if folder else {}
         ended = str(said.get("state", "none"))
         serving = [name for name, weight in self.weights(one).items() if weight]
         one.requests += one.record.new()
@@ -325,7 +319,7 @@ class Fleet:
 
     def _artifacts(self, one: Held) -> Path | None:
         for path in (Path(self.info.artifacts) / one.service).glob("*/DEP-*.json"):
-            if json.loads(path.read_text())["run_id"] == one.run:
+            if summary(path.parent)["run_id"] == one.run:
                 return path.parent
         return None
 
@@ -365,9 +359,7 @@ def _replays(folder: Path) -> bool:
 
 
 def _verified_at(folder: Path) -> float | None:
-    steps = [json.loads(line) for line in (folder / f"transitions_{folder.name}.jsonl").read_text().splitlines()]
-    at = [datetime.fromisoformat(step["at"]).timestamp() for step in steps if step["to"] == State.VERIFIED]
-    return at[0] if at else None
+    return next((unix(step["at"]) for step in transitions(folder) if step["to"] == State.VERIFIED), None)
 
 
 def slow_build(sample: Sample) -> str:

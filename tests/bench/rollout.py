@@ -11,7 +11,6 @@ the same brake from here (`tests/bench/driven.py`). What is taken back after a p
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -20,29 +19,28 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import requests
 import yaml
 
-from tests.e2e.test_verification import verified_by_hand
-from tests.e2e.trail import summary, transitions
+from tests.bench.stack import BENCH, measure
+from tests.e2e.test_verification import pay_in_yen, verified_by_hand, verify
+from tests.e2e.trail import summary, transitions, unix
 from tests.e2e.world import World
 from tests.stack.airflow import environment, install_deployments
 from tests.stack.demo import conf
 from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
-from tests.stack.layout import CHECKOUT, DAGS
-from tests.stack.load import Record, Request
+from tests.stack.layout import DAGS
+from tests.stack.load import Record, Request, quantile
 from tests.stack.service import serve
 from tests.stack.traffic import users
 
 if TYPE_CHECKING:
     from tests.bench.driven import Driven
 
-BENCH = CHECKOUT / ".bench"
 RESULTS = BENCH / "rollout.json"
 SERVICE = "depot"
 RATE = 200.0
@@ -52,7 +50,6 @@ DWELL = 2.0
 """Seconds of users at each share and after each step, so that what it loses is seen before the next one begins."""
 HARM = 60
 """Failed requests after which the verification is asked."""
-VERIFY = "verify_deployments"
 
 
 @dataclass(frozen=True)
@@ -141,12 +138,12 @@ class Bench:
         kinds = {"DEPLOYING": "start", "CANARY": "shift", "PROMOTING": "promotion", "ROLLING_BACK": "rollback"}
         for step in steps:
             if kind := kinds.get(step["to"]):
-                self.begin(kind, _at(step["at"]))
+                self.begin(kind, unix(step["at"]))
         self.faulty.add(said["candidate"])
         if said["state"] == "ROLLED_BACK":
             share = sum(step["to"] == "CANARY" for step in steps)
             at = f"{STAGES[share - 1]}"
-            self.note(at, "dag", said["candidate"], _at(said["verdict_at"]), _at(said["restored_at"]))
+            self.note(at, "dag", said["candidate"], unix(said["verdict_at"]), unix(said["restored_at"]))
         elif said["state"] != "VERIFIED":
             raise StackError(f"{folder}: it is {said['state']}: {said['reason']}")
         return str(said["candidate"])
@@ -154,19 +151,16 @@ class Bench:
     def verification(self, candidate: str) -> None:
         """Let the promoted version turn bad, and the verification look once: a whole run of its DAG."""
         self.faulty.add(candidate)
-        for _ in range(40):
-            body, host = {"amount": 1205, "currency": "JPY"}, {"Host": f"{SERVICE}.test"}
-            requests.post(f"{self.world.info.gateway_url}/payments", json=body, headers=host, timeout=10)
+        pay_in_yen(self.world)
         since = time.time()
         self.world.until(lambda: self._failed(candidate, since) >= HARM, "users are harmed", 60)
         self.begin("rollback")
-        run = self.world.api.trigger(VERIFY, {})
-        self.world.until(lambda: self.world.api.run_state(VERIFY, run) in ("success", "failed"), "the pass ends")
+        verify(self.world)
         (folder,) = (path for path in self._artifacts().glob("DEP-*") if summary(path)["candidate"] == candidate)
         said = summary(folder)
         if said["state"] != "ROLLED_BACK":
             raise StackError(f"{folder}: the verification left it {said['state']}")
-        self.note("promoted", "dag", candidate, _at(said["verdict_at"]), _at(said["restored_at"]))
+        self.note("promoted", "dag", candidate, unix(said["verdict_at"]), unix(said["restored_at"]))
 
     def note(self, at: str, by: str, candidate: str, verdict: float, answered: float) -> None:
         """Remember one way back once its last answer is there, write it down, and say so."""
@@ -212,15 +206,6 @@ def _name(deployment: "Driven") -> str:
     from airflow_deploy.domain.plan import DeploymentPlan
 
     return DeploymentPlan.load(deployment.plan).candidate
-
-
-def _at(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
-
-
-def quantile(values: Sequence[float], level: float) -> float:
-    """Return the least value that at least that part of them does not exceed."""
-    return sorted(values)[math.ceil(level * len(values)) - 1]
 
 
 def figures(bench: Bench) -> dict[str, Any]:
@@ -290,12 +275,7 @@ def main() -> int:
     """Run it on the stack that is up."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rollout", description="Shift and take back, often.")
     parser.add_argument("times", type=int, nargs="?", default=5, help="rollbacks at each share that are driven (5)")
-    try:
-        run(StackInfo.load(), parser.parse_args().times)
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return measure(partial(run, times=parser.parse_args().times))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_judgement import RESTORED_WITHIN, Deployment, afresh, at
+from tests.e2e.test_judgement import RESTORED_WITHIN, Deployment, afresh
+from tests.e2e.trail import unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
@@ -116,7 +117,7 @@ def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, r
     failed, said = deployment.failed(), deployment.summary
     # Whoever was sent to it was answered by the gateway, in nobody's name.
     assert {request.version for request in failed} == {""}
-    gone, verdict, restored = failed[0].sent, at(said["verdict_at"]), at(said["restored_at"])
+    gone, verdict, restored = failed[0].sent, unix(said["verdict_at"]), unix(said["restored_at"])
     last = max(request.sent for request in failed)
     for name, figure in {
         "requests failed": len(failed),

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from requests import HTTPError
 
 from airflow_deploy.domain.lease import name_of
 from airflow_deploy.domain.plan import DeploymentPlan
-from tests.e2e.trail import folder_of, states, summary, transitions
+from tests.e2e.trail import folder_of, states, summary, transitions, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
@@ -111,7 +110,7 @@ def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World) ->
     said = summary(folder)
     assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
     assert "guard: nobody has looked for" in transitions(folder)[-2]["reason"]
-    at = datetime.fromisoformat(said["judgements"]["watch"]["restored_at"]).timestamp()
+    at = unix(said["judgements"]["watch"]["restored_at"])
     assert LEASE - 2 <= at - died <= WITHIN
     assert world.weights() == whole
     assert world.replicas(plan.candidate) == 0

@@ -8,14 +8,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_deploy.domain.plan import DeploymentPlan
-from tests.e2e.trail import audited, check_consistent, states, summary, transitions
+from tests.e2e.trail import audited, check_consistent, states, summary, transitions, unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo, prometheus
 from tests.stack.access import kubectl
@@ -153,7 +152,7 @@ def test_a_fix_whose_pods_crash_after_30_s_is_taken_back(world: World) -> None:
     # Whoever was sent to a pod that had just died was answered by the gateway, in nobody's name.
     assert {request.version for request in failed} == {""}
     assert min(request.sent for request in failed) - by_candidate[0].sent > 29
-    assert max(request.sent for request in failed) < at(deployment.summary["verdict_at"]) + RESTORED_WITHIN
+    assert max(request.sent for request in failed) < unix(deployment.summary["verdict_at"]) + RESTORED_WITHIN
 
 
 @contextmanager
@@ -186,7 +185,7 @@ def test_a_route_that_delivers_nothing_is_held_and_taken_back_for_blindness(worl
         deployment = Deployment(world, world.sample.good)
         deployment.taken_back("BLIND", "request_rate")
     said = deployment.summary
-    assert at(said["restored_at"]) - at(said["first_exposed_at"]) > MAX_BLIND
+    assert unix(said["restored_at"]) - unix(said["first_exposed_at"]) > MAX_BLIND
     assert "CANARY_EVALUATING" not in states(deployment.folder)
     assert deployment.answers()[0] == []
     assert deployment.failed() == []
@@ -235,7 +234,7 @@ def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp
     assert {request.status for request in outage} == {500}
     assert len({request.version for request in outage}) == 2
     shared = [step for step in transitions(deployment.folder) if step["to"] == "CANARY_EVALUATING"]
-    assert at(shared[0]["at"]) > outage[-1].sent, "no share was given while the candidate failed more than it may"
+    assert unix(shared[0]["at"]) > outage[-1].sent, "no share was given while the candidate failed more than it may"
     assert said["judgements"]["watch"]["verdict"] == "CLOSED"
     assert deployment.failed() == []
 
@@ -250,7 +249,7 @@ def test_without_prometheus_for_a_minute_it_holds_and_then_goes_on(world: World,
     restarted = time.time()
     aside()
     verified(deployment)
-    moved = [at(step["at"]) for step in transitions(deployment.folder) if step["to"] != "CANARY_WAITING"]
+    moved = [unix(step["at"]) for step in transitions(deployment.folder) if step["to"] != "CANARY_WAITING"]
     assert [moment for moment in moved if stopped < moment < restarted] == []
     assert deployment.failed() == []
 
@@ -258,7 +257,3 @@ def test_without_prometheus_for_a_minute_it_holds_and_then_goes_on(world: World,
 def share_of(answers: list[Request], slower: float) -> float:
     """Return which part of the answers took more seconds than that."""
     return sum(request.latency > slower for request in answers) / len(answers)
-
-
-def at(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions
-from tests.e2e.world import World
+from tests.e2e.world import INCIDENT, World
 from tests.stack.airflow import install_deployments
 from tests.stack.layout import DAGS
 from tests.stack.processes import recorded
@@ -52,7 +52,7 @@ def verify(world: World) -> tuple[str, str]:
     run = world.api.trigger(DAG, {})
     world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "the pass ends")
     lines = world.api.log(DAG, run, "check")
-    return verdict(world, run), "\n".join(line for line in lines if "payments" in line)
+    return verdict(world, run), "\n".join(line for line in lines if world.service in line)
 
 
 def verdict(world: World, run: str) -> str:
@@ -76,7 +76,7 @@ def pay_in_yen(world: World) -> None:
     for _ in range(40):
         body = {"amount": 1205, "currency": "JPY"}
         url = f"{world.info.gateway_url}/payments"
-        assert requests.post(url, json=body, headers={"Host": "payments.test"}, timeout=10).ok
+        assert requests.post(url, json=body, headers={"Host": f"{world.service}.test"}, timeout=10).ok
 
 
 def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) -> None:
@@ -122,14 +122,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) ->
 
 
 def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_back(world: World) -> None:
-    unknown = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
-    incident = {
-        "id": "INC-404",
-        "title": "Partners ask for pages that are not there",
-        "severity": "high",
-        "resolved_when": {"query": unknown, "op": "<", "value": 1, "for": "10s"},
-    }
-    run = world.deploy(world.sample.good, incident=incident)
+    run = world.deploy(world.sample.good, incident=INCIDENT)
     assert world.ended(run) == "success"
     folder = audited(world, run)
     candidate = summary(folder)["candidate"]

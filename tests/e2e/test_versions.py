@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain.versions import drift, versions_of
-from tests.e2e.trail import audited, summary
+from tests.e2e.trail import audited, summary, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
@@ -81,7 +80,7 @@ def verified(world: World, run: str) -> tuple[str, float]:
     """Return the name of the version that the run deployed, and when it was verified."""
     assert world.ended(run) == "success"
     said = summary(audited(world, run))
-    return said["candidate"], datetime.fromisoformat(said["ended_at"]).timestamp()
+    return said["candidate"], unix(said["ended_at"])
 
 
 def objects_of(version: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What a deployment leaves behind, as a test reads it."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from tests.e2e.world import World
 def transitions(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / f"transitions_{folder.name}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def unix(moment: str) -> float:
+    """Return the unix seconds of a moment in the artifacts."""
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def states(folder: Path) -> list[str]:

@@ -25,6 +25,16 @@ RISKY = {"files": 60, "lines": 2000, "migrations": True}
 """A change that lowers the confidence to where a person is asked."""
 
 
+UNKNOWN = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
+INCIDENT = {
+    "id": "INC-404",
+    "title": "Partners ask for pages that are not there",
+    "severity": "high",
+    "resolved_when": {"query": UNKNOWN, "op": "<", "value": 1, "for": "10s"},
+}
+"""It is not over as long as somebody asks the gateway for what it does not know."""
+
+
 REFUSING = "till"
 """The service of what is refused."""
 SMALL = {"cpu": "100m", "memory": "64Mi"}

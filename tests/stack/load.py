@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 TIMEOUT = 10.0  # seconds
 # Unused connections are closed by us, long before a gateway would (Traefik: 180 s): one that is closed while a request
@@ -122,15 +122,15 @@ def summarise(
         version: Summary(
             count=len(group),
             failed=sum(request.failed for request in group),
-            latency=_quantiles(sorted(request.latency for request in group), levels),
+            latency={level: quantile([request.latency for request in group], level) for level in levels},
         )
         for version, group in sorted(groups.items())
     }
 
 
-def _quantiles(values: list[float], levels: tuple[float, ...]) -> dict[float, float]:
-    """By nearest rank: the least of the (ascending, not empty) values that at least that part of them do not exceed."""
-    return {level: values[max(0, math.ceil(level * len(values)) - 1)] for level in levels}
+def quantile(values: Sequence[float], level: float) -> float:
+    """By nearest rank: the least of the values (one at least) that at least that part of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(level * len(values)) - 1)]
 
 
 def payments(seed: int = 0) -> Iterator[bytes]:

@@ -11,9 +11,9 @@ import pytest
 from airflow_deploy.domain import route as routes
 from tests.bench.held import name_of, slow_build, unwatched, writes
 from tests.bench.matrix import DEATHS, STATES, Row, load, must, table
-from tests.bench.rollout import quantile
 from tests.stack.failures import COMPONENTS
 from tests.stack.faults import KINDS, Call, sometimes
+from tests.stack.load import quantile
 from tests.stack.sample.repository import make_repository
 
 GOOD = Row("triggerer", "CANARY 25 %", "VERIFIED", True, (), True, 30.0, 200.0)
