@@ -86,7 +86,7 @@ def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
     if lease.is_alive(seen.cluster, dead, owner):
         return Tidied(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
     settled = settle(seen.cluster, dead)
-    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no run of it: {settled.reason}"
+    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no live run of it: {settled.reason}"
     return Tidied(alarms=[said])
 
 

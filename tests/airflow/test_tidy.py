@@ -289,7 +289,7 @@ class TestOrphans:
         service.cluster.claimed(second, share)
         assert service.tidied(SETTLES_ITSELF - 1).left
         (said,) = service.tidied(1).alarms
-        assert said.startswith(f"{second.deployment_id} was canary, and Airflow has no run of it")
+        assert said.startswith(f"{second.deployment_id} was canary, and Airflow has no live run of it")
         assert service.cluster.weights() == {first.candidate: 100, second.candidate: 0}
         assert service.cluster.pods() == {first.candidate: 2, second.candidate: 0}
         assert service.tidied(60) == Tidied()
