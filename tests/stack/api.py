@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from tests.stack.errors import StackError
 from tests.stack.info import StackInfo
@@ -23,6 +25,9 @@ class AirflowApi:
     def __init__(self, info: StackInfo, user: str = "deployer") -> None:
         self._url = info.airflow_url
         self.session = requests.Session()
+        # Parts are killed on purpose, and Airflow's answers to reading fail meanwhile.
+        again = Retry(total=6, backoff_factor=1, status_forcelist=(500, 502, 503), allowed_methods=("GET",))
+        self.session.mount("http://", HTTPAdapter(max_retries=again))
         login = {"username": user, "password": info.users[user]}
         answer = requests.post(f"{self._url}/auth/token", json=login, timeout=TIMEOUT)
         answer.raise_for_status()
