@@ -1,8 +1,8 @@
 """The DAG factory: one DAG per spec, as the design draws it.
 
 plan -> build_image -> score_confidence -> route_on_confidence -> [approve] -> capture_baseline -> apply_manifest
-  -> wait_ready -> claim_route -> +- watch -----------------------------------------+-> verify -> audit -> settle
-                                  +- canary_5 … canary_100 -> score_promotion … promote
+  -> wait_ready -> claim_route -> +- watch ---------------------------------------------------------+-> audit -> settle
+                                  +- canary_5 … canary_100 -> score_promotion … promote -> verify -+
 A stage is shift, gate, [ask]: where its gate cannot decide, a person does. At the last stage the promotion asks for it.
 rollback runs as soon as anything after apply_manifest fails; settle is the teardown and runs whatever happens.
 """
@@ -44,7 +44,7 @@ DOC = """### Deploy {service}
 Trigger it with the incident's conf. The fix is built, scored, given 5/25/50/100 % of real traffic through health gates,
 and promoted or taken back by itself. The answer to *what happened* is in the `audit` task's artifacts.
 
-- `watch` looks every second from the first shift to the promotion, and returns the traffic by itself.
+- `watch` looks every second from the first shift until the promotion is verified, and returns the traffic by itself.
 - An approval, where one is asked for, waits under *Required actions*.
 """
 
@@ -161,7 +161,6 @@ def _tasks(spec: DeploymentSpec) -> None:
         stage.gate >> following.shift
     chain(*stages[-1].tasks, promotion.score, promotion.route, [promotion.ask, promote, promotion.refuse])
     chain(promotion.ask, promote, verify)
-    watch >> verify
 
     recording = [plan, build, deploy.ask, deploy.refuse, apply, *staged, promotion.ask]
     recording += [promote, watch, verify]
@@ -171,7 +170,7 @@ def _tasks(spec: DeploymentSpec) -> None:
     }
     rollback = RollbackOperator(
         task_id="rollback",
-        judges=[watch.task_id, verify.task_id],
+        judges=[verify.task_id, watch.task_id],
         gates=[gate.task_id for gate in gates],
         trigger_rule=TriggerRule.ONE_FAILED,
         **ending,

@@ -59,19 +59,19 @@ class LookSensor(DeploySensor):
 
 
 class WatchSensor(LookSensor):
-    """Judge harm and sight from the first shift to the promotion, and hold the brake."""
+    """Judge harm and sight from the first shift until the promotion is verified, and hold the brake."""
 
     role = "watch"
 
     def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the event of a deployment that was promoted.
+        """Return the event of a deployment that was verified.
 
         :raises HarmError: the candidate was braked.
         """
         said = self.keep(context, event)
         if event["verdict"] != "CLOSED":
             raise HarmError(said)
-        if event["numbers"]["phase"] != routes.PROMOTED:
+        if event["numbers"]["phase"] != routes.VERIFIED:
             raise FencedError(said)
         return event
 

@@ -40,10 +40,19 @@ log = logging.getLogger(__name__)
 
 Role = Literal["watch", "gate", "verify"]
 
+OPEN: dict[Role, frozenset[str]] = {
+    "gate": frozenset({routes.CANARY}),
+    "watch": routes.WATCHED,
+    "verify": frozenset({routes.PROMOTED}),
+}
+"""The phases in which each role has something to judge."""
 HANDOVER = 10.0
 """Seconds for which a gate leaves harm to the watch before it brakes itself."""
 BRAKING = 600.0
 """Seconds for which the brake tries."""
+UNVERIFIED = 600.0
+"""Seconds beyond ``max_bake`` after which the watch takes a promotion back that nobody verifies (a person has marked
+``verify`` as done, say)."""
 IN_TIME = 5.0
 """Seconds that a look may take to count as one that renews the Lease."""
 
@@ -96,6 +105,7 @@ class Looks:
         self._sighted = 0.0
         self._breached_since: float | None = None
         self._blind_since: float | None = None
+        self._promoted_at: float | None = None
 
     @property
     def evidence(self) -> str:
@@ -115,6 +125,8 @@ class Looks:
             if ended := self._ended(route, at):
                 _say(self._report.again())
                 return ended
+            if route.phase == routes.PROMOTED and self._promoted_at is None:
+                self._promoted_at = self._sighted
             self._count_pods(route, at)
             blind = self._sight(route, at)
         except DeployError as error:
@@ -168,9 +180,8 @@ class Looks:
 
     def _ended(self, route: Route, at: float) -> Outcome | None:
         """Return how the route itself shows that this loop has nothing to judge any more."""
-        expected = routes.PROMOTED if self._assignment.role == "verify" else routes.CANARY
         ours = route.owner == self._assignment.claim
-        if ours and route.phase == expected:
+        if ours and route.phase in OPEN[self._assignment.role]:
             return None
         braked = route.owned_by(self._plan.deployment_id) and route.phase == routes.BRAKED
         if braked and self._assignment.role != "gate" and route.word:
@@ -226,9 +237,11 @@ class Looks:
             return self._outcome(verdict, reason, at) if at - (self._breached_since or at) >= patience else None
         if verdict == "BLIND":
             return self._decide_blind(reason, at)
-        if self._assignment.role == "watch":
-            return None
         canary = self._plan.spec.canary
+        if self._assignment.role == "watch":
+            if self._promoted_at is None or self._sighted - self._promoted_at < canary.max_bake + UNVERIFIED:
+                return None
+            return self._outcome("UNDECIDED", "nobody has verified the promotion", at)
         if verdict == "HEALTHY" and at - self._assignment.started >= canary.bake:
             return self._outcome(verdict, reason, at)
         if self._sighted >= canary.max_bake:

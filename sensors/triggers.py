@@ -44,7 +44,7 @@ STORE_TIMEOUT = 20.0
 """Seconds that the artifact store may take before a verdict goes on without its evidence."""
 
 BRAKES: dict[str, frozenset[str]] = {
-    "watch": frozenset({"BREACHED", "BLIND"}),
+    "watch": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
     "gate": frozenset({"BREACHED"}),
     "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
 }

@@ -17,7 +17,7 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks
-from airflow_deploy.sensors.looks import BRAKING, HANDOVER, Role
+from airflow_deploy.sensors.looks import BRAKING, HANDOVER, UNVERIFIED, Role
 from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
 from tests.unit.builders import CONF, MISSING, changed, make_plan, make_spec
@@ -157,11 +157,24 @@ class TestClosed:
         assert outcome is not None
         assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", f"owned by {owner or 'nobody'}")
 
-    def test_a_promotion_ends_the_watch_and_the_gates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_promotion_ends_the_gates_and_the_watch_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
-        for role in ("watch", "gate"):
-            assert said(world.loop(role).look()) == "CLOSED"
-        assert world.loop("verify").look() is None
+        assert said(world.loop("gate").look()) == "CLOSED"
+        for role in ("watch", "verify"):
+            assert world.loop(role).look() is None
+
+
+class TestPromoted:
+    def test_harm_after_the_promotion_is_the_watchs_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody may verify for a while: that task has not begun, say."""
+        world = World(monkeypatch, planned(), replace(HARMFUL, share=100), promoted=True)
+        assert said(world.look(world.loop("watch"), 60)) == "BREACHED"
+
+    def test_a_promotion_that_nobody_verifies_is_not_watched_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), Stage(0, 100), promoted=True, until=2000)
+        outcome = world.look(world.loop("watch"), 2000, step=5)
+        assert said(outcome) == "UNDECIDED"
+        assert elapsed(outcome) == pytest.approx(MAX_BAKE + UNVERIFIED, abs=10)
 
 
 class TestBlindness:

@@ -615,9 +615,9 @@ class TestFinish:
         assert gate.finish(run.at("gate"), event("UNDECIDED"))["verdict"] == "UNDECIDED"
         assert [step.to for step in recorded(run.context, ["gate"])] == [S.CANARY_EVALUATING]
 
-    def test_the_watch_ends_well_only_where_the_route_was_promoted(self, run: Run) -> None:
+    def test_the_watch_ends_well_only_where_the_promotion_was_verified(self, run: Run) -> None:
         watch = WatchSensor(task_id="watch", **self.owned)
-        assert watch.finish(run.at("watch"), event("CLOSED", phase="promoted"))["verdict"] == "CLOSED"
+        assert watch.finish(run.at("watch"), event("CLOSED", phase="verified"))["verdict"] == "CLOSED"
         for phase in ("braked", "settled", "abandoned", "owned by DEP-2/2"):
             with pytest.raises(FencedError):
                 watch.finish(run.at("watch"), event("CLOSED", phase=phase))

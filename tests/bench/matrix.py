@@ -109,8 +109,6 @@ def must(component: str, state: str) -> Cell:
     death = DEATHS[component]
     if state == "ROLLING_BACK":
         return Cell(BACK, death.unwatched)
-    if state == "PROMOTING":  # the watch ends with it, and nobody looks until the verification has begun
-        return Cell(death.ended | BACK, GUARDED)
     if state == "BUILDING":  # where nothing is deployed yet, the end may be that nothing is
         return Cell(death.early | ({"REJECTED"} if "ROLLED_BACK" in death.early else frozenset()), death.unwatched)
     return Cell(death.early if state == "DEPLOYING" else death.ended, death.unwatched)
