@@ -26,7 +26,9 @@ class AirflowApi:
         self._url = info.airflow_url
         self.session = requests.Session()
         # Parts are killed on purpose, and Airflow's answers to reading fail meanwhile.
-        again = Retry(total=6, backoff_factor=1, status_forcelist=(500, 502, 503), allowed_methods=("GET",))
+        again = Retry(
+            total=6, backoff_factor=1, status_forcelist=(500, 502, 503), allowed_methods=("GET",), raise_on_status=False
+        )
         self.session.mount("http://", HTTPAdapter(max_retries=again))
         login = {"username": user, "password": info.users[user]}
         answer = requests.post(f"{self._url}/auth/token", json=login, timeout=TIMEOUT)
