@@ -96,6 +96,7 @@ class Looks:
             warm_up=plan.spec.canary.warm_up,
             max_unready=plan.spec.max_unready,
             resolved_when=self._condition,
+            apart=plan.spec.metrics.names.apart,
         )
         self._log = EvidenceLog(terms, self._observer.queries)
         self._report = Report(table(plan.spec.kinds), plan.spec.limits)

@@ -13,7 +13,6 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.joint import fullest, joined, parted, restored
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.telemetry import (
-    PRESETS,
     SATURATION,
     CounterReader,
     OwnSeries,
@@ -77,7 +76,7 @@ class Observer:
 
     def __init__(self, prometheus: Prometheus, plan: DeploymentPlan) -> None:
         self._prometheus, self._plan = prometheus, plan
-        self._preset = PRESETS[plan.spec.metrics]
+        self._preset = plan.spec.metrics.names
         self._services = (plan.candidate, plan.stable)
         self._where = plan.spec.namespace, plan.spec.route.name
         edges = sorted(set(plan.spec.latency_limits.values()))
@@ -158,7 +157,7 @@ class Observer:
         edges = sorted({float(item["metric"]["le"]) for item in result})
         if not edges:
             raise RefusedError(
-                f"metrics: Prometheus has no {self._plan.spec.metrics} metrics of {self._plan.stable};"
+                f"metrics: Prometheus has no {self._plan.spec.metrics.preset} metrics of {self._plan.stable};"
                 " send the service some traffic, or correct metrics and route in its YAML"
             )
         for gate, limit in self._plan.spec.latency_limits.items():

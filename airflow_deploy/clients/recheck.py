@@ -54,6 +54,7 @@ def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
         sustained=FULL,
         resolved_when=condition,
         relapse_after=_span(condition) if condition else None,
+        apart=plan.spec.metrics.names.apart,
     )
     log = EvidenceLog(terms, observer.queries)
     since = max(item.verified_at, item.verified_at + (number - 1) * EVERY - WINDOW)

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_deploy.domain.names import promql_string
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import PRESETS, SATURATION, Preset, edge_pattern, saturation_query
+from airflow_deploy.domain.telemetry import SATURATION, Preset, edge_pattern, saturation_query
 
 WINDOW = "1m"
 """What each point of a line is the mean of."""
@@ -41,7 +41,7 @@ def graph_queries(plan: DeploymentPlan) -> list[str]:
 
     A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
     """
-    spec, preset = plan.spec, PRESETS[plan.spec.metrics]
+    spec, preset = plan.spec, plan.spec.metrics.names
     matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in (plan.candidate, plan.stable)}
     graphs = [_lines("version", {version: _requests(preset, matcher) for version, matcher in matchers.items()})]
     for name, (gate, limit) in spec.counted_gates.items():

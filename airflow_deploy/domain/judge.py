@@ -9,6 +9,7 @@
 The answers depend on what it was told alone, so the evidence recomputes them offline.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,7 @@ class Terms:
     :param resolved_when: the incident's end, where that is asked for too.
     :param relapse_after: seconds for which an incident must be seen to be back to be harm; None where it is none.
     :param max_unready: share of the candidate's pods that may be unready.
+    :param apart: whether the versions are scraped apart, so that of one moment one may tell a scrape before the other.
     """
 
     limits: Mapping[str, float]
@@ -60,6 +62,7 @@ class Terms:
     resolved_when: ResolvedWhen | None = None
     relapse_after: float | None = None
     max_unready: float = MAX_UNREADY
+    apart: bool = False
 
     def dump(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -88,6 +91,7 @@ class Judge:
         self._tests = CountedTests(self._allowed, bad / np.maximum(trials, 1), self._dispersion, terms.alpha / size)
         self._warms_up = np.array([gate.warms_up for gate in self._counted])
         self._mine, self._others = np.zeros((2, size)), np.zeros((2, size))
+        self._near: deque[tuple[float, int, Array, Array]] = deque(maxlen=3)
         self._gauges = {
             gate.name: GaugeWatch(
                 gate.name, terms.limits[gate.name], projects=gate.name == "memory", sustained=terms.sustained
@@ -122,12 +126,27 @@ class Judge:
         counted = np.logical_or(warm, ~self._warms_up)
         ours, theirs = self._numbers(mine) * counted, self._numbers(control) * counted
         self._mine, self._others = self._mine + ours, self._others + theirs
-        self._tests.observe(tick.at, share, ours, theirs)
+        if self._terms.apart:
+            self._compare_apart(tick.at, share, ours, theirs)
+        else:
+            self._tests.observe(tick.at, share, ours, theirs)
         self._delivery.observe(tick.at, mine.requests, control.requests, share)
         for name, value in tick.gauges.items():
             self.gauge(name, tick.at, None if name in self._forgiven and not warm else value)
         self._share, self._at = share, tick.at
         self._began = self._began or tick.at
+
+    def _compare_apart(self, at: float, share: int, ours: Array, theirs: Array) -> None:
+        """Compare the tick before this one: with the most that the stable has got wrong in it, just before and after.
+
+        Where both suffer an outage, the one that is scraped first tells of it first, and would seem to be the worse.
+        Whatever a sample of the candidate's covers, the stable's samples of these three ticks cover too.
+        """
+        self._near.append((at, share, ours, theirs))
+        if len(self._near) > 1:
+            at, share, ours, theirs = self._near[-2]
+            worst = np.max([near[3][0] for near in self._near], axis=0)
+            self._tests.observe(at, share, ours, np.array([np.minimum(worst, theirs[1]), theirs[1]]))
 
     def gauge(self, name: str, at: float, value: float | None) -> None:
         """Take in a gauge's value at ``at``; None, or not a number, where there is none."""

@@ -1,12 +1,14 @@
 """What a team declares for its service, once, in one YAML file."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -20,7 +22,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
 from airflow_deploy.domain.pods import MAX_UNREADY
-from airflow_deploy.domain.telemetry import PRESETS
+from airflow_deploy.domain.telemetry import PRESETS, Preset
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
@@ -66,6 +68,26 @@ class Route(Model):
     """The HTTPRoute that divides the service's traffic."""
 
     name: DnsLabel
+
+
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=200)]
+
+
+class Metrics(Model):
+    """Who counts the requests, and how those names are called that are not as usual there."""
+
+    preset: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    requests: MetricName | None = None
+    duration: MetricName | None = None
+    label: LabelName | None = None
+    code: LabelName | None = None
+
+    @property
+    def names(self) -> Preset:
+        """All names."""
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return replace(PRESETS[self.preset], **given)
 
 
 class Canary(Model):
@@ -150,7 +172,9 @@ class DeploymentSpec(Model):
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
     )
-    metrics: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    metrics: Annotated[Metrics, BeforeValidator(lambda said: {"preset": said} if isinstance(said, str) else said)] = (
+        Metrics()
+    )
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]

@@ -7,13 +7,14 @@ was already being scraped starts at 0.
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
+from airflow_deploy.domain.bins import Bins
 from airflow_deploy.domain.names import promql_regex_literal, promql_string
 
 
@@ -106,9 +107,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Preset:
-    """Where one gateway counts requests by backend. A new gateway is one more entry of ``PRESETS``.
+    """Where requests are counted by the version that answered them. Another gateway is one more entry of ``PRESETS``.
 
-    ``service`` is the pattern of the label that names the backend, with ``{namespace}``, ``{route}`` and ``{service}``.
+    :param requests: name of the counter of requests, by the status that ``code`` names.
+    :param duration: name of the histogram of their durations, in seconds.
+    :param label: the label that tells versions apart.
+    :param service: the pattern of its value, with ``{namespace}``, ``{route}`` and ``{service}``.
+    :param namespace: the label that holds the namespace, where ``service`` does not.
+    :param apart: whether each version has scrape targets of its own, so that no two are in one scrape.
     """
 
     requests: str
@@ -116,6 +122,8 @@ class Preset:
     label: str
     service: str
     code: str = "code"
+    namespace: str = ""
+    apart: bool = False
 
     def selector(self, namespace: str, route: str, services: Sequence[str], edges: Iterable[float]) -> str:
         """Return one selector for all counters of ``services``, so that they come from the same scrape."""
@@ -135,7 +143,8 @@ class Preset:
     def matcher(self, namespace: str, route: str, *services: str) -> str:
         """Return the matcher for the series of ``services``."""
         names = f"(?:{'|'.join(map(promql_regex_literal, services))})"
-        return f"{self.label}=~{promql_string(self._backend(namespace, route, names))}"
+        matcher = f"{self.label}=~{promql_string(self._backend(namespace, route, names))}"
+        return f"{matcher},{self.namespace}={promql_string(namespace)}" if self.namespace else matcher
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
         """Return which of ``services`` a series belongs to."""
@@ -169,6 +178,15 @@ PRESETS = {
         duration="traefik_service_request_duration_seconds",
         label="service",
         service=r"httproute-{namespace}-{route}-.*-svc-{namespace}-{service}-[0-9]+@kubernetesgateway",
+    ),
+    # The application's own: whoever finds targets by their Service (a ServiceMonitor, say) gives them these labels.
+    "application": Preset(
+        requests="http_requests_total",
+        duration="http_request_duration_seconds",
+        label="service",
+        service="{service}",
+        namespace="namespace",
+        apart=True,
     ),
 }
 
@@ -227,6 +245,7 @@ class _Increases:
         self._first: dict[str, float] = {}
         self._interval: dict[str, float] = {}
         self.seen_until = 0.0
+        """Unix seconds up to which nothing is taken in any more."""
 
     def meet(self, series: Iterable[Series]) -> None:
         """Learn since when each target has been scraped: a series born later than that began at 0."""
@@ -239,10 +258,10 @@ class _Increases:
         """Yield when and by how much a counter grew."""
         key, target = tuple(sorted(item.labels.items())), item.labels.get("instance", "")
         for at, value in item.samples:
-            if at <= self.seen_until:
+            before_at, before = self._last.get(key, (0.0, 0.0))
+            if at <= max(before_at, self.seen_until):
                 continue
             if key in self._last:
-                before_at, before = self._last[key]
                 increase = value - before if value >= before else value
                 self._interval[target] = min(at - before_at, self._interval.get(target, at - before_at))
             else:
@@ -257,9 +276,10 @@ class _Increases:
 
     def silent(self) -> tuple[int, int]:
         """Return how many of how many series that were seen in the last minute are missing from the last scrapes."""
-        known = [at for at, _ in self._last.values() if at >= self.seen_until - KNOWN_FOR]
+        newest = max((at for at, _ in self._last.values()), default=0.0)
+        known = [at for at, _ in self._last.values() if at >= newest - KNOWN_FOR]
         patience = 2 * (self.interval or KNOWN_FOR)
-        return sum(at < self.seen_until - patience for at in known), len(known)
+        return sum(at < newest - patience for at in known), len(known)
 
 
 KNOWN_FOR = 60.0
@@ -282,23 +302,28 @@ class CounterReader:
         """
         self._newborn = newborn
         self._preset, self._namespace, self._route, self._services = preset, namespace, route, services
-        self._gateway, self._own = _Increases(), _Increases()
+        self._counters, self._own = _Increases(), _Increases()
         self._waiting: list[tuple[float, str, Counts]] = []
+        self._bins = Bins[tuple[str, Counts]]()
+        self._newest: dict[str, float] = {}
 
     @property
     def seen_until(self) -> float:
-        """Unix seconds of the newest scrape; 0 before the first."""
-        return self._gateway.seen_until
+        """Unix seconds of the newest scrape; 0 before the first.
+
+        Where versions are scraped apart, it is that of the version not seen for longer, once both have been seen.
+        """
+        return (min if self._preset.apart else max)(self._newest.values(), default=0.0)
 
     @property
     def interval(self) -> float | None:
         """Seconds between two scrapes; None where they are not known yet."""
-        return self._gateway.interval
+        return self._counters.interval
 
     @property
     def silent(self) -> tuple[int, int]:
-        """How many of how many of the gateway's series are missing from its last scrapes."""
-        return self._gateway.silent()
+        """How many of how many series are missing from the last scrapes."""
+        return self._counters.silent()
 
     def feed(
         self,
@@ -306,24 +331,37 @@ class CounterReader:
         own: Iterable[OwnSeries] = (),
         gauges: Mapping[str, Samples] = MappingProxyType({}),
     ) -> list[Tick]:
-        """Return the ticks newer than ``seen_until``, oldest first.
+        """Return the ticks that are new, oldest first.
 
-        :param own: counters of the team's own gates: what they add belongs to the gateway's next scrape.
+        :param own: counters of the team's own gates: what they add belongs to the next tick.
         :param gauges: samples of the candidate's gauges, by gate.
         """
-        mine = [(item, service) for item in series if (service := self._owner(item))]
-        self._gateway.meet(item for item, _ in mine)
         ticks: dict[float, dict[str, Counts]] = {}
-        for item, service in mine:
-            for at, increase in self._gateway.of(item, service == self._newborn):
-                at_tick = ticks.setdefault(at, {name: Counts() for name in self._services})
-                at_tick[service] = at_tick[service] + self._classify(item, increase)
+        for at, service, counts in self._added([(item, owner) for item in series if (owner := self._owner(item))]):
+            at_tick = ticks.setdefault(at, {name: Counts() for name in self._services})
+            at_tick[service] = at_tick[service] + counts
         self._add_own(own, ticks)
-        self._gateway.seen_until = max(ticks, default=self.seen_until)
         return [Tick(at, ticks[at], {name: _at(at, gauges[name]) for name in gauges}) for at in sorted(ticks)]
 
     def _owner(self, item: Series) -> str | None:
         return self._preset.service_of(item.labels, self._namespace, self._route, self._services)
+
+    def _added(self, series: Sequence[tuple[Series, str]]) -> Iterator[tuple[float, str, Counts]]:
+        """Yield what each service has answered by each tick's time; they need not come in order."""
+        self._counters.meet(item for item, _ in series)
+        for item, service in series:
+            for at, increase in self._counters.of(item, service == self._newborn):
+                self._newest[service] = max(at, self._newest.get(service, at))
+                counts = self._classify(item, increase)
+                if self._preset.apart:
+                    self._bins.put(at, item.labels.get("instance", ""), (service, counts))
+                else:
+                    yield at, service, counts
+        if not self._preset.apart:
+            self._counters.seen_until = self.seen_until
+        for end, within in self._bins.complete():
+            for service, counts in within:
+                yield end, service, counts
 
     def _add_own(self, own: Iterable[OwnSeries], ticks: Mapping[float, dict[str, Counts]]) -> None:
         own = list(own)

@@ -15,6 +15,7 @@ from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryErr
 from airflow_deploy.domain.evidence import replay
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import parse_request
+from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import BRAKING, HANDOVER, UNVERIFIED, Role
@@ -76,6 +77,58 @@ class TestWatch:
         outcome = world.look(world.loop("watch"), 600)
         assert said(outcome) == "BREACHED"
         assert 400 < elapsed(outcome) <= 440
+
+
+class TestScrapedApart:
+    """The candidate's pods are scraped two seconds after the stable's, and count themselves."""
+
+    def world(self, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> World:
+        world = World(monkeypatch, planned(metrics="application"), stage)
+        preset, plan = world.plan.spec.metrics.names, world.plan
+        where = plan.spec.namespace, plan.spec.route.name, (plan.candidate, plan.stable)
+        traefik = PRESETS["traefik"]
+
+        def counted_itself(item: Series) -> Series:
+            service = str(traefik.service_of(item.labels, *where))
+            name = item.labels["__name__"].replace(traefik.requests, preset.requests)
+            own = {"__name__": name.replace(traefik.duration, preset.duration), "service": service, "instance": service}
+            late = 2.0 * (service == plan.candidate)
+            return Series({**item.labels, **own}, [(at + late, value) for at, value in item.samples])
+
+        world.observer.series = [counted_itself(item) for item in world.observer.series]
+        monkeypatch.setattr(
+            world.observer, "reader", lambda newborn=True: CounterReader(preset, *where, newborn=plan.candidate)
+        )
+        return world
+
+    def test_harm_is_seen_three_scrapes_later_and_can_be_recomputed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch, HARMFUL)
+        loop = world.loop("watch")
+        outcome = world.look(loop, 120)
+        assert said(outcome) == "BREACHED"
+        assert elapsed(outcome) <= 9 * SCRAPE
+        assert [line.difference for line in replay(loop.evidence.splitlines(keepends=True)) if line.difference] == []
+
+    def test_a_restarted_loop_says_the_same_of_the_same_ticks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch, HEALTHY)
+        first, second = world.loop("watch"), world.loop("watch")
+        assert world.look(first, 200) is None
+        assert world.look(second, 300) is None
+        assert ticks(second.evidence)[: len(ticks(first.evidence))] == ticks(first.evidence)
+        assert len(ticks(first.evidence)) >= 30
+
+    def test_a_version_that_nobody_scrapes_any_more_is_blindness(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch, HEALTHY)
+        mine = world.plan.candidate
+        world.observer.series = [
+            Series(item.labels, [s for s in item.samples if s[0] < START + 60])
+            if item.labels["service"] == mine
+            else item
+            for item in world.observer.series
+        ]
+        loop = world.loop("watch")
+        assert world.look(loop, 100) is None
+        assert verdicts(loop.evidence)[-1] == "BLIND"
 
 
 class TestPods:

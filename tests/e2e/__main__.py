@@ -18,6 +18,7 @@ from tests.stack.layout import CHECKOUT, INFO
 
 ASIDE = (
     (
+        "test_application_metrics.py",
         "test_capacity.py",
         "test_compose.py",
         "test_how_to.py",

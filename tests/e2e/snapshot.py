@@ -17,7 +17,7 @@ KINDS = (
     "configmaps,deployments,horizontalpodautoscalers,httproutes,jobs,networkpolicies,poddisruptionbudgets,replicasets,"
     "rolebindings,secrets,serviceaccounts,services"
 )
-OTHERS = ("airflow", "bazaar", "booth", "desk", "generated", "kiosk", "orders", "payments", "rights", "shop")
+OTHERS = ("airflow", "bazaar", "booth", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights", "shop")
 """Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 

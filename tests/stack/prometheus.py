@@ -1,5 +1,7 @@
 """Prometheus, scraping the gateway and the kubelet's cAdvisor every two seconds."""
 
+from pathlib import Path
+
 from tests.stack.access import PKI, PROMETHEUS_TOKEN, kubectl
 from tests.stack.gateway import METRICS_PORT
 from tests.stack.http import get
@@ -29,17 +31,28 @@ def grant_access() -> None:
     kubectl("apply", "--server-side", "--filename=-", stdin=ROLE)
 
 
-def start(name: str = "prometheus", port: int = PORT) -> Process:
+def _gateway() -> str:
+    return f"""
+- job_name: gateway
+  static_configs: [{{targets: ["127.0.0.1:{METRICS_PORT}"]}}]"""
+
+
+def _services(targets: Path) -> str:
+    return f"""
+- job_name: services
+  file_sd_configs: [{{files: ["{targets}"]}}]"""
+
+
+def start(name: str = "prometheus", port: int = PORT, targets: Path | None = None) -> Process:
     """Start Prometheus; targets that are not up yet are simply down until they are.
 
     :param name: tells several apart; under the name of one that has ended, it goes on with what that one knew.
+    :param targets: a file of what it asks instead of the gateway.
     """
     config = CONFIG / f"{name}.yaml"
     config.write_text(f"""
 global: {{scrape_interval: 2s, scrape_timeout: 2s}}
-scrape_configs:
-- job_name: gateway
-  static_configs: [{{targets: ["127.0.0.1:{METRICS_PORT}"]}}]
+scrape_configs:{_services(targets) if targets else _gateway()}
 - job_name: cadvisor
   scheme: https
   metrics_path: /metrics/cadvisor

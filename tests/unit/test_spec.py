@@ -16,6 +16,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.names import version_name
 from airflow_deploy.domain.spec import DeploymentSpec, load_spec, parse_spec
+from airflow_deploy.domain.telemetry import PRESETS
 from tests.hostile import any_value
 from tests.unit.builders import COMMIT, SPEC, changed, make_spec
 
@@ -90,7 +91,11 @@ class TestRefused:
             ({"config": {"A": 5}}, "config.A"),
             ({"config": {"A": None}}, "config.A"),
             ({"config": {"A=B": "x"}}, "config"),
-            ({"metrics": "graphite"}, "metrics"),
+            ({"metrics": "graphite"}, "metrics.preset"),
+            ({"metrics": None}, "metrics"),
+            ({"metrics": {"preset": "application", "requests": 'up{a="b"}'}}, "metrics.requests"),
+            ({"metrics": {"preset": "application", "label": "a-b"}}, "metrics.label"),
+            ({"metrics": {"preset": "application", "service": "x"}}, "metrics.service"),
             ({"criticality": "urgent"}, "criticality"),
             ({"canary": {"stages": [11, 100]}, "criticality": "high"}, "canary"),
             ({"canary": {"stages": []}}, "canary.stages"),
@@ -288,3 +293,17 @@ class TestFiles:
         path.symlink_to(tmp_path / "nowhere")
         with pytest.raises(RefusedError, match=r"^dangling\.yaml: "):
             load_spec(path)
+
+
+class TestMetrics:
+    def test_a_presets_name_alone_and_with_other_names_for_what_it_counts(self) -> None:
+        assert make_spec().metrics.names == PRESETS["traefik"]
+        assert make_spec(metrics="application").metrics.names == PRESETS["application"]
+        said = {"preset": "application", "requests": "orders_total", "duration": "orders_seconds", "label": "job"}
+        named = make_spec(metrics=said).metrics.names
+        assert (named.requests, named.duration, named.label) == ("orders_total", "orders_seconds", "job")
+        assert (named.code, named.namespace) == ("code", "namespace")
+
+    def test_it_travels_with_the_plan(self) -> None:
+        spec = make_spec(metrics={"preset": "application", "code": "status"})
+        assert DeploymentSpec.load(spec.dump()).metrics.names.code == "status"

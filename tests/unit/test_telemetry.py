@@ -375,3 +375,28 @@ class TestSaturation:
         assert 'namespace="sh\\"op"' in query
         assert 'container!=""' in query
         assert "[45s]" in saturation_query("cpu_saturation", "shop", "payments-1", window=45)
+
+
+class TestApplicationPreset:
+    PRESET = PRESETS["application"]
+
+    def series(self, service: str, namespace: str = "shop", **more: str) -> Series:
+        labels = {"__name__": self.PRESET.requests, "service": service, "namespace": namespace, **more}
+        return Series(labels, [(100, 5), (105, 8)])
+
+    def test_versions_are_told_apart_by_their_service(self) -> None:
+        history = [
+            self.series(STABLE, code="200", instance="pod-1"),
+            self.series(STABLE, code="200", instance="pod-2"),
+            self.series(CANDIDATE, code="500", instance="pod-3"),
+            self.series("ledger", code="200", instance="pod-4"),
+        ]
+        ticks = CounterReader(self.PRESET, "shop", "pay", (CANDIDATE, STABLE), newborn=CANDIDATE).feed(history)
+        assert total(ticks, STABLE) == Counts(requests=6)
+        assert total(ticks, CANDIDATE) == Counts(requests=8, errors=8)
+
+    def test_another_namespaces_service_of_the_same_name_is_not_asked_for(self) -> None:
+        matcher = self.PRESET.matcher("shop", "pay", STABLE, CANDIDATE)
+        assert matcher == f'service=~"(?:payments|{CANDIDATE})",namespace="shop"'
+        assert matcher in self.PRESET.selector("shop", "pay", (STABLE, CANDIDATE), [0.5])
+        assert matcher in self.PRESET.scrapes_query("shop", "pay", (STABLE, CANDIDATE))

@@ -44,7 +44,9 @@ func run() error {
 	var draining atomic.Bool
 
 	routes := http.NewServeMux()
-	routes.Handle("POST /payments", payments)
+	metrics := NewMetrics()
+	routes.Handle("POST /payments", metrics.Counting(payments))
+	routes.Handle("GET /metrics", metrics)
 	routes.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
 	routes.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if draining.Load() {
