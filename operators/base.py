@@ -102,6 +102,15 @@ def record(
     ti.xcom_push(key=STEPS_KEY, value=[item.model_dump(mode="json") for item in steps])
 
 
+WHY_KEY = "why"
+"""XCom key under which a task that fails says why, for those who come after it."""
+
+
+def explain(context: Context, why: str) -> None:
+    """Push why this task fails."""
+    context["ti"].xcom_push(key=WHY_KEY, value=why)
+
+
 def recorded(context: Context, task_ids: Sequence[str]) -> list[Step]:
     """Return the steps that these tasks pushed, in the order of ``task_ids``."""
     steps: list[Step] = []

@@ -11,14 +11,15 @@ from airflow.sdk import Context, XComArg
 from airflow_deploy.clients import lease
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.testers import see_delivered
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError, UndeliveredError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.approval import check_agreed
-from airflow_deploy.operators.base import DeployOperator, record, resolved
+from airflow_deploy.operators.base import DeployOperator, explain, record, resolved
 
 
 class ClaimRouteOperator(DeployOperator):
@@ -84,16 +85,31 @@ class ShiftCanaryOperator(OwnedOperator):
         """Shift, or find it done already.
 
         :raises CapacityError: the pods that it needs, or those for the way back, are not ready in time.
+        :raises UndeliveredError: before the first share, the gateway was not seen to bring a request to the candidate.
         """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        provide(cluster, plan, resolved(self.claim), self.share)
+        try:
+            provide(cluster, plan, resolved(self.claim), self.share)
+            seen = self._delivered(cluster, plan)
+        except (CapacityError, UndeliveredError) as error:
+            explain(context, str(error))
+            raise
         route, patch = self._looked_at(cluster, plan)
-        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}")
+        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}{seen}")
         cluster.patch_route(route, patch)
         self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
         record(context, State.CANARY_WAITING, f"{self.share} % of traffic is declared for {plan.candidate}")
+
+    def _delivered(self, cluster: Cluster, plan: DeploymentPlan) -> str:
+        """Before the first share, see that the gateway delivers, and return that in words."""
+        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        if route.shifts or route.owner != (owner := resolved(self.claim)):
+            return ""
+        seen = see_delivered(cluster, plan, owner)
+        self.log.info("%s", seen)
+        return f"; {seen}"
 
     def _looked_at(self, cluster: Cluster, plan: DeploymentPlan) -> tuple[Route, Patch]:
         """Wait until the watch has completed a look since this try began, and return the patch that shifts.

@@ -13,11 +13,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
+from airflow_deploy.clients.testers import close
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
-from airflow_deploy.operators.base import RETURN_RETRIES, record, recorded
+from airflow_deploy.operators.base import RETURN_RETRIES, WHY_KEY, record, recorded
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +82,23 @@ class RollbackOperator(RecordingOperator):
             for answer in step.answers:
                 if answer.counts and not answer.agreed:
                     return f"{step.task}: {answer.sentence}", answer.at
+        for task in self.steps_of:
+            if why := context["ti"].xcom_pull(task_ids=task, key=WHY_KEY):
+                return f"{task}: {why}", None
         return "a step failed", None
 
 
 def _release(plan: DeploymentPlan) -> None:
-    """Let the autoscalers do as before. What cannot be done now is done by the task that tidies up: nobody waits."""
+    """Give up what was held for the run: autoscalers, and the testers' route.
+
+    What cannot be done now is done by the task that tidies up: nobody waits.
+    """
     try:
-        cluster = Cluster(plan.spec.connections.kubernetes)
-        release_autoscalers(cluster, plan.spec.namespace, plan.deployment_id.__eq__)
+        cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
+        release_autoscalers(cluster, plan.spec.namespace, mine)
+        close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
     except DeployError as error:
-        log.warning("the minimum of the autoscalers is not given back yet: %s", error)
+        log.warning("what was held for the run is not given up yet: %s", error)
 
 
 class SettleOperator(RecordingOperator):

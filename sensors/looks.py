@@ -207,13 +207,13 @@ class Looks:
 
     def _sight(self, route: Route, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""
+        if not route.shifts:
+            return None  # the first share waits for its pods, or for the gateway, and there is nothing to see yet
         self._take_in(route, at)
-        return unsighted(self._reader, self._plan, self._assignment.started, at)
+        return unsighted(self._reader, self._plan, max(self._assignment.started, route.shifts[0].at), at)
 
     def _take_in(self, route: Route, at: float) -> None:
         shifts = route.shifts
-        if not shifts:
-            return
         for seconds, until in chunks(self._asked_until or shifts[0].at - LOOKBACK, at):
             seen = self._observer.ask(seconds, until)
             for tick in self._reader.feed(seen.counters, seen.own, seen.gauges):

@@ -19,6 +19,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.inventory import OWN_KINDS
 from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.clients.settling import settle
+from airflow_deploy.clients.testers import close
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.names import triggered_at
@@ -92,15 +93,20 @@ def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
 
 def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidied:
     tidied = Tidied()
+    service, namespace = seen.plan.spec.service, seen.plan.spec.namespace
+
+    def ended(by: str) -> bool:
+        return frozen_plan(service, by) is not None  # whoever holds something is no live run any more
+
+    if closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended):
+        tidied.done.append(f"deleted route {closed}")
     for version in todo.stop:
         _stop(seen, version, for_good=previous is not None and version.name == previous.name)
         tidied.done.append(f"stopped {version.name}")
     for version in todo.delete:
         _delete(seen, version)
         tidied.done.append(f"deleted {version.name}")
-    service, namespace = seen.plan.spec.service, seen.plan.spec.namespace
-    # Whoever held them is no live run any more.
-    released = release_autoscalers(seen.cluster, namespace, lambda by: frozen_plan(service, by) is not None)
+    released = release_autoscalers(seen.cluster, namespace, ended)
     tidied.done += [f"gave {name} its minimum back" for name in released]
     for version in seen.versions:
         if version.pods and version not in todo.stop and (changed := _drift(seen, version)):

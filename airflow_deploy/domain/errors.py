@@ -7,6 +7,7 @@
     │   ├── DeclinedError       a person said no, or nobody answered in time
     │   ├── HarmError           the version was judged and must not stay
     │   ├── CapacityError       the pods that a share needs, or the way back, are not there in time
+    │   ├── UndeliveredError    the gateway was not seen to bring a request to the candidate
     │   ├── IllegalTransition   the recorded states do not form a path of the state machine
     │   └── NotSettledError     the system could not return to a whole state by itself
     └── TemporaryError          a server did not answer, or lost a race: the task is tried again
@@ -41,6 +42,10 @@ class HarmError(PermanentError):
 
 class CapacityError(PermanentError):
     """A share is not given: its pods, or those that could take everything back, are not ready in time."""
+
+
+class UndeliveredError(PermanentError):
+    """A share is not given: the gateway was not seen to bring a request to the candidate."""
 
 
 class IllegalTransition(PermanentError):

@@ -28,6 +28,7 @@ from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,200}$")]
+BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
 
 
@@ -68,6 +69,8 @@ class Route(Model):
     """The HTTPRoute that divides the service's traffic."""
 
     name: DnsLabel
+    url: BaseUrl | None = None
+    """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
 
 
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)]

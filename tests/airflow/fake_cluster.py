@@ -28,6 +28,8 @@ class FakeCluster:
             "metadata": {"name": plan.spec.route.name, "namespace": plan.spec.namespace, "resourceVersion": "1"},
             "spec": {"rules": [{"backendRefs": [dict(stable)]} for _ in range(rules)]},
         }
+        self.testers: dict[str, Any] | None = None
+        """The testers' route."""
         self.replicas = {plan.stable: 2}
         self.scalers: list[dict[str, Any]] = []
         """The HorizontalPodAutoscalers of the namespace, all of them the stable's."""
@@ -102,10 +104,37 @@ class FakeCluster:
         self._raise("route")
         return self.now
 
+    def find_route(self, namespace: str, name: str) -> Route | None:
+        assert (namespace, name) == (self.plan.spec.namespace, f"testers-{self.plan.spec.route.name}")
+        self._raise("find_route")
+        return Route(copy.deepcopy(self.testers)) if self.testers else None
+
+    def create_route(self, body: dict[str, Any]) -> None:
+        self._raise("create_route")
+        if self.testers:
+            raise TemporaryError("409")
+        self._keep_testers(copy.deepcopy(body))
+
+    def delete_route(self, route: Route) -> None:
+        self._raise("delete_route")
+        if self.testers and self.testers["metadata"]["resourceVersion"] != route.body["metadata"]["resourceVersion"]:
+            raise TemporaryError("409")
+        self.testers = None
+
+    def _keep_testers(self, body: dict[str, Any]) -> None:
+        body["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.testers = body
+
     def patch_route(self, route: Route, patch: Patch) -> Route:
         if not patch:
             return route
         self._raise("patch_route")
+        if self.testers and route.body["metadata"]["name"] == self.testers["metadata"]["name"]:
+            try:
+                self._keep_testers(apply_patch(self.testers, patch))
+            except PatchRefused as error:
+                raise TemporaryError(str(error)) from error
+            return Route(self.testers)
         try:
             self.body = apply_patch(self.body, patch)
         except PatchRefused as error:

@@ -19,6 +19,7 @@ from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import BRAKING, HANDOVER, UNVERIFIED, Role
+from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
 from tests.unit.builders import CONF, MISSING, changed, make_plan, make_spec
@@ -261,6 +262,16 @@ class TestBlindness:
         loop = world.loop("watch")
         assert world.look(loop, 30) is None
         assert verdicts(loop.evidence) == ["BLIND"]
+
+    def test_is_none_while_the_first_share_waits_to_be_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its pods may take minutes, and a gateway that does not deliver is found out within one."""
+        world = World(monkeypatch, planned("rollback"), HEALTHY)
+        world.cluster = FakeCluster.at_share(world.plan, 0)
+        loop = world.loop("watch")
+        assert world.look(loop, 2 * MAX_BLIND) is None
+        world.cluster.shift(25, world.clock.now)
+        assert world.look(loop, 2 * MAX_BLIND + 60) is None
+        assert verdicts(loop.evidence) == ["HEALTHY"]
 
     @pytest.mark.parametrize("how", ["away", "refusing", "stale"])
     def test_no_fresh_counters_are_blindness(self, monkeypatch: pytest.MonkeyPatch, how: str) -> None:

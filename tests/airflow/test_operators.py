@@ -337,6 +337,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(settling, "settle", answer)
     monkeypatch.setattr(settling, "release_autoscalers", lambda *_: [])
+    monkeypatch.setattr(settling, "close", lambda *_: None)
     monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
     return answers
 

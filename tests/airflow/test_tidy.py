@@ -21,6 +21,7 @@ from airflow_deploy.clients.versions import Tidied, survey, tidy
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.testers import made
 from airflow_deploy.domain.versions import SETTLES_ITSELF
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import tidy as tidying
@@ -318,6 +319,29 @@ class TestOrphans:
         before = service.state()
         assert service.tidied(10 * WINDOW).left
         assert service.state() == before
+
+
+class TestTesters:
+    @pytest.fixture
+    def service(self) -> Service:
+        """One deployment that held, and died before it could delete the testers' route."""
+        service = Service()
+        plan = service.applied()
+        service.cluster.claimed(plan, 50)
+        testers = made(service.cluster.now, service.cluster.claim, plan.candidate)
+        service.cluster.then_settled(plan)
+        service.cluster.create_route(testers or {})
+        return service
+
+    def test_lose_their_route_where_its_run_is_no_more(self, service: Service) -> None:
+        assert service.tidied().done == [f"deleted route {service.name}/testers-payments-route"]
+        assert (service.cluster.testers, service.tidied().done) == (None, [])
+
+    def test_keep_one_of_which_nobody_knows(self, service: Service) -> None:
+        assert service.cluster.testers is not None
+        service.cluster.testers["metadata"]["annotations"]["airflow-deploy/owner"] = "DEP-1-00000000/1"
+        assert service.tidied().done == []
+        assert service.cluster.testers is not None
 
 
 class TestBetweenTheSurveyAndTheDeed:

@@ -1,16 +1,28 @@
 """Whole deployments through Airflow's REST API, on real Kubernetes, under traffic."""
 
 import json
+import re
+from collections import Counter
 
 import pytest
+import requests
 
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.telemetry import PRESETS
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.e2e import terminal
 from tests.e2e.graphs import graphs, link
-from tests.e2e.trail import audited, check_consistent, states, summary
+from tests.e2e.trail import audited, check_consistent, states, summary, transitions
 from tests.e2e.world import PATIENCE, RISKY, World
+from tests.stack.access import kubectl
+from tests.stack.cluster import Cluster
 from tests.stack.demo import conf
+from tests.stack.gateway import METRICS_PORT
+from tests.stack.http import get
+from tests.stack.layout import ADDRESS
+
+TRAEFIK = PRESETS["traefik"]
+METRICS = f"http://{ADDRESS}:{METRICS_PORT}/metrics"
 
 
 def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(world: World) -> None:
@@ -92,10 +104,22 @@ def test_a_bad_fix_is_taken_back_by_itself_and_the_terminal_shows_it(world: Worl
     assert world.tasks(run)["rollback"] == "success"
 
 
+def answered(**headers: str) -> list[str]:
+    """Ask the gateway 40 times, and return which version answered each."""
+    url = f"{Cluster.load().gateway_url}/readyz"
+    answers = [requests.get(url, headers={"Host": "payments.test", **headers}, timeout=5) for _ in range(40)]
+    assert {answer.status_code for answer in answers} == {200}
+    return [answer.headers["X-Version"] for answer in answers]
+
+
 def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(world: World) -> None:
     run = world.deploy(world.sample.good)
     candidate = world.until(lambda: [name for name, weight in world.weights().items() if name != "payments" and weight],
                             "the candidate has traffic")[0]  # fmt: skip
+    assert set(answered(**{"x-canary": "always"})) == {candidate}, "testers are sent to it"
+    assert Counter(answered())["payments-before-us"] > 10, "users go as before"
+    # A service that leaves Traefik's configuration loses its counters, so they are read meanwhile.
+    metrics = (get(METRICS) or b"").decode()
     world.api.end_run("deploy_payments", run)
 
     world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the traffic is restored", 60)
@@ -103,7 +127,17 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
     folder = audited(world, run)
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
+    seen = f"; a request to {Cluster.load().gateway_url} with x-canary: always was seen to arrive"
+    assert next(step["reason"] for step in transitions(folder) if step["to"] == "CANARY").endswith(seen)
     assert [request for request in world.requests() if request.failed] == []
+    assert kubectl("-n", "payments", "get", "httproutes", "-o", "name").split() == [
+        "httproute.gateway.networking.k8s.io/payments"
+    ]
+    assert "payments-before-us" in answered(**{"x-canary": "always"}), "what testers ask for is nobody's any more"
+    counted = {name for name in re.findall(r'service="([^"]+)"', metrics) if f"-{candidate}-" in name}
+    users = {name for name in counted if TRAEFIK.service_of({"service": name}, "payments", "payments", [candidate])}
+    assert {name.startswith("httproute-payments-testers-payments-") for name in counted - users} == {True}
+    assert users, "users are counted, and testers apart from them"
 
 
 @pytest.mark.served(stages=[50, 100], criticality="medium")

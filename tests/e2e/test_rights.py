@@ -95,6 +95,26 @@ def claim(cluster: Cluster, there: Namespace) -> None:
     cluster.patch_route(route, [owner])
 
 
+def testers(there: Namespace) -> dict[str, Any]:
+    name = f"testers-{there.plan().candidate}"
+    kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
+    return {**kind, "metadata": {"name": name, "namespace": RIGHTS}, "spec": {}}
+
+
+def open_to_testers(cluster: Cluster, there: Namespace) -> None:
+    cluster.create_route(testers(there))
+
+
+def close_to_testers(cluster: Cluster, there: Namespace) -> None:
+    body = testers(there)
+    there.admin.create_route(body)
+    for _ in range(50):
+        # The gateway may write its status between the two calls.
+        with suppress(TemporaryError):
+            return cluster.delete_route(there.admin.route(RIGHTS, body["metadata"]["name"]))
+    raise AssertionError("the route never comes to rest")
+
+
 def settle(cluster: Cluster, there: Namespace) -> None:
     cluster.scale(RIGHTS, there.version().candidate, 0)
 
@@ -125,6 +145,8 @@ TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
 NEEDED = {
     "deployer": {
         **TRAFFIC,
+        ("gateway.networking.k8s.io", "httproutes", "create"): open_to_testers,
+        ("gateway.networking.k8s.io", "httproutes", "delete"): close_to_testers,
         ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
         ("coordination.k8s.io", "leases", "create"): make_lease,
         ("coordination.k8s.io", "leases", "patch"): renew_lease,

@@ -81,7 +81,7 @@ def declare(
         "namespace": service,
         "source": {"repository": f"file://{sample.path}", "branches": list(branches)},
         "registry": info.registry,
-        "route": {"name": service},
+        "route": {"name": service, "url": Cluster.load().gateway_url},
         "criticality": "high",
         "canary": {"stages": list(stages), "bake": bake, "max_bake": max_bake},
         "approval_timeout": approval_timeout,
