@@ -122,12 +122,14 @@ def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
 
 
 def _previous(seen: Surveyed) -> Previous | None:
-    """Return the version that a rollback would return to; None where what serves was not deployed by us.
+    """Return the version that a rollback would return to; None where what serves was not deployed by us, or came first.
 
     :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
     """
     if seen.route.phase not in routes.AT_REST:
         raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
+    if not seen.route.serving() and seen.route.phase == routes.SETTLED and not seen.route.versions[0]:
+        return None  # the first version was taken back
     serving, service = seen.route.stable(), seen.plan.spec.service
     if all(version.name != serving for version in seen.versions):
         return None
@@ -135,7 +137,7 @@ def _previous(seen: Surveyed) -> Previous | None:
         if triggered_at(identity) == int(serving.rpartition("-")[2]):
             item = one_promoted(service, identity)
             if item and item.plan.candidate == serving:
-                return Previous(item.plan.stable, item.until)
+                return Previous(item.plan.stable, item.until) if item.plan.stable else None
     raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
 
 

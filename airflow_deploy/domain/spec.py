@@ -28,6 +28,9 @@ Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,200}$")]
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
 
+HOSTNAME = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+Hostname = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
+
 
 def _no_parent(path: str) -> str:
     if ".." in path.split("/"):
@@ -62,10 +65,29 @@ class Source(Model):
         return branches
 
 
-class Route(Model):
-    """The HTTPRoute that divides the service's traffic."""
+class Gateway(Model):
+    """A Gateway of the cluster."""
 
     name: DnsLabel
+    namespace: DnsLabel
+
+
+class Route(Model):
+    """The HTTPRoute that divides the service's traffic.
+
+    Where it is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
+    ``gateway`` gets.
+    """
+
+    name: DnsLabel
+    gateway: Gateway | None = None
+    hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Route":
+        if bool(self.gateway) != bool(self.hostnames):
+            raise ValueError("gateway and hostnames are needed together; a route that is there needs neither")
+        return self
 
 
 class Canary(Model):
