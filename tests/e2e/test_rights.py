@@ -12,7 +12,7 @@ import yaml
 from kubernetes import client
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import guard, objects, rbac
+from airflow_deploy.clients.manifests import guard, objects, rbac, route
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lease import held, name_of, renewed
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -90,9 +90,15 @@ def delete(kind: str) -> Callable[[Cluster, Namespace], None]:
 
 
 def claim(cluster: Cluster, there: Namespace) -> None:
-    route = there.admin.route(RIGHTS, RIGHTS)
+    current = there.admin.route(RIGHTS, RIGHTS)
     owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
-    cluster.patch_route(route, [owner])
+    cluster.patch_route(current, [owner])
+
+
+def make_route(cluster: Cluster, there: Namespace) -> None:
+    plan = there.plan()
+    where = {"name": plan.candidate, "gateway": {"name": RIGHTS, "namespace": RIGHTS}, "hostnames": [f"{RIGHTS}.test"]}
+    cluster.create_route(route(make_spec(namespace=RIGHTS, route=where)))
 
 
 def settle(cluster: Cluster, there: Namespace) -> None:
@@ -104,9 +110,9 @@ def make_lease(cluster: Cluster, there: Namespace) -> None:
 
 
 def renew_lease(cluster: Cluster, there: Namespace) -> None:
-    route = there.plan().candidate
-    there.admin.create_lease(RIGHTS, held(RIGHTS, route, OWNER, 45))
-    cluster.patch_lease(RIGHTS, name_of(route), renewed(OWNER))
+    name = there.plan().candidate
+    there.admin.create_lease(RIGHTS, held(RIGHTS, name, OWNER, 45))
+    cluster.patch_lease(RIGHTS, name_of(name), renewed(OWNER))
 
 
 OWN = {
@@ -125,6 +131,7 @@ TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
 NEEDED = {
     "deployer": {
         **TRAFFIC,
+        ("gateway.networking.k8s.io", "httproutes", "create"): make_route,
         ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
         ("coordination.k8s.io", "leases", "create"): make_lease,
         ("coordination.k8s.io", "leases", "patch"): renew_lease,
