@@ -122,7 +122,7 @@ def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
 
 
 def _previous(seen: Surveyed) -> Previous | None:
-    """Return the version that a rollback would return to; None where what serves was not deployed by us, or came first.
+    """Return the version that a rollback would return to; None where what serves was not deployed by us.
 
     :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
     """
@@ -137,7 +137,7 @@ def _previous(seen: Surveyed) -> Previous | None:
         if triggered_at(identity) == int(serving.rpartition("-")[2]):
             item = one_promoted(service, identity)
             if item and item.plan.candidate == serving:
-                return Previous(item.plan.stable, item.until) if item.plan.stable else None
+                return Previous(item.plan.stable, item.until)
     raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
 
 
