@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import Context, XComArg
 
-from airflow_deploy.clients import lease
+from airflow_deploy.clients import lease, manifests
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.testers import see_delivered
@@ -23,7 +23,7 @@ from airflow_deploy.operators.base import DeployOperator, explain, record, resol
 
 
 class ClaimRouteOperator(DeployOperator):
-    """Become the route's owner and add the candidate to it, with weight 0."""
+    """Become the route's owner and add the candidate to it, with weight 0. Without a route, make it first."""
 
     def execute(self, context: Context) -> str:
         """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
@@ -32,7 +32,7 @@ class ClaimRouteOperator(DeployOperator):
         """
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        route = self._route(cluster, plan)
         if route.owned_by(plan.deployment_id) and route.owner:
             if route.phase != routes.CANARY:
                 raise FencedError(
@@ -51,6 +51,14 @@ class ClaimRouteOperator(DeployOperator):
         cluster.patch_route(route, patch)
         self.log.info("route %s is ours: %s", route.name, owner)
         return owner
+
+    def _route(self, cluster: Cluster, plan: DeploymentPlan) -> Route:
+        """Read the route; that of a first version is made where it is not there."""
+        where = plan.spec.namespace, plan.spec.route.name
+        if plan.stable or cluster.route_or_absent(*where).is_there:
+            return cluster.route(*where)
+        self.log.info("making route %s, which nobody serves yet", plan.spec.route.name)
+        return cluster.create_route(manifests.route(plan.spec))
 
 
 class OwnedOperator(DeployOperator):
@@ -73,6 +81,8 @@ UNSEEN = 60.0
 class ShiftCanaryOperator(OwnedOperator):
     """Give the candidate ``share`` % of the route's traffic, as soon as somebody is seen to look at it.
 
+    A service's first version has nobody to share with: its first stage gives it all, and the others find that done.
+
     :param agreed: ids of the judge and of the question before, one of which must have let it.
     """
 
@@ -90,17 +100,18 @@ class ShiftCanaryOperator(OwnedOperator):
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
+        share = plan.share(self.share)
         try:
-            provide(cluster, plan, resolved(self.claim), self.share)
+            provide(cluster, plan, resolved(self.claim), share)
             seen = self._delivered(cluster, plan)
         except (CapacityError, UndeliveredError) as error:
             explain(context, str(error))
             raise
-        route, patch = self._looked_at(cluster, plan)
-        record(context, State.CANARY, f"shifting {self.share} % to {plan.candidate}{seen}")
+        route, patch = self._looked_at(cluster, plan, share)
+        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {share} % to {plan.candidate}{seen}")
         cluster.patch_route(route, patch)
-        self.log.info("route %s gives %s %d %%", route.name, plan.candidate, self.share)
-        record(context, State.CANARY_WAITING, f"{self.share} % of traffic is declared for {plan.candidate}")
+        self.log.info("route %s gives %s %d %%", route.name, plan.candidate, share)
+        record(context, State.CANARY_WAITING, f"{share} % of traffic is declared for {plan.candidate}")
 
     def _delivered(self, cluster: Cluster, plan: DeploymentPlan) -> str:
         """Before the first share, see that the gateway delivers, and return that in words."""
@@ -111,7 +122,7 @@ class ShiftCanaryOperator(OwnedOperator):
         self.log.info("%s", seen)
         return f"; {seen}"
 
-    def _looked_at(self, cluster: Cluster, plan: DeploymentPlan) -> tuple[Route, Patch]:
+    def _looked_at(self, cluster: Cluster, plan: DeploymentPlan, share: int) -> tuple[Route, Patch]:
         """Wait until the watch has completed a look since this try began, and return the patch that shifts.
 
         After whatever restart: whoever raises a share knows that the brake is held.
@@ -121,12 +132,12 @@ class ShiftCanaryOperator(OwnedOperator):
         deadline = time.monotonic() + UNSEEN
         while True:
             route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-            patch = routes.shift(route, owner, plan.stable, plan.candidate, self.share, time.time())
+            patch = routes.shift(route, owner, plan.stable, plan.candidate, share, time.time())
             if not patch or sign.seen():
                 return route, patch
             if time.monotonic() >= deadline:
                 raise TemporaryError(
-                    f"nobody has looked for {UNSEEN:.0f} s, so {self.share} % are not given: is a triggerer running?"
+                    f"nobody has looked for {UNSEEN:.0f} s, so {share} % are not given: is a triggerer running?"
                 )
             time.sleep(lease.POLL)
 
@@ -154,4 +165,5 @@ class PromoteOperator(OwnedOperator):
         patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
         record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster.patch_route(route, patch)
-        record(context, State.PROMOTED, f"{plan.candidate} is the stable; {plan.stable} stays warm")
+        before = f"; {plan.stable} stays warm" if plan.stable else ""
+        record(context, State.PROMOTED, f"{plan.candidate} is the stable{before}")

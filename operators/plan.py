@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from airflow_deploy.clients import manifests
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.autoscalers import check_autoscalers
 from airflow_deploy.clients.cluster import Cluster
@@ -16,7 +17,7 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
-from airflow_deploy.domain.route import Route, gitops_managers
+from airflow_deploy.domain.route import PORT, Route, gitops_managers
 from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import DeployOperator, record
@@ -45,9 +46,9 @@ class PlanDeploymentOperator(DeployOperator):
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
         cluster = Cluster(spec.connections.kubernetes)
-        route = cluster.route(spec.namespace, spec.route.name)
+        route = cluster.route_or_absent(spec.namespace, spec.route.name)
         _refuse_gitops(route)
-        stable = route.stable()
+        stable = _stable(cluster, spec, route)
         plan = DeploymentPlan(
             dag_id=run.dag_id,
             run_id=run.run_id,
@@ -57,8 +58,8 @@ class PlanDeploymentOperator(DeployOperator):
             request=request,
             commit=commit,
             stable=stable,
-            stable_port=route.port_of(stable),
-            stable_ready=cluster.ready_endpoints(spec.namespace, stable),
+            stable_port=route.port_of(stable) if stable else PORT,
+            stable_ready=cluster.ready_endpoints(spec.namespace, stable) if stable else 0,
         )
         plan = self._behind_the_route_alone(cluster, plan)
         _refuse_backdated(plan)
@@ -76,7 +77,8 @@ class PlanDeploymentOperator(DeployOperator):
             State.INIT,
             f"{plan.requester or 'nobody who has signed in'} asked for {commit[:12]} to end {request.incident.id}",
         )
-        self.log.info("%s: %s replaces %s", plan.deployment_id, plan.candidate, plan.stable)
+        does = f"replaces {stable}" if stable else "is the first: nobody serves"
+        self.log.info("%s: %s %s", plan.deployment_id, plan.candidate, does)
         return plan.dump()
 
     def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
@@ -86,6 +88,28 @@ class PlanDeploymentOperator(DeployOperator):
             return plan
         self.log.info("a Service selects pods by their name alone: those of %s do not carry it", plan.candidate)
         return plan.model_copy(update={"pods_named": False})
+
+
+def _stable(cluster: Cluster, spec: DeploymentSpec, route: Route) -> str:
+    """Return the Service that serves now; an empty name where nobody does, and nobody could.
+
+    :raises RefusedError: it is not clear who serves, or no first version could.
+    """
+    if not route.is_there:
+        if not spec.route.gateway:
+            raise RefusedError(
+                f"route: there is no HTTPRoute {route.name}; correct route.name, or set route.gateway and"
+                " route.hostnames, and the first deployment makes it"
+            )
+        cluster.create_route(manifests.route(spec), dry_run=True)
+        return ""
+    if serving := route.serving():
+        return serving
+    # Somebody has taken its traffic from a Service that could serve: it is not for us to decide who shall.
+    if any(cluster.ready_endpoints(spec.namespace, name) for name in route.named):
+        return route.stable()
+    route.vacant()
+    return ""
 
 
 def _refuse_backdated(plan: DeploymentPlan) -> None:

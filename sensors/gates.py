@@ -41,13 +41,14 @@ class LookSensor(DeploySensor):
 
     def trigger(self, context: Context) -> LookTrigger:
         """Return the loop of looks."""
+        plan = self.load_plan()
         assignment = Assignment(
             role=self.role,
-            plan=self.load_plan().dump(),
+            plan=plan.dump(),
             baseline=resolved(self.baseline),
             claim=resolved(self.claim),
             started=time.time(),
-            next_share=self.next_share,
+            next_share=self.next_share and plan.share(self.next_share),
         )
         return LookTrigger(asdict(assignment), context["ti"].task_id)
 

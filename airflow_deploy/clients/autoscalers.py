@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain.autoscaling import hold, holder, release
@@ -18,7 +19,7 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
 
     :raises RefusedError: they may not, and what to do.
     """
-    for item in cluster.autoscalers(plan.spec.namespace, plan.stable):
+    for item in _stables(cluster, plan):
         name = item["metadata"]["name"]
         try:
             cluster.patch_autoscaler(item, hold(item, plan.deployment_id, plan.stable_ready), dry_run=True)
@@ -32,10 +33,14 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
 
 def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Let none of them shrink the stable below what it had when the run was planned, until the run is over."""
-    for item in cluster.autoscalers(plan.spec.namespace, plan.stable):
+    for item in _stables(cluster, plan):
         if patch := hold(item, plan.deployment_id, plan.stable_ready):
             cluster.patch_autoscaler(item, patch)
             log.info("%s keeps at least %d pods for the run", item["metadata"]["name"], plan.stable_ready)
+
+
+def _stables(cluster: Cluster, plan: DeploymentPlan) -> list[dict[str, Any]]:
+    return cluster.autoscalers(plan.spec.namespace, plan.stable) if plan.stable else []
 
 
 def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], bool]) -> list[str]:

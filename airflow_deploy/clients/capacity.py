@@ -27,7 +27,9 @@ def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, w
     :raises CapacityError: they are not there in time.
     """
     namespace, deadline = plan.spec.namespace, time.monotonic() + PATIENCE
-    needed = {plan.candidate: plan.spec.pods_for(share), plan.stable: plan.stable_ready if way_back else 0}
+    needed = {plan.candidate: plan.spec.pods_for(share)}
+    if plan.stable and way_back:
+        needed[plan.stable] = plan.stable_ready
     while True:
         route = cluster.route(namespace, plan.spec.route.name)
         if route.owner != owner or route.phase != routes.CANARY:

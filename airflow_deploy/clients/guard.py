@@ -105,13 +105,13 @@ class Guard:
         stable, candidate = route.versions
         if not route.serves(candidate):
             return
-        if not self._traffic.ready_endpoints(lease.namespace, stable):
+        if stable and not self._traffic.ready_endpoints(lease.namespace, stable):
             raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
         reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
         now = time.time()
         word = Outcome("BLIND", reason, now, restored_at=now)
         self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
-        moved = f"owner {route.owner}, from {candidate} to {stable}"
+        moved = f"owner {route.owner}, from {candidate} to {stable or 'nobody'}"
         log.warning("returned     %s: nobody has looked for %.0f s; %s", lease.name, lapsed.silent, moved)
 
     def _complain(self, what: str, about: str, error: Exception) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_deploy.clients.answers import TIMEOUT, errors
-from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, Traffic
+from airflow_deploy.clients.traffic import GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.route import Patch, Route
@@ -53,32 +53,6 @@ class Inventory(Traffic):
             except ApiException as error:
                 if error.status != 404:
                     raise
-
-    def find_route(self, namespace: str, name: str) -> Route | None:
-        """Read an HTTPRoute; None where there is none."""
-        from kubernetes.client import ApiException
-
-        with errors(f"reading route {namespace}/{name}"):
-            try:
-                body = self._custom.get_namespaced_custom_object(
-                    *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
-                )
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
-        return Route(body)
-
-    def create_route(self, body: Mapping[str, Any]) -> None:
-        """Make an HTTPRoute.
-
-        :raises TemporaryError: somebody else has just made it.
-        """
-        namespace = body["metadata"]["namespace"]
-        with errors(f"making route {namespace}/{body['metadata']['name']}"):
-            self._custom.create_namespaced_custom_object(
-                *GATEWAY_API, namespace, "httproutes", body, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
-            )
 
     def delete_route(self, route: Route) -> None:
         """Delete an HTTPRoute of our own, unless it is another one by now; what is gone already is well.

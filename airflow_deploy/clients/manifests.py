@@ -12,6 +12,7 @@ import yaml
 from airflow_deploy.clients.templates import template
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.values import printable
 
 
@@ -33,6 +34,12 @@ def render(plan: DeploymentPlan) -> str:
 def objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
     """Return the objects of the plan's version, in the order in which they are applied."""
     return [item for item in yaml.safe_load_all(render(plan)) if item]
+
+
+def route(spec: DeploymentSpec) -> dict[str, Any]:
+    """Return the HTTPRoute that a service's first deployment makes; nobody serves it yet."""
+    body: dict[str, Any] = yaml.safe_load(template("route.yaml.j2", quoted).render(spec=spec))
+    return body
 
 
 def rbac(namespace: str, accounts: Sequence[str]) -> str:

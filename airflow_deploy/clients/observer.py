@@ -55,10 +55,10 @@ def unsighted(reader: CounterReader, plan: DeploymentPlan, since: float, at: flo
     """
     stale = plan.spec.blindness.stale_after or 2 * (reader.interval or UNKNOWN_INTERVAL) + LATENESS
     if at - max(reader.seen_until, since) > stale:
-        return f"Prometheus has no counters of {plan.stable} or {plan.candidate} newer than {stale:.0f} s"
+        return f"Prometheus has no counters of {' or '.join(plan.versions)} newer than {stale:.0f} s"
     silent, known = reader.silent
     if silent > known / 2:
-        return f"{silent} of {known} counters of {plan.stable} and {plan.candidate} are missing from the last scrapes"
+        return f"{silent} of {known} counters of {' and '.join(plan.versions)} are missing from the last scrapes"
     return None
 
 
@@ -77,7 +77,7 @@ class Observer:
     def __init__(self, prometheus: Prometheus, plan: DeploymentPlan) -> None:
         self._prometheus, self._plan = prometheus, plan
         self._preset = plan.spec.metrics.names
-        self._services = (plan.candidate, plan.stable)
+        self._services = plan.versions
         self._where = plan.spec.namespace, plan.spec.route.name
         edges = sorted(set(plan.spec.latency_limits.values()))
         self._counters = {
@@ -150,22 +150,26 @@ class Observer:
     def check(self) -> None:
         """Check that the queries of all gates can be judged by.
 
+        Of a first version there is nothing yet: the edges are then those of whatever else the gateway serves.
+
         :raises RefusedError: a latency limit is no edge of the histogram's buckets, there are no metrics of the stable,
             or a query of the team's own is not usable.
         """
-        result = self._prometheus.query(self._preset.edges_query(*self._where, self._plan.stable))
+        stable = self._plan.stable
+        result = self._prometheus.query(self._preset.edges_query(*self._where, stable))
         edges = sorted({float(item["metric"]["le"]) for item in result})
-        if not edges:
+        if stable and not edges:
             raise RefusedError(
-                f"metrics: Prometheus has no {self._plan.spec.metrics.preset} metrics of {self._plan.stable};"
+                f"metrics: Prometheus has no {self._plan.spec.metrics.preset} metrics of {stable};"
                 " send the service some traffic, or correct metrics and route in its YAML"
             )
         for gate, limit in self._plan.spec.latency_limits.items():
-            if limit not in edges:
+            # A gateway that has served nobody yet has none; then a limit that is none makes the watch BLIND.
+            if edges and limit not in edges:
                 listed = ", ".join(f"{edge:g}" for edge in edges if edge != float("inf"))
                 raise RefusedError(f"gates.{gate}: {limit:g} s is no bucket's edge; choose one of {listed}")
         for name, own in self._plan.spec.own_gates.items():
-            for role, query in own.queries(self._plan.stable).items():
+            for role, query in own.queries(stable or self._plan.candidate).items():
                 self._check_own(f"gates.{name}.{role}", query, role)
 
     def _check_own(self, field: str, query: str, role: str) -> None:
@@ -176,7 +180,7 @@ class Observer:
         if not all(isinstance(item, dict) for item in result):
             raise RefusedError(f"{field}: must yield a vector, as a metric's name with labels does, and no scalar")
         # Nothing bad may have been counted yet; what is counted in all, and gauges, must be there.
-        if not result and role != "bad":
+        if not result and role != "bad" and self._plan.stable:
             raise RefusedError(
                 f"{field}: Prometheus has nothing for it of {self._plan.stable}; correct the metric's name and labels"
             )

@@ -10,6 +10,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import Route
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Settled:
 def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str | None = None) -> bool:
     """Give the stable all traffic and enter ``phase``; return whether this deployment had the route.
 
+    From a service's first version, which has no stable, all traffic is taken.
+
     A route that another deployment has claimed since is that one's to care for, and a verified promotion is not undone
     by what its run does afterwards (a person clears it, say): nothing is touched.
 
@@ -39,17 +42,23 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     :raises TemporaryError: the stable has no ready pod that could take the traffic, or the route changed between
         reading and writing; try again.
     """
-    route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+    route = _route(cluster, plan)
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
     patch = routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word)
-    if route.serves(plan.candidate) and not can_serve(cluster, plan.spec.namespace, plan.stable):
+    if plan.stable and route.serves(plan.candidate) and not can_serve(cluster, plan.spec.namespace, plan.stable):
         raise TemporaryError(
             f"{plan.stable} has no ready pod that could take back the traffic of {plan.candidate}; a person should"
             " start it: nothing is changed until it has one"
         )
     cluster.patch_route(route, patch)
     return True
+
+
+def _route(cluster: Cluster, plan: DeploymentPlan) -> Route:
+    """Read the route; that of a first version may not be there yet."""
+    read = cluster.route if plan.stable else cluster.route_or_absent
+    return read(plan.spec.namespace, plan.spec.route.name)
 
 
 def can_serve(cluster: Cluster, namespace: str, service: str) -> bool:
@@ -77,12 +86,12 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
         return True  # by an earlier try
     if not routes.at_rest(route, plan.deployment_id, plan.candidate):
         return False
-    if route.stopped == plan.stable:
+    if plan.stable and route.stopped == plan.stable:
         raise NotSettledError(
             f"{plan.candidate} must be taken back, and the window in which {plan.stable} is kept for that is over;"
             " nothing was changed: deploy another fix"
         )
-    if not cluster.ready_endpoints(namespace, plan.stable):
+    if plan.stable and not cluster.ready_endpoints(namespace, plan.stable):
         raise NotSettledError(
             f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"
             " nothing was changed: start it, or deploy another fix"
@@ -97,7 +106,7 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     :raises FencedError: somebody changed the route so that the candidate has traffic that cannot be taken back here.
     """
     had_route = return_traffic(cluster, plan, routes.SETTLED)
-    route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+    route = _route(cluster, plan)
     if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
         return Settled(acted=False, verified=True, reason=f"{plan.candidate} is verified and stays")
     if route.serves(plan.candidate):
@@ -107,7 +116,7 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     overtaken = not had_route and bool(route.rules_with(plan.candidate))
     if stop := there and not overtaken:
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
-    reason = f"{plan.stable} has all traffic" + (f", {plan.candidate} is stopped" if stop else "")
+    reason = plan.returned + (f", {plan.candidate} is stopped" if stop else "")
     log.info("settled: %s", reason)
     return Settled(acted=had_route or stop, reason=reason, overtaken=overtaken)
 

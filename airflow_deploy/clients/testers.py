@@ -47,8 +47,8 @@ def close(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bo
 
     :param over: whether a deployment is, by its id.
     """
-    there = cluster.find_route(namespace, testers.name_of(route))
-    if there is None or not testers.is_ours(there) or not over((there.owner or "").rpartition("/")[0]):
+    there = cluster.route_or_absent(namespace, testers.name_of(route))
+    if not testers.is_ours(there) or not over((there.owner or "").rpartition("/")[0]):
         return None
     cluster.delete_route(there)
     log.info("deleted route %s", there.name)
@@ -60,8 +60,8 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str) -> dict[str, Any] 
     namespace, name = plan.spec.namespace, plan.spec.route.name
     # Before the team's route: if that is ours, who claims it later also writes later, and the fence keeps us from
     # writing over what they wrote.
-    there = cluster.find_route(namespace, testers.name_of(name))
-    if there and not testers.is_ours(there):
+    there = cluster.route_or_absent(namespace, testers.name_of(name))
+    if there.is_there and not testers.is_ours(there):
         raise RefusedError(f"HTTPRoute {there.name} is not airflow-deploy's; rename it, then deploy again")
     route = cluster.route(namespace, name)
     if route.owner != owner:
@@ -69,10 +69,10 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str) -> dict[str, Any] 
     body = testers.made(route, owner, plan.candidate)
     if body is None:
         return None
-    if there is None:
-        cluster.create_route(body)
-    else:
+    if there.is_there:
         cluster.patch_route(there, _anew(there, body))
+    else:
+        cluster.create_route(body)
     log.info("route %s leads testers to %s", body["metadata"]["name"], plan.candidate)
     return body
 

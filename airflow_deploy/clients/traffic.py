@@ -5,13 +5,14 @@ The guard needs no more of a cluster than this.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from airflow_deploy.clients.answers import TIMEOUT, errors
-from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lease import LABEL, Lease
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.route import GARBLED, Patch, Route, absent
 
 FIELD_MANAGER = "airflow-deploy"
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
@@ -40,6 +41,38 @@ class Traffic:
                 *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
             )
         return Route(body)
+
+    def route_or_absent(self, namespace: str, name: str) -> Route:
+        """Read an HTTPRoute that may not be there yet."""
+        from kubernetes.client import ApiException
+
+        try:
+            return self.route(namespace, name)
+        except RefusedError as error:
+            # An API server that is just starting says 404 to everything, and names nothing that it could not find.
+            if isinstance(error.__cause__, ApiException) and _missed(error.__cause__) == name:
+                return absent(namespace, name)
+            raise
+
+    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
+        """Make an HTTPRoute.
+
+        :param dry_run: let the server check it, and write nothing.
+        :raises RefusedError: it is not accepted.
+        :raises TemporaryError: somebody else has just made it.
+        """
+        metadata = body["metadata"]
+        with errors(f"making route {metadata['namespace']}/{metadata['name']}", invalid=RefusedError):
+            made = self._custom.create_namespaced_custom_object(
+                *GATEWAY_API,
+                metadata["namespace"],
+                "httproutes",
+                body,
+                field_manager=FIELD_MANAGER,
+                _request_timeout=TIMEOUT,
+                **({"dry_run": "All"} if dry_run else {}),
+            )
+        return Route(made)
 
     def patch_route(self, route: Route, patch: Patch) -> Route:
         """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
@@ -127,3 +160,12 @@ class Traffic:
                     return False
                 raise
         return True
+
+
+def _missed(error: Any) -> str | None:
+    """Return the name of the object that the API server says is not there."""
+    try:
+        said = json.loads(error.body)
+        return str(said["details"]["name"]) if error.status == 404 and said["reason"] == "NotFound" else None
+    except GARBLED:
+        return None

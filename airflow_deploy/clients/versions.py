@@ -134,6 +134,8 @@ def _previous(seen: Surveyed) -> Previous | None:
     """
     if seen.route.phase not in routes.AT_REST:
         raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
+    if not seen.route.serving() and seen.route.phase == routes.SETTLED and not seen.route.versions[0]:
+        return None  # the first version was taken back
     serving, service = seen.route.stable(), seen.plan.spec.service
     if all(version.name != serving for version in seen.versions):
         return None

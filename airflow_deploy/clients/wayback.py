@@ -15,10 +15,14 @@ log = logging.getLogger(__name__)
 def check_way_back(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Check that the stable has ready pods, and that what they are made of is still there to make another one.
 
+    From a service's first version the way back is to no traffic, which is always there.
+
     :raises RefusedError: it is not, and what to do.
     :raises TemporaryError: the cluster or the registry does not answer.
     """
     namespace, stable = plan.spec.namespace, plan.stable
+    if not stable:
+        return
     if not cluster.ready_endpoints(namespace, stable):
         raise RefusedError(
             f"{stable} has no ready pod, so there would be no way back; start it, or give the traffic of route"

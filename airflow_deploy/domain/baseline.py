@@ -65,7 +65,7 @@ def quietest(ticks: Sequence[tuple[float, float]], since: float, until: float) -
 
 
 def capture(ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, float]], at: float) -> Baseline:
-    """Return the baseline at ``at`` (unix seconds) from the ticks of the hour before.
+    """Return the baseline at ``at`` (unix seconds) from the ticks of the hour before; a first version has none.
 
     :param gates: each counted gate and its limit, by name.
     """

@@ -42,7 +42,7 @@ def graph_queries(plan: DeploymentPlan) -> list[str]:
     A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
     """
     spec, preset = plan.spec, plan.spec.metrics.names
-    matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in (plan.candidate, plan.stable)}
+    matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in plan.versions}
     graphs = [_lines("version", {version: _requests(preset, matcher) for version, matcher in matchers.items()})]
     for name, (gate, limit) in spec.counted_gates.items():
         if own := spec.own_gates.get(name):

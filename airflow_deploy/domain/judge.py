@@ -41,7 +41,8 @@ class Terms:
     """What a judge is told before it begins.
 
     :param limits: every gate's limit, by name; ``kinds``: how each of the team's own is judged.
-    :param candidate: the candidate's Service; ``stable``: the one that it is compared with.
+    :param candidate: the candidate's Service; ``stable``: the one that it is compared with, empty where it is
+        the service's first, and has all traffic.
     :param alpha: bound on the chance of a false alarm by the counts.
     :param warm_up: seconds after the candidate's first request in which it may be slow and busy.
     :param sustained: seconds for which a gauge must be beyond its limit.

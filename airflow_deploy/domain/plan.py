@@ -23,7 +23,7 @@ class DeploymentPlan(Model):
     commit: str
     """The full hash."""
     stable: str
-    """The Service that serves now."""
+    """The Service that serves now; empty where nobody does: the candidate is the service's first version."""
     stable_port: int
     stable_ready: int = 1
     """How many of its pods were ready when the run was planned: as many could take everything back."""
@@ -41,6 +41,20 @@ class DeploymentPlan(Model):
     def candidate(self) -> str:
         """The version's name: its Deployment, Service and ConfigMap."""
         return version_name(self.spec.service, self.commit, self.created)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Candidate and stable, where there is one."""
+        return (self.candidate, self.stable) if self.stable else (self.candidate,)
+
+    @property
+    def returned(self) -> str:
+        """What is so after a rollback."""
+        return f"{self.stable} has all traffic" if self.stable else "nobody has traffic, as before"
+
+    def share(self, stage: int) -> int:
+        """Return the share in % that a stage gives: all of it, where nobody serves who could keep the rest."""
+        return stage if self.stable else 100
 
     @property
     def pod_labels(self) -> dict[str, str]:

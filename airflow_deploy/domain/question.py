@@ -41,6 +41,8 @@ class Question:
     def subject(self) -> str:
         """The question in one line."""
         if isinstance(self.about, int):
+            if not self.plan.stable:
+                return f"Leave the first version of {self.plan.spec.service} its traffic?"
             return f"Give the new version of {self.plan.spec.service} {self.about} % of the traffic?"
         return f"{'Deploy' if self.about == 'deployment' else 'Promote'} the new version of {self.plan.spec.service}?"
 
@@ -49,13 +51,16 @@ class Question:
         """What a yes does, and what a no and silence do."""
         if self.about == "deployment":
             return (
-                f"it is deployed, and gets {self.plan.spec.canary.stages[0]} % of the traffic first",
+                f"it is deployed, and gets {self.plan.share(self.plan.spec.canary.stages[0])} % of the traffic first",
                 "nothing is deployed",
             )
-        back = f"all traffic goes back to {verbatim(self.plan.stable)}"
+        stable = self.plan.stable
+        back = f"all traffic goes back to {verbatim(stable)}" if stable else "it gets no traffic any more, as before"
         if self.about == "promotion":
-            return "it becomes the version that serves, and the one before stays warm", back
-        return f"it gets {self.about} % of the traffic; the watch goes on, and takes it back by itself on harm", back
+            before = ", and the one before stays warm" if stable else ""
+            return f"it becomes the version that serves{before}", back
+        gets = f"gets {self.about} % of the" if stable else "keeps all"
+        return f"it {gets} traffic; the watch goes on, and takes it back by itself on harm", back
 
     def body(self) -> str:
         """Return the Markdown that Airflow shows above the two buttons."""
@@ -66,8 +71,8 @@ class Question:
         plan, incident = self.plan, self.plan.request.incident
         lines = [
             f"- Incident {verbatim(incident.id)} ({incident.severity}): {verbatim(incident.title)}",
-            f"- New version: {verbatim(plan.candidate)}, commit {verbatim(plan.commit[:12])}, in place of"
-            f" {verbatim(plan.stable)}",
+            f"- New version: {verbatim(plan.candidate)}, commit {verbatim(plan.commit[:12])}, "
+            + (f"in place of {verbatim(plan.stable)}" if plan.stable else "the service's first"),
         ]
         if plan.request.emergency:
             lines.append(f"- Emergency, as the requester states it: {verbatim(plan.request.emergency.reason)}")
@@ -85,7 +90,7 @@ class Question:
             return []
         if not self.undecided:
             return ["**Why a person is asked.** The gate has not judged; somebody marked it as done.", ""]
-        share = 100 if self.about == "promotion" else self.about
+        share = self.plan.share(self.about) if isinstance(self.about, int) else 100
         header = ["gate", "shown", "bad requests so far", f"at worst, at {share} %", "permitted", "requests needed"]
         return [
             f"**Why a person is asked.** The gate is UNDECIDED after {self.undecided['requests']:.0f} requests,"

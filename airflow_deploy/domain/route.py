@@ -28,6 +28,9 @@ UNDER_WAY = frozenset({CANARY, BRAKED, PROMOTED})
 AT_REST = frozenset({None, VERIFIED, SETTLED})
 """Phases in which a run has something to do, and in which none has; None before the first claim."""
 
+PORT = 80
+"""Of a Service that no route has named yet: of a service's first version."""
+
 GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading an annotation that somebody wrote over may raise."""
 
@@ -60,6 +63,11 @@ class Route:
     def name(self) -> str:
         """``namespace/name``, for messages."""
         return f"{self.body['metadata']['namespace']}/{self.body['metadata']['name']}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the cluster has it."""
+        return "resourceVersion" in self.body["metadata"]
 
     @property
     def annotations(self) -> Mapping[str, str]:
@@ -106,7 +114,7 @@ class Route:
 
     @property
     def versions(self) -> tuple[str, str]:
-        """The owner's stable and candidate, as its claim has named them.
+        """The owner's stable, empty where there was none, and candidate, as its claim has named them.
 
         :raises FencedError: somebody else has written the annotation, or the claim is of a version that wrote none.
         """
@@ -146,24 +154,49 @@ class Route:
         rules: list[dict[str, Any]] = self.body["spec"].get("rules") or []
         return rules
 
+    @property
+    def named(self) -> list[str]:
+        """All backends of all rules, whatever their weights."""
+        return sorted({b.name for i in range(len(self._rules)) for b in self.backends(i)})
+
+    def serving(self) -> str:
+        """Return the one Service that serves now; an empty name where nobody does.
+
+        :raises RefusedError: several share the traffic unasked, or a rule names it twice.
+        """
+        serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
+        if len(serving) > 1:
+            raise self._unclear(" and ".join(serving))
+        for name in serving:
+            for rule in self.rules_with(name):
+                if [backend.name for backend in self.backends(rule)].count(name) > 1:
+                    raise RefusedError(f"route {self.name}: rule {rule} names {name} twice; name it once")
+        return serving[0] if serving else ""
+
     def stable(self) -> str:
         """Return the one Service that serves now.
 
         :raises RefusedError: none serves, several share the traffic unasked, or a rule names it twice.
         """
-        serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
-        if len(serving) != 1:
-            found = " and ".join(serving) if serving else "no Service"
-            remedy = "give one Service the whole weight before deploying"
-            if self.phase == CANARY:
-                remedy = (
-                    f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
-                )
-            raise RefusedError(f"route {self.name}: {found} serves it; {remedy}")
-        for rule in self.rules_with(serving[0]):
-            if [backend.name for backend in self.backends(rule)].count(serving[0]) > 1:
-                raise RefusedError(f"route {self.name}: rule {rule} names {serving[0]} twice; name it once")
-        return serving[0]
+        if serving := self.serving():
+            return serving
+        raise self._unclear("no Service")
+
+    def _unclear(self, found: str) -> RefusedError:
+        remedy = "give one Service the whole weight before deploying"
+        if self.phase == CANARY:
+            remedy = f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
+        return RefusedError(f"route {self.name}: {found} serves it; {remedy}")
+
+    def vacant(self) -> list[int]:
+        """Return the indices of the rules in which a first version may serve: a redirect answers by itself.
+
+        :raises RefusedError: there are none.
+        """
+        found = [i for i, rule in enumerate(self._rules) if not _redirects(rule)]
+        if not found:
+            raise RefusedError(f"route {self.name}: it has no rule that could send requests to a Service; add one")
+        return found
 
     def port_of(self, service: str) -> int:
         """Return the port under which the route reaches ``service``.
@@ -178,6 +211,10 @@ class Route:
 
 def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rule.get("backendRefs") or []
+
+
+def _redirects(rule: Mapping[str, Any]) -> bool:
+    return any(item.get("type") == "RequestRedirect" for item in rule.get("filters") or [])
 
 
 def _names(part: Any, service: str) -> bool:
@@ -208,10 +245,14 @@ def _side_by_side(route: Route, stable: str, candidate: str) -> None:
     :raises FencedError: they do not.
     """
     rules = route.rules_with(candidate)
-    if not rules or rules != route.rules_with(stable):
-        raise FencedError(
-            f"route {route.name} no longer names both {stable} and {candidate}; somebody changed its backends"
-        )
+    if not rules or (stable and rules != route.rules_with(stable)):
+        both = f"both {stable} and {candidate}" if stable else candidate
+        raise FencedError(f"route {route.name} no longer names {both}; somebody changed its backends")
+
+
+def _shared(stable: str, candidate: str, share: int) -> dict[str, int]:
+    """Return the weights with which the candidate has ``share`` %; without a stable, nobody has the rest."""
+    return {candidate: share} | ({stable: 100 - share} if stable else {})
 
 
 def _unchanged(route: Route, candidate: str) -> Patch:
@@ -228,11 +269,13 @@ def _same_names(route: Route, candidate: str) -> Patch:
     ]
 
 
-def _set_weights(route: Route, weights: Mapping[str, int]) -> Patch:
+def _set_weights(route: Route, stable: str, candidate: str, share: int) -> Patch:
+    weights = _shared(stable, candidate, share)
     return [
         {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
-        for rule in route.rules_with(next(iter(weights)))
+        for rule in route.rules_with(candidate)
         for index, backend in enumerate(route.backends(rule))
+        if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
     ]
 
 
@@ -251,16 +294,20 @@ def _set(key: str, value: str) -> dict[str, Any]:
 def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tuple[str, Patch]:
     """Return the new owner and the patch that claims the route and adds the candidate with weight 0.
 
+    Without a stable, which has an empty name then, the candidate is all that the rules name.
+
     A claim raises the epoch: whoever held the route before can write nothing any more. It is the one write that is
     fenced by the object's version, since it replaces the list of backends.
 
     :raises FencedError: the stable no longer serves alone, or is the candidate itself.
+    :raises RefusedError: there is no stable, and no rule in which the candidate could serve.
     """
     if candidate == stable:
         raise FencedError(f"route {route.name}: {candidate} serves already; trigger a new run")
-    if (serving := route.stable()) != stable:
+    if (serving := route.serving()) != stable:
         raise FencedError(
-            f"route {route.name} is served by {serving} now, not by {stable} as when this run was planned"
+            f"route {route.name} is served by {serving or 'nobody'} now, not by {stable or 'nobody'} as when this run"
+            " was planned"
         )
     owner = f"{deployment_id}/{route.epoch + 1}"
     patch: Patch = [_test("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
@@ -269,6 +316,9 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     versions = json.dumps({"stable": stable, "candidate": candidate})
     patch += [_set(OWNER, owner), _set(PHASE, CANARY), _set(SHIFTS, "[]"), _set(WORD, "")]
     patch += [_set(STOPPED, ""), _set(VERSIONS, versions)]
+    if not stable:
+        alone = [{"kind": "Service", "name": candidate, "port": PORT, "weight": 0}]
+        return owner, patch + [{"op": "add", "path": _backends(rule), "value": alone} for rule in route.vacant()]
     for rule in route.rules_with(stable):
         kept = [{**ref, "weight": 100} for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == stable]
         added = {**kept[0], "name": candidate, "weight": 0}  # with the same port and filters: it may become the stable
@@ -286,38 +336,39 @@ def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at:
     shifts = route.shifts
     declared = shifts[-1].share if shifts else 0
     for weights in route.weights(candidate):
-        if weights != {stable: 100 - declared, candidate: declared}:
+        if weights != (ours := _shared(stable, candidate, declared)):
             raise FencedError(
-                f"route {route.name} has the weights {weights}, and the last shift set {100 - declared}/{declared};"
-                " somebody else set them"
+                f"route {route.name} has the weights {weights}, and the last shift set {ours}; somebody else set them"
             )
     if declared == share:
         return []
     shifts.append(Shift(share, at))
     recorded = json.dumps([{"share": item.share, "at": item.at} for item in shifts])
-    raised = _set_weights(route, {candidate: share, stable: 100 - share})
+    raised = _set_weights(route, stable, candidate, share)
     return [*fence, *_unchanged(route, candidate), *raised, _set(SHIFTS, recorded)]
 
 
 def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, word: str | None = None) -> Patch:
     """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
 
-    It does not test the present weights: whatever they are, the stable serves afterwards.
+    It does not test the present weights: whatever they are, the stable serves afterwards. Without a stable, the
+    candidate serves nobody.
 
     :param word: why, for whoever finds the route so; None keeps what stands there.
     :raises FencedError: another owner, or a rule in which the stable could not take the candidate's traffic.
     """
     fence = _fence(route, owner, route.phase or "")
-    if not set(route.rules_with(candidate)) <= set(route.rules_with(stable)):
+    if stable and not set(route.rules_with(candidate)) <= set(route.rules_with(stable)):
         raise FencedError(f"route {route.name} has a rule that names {candidate} alone; somebody changed its backends")
     whole = all(
         weight == (100 if name == stable else 0)
         for weights in route.weights(candidate)
         for name, weight in weights.items()
+        if stable or name == candidate
     )
     if route.phase == phase and whole:
         return []
-    lowered = _set_weights(route, {candidate: 0, stable: 100})
+    lowered = _set_weights(route, stable, candidate, 0)
     said = [] if word is None else [_set(WORD, word)]
     return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
 
@@ -353,8 +404,8 @@ def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word:
     patch += _unchanged(route, candidate)
     for rule in route.rules_with(candidate):
         (mine,) = (ref for ref in _refs(route.body["spec"]["rules"][rule]) if ref["name"] == candidate)
-        refs = [{**mine, "name": stable, "weight": 100}, {**mine, "weight": 0}]
-        patch.append({"op": "replace", "path": _backends(rule), "value": refs})
+        back = [{**mine, "name": stable, "weight": 100}] if stable else []
+        patch.append({"op": "replace", "path": _backends(rule), "value": [*back, {**mine, "weight": 0}]})
     owner = f"{deployment_id}/{route.epoch + 1}"
     # The shifts that stand there may be a later deployment's.
     return [*patch, _set(OWNER, owner), _set(PHASE, SETTLED), _set(SHIFTS, "[]"), _set(WORD, word)]
@@ -386,7 +437,7 @@ def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
         return []
     fence = _fence(route, owner, CANARY)
     _side_by_side(route, stable, candidate)
-    if any(weights != {stable: 0, candidate: 100} for weights in route.weights(candidate)):
+    if any(weights != _shared(stable, candidate, 100) for weights in route.weights(candidate)):
         raise FencedError(f"route {route.name} does not give {candidate} all traffic; it cannot be promoted")
     return [*fence, *_unchanged(route, candidate), _set(PHASE, PROMOTED)]
 
@@ -411,6 +462,11 @@ def confirm(route: Route, owner: str) -> Patch:
     if route.owner != owner or route.phase != PROMOTED:
         raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; it cannot be verified")
     return [_test(_annotation(OWNER), owner), _test(_annotation(PHASE), PROMOTED), _set(PHASE, VERIFIED)]
+
+
+def absent(namespace: str, name: str) -> Route:
+    """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
+    return Route({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
 
 
 GITOPS = ("argocd", "kustomize-controller", "helm-controller")

@@ -31,6 +31,9 @@ ConnectionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,200}
 BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
 
+HOSTNAME = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+Hostname = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
+
 
 def _no_parent(path: str) -> str:
     if ".." in path.split("/"):
@@ -65,12 +68,31 @@ class Source(Model):
         return branches
 
 
+class Gateway(Model):
+    """A Gateway of the cluster."""
+
+    name: DnsLabel
+    namespace: DnsLabel
+
+
 class Route(Model):
-    """The HTTPRoute that divides the service's traffic."""
+    """The HTTPRoute that divides the service's traffic.
+
+    Where it is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
+    ``gateway`` gets.
+    """
 
     name: DnsLabel
     url: BaseUrl | None = None
     """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
+    gateway: Gateway | None = None
+    hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Route":
+        if bool(self.gateway) != bool(self.hostnames):
+            raise ValueError("gateway and hostnames are needed together; a route that is there needs neither")
+        return self
 
 
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)]

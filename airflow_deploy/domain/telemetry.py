@@ -137,8 +137,12 @@ class Preset:
         return f"max by (instance) (timestamp({self.requests}{{{self.matcher(namespace, route, *services)}}}))"
 
     def edges_query(self, namespace: str, route: str, service: str) -> str:
-        """Return the query whose results' ``le`` labels are the histogram's bucket edges."""
-        return f"group by (le) ({self.duration}_bucket{{{self.matcher(namespace, route, service)}}})"
+        """Return the query whose results' ``le`` labels are the histogram's bucket edges.
+
+        :param service: empty for those of whatever the gateway serves: it has the same for all.
+        """
+        matcher = f"{{{self.matcher(namespace, route, service)}}}" if service else ""
+        return f"group by (le) ({self.duration}_bucket{matcher})"
 
     def matcher(self, namespace: str, route: str, *services: str) -> str:
         """Return the matcher for the series of ``services``."""

@@ -11,7 +11,7 @@ from typing import Any
 from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.cluster import Parts, Readiness
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lease import Lease, held, name_of
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Patch, Route
@@ -19,18 +19,21 @@ from tests.unit.json_patch import PatchRefused, apply_patch
 
 
 class FakeCluster:
-    """Stands for ``Cluster``; its writes are atomic, as the API server's are."""
+    """Stands for ``Cluster``; its writes are atomic, as the API server's are.
+
+    Before a service's first version, the rules of its route are empty.
+    """
 
     def __init__(self, plan: DeploymentPlan, rules: int = 1) -> None:
         self.plan = plan
         stable = {"kind": "Service", "name": plan.stable, "port": plan.stable_port, "weight": 1}
         self.body: dict[str, Any] = {
             "metadata": {"name": plan.spec.route.name, "namespace": plan.spec.namespace, "resourceVersion": "1"},
-            "spec": {"rules": [{"backendRefs": [dict(stable)]} for _ in range(rules)]},
+            "spec": {"rules": [{"backendRefs": [dict(stable)]} if plan.stable else {} for _ in range(rules)]},
         }
         self.testers: dict[str, Any] | None = None
         """The testers' route."""
-        self.replicas = {plan.stable: 2}
+        self.replicas = {plan.stable: 2} if plan.stable else {}
         self.scalers: list[dict[str, Any]] = []
         """The HorizontalPodAutoscalers of the namespace, all of them the stable's."""
         self.writes = 0
@@ -102,18 +105,28 @@ class FakeCluster:
     def route(self, namespace: str, name: str) -> Route:
         assert (namespace, name) == (self.plan.spec.namespace, self.plan.spec.route.name)
         self._raise("route")
+        if not self.now.is_there:
+            raise RefusedError("404")
         return self.now
 
-    def find_route(self, namespace: str, name: str) -> Route | None:
+    def route_or_absent(self, namespace: str, name: str) -> Route:
+        if name == self.plan.spec.route.name:
+            return self.route(namespace, name) if self.now.is_there else routes.absent(namespace, name)
         assert (namespace, name) == (self.plan.spec.namespace, f"testers-{self.plan.spec.route.name}")
-        self._raise("find_route")
-        return Route(copy.deepcopy(self.testers)) if self.testers else None
+        self._raise("route_or_absent")
+        return Route(copy.deepcopy(self.testers)) if self.testers else routes.absent(namespace, name)
 
-    def create_route(self, body: dict[str, Any]) -> None:
+    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
         self._raise("create_route")
-        if self.testers:
+        testers = body["metadata"]["name"].startswith("testers-")
+        if self.testers if testers else self.now.is_there:
             raise TemporaryError("409")
-        self._keep_testers(copy.deepcopy(body))
+        made = {**copy.deepcopy(dict(body)), "metadata": {**body["metadata"], "resourceVersion": "1"}}
+        if testers:
+            self._keep_testers(made)
+        elif not dry_run:
+            self.body = made
+        return Route(made)
 
     def delete_route(self, route: Route) -> None:
         self._raise("delete_route")
@@ -124,6 +137,11 @@ class FakeCluster:
     def _keep_testers(self, body: dict[str, Any]) -> None:
         body["metadata"]["resourceVersion"] = str(next(self._versions))
         self.testers = body
+
+    def without_route(self) -> FakeCluster:
+        """Let nobody have made the route yet."""
+        self.body = {"metadata": {}, "spec": {}}
+        return self
 
     def patch_route(self, route: Route, patch: Patch) -> Route:
         if not patch:

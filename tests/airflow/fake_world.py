@@ -75,9 +75,8 @@ class FakeObserver:
 
     def reader(self, newborn: bool = True) -> CounterReader:
         plan = self.plan
-        services = plan.candidate, plan.stable
         new = plan.candidate if newborn else None
-        return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, services, newborn=new)
+        return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, plan.versions, newborn=new)
 
     def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Seen:
         end = self.clock.now if until is None else until
@@ -108,7 +107,8 @@ class FakeObserver:
             stage = [stage for stage in story if stage.at < after][-1:] or [Stage(0, 0)]
             mine = PER_SCRAPE * stage[0].share // 100
             failed = round(mine * stage[0].errors)
-            shares = {(plan.stable, "200"): PER_SCRAPE - mine, (plan.candidate, "200"): mine - failed}
+            others = {(plan.stable, "200"): PER_SCRAPE - mine} if plan.stable else {}
+            shares = {**others, (plan.candidate, "200"): mine - failed}
             for key, count in {**shares, (plan.candidate, "503"): failed}.items():
                 totals[key] = totals.get(key, 0.0) + count
                 if totals[key]:

@@ -110,3 +110,44 @@ def test_our_leases_alone_are_listed(server: Server, traffic: Traffic, namespace
     assert (lease.route, lease.holder, lease.seconds) == ("payments", "DEP-1/1", 45)
     ((method, asked, _, _),) = server.asked
     assert (method, asked) == ("GET", f"{path}?labelSelector=app.kubernetes.io%2Fmanaged-by%3Dairflow-deploy")
+
+
+MISSING = {"kind": "Status", "reason": "NotFound", "code": 404, "details": {"name": "payments", "kind": "httproutes"}}
+
+
+def test_a_route_that_is_not_there_yet_is_known_by_its_name(server: Server, traffic: Traffic) -> None:
+    server.status, server.body = 404, MISSING
+    assert not traffic.route_or_absent("shop", "payments").is_there
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, {}),
+        (404, {"reason": "NotFound"}),
+        (404, {**MISSING, "details": {"name": "shop", "kind": "namespaces"}}),
+        (403, MISSING),
+    ],
+)
+def test_a_server_that_knows_no_routes_yet_has_not_said_so(
+    server: Server, traffic: Traffic, status: int, body: Any
+) -> None:
+    server.status, server.body = status, body
+    with pytest.raises(RefusedError, match=f"reading route shop/payments: the cluster answers {status}"):
+        traffic.route_or_absent("shop", "payments")
+
+
+@pytest.mark.parametrize(("dry_run", "asked"), [(True, "dryRun=All&"), (False, "")])
+def test_a_route_is_made_by_our_field_manager(server: Server, traffic: Traffic, dry_run: bool, asked: str) -> None:
+    body = {"metadata": {"namespace": "shop", "name": "payments"}}
+    traffic.create_route(body, dry_run=dry_run)
+    path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes"
+    ((method, where, _, sent),) = server.asked
+    assert (method, where, sent) == ("POST", f"{path}?{asked}fieldManager=airflow-deploy", body)
+
+
+@pytest.mark.parametrize(("status", "error"), [(422, RefusedError), (403, RefusedError), (409, TemporaryError)])
+def test_a_route_that_cannot_be_made(server: Server, traffic: Traffic, status: int, error: type[Exception]) -> None:
+    server.status = status
+    with pytest.raises(error, match=f"making route shop/payments: the cluster answers {status}"):
+        traffic.create_route({"metadata": {"namespace": "shop", "name": "payments"}})

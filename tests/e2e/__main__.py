@@ -21,6 +21,7 @@ ASIDE = (
         "test_application_metrics.py",
         "test_capacity.py",
         "test_compose.py",
+        "test_first.py",
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",

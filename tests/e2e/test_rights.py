@@ -12,7 +12,7 @@ import yaml
 from kubernetes import client
 
 from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import guard, objects, rbac
+from airflow_deploy.clients.manifests import guard, objects, rbac, route
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lease import held, name_of, renewed
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -90,19 +90,21 @@ def delete(kind: str) -> Callable[[Cluster, Namespace], None]:
 
 
 def claim(cluster: Cluster, there: Namespace) -> None:
-    route = there.admin.route(RIGHTS, RIGHTS)
+    current = there.admin.route(RIGHTS, RIGHTS)
     owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
-    cluster.patch_route(route, [owner])
+    cluster.patch_route(current, [owner])
+
+
+def make_route(cluster: Cluster, there: Namespace) -> None:
+    plan = there.plan()
+    where = {"name": plan.candidate, "gateway": {"name": RIGHTS, "namespace": RIGHTS}, "hostnames": [f"{RIGHTS}.test"]}
+    cluster.create_route(route(make_spec(namespace=RIGHTS, route=where)))
 
 
 def testers(there: Namespace) -> dict[str, Any]:
     name = f"testers-{there.plan().candidate}"
     kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
     return {**kind, "metadata": {"name": name, "namespace": RIGHTS}, "spec": {}}
-
-
-def open_to_testers(cluster: Cluster, there: Namespace) -> None:
-    cluster.create_route(testers(there))
 
 
 def close_to_testers(cluster: Cluster, there: Namespace) -> None:
@@ -124,9 +126,9 @@ def make_lease(cluster: Cluster, there: Namespace) -> None:
 
 
 def renew_lease(cluster: Cluster, there: Namespace) -> None:
-    route = there.plan().candidate
-    there.admin.create_lease(RIGHTS, held(RIGHTS, route, OWNER, 45))
-    cluster.patch_lease(RIGHTS, name_of(route), renewed(OWNER))
+    name = there.plan().candidate
+    there.admin.create_lease(RIGHTS, held(RIGHTS, name, OWNER, 45))
+    cluster.patch_lease(RIGHTS, name_of(name), renewed(OWNER))
 
 
 OWN = {
@@ -145,7 +147,7 @@ TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
 NEEDED = {
     "deployer": {
         **TRAFFIC,
-        ("gateway.networking.k8s.io", "httproutes", "create"): open_to_testers,
+        ("gateway.networking.k8s.io", "httproutes", "create"): make_route,
         ("gateway.networking.k8s.io", "httproutes", "delete"): close_to_testers,
         ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
         ("coordination.k8s.io", "leases", "create"): make_lease,

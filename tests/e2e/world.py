@@ -137,7 +137,7 @@ class World:
     def weights(self) -> dict[str, int]:
         """Return the route's weights by Service."""
         route = json.loads(kubectl("-n", self.service, "get", "httproute", self.service, "-o", "json"))
-        return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
+        return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0].get("backendRefs", [])}
 
     def replicas(self, version: str) -> int:
         """Return how many pods the version's Deployment wants."""

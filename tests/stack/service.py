@@ -32,29 +32,45 @@ PAYMENTS = "payments"
 def serve(info: StackInfo, service: str = PAYMENTS, commit: str = "running", **declared: Any) -> Sample:
     """Bring a version up behind its route, as a team had it before us, and give Airflow the service's YAML.
 
+    :param service: its name, and its namespace's; `<service>.test` to its users.
+    :param commit: which of the sample's commits is running.
+    :param declared: what ``declare`` takes.
+    """
+    sample = ground(info, service, **declared)
+    client = docker.DockerClient(base_url=info.docker_url)
+    image = build(client, sample.path, getattr(sample, commit), f"{info.registry}/{service}")
+    kubectl("apply", "--server-side", "-f", "-", stdin=_team(service, image))
+    _wait_served(service, image)
+    return sample
+
+
+def ground(info: StackInfo, service: str, **declared: Any) -> Sample:
+    """Make the service's namespace, with the rights to deploy to it, and give Airflow its YAML; nothing of it runs yet.
+
     Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
     and what comes next would depend on it.
 
-    :param service: its name, and its namespace's; `<service>.test` to its users.
-    :param commit: which of the sample's commits is running.
     :param declared: what ``declare`` takes.
     """
     cluster = Cluster.load()
     sample = make_repository(Path(info.state) / "repositories" / service)
     # First of all, so that Airflow, which may be reading the one before, reads this one while the service comes up.
     declare(info, sample, service, **declared)
-    client = docker.DockerClient(base_url=info.docker_url)
     if embedded():
-        import_base(client, CACHE)
-    image = build(client, sample.path, getattr(sample, commit), f"{info.registry}/{service}")
+        import_base(docker.DockerClient(base_url=info.docker_url), CACHE)
     shutil.rmtree(Path(info.artifacts) / service, ignore_errors=True)
     _make_room(cluster, service)
-    where: dict[str, Any] = {"gateway": cluster.gateway, "label": cluster.label}
-    objects = payments(image, f"{service}-before-us", service=service, **where)
-    kubectl("apply", "--server-side", "-f", "-", stdin=objects)
-    kubectl("apply", "--server-side", "-f", "-", stdin=rbac(service, [cluster.account]))
-    _wait_served(service, image)
+    namespace = next(yaml.safe_load_all(_team(service)))
+    for objects in (yaml.safe_dump(namespace), rbac(service, [cluster.account])):
+        kubectl("apply", "--server-side", "-f", "-", stdin=objects)
     return sample
+
+
+def _team(service: str, image: str = "") -> str:
+    """Return what the team has in the cluster, its namespace first."""
+    cluster = Cluster.load()
+    where: dict[str, Any] = {"gateway": cluster.gateway, "label": cluster.label}
+    return payments(image, f"{service}-before-us", service=service, **where)
 
 
 def declare(

@@ -56,6 +56,38 @@ class TestWords:
         assert asked.subject == subject
         assert f"- **Approve**: {yes}\n- **Reject**, or no answer within 60 minutes: {no}\n" in asked.body()
 
+    @pytest.mark.parametrize(
+        ("about", "subject", "yes", "no"),
+        [
+            (
+                "deployment",
+                "Deploy the new version of payments?",
+                "it is deployed, and gets 100 % of the traffic first",
+                "nothing is deployed",
+            ),
+            (
+                25,
+                "Leave the first version of payments its traffic?",
+                "it keeps all traffic; the watch goes on, and takes it back by itself on harm",
+                "it gets no traffic any more, as before",
+            ),
+            (
+                "promotion",
+                "Promote the new version of payments?",
+                "it becomes the version that serves",
+                "it gets no traffic any more, as before",
+            ),
+        ],
+    )
+    def test_speak_of_a_first_version_as_of_what_has_all_traffic(
+        self, about: About, subject: str, yes: str, no: str
+    ) -> None:
+        asked = question(about, make_plan(stable=""), undecided={"requests": 9, "errors": 0, "findings": []})
+        assert asked.subject == subject
+        assert f"- **Approve**: {yes}\n- **Reject**, or no answer within 60 minutes: {no}\n" in asked.body()
+        assert ", commit `0123456789ab`, the service's first\n" in asked.body()
+        assert "with 100 % of the traffic." in asked.body()
+
     def test_say_for_what_and_for_whom(self) -> None:
         body = question("deployment").body()
         assert "- Incident `INC-001` (critical): `Payments time out`\n" in body

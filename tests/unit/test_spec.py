@@ -56,7 +56,13 @@ class TestDefaults:
         assert parse_spec(spec.dump(), "again") == spec
 
 
+ROUTE = {"name": "a", "gateway": {"name": "public", "namespace": "gateways"}, "hostnames": ["a.test", "*.a.test"]}
+
+
 class TestRefused:
+    def test_a_route_that_may_have_to_be_made_is_none(self) -> None:
+        assert make_spec(route=ROUTE).route.hostnames == ("a.test", "*.a.test")
+
     @pytest.mark.parametrize(
         ("changes", "field"),
         [
@@ -70,6 +76,18 @@ class TestRefused:
             ({"namespace": "kube system"}, "namespace"),
             ({"route": {"name": "a/b"}}, "route.name"),
             ({"route": {"name": "a", "x": 1}}, "route.x"),
+            ({"route": {**ROUTE, "hostnames": []}}, "route is not valid: gateway and hostnames are needed together"),
+            (
+                {"route": {"name": "a", "hostnames": ["a.test"]}},
+                "route is not valid: gateway and hostnames are needed together",
+            ),
+            ({"route": {**ROUTE, "hostnames": "a.test"}}, "route.hostnames"),
+            ({"route": {**ROUTE, "hostnames": ["a.test"] * 17}}, "route.hostnames"),
+            ({"route": {**ROUTE, "hostnames": ["a_test"]}}, "route.hostnames.0"),
+            ({"route": {**ROUTE, "hostnames": ["a.test\n"]}}, "route.hostnames.0"),
+            ({"route": {**ROUTE, "hostnames": ["*"]}}, "route.hostnames.0"),
+            ({"route": {**ROUTE, "gateway": {"name": "a"}}}, "route.gateway.namespace"),
+            ({"route": {**ROUTE, "gateway": {"name": "a/b", "namespace": "a"}}}, "route.gateway.name"),
             ({"registry": "https://registry.example.com"}, "registry"),
             ({"registry": "registry.example.com/"}, "registry"),
             ({"registry": "registry.example.com/shop:latest"}, "registry"),
