@@ -156,7 +156,9 @@ class Observer:
             or a query of the team's own is not usable.
         """
         stable = self._plan.stable
-        result = self._prometheus.query(self._preset.edges_query(*self._where, stable))
+        # Where applications count themselves, another one's buckets say nothing of this one.
+        known = stable or not self._preset.apart
+        result = self._prometheus.query(self._preset.edges_query(*self._where, stable)) if known else []
         edges = sorted({float(item["metric"]["le"]) for item in result})
         if stable and not edges:
             raise RefusedError(

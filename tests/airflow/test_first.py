@@ -161,7 +161,8 @@ class TestTraffic:
         steps.claim()
         assert steps.cluster.weights() == {plan.candidate: 0}
         given = f"100 % of traffic is declared for {plan.candidate}"
-        assert steps.shift(5) == [f"shifting 100 % to {plan.candidate}", given]
+        shifted, declared = steps.shift(5)
+        assert (shifted.partition(";")[0], declared) == (f"shifting 100 % to {plan.candidate}", given)
         assert steps.cluster.weights() == {plan.candidate: 100}
         writes = steps.cluster.writes
         assert steps.shift(25) == [f"keeping 100 % to {plan.candidate}", given]
@@ -330,6 +331,12 @@ class TestJudgement:
         between = make_plan(make_spec(gates={"latency_p95": 0.3}), stable="")
         with pytest.raises(RefusedError, match=r"0\.3 s is no bucket's edge"):
             Observer(cast("Prometheus", prometheus), between).check()
+
+    def test_another_applications_edges_are_none_of_it(self, plan: DeploymentPlan) -> None:
+        spec = make_spec(metrics={"preset": "application"}, gates={"latency_p95": 0.3})
+        prometheus = FakePrometheus(plan)
+        Observer(cast("Prometheus", prometheus), make_plan(spec, stable="")).check()
+        assert prometheus.asked == []
 
     def test_a_gateway_that_has_served_nobody_has_none_yet(
         self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
