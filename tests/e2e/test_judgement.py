@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions, unix
@@ -205,7 +206,13 @@ def aside(kiosk: World) -> Iterator[Callable[[], None]]:
         prometheus.start(ASIDE, PORT)
         assert wait_until(lambda: prometheus.ready(URL), 60)
 
+    def scraped() -> bool:
+        asked = {"query": f'traefik_service_requests_total{{service=~".*-{KIOSK}-.*"}}'}
+        found = requests.get(f"{URL}/api/v1/query", params=asked, timeout=10).json()
+        return bool(found["data"]["result"])
+
     start()
+    kiosk.until(scraped, "it has scraped the gateway")
     gates = {**GATES, "error_rate": 0.2}
     asked: dict[str, Any] = {**STAGES, "resources": SMALL, "gates": gates, "connections": {"prometheus": ASIDE}}
     declare(kiosk.info, kiosk.sample, KIOSK, bake=5, **asked)
