@@ -209,7 +209,7 @@ class TestProgram:
             async with serving(handler) as url:
                 arguments = ["--url", url, "--host", HOST, "--rate", "100", "--record", str(path)]
                 program = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.stack.load", *arguments)
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(60):
                     await enough.wait()
                     while len(seen) < 10:
                         seen += record.new()
