@@ -12,14 +12,8 @@ from airflow_deploy.domain.baseline import HISTORY, Baseline, capture
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.joint import fullest, joined, parted, restored
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import (
-    SATURATION,
-    CounterReader,
-    OwnSeries,
-    Samples,
-    Series,
-    saturation_query,
-)
+from airflow_deploy.domain.presets import SATURATION, saturation_query
+from airflow_deploy.domain.telemetry import CounterReader, OwnSeries, Samples, Series
 
 log = logging.getLogger(__name__)
 

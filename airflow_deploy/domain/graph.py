@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_deploy.domain.names import promql_string
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import SATURATION, Preset, edge_pattern, saturation_query
+from airflow_deploy.domain.presets import SATURATION, Preset, edge_pattern, saturation_query
 
 WINDOW = "1m"
 """What each point of a line is the mean of."""

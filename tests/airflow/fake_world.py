@@ -16,7 +16,8 @@ import pytest
 from airflow_deploy.clients.observer import Observer, Seen
 from airflow_deploy.domain.errors import DeployError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
+from airflow_deploy.domain.presets import PRESETS
+from airflow_deploy.domain.telemetry import CounterReader, Series
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks, triggers
 from airflow_deploy.sensors.looks import Assignment, Looks, Role

@@ -14,8 +14,9 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.evidence import replay
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.presets import PRESETS
 from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
+from airflow_deploy.domain.telemetry import CounterReader, Series
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import BRAKING, HANDOVER, UNVERIFIED, Role

@@ -13,7 +13,8 @@ from airflow_deploy.clients.prometheus import Prometheus
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.joint import LABEL
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Series
+from airflow_deploy.domain.presets import PRESETS
+from airflow_deploy.domain.telemetry import CounterReader, Series
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_gates import CARDS, QUEUE
 from tests.unit.test_judge import START

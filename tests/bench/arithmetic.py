@@ -13,7 +13,8 @@ from unittest.mock import patch
 from airflow_deploy.clients.observer import COUNTERS, SCRAPES, Observer, Seen
 from airflow_deploy.clients.prometheus import Prometheus
 from airflow_deploy.domain.joint import LABEL, fullest, parted, restored
-from airflow_deploy.domain.telemetry import SATURATION, Series
+from airflow_deploy.domain.presets import SATURATION
+from airflow_deploy.domain.telemetry import Series
 from airflow_deploy.sensors import looks
 from airflow_deploy.sensors.looks import Looks
 from tests.bench.fleet import Gate, began, gate

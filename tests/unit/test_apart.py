@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.bins import Bins
 from airflow_deploy.domain.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.telemetry import PRESETS, CounterReader, Counts, Series, Tick
+from airflow_deploy.domain.presets import PRESETS
+from airflow_deploy.domain.telemetry import CounterReader, Counts, Series, Tick
 from tests.unit.test_judge import GOOD_BASELINE, gauges_are_fine, limits
 from tests.unit.test_telemetry import CANDIDATE, STABLE, poll, total
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES
 from airflow_deploy.domain.names import version_name
+from airflow_deploy.domain.presets import PRESETS
 from airflow_deploy.domain.spec import DeploymentSpec, load_spec, parse_spec
-from airflow_deploy.domain.telemetry import PRESETS
 from tests.hostile import any_value
 from tests.unit.builders import COMMIT, SPEC, changed, make_spec
 

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.names import promql_string
-from airflow_deploy.domain.telemetry import (
-    PRESETS,
-    SATURATION,
-    CounterReader,
-    Counts,
-    OwnSeries,
-    Series,
-    Tick,
-    saturation_query,
-)
+from airflow_deploy.domain.presets import PRESETS, SATURATION, saturation_query
+from airflow_deploy.domain.telemetry import CounterReader, Counts, OwnSeries, Series, Tick
 
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
 TRAEFIK = PRESETS["traefik"]
