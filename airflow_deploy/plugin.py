@@ -6,10 +6,10 @@ import again, and a deployment's tasks follow each other as fast as they start.
 
 from __future__ import annotations
 
-import kubernetes.client  # noqa: F401
+import kubernetes.client  # noqa: F401 - for the forks
 from airflow.plugins_manager import AirflowPlugin
 
-import airflow_deploy.dags  # noqa: F401
+import airflow_deploy.dags  # noqa: F401 - for the forks
 
 
 class DeployPlugin(AirflowPlugin):

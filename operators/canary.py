@@ -14,7 +14,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.testers import see_delivered
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError, UndeliveredError
+from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Patch, Route
 from airflow_deploy.domain.states import State
@@ -104,7 +104,7 @@ class ShiftCanaryOperator(OwnedOperator):
         try:
             provide(cluster, plan, resolved(self.claim), share)
             seen = self._delivered(cluster, plan)
-        except (CapacityError, UndeliveredError) as error:
+        except PermanentError as error:
             explain(context, str(error))
             raise
         route, patch = self._looked_at(cluster, plan, share)

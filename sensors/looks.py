@@ -106,7 +106,7 @@ class Looks:
         self._sighted = 0.0
         self._breached_since: float | None = None
         self._blind_since: float | None = None
-        self._promoted_at: float | None = None
+        self._sighted_before_promotion = 0.0
 
     @property
     def evidence(self) -> str:
@@ -126,8 +126,8 @@ class Looks:
             if ended := self._ended(route, at):
                 _say(self._report.again())
                 return ended
-            if route.phase == routes.PROMOTED and self._promoted_at is None:
-                self._promoted_at = self._sighted
+            if route.phase != routes.PROMOTED:
+                self._sighted_before_promotion = self._sighted
             self._count_pods(route, at)
             blind = self._sight(route, at)
         except DeployError as error:
@@ -240,7 +240,7 @@ class Looks:
             return self._decide_blind(reason, at)
         canary = self._plan.spec.canary
         if self._assignment.role == "watch":
-            if self._promoted_at is None or self._sighted - self._promoted_at < canary.max_bake + UNVERIFIED:
+            if self._sighted - self._sighted_before_promotion < canary.max_bake + UNVERIFIED:
                 return None
             return self._outcome("UNDECIDED", "nobody has verified the promotion", at)
         if verdict == "HEALTHY" and at - self._assignment.started >= canary.bake:

@@ -62,7 +62,9 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str) -> dict[str, Any] 
     # writing over what they wrote.
     there = cluster.route_or_absent(namespace, testers.name_of(name))
     if there.is_there and not testers.is_ours(there):
-        raise RefusedError(f"HTTPRoute {there.name} is not airflow-deploy's; rename it, then deploy again")
+        raise RefusedError(
+            f"HTTPRoute {there.name} is not one of airflow-deploy's for testers; rename it, then deploy again"
+        )
     route = cluster.route(namespace, name)
     if route.owner != owner:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")

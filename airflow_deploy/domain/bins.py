@@ -10,9 +10,10 @@ intervals is not waited for. The bins' edges are multiples of the interval in ab
 where it ends, depends on the samples alone, and not on when they were asked for.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
 from math import ceil, floor
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -44,8 +45,8 @@ class Bins(Generic[Item]):
             end = max(ceil(scrapes[0][0] / width), floor(self._end / width) + 1) * width
             if not self._is_complete(end, width):
                 return
-            within = list(takewhile(lambda scrape: scrape[0] <= end, scrapes))  # noqa: B023 - used up at once
-            scrapes = scrapes[len(within) :]
+            cut = bisect_right(scrapes, end, key=itemgetter(0))
+            within, scrapes = scrapes[:cut], scrapes[cut:]
             self._learn(within)
             self._end = end
             yield end, [item for scrape in within for item in self._waiting.pop(scrape)]

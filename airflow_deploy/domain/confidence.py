@@ -67,6 +67,8 @@ Judged = tuple[float | None, str]
 def _inputs(known: Known) -> dict[str, Inputs]:
     gate, change, spec = known.plan.request.safety_gate, known.plan.request.change, known.plan.spec
     found = gate.vulnerabilities
+    # Where nobody serves, nobody is taken from a version that does.
+    first_share = spec.canary.stages[0] if known.plan.stable else 0
     return {
         "safety_gates": {
             "passed": gate.tests.passed,
@@ -81,7 +83,7 @@ def _inputs(known: Known) -> dict[str, Inputs]:
             "healthy": known.verdicts.count("HEALTHY"),
             "undecided": known.verdicts.count("UNDECIDED") + known.verdicts.count(None),
         },
-        "blast_radius": {"criticality": spec.criticality, "first_share": spec.canary.stages[0]},
+        "blast_radius": {"criticality": spec.criticality, "first_share": first_share},
         "history": known.outcomes.dump(),
         "complexity": change.dump(),
         "coverage": {"coverage": gate.coverage},
@@ -121,7 +123,8 @@ def _blast_radius(criticality: str, first_share: int) -> Judged:
     """The share that every service may begin with costs nothing."""
     modest = min(level.first_share for level in CRITICALITY.values())
     value = CRITICALITY[criticality].trust * (1 - max(0, first_share - modest) / 100)
-    return value, f"criticality {criticality}, first share {first_share} %"
+    risks = f"first share {first_share} %" if first_share else "nobody is taken from a version that serves"
+    return value, f"criticality {criticality}, {risks}"
 
 
 def _history(verified: int, undone: int) -> Judged:

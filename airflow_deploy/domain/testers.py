@@ -16,6 +16,7 @@ from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
 HEADER, ALWAYS = "x-canary", "always"
 MARK = "x-canary-version"
 """The header that the testers' rule adds to each answer: by it alone one can tell that the rule has delivered it."""
+LABELS = {MANAGED_BY: MANAGER, "app.kubernetes.io/component": "testers"}
 EVERYTHING = {"path": {"type": "PathPrefix", "value": "/"}}
 """What a rule without a match matches."""
 
@@ -26,8 +27,8 @@ def name_of(route: str) -> str:
 
 
 def is_ours(testers: Route) -> bool:
-    """Whether we have made this route, and may write it."""
-    return (testers.body["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER
+    """Whether it is one that we have made for testers, and may write: the route of a first version is ours no more."""
+    return LABELS.items() <= (testers.body["metadata"].get("labels") or {}).items()
 
 
 def made(route: Route, owner: str, candidate: str) -> dict[str, Any] | None:
@@ -45,7 +46,7 @@ def made(route: Route, owner: str, candidate: str) -> dict[str, Any] | None:
         "metadata": {
             "name": name_of(metadata["name"]),
             "namespace": metadata["namespace"],
-            "labels": {MANAGED_BY: MANAGER},
+            "labels": LABELS,
             "annotations": {OWNER: owner},
         },
         "spec": {**route.body["spec"], "rules": rules},

@@ -15,6 +15,7 @@ from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryErr
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import Route
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.testers import LABELS
 from airflow_deploy.operators import canary
 from airflow_deploy.operators import settle as settling
 from airflow_deploy.operators.base import recorded
@@ -200,8 +201,8 @@ class TestRoute:
         self, stage: Stage, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The next one claims the route and writes its own between our two reads and our write."""
-        theirs = {"metadata": {"name": "testers-payments-route", "namespace": "shop"}, "spec": {"rules": ["theirs"]}}
-        theirs["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "airflow-deploy"}  # type: ignore[index]
+        named = {"name": "testers-payments-route", "namespace": "shop", "labels": LABELS}
+        theirs: dict[str, Any] = {"metadata": named, "spec": {"rules": ["theirs"]}}
         create = stage.cluster.create_route
 
         def meanwhile(body: dict[str, Any]) -> None:
@@ -217,10 +218,13 @@ class TestRoute:
             testers.see_delivered(real(stage.cluster), stage.plan, "DEP-1-00000000/1")
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
 
-    def test_of_a_team_is_left_alone(self, stage: Stage) -> None:
-        own: dict[str, Any] = {"metadata": {"name": "testers-payments-route", "namespace": "shop"}, "spec": {}}
+    @pytest.mark.parametrize("labels", [{}, {"app.kubernetes.io/managed-by": "airflow-deploy"}])
+    def test_of_a_team_is_left_alone(self, stage: Stage, labels: dict[str, str]) -> None:
+        """As is one that the first deployment of a service has made whose name is so."""
+        named = {"name": "testers-payments-route", "namespace": "shop", "labels": labels}
+        own: dict[str, Any] = {"metadata": named, "spec": {}}
         stage.cluster.create_route(own)
-        with pytest.raises(RefusedError, match=r"testers-payments-route is not airflow-deploy's; rename it"):
+        with pytest.raises(RefusedError, match=r"is not one of airflow-deploy's for testers; rename it"):
             stage.shift()
         assert close(real(stage.cluster), "shop", "payments-route", lambda _: True) is None
         assert stage.cluster.testers is not None

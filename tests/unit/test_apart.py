@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +23,11 @@ from tests.unit.test_telemetry import CANDIDATE, STABLE, poll, total
 PRESET = PRESETS["application"]
 SCRAPE = 5.0
 START = 1_795_417_200.0
+
+
+def outage(begun: float, after: float) -> float:
+    """The share of requests that fail, for 20 s from ``begun`` on; both in seconds of the story."""
+    return 0.5 if begun <= after < begun + 20 else 0.001
 
 
 def reader() -> CounterReader:
@@ -216,5 +222,5 @@ class TestJudged:
     def test_an_outage_that_both_share_accuses_nobody_whoever_is_scraped_first(self, late: float) -> None:
         for seed in range(10):
             begun = 60 + random.Random(seed).uniform(0, SCRAPE)
-            outage = lambda after, begun=begun: 0.5 if begun <= after < begun + 20 else 0.001  # noqa: E731
-            assert harm_at(Pods(seed, per_second=200, stable_late=late).ticks(120, outage, outage)) is None, seed
+            suffered = partial(outage, begun)
+            assert harm_at(Pods(seed, per_second=200, stable_late=late).ticks(120, suffered, suffered)) is None, seed

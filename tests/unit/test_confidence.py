@@ -164,6 +164,12 @@ class TestTheReport:
             "coverage": "85% of lines",
         }
 
+    def test_a_first_version_takes_nobody_from_one_that_serves(self) -> None:
+        plan = make_plan(make_spec(criticality="medium", canary={"stages": [50, 100]}), stable="")
+        (blast,) = (factor for factor in score(Known(plan, Outcomes())).factors if factor.name == "blast_radius")
+        assert blast.value == CRITICALITY["medium"].trust
+        assert blast.reason == "criticality medium, nobody is taken from a version that serves"
+
     def test_it_says_what_was_not_stated(self) -> None:
         silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=Outcomes())
         assert {factor.name: factor.reason for factor in silent.factors if "no" in factor.reason} == {

@@ -18,7 +18,10 @@ from tests.unit.test_telemetry import label
 
 OWNER = "DEP-1795417200-ffffffff/1"
 ASKED = {"type": "Exact", "name": "x-canary", "value": "always"}
-MARKS = {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": MARK, "value": "new"}]}}
+MARKS: dict[str, Any] = {
+    "type": "ResponseHeaderModifier",
+    "responseHeaderModifier": {"set": [{"name": MARK, "value": "new"}]},
+}
 
 
 def claimed(*rules: dict[str, Any], **spec: Any) -> Route:
@@ -50,7 +53,7 @@ class TestRules:
     def test_lead_all_who_send_the_header_to_the_candidate_alone(self) -> None:
         body = beside(matches(path("/"), path("/v2", "Exact")), hostnames=["shop.example.com", "*.example.com"])
         assert body["metadata"]["name"] == "testers-payments"
-        assert body["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "airflow-deploy"}
+        assert body["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "airflow-deploy"
         assert body["metadata"]["annotations"] == {"airflow-deploy/owner": OWNER}
         assert body["spec"] == {
             "parentRefs": [{"name": "gateway"}],
@@ -92,7 +95,7 @@ class TestRules:
         said = {"add": [{"name": "x-team", "value": "pay"}], "set": [{"name": "X-Canary-Version", "value": "forged"}]}
         modifier = {"type": "ResponseHeaderModifier", "responseHeaderModifier": said}
         (rule,) = beside({"filters": [modifier, rewrite], "timeouts": {"request": "5s"}})["spec"]["rules"]
-        marked = {**MARKS["responseHeaderModifier"], "add": said["add"]}  # type: ignore[dict-item]
+        marked = {**MARKS["responseHeaderModifier"], "add": said["add"]}
         assert rule["filters"] == [rewrite, {**MARKS, "responseHeaderModifier": marked}]
         assert rule["timeouts"] == {"request": "5s"}
 
