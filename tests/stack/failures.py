@@ -124,7 +124,11 @@ COMPONENTS = {
     "worker": Component(_kill_workers, lambda: None, lambda: True),
     "api-server": _supervised(["airflow-api-server"]),
     "dag-processor": _supervised(["airflow-dag-processor"]),
-    "postgres": _server("postgres", postgres.resume, partial(airflow.running, "SchedulerJob")),
+    "postgres": _server(
+        "postgres",
+        postgres.resume,
+        lambda: postgres.ready() and airflow.running("SchedulerJob") and airflow.api_ready(),
+    ),
     "prometheus": _server("prometheus", prometheus.start, prometheus.ready),
     "gateway": _server("traefik", gateway.start_traefik, gateway.traefik_ready),
     "kube-apiserver": _server("apiserver", control_plane.start_apiserver, partial(answers, "get", "--raw=/readyz")),
