@@ -17,7 +17,10 @@ KINDS = (
     "configmaps,deployments,horizontalpodautoscalers,httproutes,jobs,networkpolicies,poddisruptionbudgets,replicasets,"
     "rolebindings,secrets,serviceaccounts,services"
 )
-OTHERS = ("airflow", "bazaar", "booth", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights", "shop")
+OTHERS = (
+    *("airflow", "bazaar", "booth", "debut", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights"),
+    *("scout", "shop"),
+)
 """Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 

@@ -1,0 +1,56 @@
+"""The probe on the real gateway: where that brings no request to the candidate, no user is sent there either."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_deploy.clients import testers
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.manifests import objects, route
+from airflow_deploy.domain.errors import UndeliveredError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import claim
+from tests.stack import StackInfo
+from tests.stack import cluster as stacks
+from tests.stack.access import kubectl
+from tests.unit.builders import make_plan, make_spec
+
+SCOUT = "scout"
+
+
+@pytest.fixture
+def cluster(stack: StackInfo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv(
+        f"AIRFLOW_CONN_{SCOUT.upper()}",
+        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": stack.admin_kubeconfig}}),
+    )
+    metadata = {"name": SCOUT, "labels": stacks.Cluster.load().label}
+    home = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    kubectl("delete", "namespace", SCOUT, "--ignore-not-found", "--wait")
+    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(home))
+    yield Cluster(SCOUT)
+    kubectl("delete", "namespace", SCOUT, "--wait=false")
+
+
+def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
+    """Return the plan and the owner of a first version on its own route; its image is nowhere, so no pod is ready."""
+    namespace, _, name = stacks.Cluster.load().gateway.partition("/")
+    where = {"gateway": {"namespace": namespace, "name": name}, "hostnames": [f"{SCOUT}.test"]}
+    spec = make_spec(service=SCOUT, namespace=SCOUT, route={"name": SCOUT, "url": url, **where})
+    plan = make_plan(spec, stable="")
+    cluster.apply(objects(plan))
+    made = cluster.create_route(route(spec))
+    owner, patch = claim(made, plan.deployment_id, plan.stable, plan.candidate)
+    cluster.patch_route(made, patch)
+    return plan, owner
+
+
+def test_a_candidate_that_the_gateway_does_not_reach_is_told_before_any_share(
+    stack: StackInfo, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, owner = claimed(cluster, stack.gateway_url)
+    monkeypatch.setattr(testers, "PATIENCE", 5.0)
+    with pytest.raises(UndeliveredError, match=r"was not seen to reach .*: 503 by somebody else; see whether"):
+        testers.see_delivered(cluster, plan, owner)
+    assert not cluster.route(SCOUT, SCOUT).serves(plan.candidate)
