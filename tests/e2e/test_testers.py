@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from airflow_deploy.clients import testers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.manifests import objects, route
-from airflow_deploy.domain.errors import UndeliveredError
+from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import claim
 from tests.stack import StackInfo
@@ -41,9 +42,14 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
     plan = make_plan(spec, stable="")
     cluster.apply(objects(plan))
     made = cluster.create_route(route(spec))
-    owner, patch = claim(made, plan.deployment_id, plan.stable, plan.candidate)
-    cluster.patch_route(made, patch)
-    return plan, owner
+    for _ in range(50):
+        owner, patch = claim(made, plan.deployment_id, plan.stable, plan.candidate)
+        # The gateway may write its status between the two calls.
+        with suppress(TemporaryError):
+            cluster.patch_route(made, patch)
+            return plan, owner
+        made = cluster.route(SCOUT, SCOUT)
+    raise AssertionError("the route never comes to rest")
 
 
 def test_a_candidate_that_the_gateway_does_not_reach_is_told_before_any_share(

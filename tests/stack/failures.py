@@ -48,9 +48,11 @@ class Component:
 
 
 def _kill(name: str) -> None:
+    """Kill a server with what it has started: a PostgreSQL would not start anew beside its own orphans."""
     process = recorded()[name]
-    with suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
+    for pid in [process.pid, *_below(process.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not process.alive(), 10)
 
 
