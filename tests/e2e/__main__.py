@@ -2,14 +2,14 @@
 
 Most of them wait most of their time, for traffic and for Airflow. What is in one lane takes turns, and each lane has
 services of its own. The first lane's output is shown as it comes, and the others' follows at the end. The tests of the
-paths come first in the last lane, and yield to all that runs beside them.
+paths are one more lane, which yields to all that runs beside it.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import IO
@@ -19,7 +19,6 @@ from tests.stack.layout import CHECKOUT, INFO
 ASIDE = (
     (
         "test_application_metrics.py",
-        "test_capacity.py",
         "test_compose.py",
         "test_first.py",
         "test_how_to.py",
@@ -42,32 +41,29 @@ def main(paths: list[str]) -> int:
     """
     env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
     ours = not INFO.exists()
-    lanes = [[_verbose(*(f"tests/e2e/{name}" for name in names))] for names in ASIDE]
+    lanes = [_verbose(*(f"tests/e2e/{name}" for name in names)) for names in ASIDE]
     others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, (ALONE,)) for name in names)]
     if paths:
-        lanes[-1].insert(0, ["nice", "-n", "15", *_pytest("-q", *paths)])
+        lanes.append(["nice", "-n", "15", *_pytest("-q", *paths)])
     try:
         subprocess.run([sys.executable, "-m", "tests.stack", "up"], cwd=CHECKOUT, env=env, check=True)
         with ExitStack() as opened, ThreadPoolExecutor(len(lanes)) as threads:
             outputs = [opened.enter_context(tempfile.TemporaryFile()) for _ in lanes]
             asides = [threads.submit(_run, lane, env, output) for lane, output in zip(lanes, outputs, strict=True)]
-            code = max(_run([_verbose(*others)], env), *(aside.result() for aside in asides))
+            code = max(_run(_verbose(*others), env), *(aside.result() for aside in asides))
             for output in outputs:
                 output.seek(0)
                 sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
-        return max(code, _run([_verbose(f"tests/e2e/{ALONE}")], env))
+        return max(code, _run(_verbose(f"tests/e2e/{ALONE}"), env))
     finally:
         if ours:
             subprocess.run([sys.executable, "-m", "tests.stack", "down"], cwd=CHECKOUT, env=env, check=True)
 
 
-def _run(commands: Iterable[list[str]], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
-    """Run one command after the other, whatever becomes of them, and return the largest exit code."""
-    return max(
-        abs(subprocess.run(command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, check=False).returncode)
-        for command in commands
-    )
+def _run(command: list[str], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return abs(subprocess.run(command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, check=False).returncode)
 
 
 def _verbose(*arguments: str) -> list[str]:
