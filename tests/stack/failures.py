@@ -48,12 +48,18 @@ class Component:
 
 
 def _kill(name: str) -> None:
-    """Kill a server with what it has started: a PostgreSQL would not start anew beside its own orphans."""
-    process = recorded()[name]
-    for pid in [process.pid, *_below(process.pid)]:
+    """Kill a server with what it has started: PostgreSQL does not start anew beside its orphans, nor its own zombie."""
+    pid = recorded()[name].pid
+    for each in [pid, *_below(pid)]:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not process.alive(), 10)
+            os.kill(each, signal.SIGKILL)
+    wait_until(lambda: _reaped(pid), 10)
+
+
+def _reaped(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _server(name: str, start: Callable[[], Process], ready: Callable[[], bool]) -> Component:
