@@ -2,7 +2,7 @@
 
 plan -> build_image -> score_confidence -> route_on_confidence -> [approve] -> capture_baseline -> apply_manifest
   -> wait_ready -> claim_route -> +- watch ---------------------------------------------------------+-> audit -> settle
-                                  +- canary_5 … canary_100 -> score_promotion … promote -> verify -+
+                                  +- [shadow] -> canary_5 … canary_100 -> score_promotion … verify +
 A stage is shift, gate, [ask]: where its gate cannot decide, a person does. At the last stage the promotion asks for it.
 rollback runs as soon as anything after apply_manifest fails; settle is the teardown and runs whatever happens.
 """
@@ -218,12 +218,17 @@ def _decision(
 def _stages(
     spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any], deployed: tuple[str, str]
 ) -> list[Stage]:
-    """Make the stages; ``deployed`` is what let the first share be given."""
+    """Make the stages; ``deployed`` is what let the first of them begin."""
     stages: list[Stage] = []
-    for share, following in zip_longest(spec.canary.stages, spec.canary.stages[1:]):
+    given = [(share, following, False) for share, following in zip_longest(spec.canary.stages, spec.canary.stages[1:])]
+    copied = [(spec.shadow.share, spec.canary.stages[0], True)] if spec.shadow else []
+    for share, following, mirrored in [*copied, *given]:
         agreed = stages[-1].agreed if stages else deployed
-        with TaskGroup(f"canary_{share}", tooltip=f"{share} % of real traffic"):
-            shift = ShiftCanaryOperator(task_id="shift", share=share, agreed=agreed, trigger_rule=EITHER_WAY, **owned)
+        name, of = ("shadow", "copies of ") if mirrored else (f"canary_{share}", "")
+        with TaskGroup(name, tooltip=f"{of}{share} % of real traffic"):
+            shift = ShiftCanaryOperator(
+                task_id="shift", share=share, mirrored=mirrored, agreed=agreed, trigger_rule=EITHER_WAY, **owned
+            )
             gate = HealthGateSensor(task_id="gate", next_share=following or 100, **judged)
             seen = [*_judging(stages), gate.task_id]
             ask = _question(spec, owned, "ask", following, "score_confidence", seen) if following else None

@@ -98,7 +98,9 @@ def _judgement(context: Context, task: str) -> dict[str, Any] | None:
 def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[str, Any]) -> dict[str, Any]:
     restored = [event["restored_at"] for event in judgements.values() if event.get("restored_at")]
     breached = [event["at"] for event in judgements.values() if event["verdict"] == "BREACHED"]
-    exposed = [item.at.isoformat() for item in path if item.to == State.CANARY]
+    given = [item for item in path if item.to == State.CANARY]
+    exposed = [item.at.isoformat() for item in given if not item.task.startswith("shadow.")]
+    mirrored = [item.at.isoformat() for item in given if item.task.startswith("shadow.")]
     settled = [item.at.isoformat() for item in path if item.to == State.ROLLED_BACK]
     return {
         "deployment_id": plan.deployment_id,
@@ -113,6 +115,7 @@ def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[
         "image": plan.image if plan.digest else None,
         "candidate": plan.candidate,
         "stable": plan.stable,
+        "mirrored_at": min(mirrored, default=None),
         "first_exposed_at": min(exposed, default=None),
         "verdict_at": min(breached, default=None),
         "restored_at": min(restored or settled, default=None),

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import Context, XComArg
 
-from airflow_deploy.clients import lease, manifests
+from airflow_deploy.clients import lease, manifests, mirror
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.testers import see_delivered
@@ -84,11 +84,13 @@ class ShiftCanaryOperator(OwnedOperator):
     A service's first version has nobody to share with: its first stage gives it all, and the others find that done.
 
     :param agreed: ids of the judge and of the question before, one of which must have let it.
+    :param mirrored: give it copies, while users are answered by the stable.
     """
 
-    def __init__(self, *, share: int, agreed: tuple[str, str], **kwargs: Any) -> None:
+    def __init__(self, *, share: int, agreed: tuple[str, str], mirrored: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.share = share
+        self.mirrored = mirrored
         self.agreed = agreed
 
     def execute(self, context: Context) -> None:
@@ -108,19 +110,22 @@ class ShiftCanaryOperator(OwnedOperator):
             explain(context, str(error))
             raise
         route, patch = self._looked_at(cluster, plan, share)
-        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {share} % to {plan.candidate}{seen}")
+        what = f"copies of {share} %" if self.mirrored else f"{share} %"
+        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
         cluster.patch_route(route, patch)
-        self.log.info("route %s gives %s %d %%", route.name, plan.candidate, share)
-        record(context, State.CANARY_WAITING, f"{share} % of traffic is declared for {plan.candidate}")
+        self.log.info("route %s gives %s %s", route.name, plan.candidate, what)
+        declared = f"{what} of traffic {'are' if self.mirrored else 'is'} declared"
+        record(context, State.CANARY_WAITING, f"{declared} for {plan.candidate}")
 
     def _delivered(self, cluster: Cluster, plan: DeploymentPlan) -> str:
         """Before the first share, see that the gateway delivers, and return that in words."""
         route = cluster.route(plan.spec.namespace, plan.spec.route.name)
         if route.shifts or route.owner != (owner := resolved(self.claim)):
             return ""
-        seen = see_delivered(cluster, plan, owner)
-        self.log.info("%s", seen)
-        return f"; {seen}"
+        seen = [mirror.set_up(cluster, plan, owner)] if self.mirrored else []
+        seen.append(see_delivered(cluster, plan, owner))
+        self.log.info("%s", "; ".join(seen))
+        return f"; {'; '.join(seen)}"
 
     def _looked_at(self, cluster: Cluster, plan: DeploymentPlan, share: int) -> tuple[Route, Patch]:
         """Wait until the watch has completed a look since this try began, and return the patch that shifts.
@@ -132,7 +137,7 @@ class ShiftCanaryOperator(OwnedOperator):
         deadline = time.monotonic() + UNSEEN
         while True:
             route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-            patch = routes.shift(route, owner, plan.stable, plan.candidate, share, time.time())
+            patch = routes.shift(route, owner, plan.stable, plan.candidate, share, time.time(), mirrored=self.mirrored)
             if not patch or sign.seen():
                 return route, patch
             if time.monotonic() >= deadline:

@@ -10,9 +10,11 @@ from airflow_deploy.clients import manifests
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.autoscalers import check_autoscalers
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.mirror import NEEDS
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.clients.source import Repository
 from airflow_deploy.clients.wayback import check_way_back
+from airflow_deploy.domain import mirror
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -67,6 +69,7 @@ class PlanDeploymentOperator(DeployOperator):
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
+        _check_shadow(cluster, plan, route)
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
@@ -128,6 +131,24 @@ def _refuse_gitops(route: Route) -> None:
             f"route {route.name}: {' and '.join(managers)} owns its rules and would set the weights back; let it ignore"
             " the differences at /spec/rules/*/backendRefs"
         )
+
+
+def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: Route) -> None:
+    if not plan.spec.shadow:
+        return
+    if not plan.stable:
+        raise RefusedError(
+            "shadow: nobody serves yet whose requests could be copied; remove shadow for this deployment"
+        )
+    if route.filters(plan.stable):
+        raise RefusedError(
+            f"shadow: route {route.name} has filters at the backend {plan.stable}, which a mirror does not apply; move"
+            " them to the rule, or remove shadow"
+        )
+    try:
+        cluster.apply(mirror.made(plan, copied=False), dry_run=True)
+    except RefusedError as error:
+        raise RefusedError(f"shadow: {error}; shadow needs {NEEDS}; or remove shadow") from error
 
 
 def _check_resolved_when(observer: Observer, request: DeployRequest, spec: DeploymentSpec) -> None:

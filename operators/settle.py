@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_deploy.clients import mirror
 from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
@@ -88,15 +89,20 @@ class RollbackOperator(RecordingOperator):
         return "a step failed", None
 
 
-def _release(plan: DeploymentPlan) -> None:
-    """Give up what was held for the run: autoscalers, and the testers' route.
+def _release(plan: DeploymentPlan, *, settled: bool = True) -> None:
+    """Give up what was held for the run: autoscalers, the testers' route, and the mirror.
 
     What cannot be done now is done by the task that tidies up: nobody waits.
+
+    :param settled: otherwise only the mirror, if no route names it: a namespace that has it cannot be deleted.
     """
     try:
         cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
-        release_autoscalers(cluster, plan.spec.namespace, mine)
-        close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
+        if settled:
+            release_autoscalers(cluster, plan.spec.namespace, mine)
+            close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
+        if plan.spec.shadow:
+            mirror.close(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)
     except DeployError as error:
         log.warning("what was held for the run is not given up yet: %s", error)
 
@@ -126,7 +132,11 @@ class SettleOperator(RecordingOperator):
         settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
         if not settled:
             why = "the run ended before the deployment was verified"
-            self._take_back(context, plan, why, reached)
+            try:
+                self._take_back(context, plan, why, reached)
+            except DeployError:
+                _release(plan, settled=False)
+                raise
             verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))

@@ -134,7 +134,7 @@ def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
             return _unfinished(item, route.word, at)
         if not routes.at_rest(route, plan.deployment_id, plan.candidate):
             return Found(item, "LEFT", f"route {route.name} is {route.phase} by {route.owner}", at)
-        said: Recheck = recheck(item, Observer(prometheus, plan), at)
+        said: Recheck = recheck(item, Observer(prometheus, plan, copies=False), at)
         return Found(item, said.verdict, said.reason, said.at, said.evidence)
     except DeployError as error:
         return Found(item, "BLIND", str(error), at)

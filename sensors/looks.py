@@ -32,7 +32,7 @@ from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
-from airflow_deploy.domain.route import Route
+from airflow_deploy.domain.route import Route, Shift
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors.telling import ALLOWANCE
 
@@ -100,7 +100,7 @@ class Looks:
         )
         self._log = EvidenceLog(terms, self._observer.queries)
         self._report = Report(table(plan.spec.kinds), plan.spec.limits)
-        self._share = 0
+        self._shift = Shift(0, 0.0)
         self._looked_at: float | None = None
         self._in_time = False
         self._sighted = 0.0
@@ -196,7 +196,8 @@ class Looks:
     def _count_pods(self, route: Route, at: float) -> None:
         """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said."""
         plan = self._plan
-        if self._assignment.role == "gate" or not route.serves(plan.candidate) or not route.shifts:
+        reached = route.serves(plan.candidate) or route.copies_to(plan.candidate)
+        if self._assignment.role == "gate" or not reached or not route.shifts:
             return
         try:
             ready = self._cluster.ready_endpoints(plan.spec.namespace, plan.candidate, QUICK)
@@ -219,8 +220,8 @@ class Looks:
             for tick in self._reader.feed(seen.counters, seen.own, seen.gauges):
                 # Two clocks: what the candidate answered counts, even if Prometheus' clock says before the shift.
                 if tick.at >= shifts[0].at or tick.counts[self._plan.candidate].requests:
-                    share = [shift.share for shift in shifts if shift.at <= tick.at][-1:] or [shifts[0].share]
-                    self._log.tick(tick, share[0])
+                    shift = ([shift for shift in shifts if shift.at <= tick.at] or shifts[:1])[-1]
+                    self._log.tick(tick, shift.counted, mirrored=shift.mirrored)
             self._asked_until = until
 
     def _answer(self, condition: ResolvedWhen) -> float | None:
@@ -268,7 +269,9 @@ class Looks:
         if lasted >= blindness.max_blind:
             log.error("blind for %.0f s; a person should look: %s", lasted, reason)
         holds_brake = self._assignment.role != "gate"
-        if holds_brake and blindness.then == "rollback" and lasted >= blindness.max_blind:
+        # Nobody is served better by copies that go on: those that never end pile up in the gateway.
+        ends = blindness.then == "rollback" or self._shift.mirrored
+        if holds_brake and ends and lasted >= blindness.max_blind:
             return self._outcome("BLIND", f"for {lasted:.0f} s: {reason}", at)
         return None
 
@@ -278,11 +281,12 @@ class Looks:
 
     def _tell(self, route: Route | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool) -> None:
         if route and route.shifts:
-            self._share = route.shifts[-1].share
+            self._shift = route.shifts[-1]
         if not final and not ALLOWANCE.is_left(time.monotonic()):
             return
         judge = self._log.judge
-        look = Look(at, self._share, verdict, findings, judge.total, judge.control)
+        shift = self._shift
+        look = Look(at, shift.share, verdict, findings, judge.total, judge.control, shift.mirrored)
         try:
             _say(self._report.lines(look, final=final))
         except Exception:

@@ -81,13 +81,18 @@ class Cluster(Inventory):
         :raises RefusedError: the server does not accept an object.
         """
         from kubernetes.dynamic import DynamicClient
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
         with _errors("reading the cluster's API list"):
             dynamic = DynamicClient(self._api)
         for item in objects:
             what = f"{item['kind']} {item['metadata']['namespace']}/{item['metadata']['name']}"
             with _errors(f"applying {what}", invalid=RefusedError):
-                resource = dynamic.resources.get(api_version=item["apiVersion"], kind=item["kind"])
+                try:
+                    resource = dynamic.resources.get(api_version=item["apiVersion"], kind=item["kind"])
+                except ResourceNotFoundError as error:
+                    unknown = f"{what}: the cluster knows no {item['kind']} of {item['apiVersion']}"
+                    raise RefusedError(f"{unknown}; install its CRDs") from error
                 dynamic.server_side_apply(
                     resource,
                     body=item,

@@ -103,7 +103,7 @@ class Guard:
             self._over[lease.name] = lease.version
             return
         stable, candidate = route.versions
-        if not route.serves(candidate):
+        if not (route.serves(candidate) or route.copies_to(candidate)):
             return
         if stable and not self._traffic.ready_endpoints(lease.namespace, stable):
             raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")

@@ -9,6 +9,7 @@ from airflow_deploy.clients.answers import TIMEOUT, errors
 from airflow_deploy.clients.traffic import GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.mirror import LABELS as MIRROR
 from airflow_deploy.domain.route import Patch, Route
 
 AUTOSCALING_API = ("autoscaling", "v2")
@@ -25,6 +26,14 @@ OWN_KINDS = {
 The Deployment is first, since it is fenced by its version, which changes with its pods; what is left can be listed and
 deleted by the next who comes. ConfigMaps are not listed: nobody needs to read what they say.
 """
+
+
+UNHELD = {"metadata": {"finalizers": None}}
+MIRROR_KINDS = {
+    "TraefikService": "/apis/traefik.io/v1alpha1/namespaces/{}/traefikservices",
+    "Service": OWN_KINDS["Service"],
+}
+"""What a mirror consists of, in the order in which it is deleted: as long as its Service is there, it can be found."""
 
 
 class Inventory(Traffic):
@@ -77,6 +86,25 @@ class Inventory(Traffic):
                 if error.status != 404:
                     raise
 
+    def mirrors(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the Services of the namespace's mirrors."""
+        return self._listed("Service", namespace, labelSelector=",".join(f"{key}={MIRROR[key]}" for key in MIRROR))
+
+    def delete_mirror(self, service: Mapping[str, Any]) -> None:
+        """Delete a mirror, which is its ``service`` and all that has the same name; what is gone already is well."""
+        from kubernetes.client import ApiException
+
+        metadata = service["metadata"]
+        for kind, path in MIRROR_KINDS.items():
+            path = f"{path.format(metadata['namespace'])}/{metadata['name']}"
+            with errors(f"deleting {kind} {metadata['namespace']}/{metadata['name']}"):
+                try:
+                    self._call("PATCH", path, body=UNHELD, content_type="application/merge-patch+json")
+                    self._call("DELETE", path, body={"propagationPolicy": "Background"})
+                except ApiException as error:
+                    if error.status != 404:
+                        raise
+
     def selectors(self, namespace: str) -> list[dict[str, str]]:
         """Return which labels each of the namespace's Services asks for; those without any are left out."""
         found = (item["spec"].get("selector") for item in self._listed("Service", namespace))
@@ -118,11 +146,11 @@ class Inventory(Traffic):
             answer = self._call("GET", OWN_KINDS[kind].format(namespace), query_params=list(selected.items()))
         return [{**item, "kind": kind} for item in answer["items"]]
 
-    def _call(self, method: str, path: str, **sent: Any) -> Any:
+    def _call(self, method: str, path: str, content_type: str = "application/json", **sent: Any) -> Any:
         return self._api.call_api(
             path,
             method,
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            header_params={"Accept": "application/json", "Content-Type": content_type},
             response_types_map={200: "object", 202: "object"},
             auth_settings=["BearerToken"],
             _return_http_data_only=True,

@@ -66,11 +66,15 @@ class Seen:
 
 
 class Observer:
-    """Asks for one deployment's counters and gauges."""
+    """Asks for one deployment's counters and gauges.
 
-    def __init__(self, prometheus: Prometheus, plan: DeploymentPlan) -> None:
+    :param copies: whether to count also what a mirror answers and copies, where the deployment has one.
+    """
+
+    def __init__(self, prometheus: Prometheus, plan: DeploymentPlan, *, copies: bool = True) -> None:
         self._prometheus, self._plan = prometheus, plan
-        self._preset = plan.spec.metrics.names
+        names = plan.spec.metrics.names
+        self._preset = names.with_mirrors() if copies and plan.spec.shadow else names
         self._services = plan.versions
         self._where = plan.spec.namespace, plan.spec.route.name
         edges = sorted(set(plan.spec.latency_limits.values()))

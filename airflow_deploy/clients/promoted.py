@@ -25,7 +25,7 @@ class Promoted:
     """A deployment that ended VERIFIED at ``verified_at`` (unix seconds).
 
     ``baseline`` is what the service was like before, and ``disturbed_until`` is when the last later deployment that
-    users have seen, and that came to nothing, had ended.
+    has answered users or copies, and that came to nothing, had ended.
     """
 
     plan: DeploymentPlan
@@ -60,7 +60,7 @@ def _latest(service: ObjectStoragePath) -> Promoted | None:
         if said.get("state") == State.VERIFIED:
             found = _verified(said)
             return found and replace(found, disturbed_until=disturbed_until)
-        if said.get("first_exposed_at"):
+        if said.get("first_exposed_at") or said.get("mirrored_at"):
             with suppress(ValueError, KeyError, TypeError, OverflowError):
                 disturbed_until = max(disturbed_until, datetime.fromisoformat(said["ended_at"]).timestamp())
     return None

@@ -189,7 +189,7 @@ class Run:
 
     def _verdicts(self, seen: Snapshot) -> Iterator[Verdict]:
         gates = {int(found[1]): task for task in seen.tasks if (found := re.fullmatch(r"canary_([0-9]+)\.gate", task))}
-        for task in [*(gates[share] for share in sorted(gates)), "watch", "verify"]:
+        for task in ["shadow.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
             # A task that has neither failed nor succeeded has judged nothing yet.
             event = self._xcom(task) if seen.tasks.get(task) in DONE else None
             if isinstance(event, dict) and "verdict" in event:

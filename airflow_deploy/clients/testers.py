@@ -10,6 +10,7 @@ from typing import Any
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import testers
 from airflow_deploy.domain.errors import FencedError, RefusedError, UndeliveredError
+from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.route import OWNER, Route
 from airflow_deploy.domain.testers import MARK, Question, question
@@ -31,15 +32,29 @@ def see_delivered(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     :raises UndeliveredError: the gateway does not bring it to the candidate, or that answers with an error.
     :raises FencedError: another deployment has the route; RefusedError: a team has a route of that name.
     """
-    body = _open(cluster, plan, owner)
+    body = _open(cluster, plan, owner, mirrored=False)
     if body is None:
         return f"the gateway was not asked, since the route's own rules divide by {testers.HEADER} already"
     asked = question(body)
     if plan.spec.route.url is None or asked is None:
         why = "no match of the route can be met by a GET" if plan.spec.route.url else "route.url is not set"
         return f"the gateway was not asked, since {why}: whether it delivers is seen by its counters alone"
-    _await_answer(plan, plan.spec.route.url, asked)
+    _await_answer(plan, plan.spec.route.url, asked, plan.candidate)
     return f"a request to {plan.spec.route.url} with {testers.HEADER}: {testers.ALWAYS} was seen to arrive"
+
+
+def see_mirrored(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+    """Let testers be answered through the mirror, and return in words that the stable was seen to answer.
+
+    :raises UndeliveredError: it was not, or nobody could see it.
+    :raises FencedError: another deployment has the route; RefusedError: a team has a route of that name.
+    """
+    body = _open(cluster, plan, owner, mirrored=True)
+    asked = question(body) if body else None
+    if plan.spec.route.url is None or asked is None:
+        raise UndeliveredError("no GET of ours could show that the gateway answers through the mirror")
+    _await_answer(plan, plan.spec.route.url, asked, mirror_name(plan.candidate))
+    return f"a request to {plan.spec.route.url} was seen to be answered through the mirror"
 
 
 def close(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bool]) -> str | None:
@@ -55,7 +70,7 @@ def close(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bo
     return there.name
 
 
-def _open(cluster: Cluster, plan: DeploymentPlan, owner: str) -> dict[str, Any] | None:
+def _open(cluster: Cluster, plan: DeploymentPlan, owner: str, *, mirrored: bool) -> dict[str, Any] | None:
     """Write the testers' route, unless it stands as it should, and return it."""
     namespace, name = plan.spec.namespace, plan.spec.route.name
     # Before the team's route: if that is ours, who claims it later also writes later, and the fence keeps us from
@@ -68,19 +83,20 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str) -> dict[str, Any] 
     route = cluster.route(namespace, name)
     if route.owner != owner:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
-    body = testers.made(route, owner, plan.candidate)
+    body = testers.made(route, owner, plan.candidate, mirrored=mirrored)
     if body is None:
         return None
     if there.is_there:
         cluster.patch_route(there, _anew(there, body))
     else:
         cluster.create_route(body)
-    log.info("route %s leads testers to %s", body["metadata"]["name"], plan.candidate)
+    log.info("route %s leads testers to %s", body["metadata"]["name"], testers.leads_to(body)[0])
     return body
 
 
 def _anew(there: Route, body: dict[str, Any]) -> list[dict[str, Any]]:
-    if there.owner == body["metadata"]["annotations"][OWNER]:
+    mine = there.owner == body["metadata"]["annotations"][OWNER]
+    if mine and testers.leads_to(there.body) == testers.leads_to(body):
         return []  # by an earlier try
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": there.body["metadata"]["resourceVersion"]},
@@ -89,22 +105,22 @@ def _anew(there: Route, body: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _await_answer(plan: DeploymentPlan, url: str, asked: Question) -> None:
+def _await_answer(plan: DeploymentPlan, url: str, asked: Question, backend: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while came := _undelivered(url, asked, plan.candidate):
+    while came := _undelivered(url, asked, backend):
         if time.monotonic() >= deadline:
             raise UndeliveredError(
                 f"no traffic is given, since a GET of {url}{printable(asked.target)} with"
                 f" Host {asked.headers.get('Host', 'as in the URL')} and {testers.HEADER}: {testers.ALWAYS} was not"
-                f" seen to reach {plan.candidate} in {PATIENCE:.0f} s: {came}; see whether route.url is where the"
+                f" seen to reach {backend} in {PATIENCE:.0f} s: {came}; see whether route.url is where the"
                 f" Gateway is reached, and what the status of HTTPRoute {plan.spec.namespace}/"
                 f"{testers.name_of(plan.spec.route.name)} says while it is tried, then deploy again"
             )
         time.sleep(PAUSE)
 
 
-def _undelivered(url: str, asked: Question, candidate: str) -> str | None:
-    """Ask once; return what came back instead of an answer by the candidate, None where that was it."""
+def _undelivered(url: str, asked: Question, backend: str) -> str | None:
+    """Ask once; return what came back instead of an answer by the backend, None where that was it."""
     from requests import RequestException, Session
 
     with Session() as session:
@@ -116,6 +132,6 @@ def _undelivered(url: str, asked: Question, candidate: str) -> str | None:
             )
         except (RequestException, OSError, ValueError) as error:
             return f"no answer ({printable(str(error), 200)})"
-    if answer.headers.get(MARK) != candidate:
+    if answer.headers.get(MARK) != backend:
         return f"{answer.status_code} by somebody else"
     return f"{answer.status_code}" if answer.status_code >= 500 else None

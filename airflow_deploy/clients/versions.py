@@ -12,7 +12,7 @@ from functools import partial
 
 import yaml
 
-from airflow_deploy.clients import lease
+from airflow_deploy.clients import lease, mirror
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
 from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
@@ -51,7 +51,7 @@ class Tidied:
 def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
     """Read the service's versions and then its route, which may say already that a run has begun."""
     versions = versions_of(plan.spec.service, cluster.objects(plan.spec.namespace, plan.spec.service))
-    return Surveyed(plan, cluster, cluster.route(plan.spec.namespace, plan.spec.route.name), versions)
+    return Surveyed(plan, cluster, cluster.route_or_absent(plan.spec.namespace, plan.spec.route.name), versions)
 
 
 def tidy(seen: Surveyed, at: float) -> Tidied:
@@ -75,6 +75,8 @@ def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
 
     :raises RefusedError: nothing may be touched.
     """
+    if not seen.route.is_there:
+        return partial(_without_route, seen)
     if seen.route.phase in routes.UNDER_WAY:
         return partial(_settle, seen, _dead_run(seen, at))
     previous = _previous(seen)
@@ -91,15 +93,28 @@ def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
     return Tidied(alarms=[said])
 
 
+def _without_route(seen: Surveyed) -> Tidied:
+    """Touch nothing but a mirror, which nobody asks any more: a namespace that has one cannot be deleted."""
+    return Tidied(_close_mirrors(seen), left=f"route {seen.route.name} is not there")
+
+
+def _ended(seen: Surveyed) -> Callable[[str], bool]:
+    """Return whether a deployment is over: whoever holds something is no live run any more."""
+    return lambda by: frozen_plan(seen.plan.spec.service, by) is not None
+
+
+def _close_mirrors(seen: Surveyed) -> list[str]:
+    spec = seen.plan.spec
+    closed = mirror.close(seen.cluster, spec.namespace, spec.service, spec.route.name, _ended(seen))
+    return [f"deleted mirror {name}" for name in closed]
+
+
 def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidied:
     tidied = Tidied()
-    service, namespace = seen.plan.spec.service, seen.plan.spec.namespace
-
-    def ended(by: str) -> bool:
-        return frozen_plan(service, by) is not None  # whoever holds something is no live run any more
-
+    namespace, ended = seen.plan.spec.namespace, _ended(seen)
     if closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended):
         tidied.done.append(f"deleted route {closed}")
+    tidied.done += _close_mirrors(seen)
     for version in todo.stop:
         _stop(seen, version, for_good=previous is not None and version.name == previous.name)
         tidied.done.append(f"stopped {version.name}")

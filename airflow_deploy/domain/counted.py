@@ -35,15 +35,21 @@ class CountedTests:
         self._usual = np.maximum(allowed, BEYOND_BASELINE * baseline)
         self._process, self._starts = EProcess(shape), Starts()
         self._fair = np.zeros((2, *shape))
+        self._mirrored = False
         self._peak = np.full(shape, -np.inf)
 
-    def observe(self, at: float, share: Numbers, mine: Array, control: Array) -> None:
+    def observe(self, at: float, share: Numbers, mine: Array, control: Array, *, mirrored: bool = False) -> None:
         """Take in one scrape.
 
         :param at: unix seconds.
         :param share: the candidate's declared share in %.
         :param mine: bad requests and requests of the candidate; ``control``: of the stable.
+        :param mirrored: whether the candidate's are copies. They show harm as users' requests do, but of health no
+            more than the first share needs: each comes just after its original, and nobody acts on its answer.
         """
+        if self._mirrored and not mirrored:
+            self._fair = np.zeros_like(self._fair)
+        self._mirrored = mirrored
         self._process.start(self._starts.at(at, share))
         alone = np.equal(share, 100)
         self._process.compare(mine[0], mine[1] * ~alone, control[0], control[1], self._dispersion)

@@ -24,35 +24,41 @@ class Delivery:
 
     def __init__(self, factor: float, before: float) -> None:
         self._factor, self._before = factor, before
-        self._share: int | None = None
+        self._declared: tuple[float, bool] | None = None
         self._scrapes = 0
         self._mine = self._control = 0.0
         self._shifted_at = self._at = 0.0
         self._since_shift = 0.0
         self._recent: deque[tuple[float, float]] = deque()
 
-    def observe(self, at: float, mine: float, control: float, share: int) -> None:
-        """Take in one scrape: requests of the candidate and of the stable."""
-        if share != self._share:
-            if self._share is not None:
+    def observe(self, at: float, mine: float, control: float, share: float, *, mirrored: bool = False) -> None:
+        """Take in one scrape: requests of the candidate and of the stable.
+
+        :param mirrored: whether the candidate's are copies of the stable's, so that no user has sent them.
+        """
+        users = control if mirrored else mine + control
+        if (share, mirrored) != self._declared:
+            if self._declared is not None:
                 self._before = quietest(list(self._recent), max(self._recent[0][0], at - RECENT), at)
-            self._share, self._scrapes, self._mine, self._control = share, 0, 0.0, 0.0
+            self._declared, self._scrapes, self._mine, self._control = (share, mirrored), 0, 0.0, 0.0
             self._shifted_at, self._since_shift = at, 0.0
         else:
-            self._since_shift += mine + control
+            self._since_shift += users
         self._at = at
         self._scrapes += 1
         if self._scrapes > SETTLING_SCRAPES:
             self._mine, self._control = self._mine + mine, self._control + control
-        self._recent.append((at, mine + control))
+        self._recent.append((at, users))
         while self._recent[0][0] < at - RECENT:
             self._recent.popleft()
 
     def share(self) -> Finding:
         """Say whether the declared share arrives: BLIND where a confidence sequence excludes it."""
-        total, declared = self._mine + self._control, (self._share or 0) / 100
+        share, mirrored = self._declared or (0, False)
+        total, declared = self._mine + self._control, share / 100
         numbers = {"requests": self._mine, "of": total, "declared": declared}
-        seen = f"{self._mine:.0f} of {total:.0f} requests reached the candidate at a declared {declared:.0%}"
+        what = "requests, copies among them," if mirrored else "requests"
+        seen = f"{self._mine:.0f} of {total:.0f} {what} reached the candidate at a declared {declared:.0%}"
         least, most = declared / self._factor, min(1.0, declared * self._factor)
         if self._excluded(total, least, most):
             return Finding("request_rate", "BLIND", f"request_rate: {seen}", numbers)
@@ -71,7 +77,7 @@ class Delivery:
         Held against the quietest half minute of the five before, so that traffic which comes in bursts accuses nobody.
         """
         elapsed = self._at - self._shifted_at
-        if not BIN <= elapsed <= WATCHED or not self._before:
+        if not BIN <= elapsed <= WATCHED or not self._before or not self._declared:
             return None
         # Of all requests of both spans, the later one's are binomial; at half the rate its share would be this.
         expected = self._before * BIN
@@ -80,7 +86,7 @@ class Delivery:
             return None
         rate = self._since_shift / elapsed
         reason = (
-            f"request_rate: {rate:.3g} requests per second since the shift to {self._share} %, at least"
+            f"request_rate: {rate:.3g} requests per second since the shift to {self._declared[0]:g} %, at least"
             f" {self._before:.3g} before it"
         )
         return Finding("request_rate", "BREACHED", reason, {"per_second": rate, "before": self._before})

@@ -17,7 +17,7 @@ from airflow_deploy.domain.telemetry import Tick
 
 @dataclass
 class _News:
-    ticks: list[tuple[Tick, int]] = field(default_factory=list)
+    ticks: list[tuple[Tick, float, bool]] = field(default_factory=list)
     answers: list[tuple[float, float | None]] = field(default_factory=list)
     pods: list[tuple[float, int, int]] = field(default_factory=list)
 
@@ -38,10 +38,14 @@ class EvidenceLog:
         """The judge. Tell it nothing directly: what it is told must be recorded."""
         return self._judge
 
-    def tick(self, tick: Tick, share: int) -> None:
-        """Take in one scrape; ``share`` is the candidate's declared share in % at that time."""
-        self._news.ticks.append((tick, share))
-        self._judge.observe(tick, share)
+    def tick(self, tick: Tick, share: float, *, mirrored: bool = False) -> None:
+        """Take in one scrape.
+
+        :param share: the candidate's declared share in % of the requests that are counted at that time.
+        :param mirrored: whether they are copies.
+        """
+        self._news.ticks.append((tick, share, mirrored))
+        self._judge.observe(tick, share, mirrored=mirrored)
 
     def answer(self, at: float, value: float | None) -> None:
         """Take in what the incident's query yielded at ``at``."""
@@ -72,7 +76,10 @@ class EvidenceLog:
             record = {
                 "kind": "look",
                 "at": at,
-                "ticks": [{**tick.dump(), "share": share} for tick, share in news.ticks],
+                "ticks": [
+                    {**tick.dump(), "share": share, **({"mirrored": True} if mirrored else {})}
+                    for tick, share, mirrored in news.ticks
+                ],
                 # As texts: JSON has no infinity.
                 "answers": [[when, None if value is None else repr(value)] for when, value in news.answers],
                 "pods": news.pods,
@@ -131,7 +138,7 @@ def _begin(record: Mapping[str, Any]) -> tuple[EvidenceLog, str]:
 
 def _again(log: EvidenceLog, record: Mapping[str, Any]) -> str:
     for tick in record["ticks"]:
-        log.tick(Tick.load(tick), tick["share"])
+        log.tick(Tick.load(tick), tick["share"], mirrored=tick.get("mirrored", False))
     for at, value in record["answers"]:
         log.answer(at, None if value is None else float(value))
     for at, ready, needed in record["pods"]:

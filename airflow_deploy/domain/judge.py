@@ -92,7 +92,7 @@ class Judge:
         self._tests = CountedTests(self._allowed, bad / np.maximum(trials, 1), self._dispersion, terms.alpha / size)
         self._warms_up = np.array([gate.warms_up for gate in self._counted])
         self._mine, self._others = np.zeros((2, size)), np.zeros((2, size))
-        self._near: deque[tuple[float, int, Array, Array]] = deque(maxlen=3)
+        self._near: deque[tuple[float, float, Array, Array, bool]] = deque(maxlen=3)
         self._gauges = {
             gate.name: GaugeWatch(
                 gate.name, terms.limits[gate.name], projects=gate.name == "memory", sustained=terms.sustained
@@ -104,7 +104,8 @@ class Judge:
         self._delivery = Delivery(terms.limits["request_rate"], terms.baseline.quietest)
         self._incident = IncidentWatch(terms.resolved_when, terms.relapse_after)
         self._pods = PodWatch(terms.candidate, terms.max_unready)
-        self._share = 0
+        self._share = 0.0
+        self._mirrored = False
         self._began: float | None = None
         self._exposed_at: float | None = None
         self._at = 0.0
@@ -117,8 +118,12 @@ class Judge:
         """Return bad requests and requests of each counted gate."""
         return np.array([gate.bad_and_trials(counts, self._terms.limits[gate.name]) for gate in self._counted]).T
 
-    def observe(self, tick: Tick, share: int) -> None:
-        """Take in one scrape; ``share`` is the candidate's declared share in % at that time."""
+    def observe(self, tick: Tick, share: float, *, mirrored: bool = False) -> None:
+        """Take in one scrape.
+
+        :param share: the candidate's declared share in % of the requests that are counted at that time.
+        :param mirrored: whether they are copies.
+        """
         mine, control = (tick.counts.get(name, Counts()) for name in (self._terms.candidate, self._terms.stable))
         self.total, self.control = self.total + mine, self.control + control
         if self._exposed_at is None and mine.requests:
@@ -128,26 +133,28 @@ class Judge:
         ours, theirs = self._numbers(mine) * counted, self._numbers(control) * counted
         self._mine, self._others = self._mine + ours, self._others + theirs
         if self._terms.apart:
-            self._compare_apart(tick.at, share, ours, theirs)
+            self._compare_apart(tick.at, share, ours, theirs, mirrored=mirrored)
         else:
-            self._tests.observe(tick.at, share, ours, theirs)
-        self._delivery.observe(tick.at, mine.requests, control.requests, share)
+            self._tests.observe(tick.at, share, ours, theirs, mirrored=mirrored)
+        self._delivery.observe(tick.at, mine.requests, control.requests, share, mirrored=mirrored)
         for name, value in tick.gauges.items():
             self.gauge(name, tick.at, None if name in self._forgiven and not warm else value)
-        self._share, self._at = share, tick.at
-        self._began = self._began or tick.at
+        if self._began is None or (self._mirrored and not mirrored):
+            self._began = tick.at
+        self._share, self._mirrored, self._at = share, mirrored, tick.at
 
-    def _compare_apart(self, at: float, share: int, ours: Array, theirs: Array) -> None:
+    def _compare_apart(self, at: float, share: float, ours: Array, theirs: Array, *, mirrored: bool) -> None:
         """Compare the tick before this one: with the most that the stable has got wrong in it, just before and after.
 
         Where both suffer an outage, the one that is scraped first tells of it first, and would seem to be the worse.
         Whatever a sample of the candidate's covers, the stable's samples of these three ticks cover too.
         """
-        self._near.append((at, share, ours, theirs))
+        self._near.append((at, share, ours, theirs, mirrored))
         if len(self._near) > 1:
-            at, share, ours, theirs = self._near[-2]
+            at, share, ours, theirs, mirrored = self._near[-2]
             worst = np.max([near[3][0] for near in self._near], axis=0)
-            self._tests.observe(at, share, ours, np.array([np.minimum(worst, theirs[1]), theirs[1]]))
+            suffered = np.array([np.minimum(worst, theirs[1]), theirs[1]])
+            self._tests.observe(at, share, ours, suffered, mirrored=mirrored)
 
     def gauge(self, name: str, at: float, value: float | None) -> None:
         """Take in a gauge's value at ``at``; None, or not a number, where there is none."""

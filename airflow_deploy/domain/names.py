@@ -38,6 +38,14 @@ def version_name(service: str, commit: str, unix_seconds: int) -> str:
     return f"{service}-{commit[:7]}-{unix_seconds}"
 
 
+MIRROR_SUFFIX = "-shadow"
+
+
+def mirror_name(version: str) -> str:
+    """Return the name of what copies requests to a version; not the version's own, which its Service has."""
+    return f"{version}{MIRROR_SUFFIX}"
+
+
 def promql_string(value: str) -> str:
     """Quote any text as a PromQL string literal."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

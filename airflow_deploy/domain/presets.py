@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from airflow_deploy.domain.names import promql_regex_literal, promql_string
+from airflow_deploy.domain.names import MIRROR_SUFFIX, promql_regex_literal, promql_string
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Preset:
     :param label: the label that tells versions apart.
     :param service: the pattern of its value, with ``{namespace}``, ``{route}`` and ``{service}``.
     :param namespace: the label that holds the namespace, where ``service`` does not.
+    :param mirrored: the pattern of that value behind a mirror; empty where it is the same.
     :param apart: whether each version has scrape targets of its own, so that no two are in one scrape.
     """
 
@@ -26,7 +27,12 @@ class Preset:
     service: str
     code: str = "code"
     namespace: str = ""
+    mirrored: str = ""
     apart: bool = False
+
+    def with_mirrors(self) -> "Preset":
+        """Return the preset that counts what passes by a mirror too: the stable's answers, and copies."""
+        return replace(self, service=f"(?:{self.service}|{self.mirrored})") if self.mirrored else self
 
     def selector(self, namespace: str, route: str, services: Sequence[str], edges: Iterable[float]) -> str:
         """Return one selector for all counters of ``services``, so that they come from the same scrape."""
@@ -85,6 +91,7 @@ PRESETS = {
         duration="traefik_service_request_duration_seconds",
         label="service",
         service=r"httproute-{namespace}-{route}-.*-svc-{namespace}-{service}-[0-9]+@kubernetesgateway",
+        mirrored=rf"{{namespace}}-{{service}}(?:{MIRROR_SUFFIX})?-[0-9]+@kubernetescrd",
     ),
     # The application's own: whoever finds targets by their Service (a ServiceMonitor, say) gives them these labels.
     "application": Preset(

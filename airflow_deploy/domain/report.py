@@ -28,6 +28,7 @@ class Look:
 
     :param share: the candidate's share of the traffic in %.
     :param candidate: everything that the candidate answered so far; ``stable``: what the stable did meanwhile.
+    :param mirrored: whether that share is of copies.
     """
 
     at: float
@@ -36,6 +37,12 @@ class Look:
     findings: Sequence[Finding]
     candidate: Counts
     stable: Counts
+    mirrored: bool = False
+
+    @property
+    def given(self) -> str:
+        """What the candidate gets."""
+        return f"{'copies of ' if self.mirrored else ''}{self.share} %"
 
 
 class Report:
@@ -57,7 +64,7 @@ class Report:
         Airflow's page folds.
         """
         last, self._last = self._last, look
-        new_stage = last is None or last.share != look.share
+        new_stage = last is None or last.given != look.given
         self._count(look, anew=new_stage)
         if final or new_stage or (last and last.verdict != look.verdict):
             return self._folded(look)
@@ -142,7 +149,7 @@ def summary(look: Look, more: Mapping[str, int], rate: float | None) -> str:
     decisive = [finding for finding in look.findings if finding.verdict == look.verdict != "HEALTHY"]
     said = [finding.reason for finding in decisive if finding.gate not in more]
     missing = [_in_time(max(more.values()), rate)] if more else []
-    return " | ".join([f"look: {look.share} % {look.verdict}, {counted}", *missing, *said])
+    return " | ".join([f"look: {look.given} {look.verdict}, {counted}", *missing, *said])
 
 
 def _in_time(more: int, rate: float | None) -> str:

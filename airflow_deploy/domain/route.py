@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.names import mirror_name
 
 PREFIX = "airflow-deploy"
 OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
@@ -47,10 +48,29 @@ class Backend:
 
 @dataclass(frozen=True)
 class Shift:
-    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's."""
+    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's; where ``mirrored``, as copies."""
 
     share: int
     at: float
+    mirrored: bool = False
+
+    @property
+    def counted(self) -> float:
+        """The candidate's share in % of the requests that are counted: a copy is one more of them."""
+        return round(100 * self.share / (100 + self.share), 2) if self.mirrored else self.share
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"share": self.share, "at": self.at, **({"mirrored": True} if self.mirrored else {})}
+
+    def weights(self, stable: str, candidate: str) -> dict[str, int]:
+        """Return the weights that it gives; without a stable, which has an empty name then, nobody has the rest.
+
+        Who answers by the mirror is the stable; it stands in the route only while it has a weight.
+        """
+        rest = {stable: 100 - self.share} if stable else {}
+        given = {candidate: 0, mirror_name(candidate): self.share} if self.mirrored else {candidate: self.share}
+        return given | rest
 
 
 @dataclass(frozen=True)
@@ -98,8 +118,8 @@ class Route:
         """
         try:
             recorded = json.loads(self.annotations.get(SHIFTS, "[]"))
-            return [Shift(int(item["share"]), float(item["at"])) for item in recorded]
-        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            return [Shift(int(i["share"]), float(i["at"]), i.get("mirrored", False) is True) for i in recorded]
+        except GARBLED as error:
             raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
     @property
@@ -145,6 +165,10 @@ class Route:
         """Whether ``service`` gets any traffic."""
         return any(weights[service] > 0 for weights in self.weights(service))
 
+    def copies_to(self, candidate: str) -> bool:
+        """Whether requests are copied to ``candidate``; whoever sent them is answered by the stable."""
+        return bool(self.rules_with(mirror_name(candidate)))
+
     def mentions(self, service: str) -> bool:
         """Whether ``service`` is named anywhere in the rules, by a filter that mirrors requests, say."""
         return _names(self._rules, service)
@@ -181,6 +205,10 @@ class Route:
         if serving := self.serving():
             return serving
         raise self._unclear("no Service")
+
+    def filters(self, service: str) -> bool:
+        """Whether requests or answers of ``service`` alone are changed on their way, by its backend's own filters."""
+        return any(ref.get("filters") for rule in self._rules for ref in _refs(rule) if ref["name"] == service)
 
     def _unclear(self, found: str) -> RefusedError:
         remedy = "give one Service the whole weight before deploying"
@@ -250,11 +278,6 @@ def _side_by_side(route: Route, stable: str, candidate: str) -> None:
         raise FencedError(f"route {route.name} no longer names {both}; somebody changed its backends")
 
 
-def _shared(stable: str, candidate: str, share: int) -> dict[str, int]:
-    """Return the weights with which the candidate has ``share`` %; without a stable, nobody has the rest."""
-    return {candidate: share} | ({stable: 100 - share} if stable else {})
-
-
 def _unchanged(route: Route, candidate: str) -> Patch:
     """Return tests that fail as soon as any backend or weight is not as it was read."""
     return [_test(_backends(rule), _refs(route.body["spec"]["rules"][rule])) for rule in route.rules_with(candidate)]
@@ -264,19 +287,38 @@ def _same_names(route: Route, candidate: str) -> Patch:
     """Return tests of the backends' names alone: a rollback does not care what the weights have become."""
     return [
         _test(f"{_backends(rule)}/{index}/name", backend.name)
-        for rule in route.rules_with(candidate)
+        for rule in _reached(route, candidate)
         for index, backend in enumerate(route.backends(rule))
     ]
 
 
-def _set_weights(route: Route, stable: str, candidate: str, share: int) -> Patch:
-    weights = _shared(stable, candidate, share)
-    return [
-        {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
-        for rule in route.rules_with(candidate)
-        for index, backend in enumerate(route.backends(rule))
-        if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
-    ]
+def mirror_ref(candidate: str, weight: int) -> dict[str, Any]:
+    """Return the backend that answers as the stable does, and copies to the candidate."""
+    return {"group": "traefik.io", "kind": "TraefikService", "name": mirror_name(candidate), "weight": weight}
+
+
+def _reached(route: Route, candidate: str) -> list[int]:
+    """Return the indices of the rules by which requests, or copies of them, may come to the candidate."""
+    return sorted({*route.rules_with(candidate), *route.rules_with(mirror_name(candidate))})
+
+
+def _set_weights(route: Route, stable: str, candidate: str, shift: Shift) -> Patch:
+    """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
+    weights, mirror = shift.weights(stable, candidate), mirror_name(candidate)
+    patch: Patch = []
+    for rule in _reached(route, candidate):
+        backends = list(enumerate(route.backends(rule)))
+        patch += [
+            {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
+            for index, backend in backends
+            if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
+        ]
+        if shift.mirrored:
+            patch.append({"op": "add", "path": f"{_backends(rule)}/-", "value": mirror_ref(candidate, shift.share)})
+        else:  # from the last to the first: what is behind one that goes moves up
+            named = [index for index, backend in reversed(backends) if backend.name == mirror]
+            patch += [{"op": "remove", "path": f"{_backends(rule)}/{index}"} for index in named]
+    return patch
 
 
 def _backends(rule: int) -> str:
@@ -326,25 +368,32 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
     return owner, patch
 
 
-def shift(route: Route, owner: str, stable: str, candidate: str, share: int, at: float) -> Patch:
+def shift(
+    route: Route, owner: str, stable: str, candidate: str, share: int, at: float, *, mirrored: bool = False
+) -> Patch:
     """Return the patch that gives the candidate ``share`` %; empty where the route already does.
 
+    :param mirrored: give it copies, while users are answered by the stable. It comes before all shares: a route that
+        names a mirror serves nobody where what that copies to is gone, so the first share takes it out.
     :raises FencedError: another owner, another phase, other backends, or weights that nobody of us set.
     """
     fence = _fence(route, owner, CANARY)
     _side_by_side(route, stable, candidate)
     shifts = route.shifts
-    declared = shifts[-1].share if shifts else 0
+    last, following = shifts[-1] if shifts else Shift(0, at), Shift(share, at, mirrored)
     for weights in route.weights(candidate):
-        if weights != (ours := _shared(stable, candidate, declared)):
+        if weights != (ours := last.weights(stable, candidate)):
             raise FencedError(
                 f"route {route.name} has the weights {weights}, and the last shift set {ours}; somebody else set them"
             )
-    if declared == share:
+    if (last.share, last.mirrored) == (share, mirrored):
         return []
-    shifts.append(Shift(share, at))
-    recorded = json.dumps([{"share": item.share, "at": item.at} for item in shifts])
-    raised = _set_weights(route, stable, candidate, share)
+    if mirrored and (shifts or not stable):
+        raise FencedError(
+            f"route {route.name}: nothing is mirrored where the candidate has had a share, or no stable is"
+        )
+    recorded = json.dumps([item.dump() for item in [*shifts, following]])
+    raised = _set_weights(route, stable, candidate, following)
     return [*fence, *_unchanged(route, candidate), *raised, _set(SHIFTS, recorded)]
 
 
@@ -358,9 +407,9 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     :raises FencedError: another owner, or a rule in which the stable could not take the candidate's traffic.
     """
     fence = _fence(route, owner, route.phase or "")
-    if stable and not set(route.rules_with(candidate)) <= set(route.rules_with(stable)):
+    if stable and not set(_reached(route, candidate)) <= set(route.rules_with(stable)):
         raise FencedError(f"route {route.name} has a rule that names {candidate} alone; somebody changed its backends")
-    whole = all(
+    whole = not route.copies_to(candidate) and all(
         weight == (100 if name == stable else 0)
         for weights in route.weights(candidate)
         for name, weight in weights.items()
@@ -368,7 +417,7 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     )
     if route.phase == phase and whole:
         return []
-    lowered = _set_weights(route, stable, candidate, 0)
+    lowered = _set_weights(route, stable, candidate, Shift(0, 0.0))
     said = [] if word is None else [_set(WORD, word)]
     return [*fence, *_same_names(route, candidate), *lowered, _set(PHASE, phase), *said]
 
@@ -437,7 +486,8 @@ def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
         return []
     fence = _fence(route, owner, CANARY)
     _side_by_side(route, stable, candidate)
-    if any(weights != _shared(stable, candidate, 100) for weights in route.weights(candidate)):
+    whole = Shift(100, 0.0).weights(stable, candidate)
+    if any(weights != whole for weights in route.weights(candidate)):
         raise FencedError(f"route {route.name} does not give {candidate} all traffic; it cannot be promoted")
     return [*fence, *_unchanged(route, candidate), _set(PHASE, PROMOTED)]
 

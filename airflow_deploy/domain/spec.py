@@ -20,7 +20,7 @@ from pydantic import (
 from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
-from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN
+from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name
 from airflow_deploy.domain.pods import MAX_UNREADY
 from airflow_deploy.domain.presets import PRESETS, Preset
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
@@ -134,6 +134,24 @@ class Canary(Model):
         return self
 
 
+class Shadow(Model):
+    """A stage before the first share: the candidate gets copies of requests, and nobody gets its answers."""
+
+    share: Annotated[int, Field(ge=1, le=50)]
+    """How many of the requests are copied, in %."""
+    safe_to_mirror: Annotated[bool, Field(validate_default=True)] = False
+
+    @field_validator("safe_to_mirror")
+    @classmethod
+    def _declared(cls, safe: bool) -> bool:
+        if not safe:
+            raise ValueError(
+                "copies of requests, of those that write too, would reach the new version; declare"
+                " safe_to_mirror: true if none does harm when it is done twice, or remove shadow"
+            )
+        return safe
+
+
 class Blindness(Model):
     """What happens while the metrics cannot be trusted."""
 
@@ -202,6 +220,7 @@ class DeploymentSpec(Model):
     )
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: Canary = Canary()
+    shadow: Shadow | None = None
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
@@ -222,6 +241,17 @@ class DeploymentSpec(Model):
                 " begin with a smaller share"
             )
         return canary
+
+    @field_validator("shadow")
+    @classmethod
+    def _mirrors(cls, shadow: Shadow | None, others: ValidationInfo) -> Shadow | None:
+        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+        if shadow and route and not route.url:
+            raise ValueError("the gateway must be seen to mirror before users meet it; set route.url, or remove shadow")
+        if shadow and service and len(mirror_name(service)) > SERVICE_MAX:
+            most = SERVICE_MAX - len(mirror_name(""))
+            raise ValueError(f"service has more than {most} characters, too many for a mirror's name; remove shadow")
+        return shadow
 
     def pods_for(self, share: int) -> int:
         """Return how many pods the candidate needs before it may have ``share`` % of the traffic."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from airflow_deploy.domain.route import OWNER, Route
+from airflow_deploy.domain.route import OWNER, Route, mirror_ref
 from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
 
 HEADER, ALWAYS = "x-canary", "always"
@@ -31,12 +31,16 @@ def is_ours(testers: Route) -> bool:
     return LABELS.items() <= (testers.body["metadata"].get("labels") or {}).items()
 
 
-def made(route: Route, owner: str, candidate: str) -> dict[str, Any] | None:
+def made(route: Route, owner: str, candidate: str, *, mirrored: bool = False) -> dict[str, Any] | None:
     """Return the testers' route beside ``route``, on which ``owner`` has put the candidate.
 
     None where the team's own rules divide requests by that header already.
+
+    :param mirrored: answer testers through the candidate's mirror, that is: by the stable.
     """
-    rules = [_rule(route.body["spec"]["rules"][index], candidate) for index in route.rules_with(candidate)]
+    rules = [
+        _rule(route.body["spec"]["rules"][index], candidate, mirrored=mirrored) for index in route.rules_with(candidate)
+    ]
     if not (rules := [rule for rule in rules if rule["matches"]]):
         return None
     metadata = route.body["metadata"]
@@ -53,8 +57,15 @@ def made(route: Route, owner: str, candidate: str) -> dict[str, Any] | None:
     }
 
 
-def _rule(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
+def leads_to(testers: Mapping[str, Any]) -> list[str]:
+    """Return who answers testers, rule by rule."""
+    rules = testers["spec"].get("rules") or []
+    return [ref["name"] for rule in rules for ref in rule.get("backendRefs") or []]
+
+
+def _rule(rule: Mapping[str, Any], candidate: str, *, mirrored: bool) -> dict[str, Any]:
     (ref,) = (ref for ref in rule["backendRefs"] if ref["name"] == candidate)
+    ref = mirror_ref(candidate, 1) if mirrored else {**ref, "weight": 1}
     header = {"type": "Exact", "name": HEADER, "value": ALWAYS}
     return {
         **rule,
@@ -63,8 +74,8 @@ def _rule(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
             for match in rule.get("matches") or [EVERYTHING]
             if HEADER not in _names(match.get("headers"))
         ],
-        "filters": _marked(rule.get("filters") or [], candidate),
-        "backendRefs": [{**ref, "weight": 1}],
+        "filters": _marked(rule.get("filters") or [], ref["name"]),
+        "backendRefs": [ref],
     }
 
 
@@ -72,13 +83,13 @@ def _names(headers: Iterable[Mapping[str, Any]] | None) -> set[str]:
     return {header["name"].lower() for header in headers or []}
 
 
-def _marked(filters: Iterable[Mapping[str, Any]], candidate: str) -> list[dict[str, Any]]:
+def _marked(filters: Iterable[Mapping[str, Any]], backend: str) -> list[dict[str, Any]]:
     """Return the filters with one that marks answers; a rule may have one filter of that kind alone."""
     kind, key = "ResponseHeaderModifier", "responseHeaderModifier"
     others = [dict(item) for item in filters if item["type"] != kind]
     said: dict[str, Any] = next((item[key] for item in filters if item["type"] == kind), {})
     kept = [item for item in said.get("set") or [] if item["name"].lower() != MARK]
-    return [*others, {"type": kind, key: {**said, "set": [*kept, {"name": MARK, "value": candidate}]}}]
+    return [*others, {"type": kind, key: {**said, "set": [*kept, {"name": MARK, "value": backend}]}}]
 
 
 @dataclass(frozen=True)

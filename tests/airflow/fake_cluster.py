@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -33,6 +34,8 @@ class FakeCluster:
         }
         self.testers: dict[str, Any] | None = None
         """The testers' route."""
+        self.mirror: dict[str, dict[str, Any]] = {}
+        """The mirror's objects, by kind."""
         self.replicas = {plan.stable: 2} if plan.stable else {}
         self.scalers: list[dict[str, Any]] = []
         """The HorizontalPodAutoscalers of the namespace, all of them the stable's."""
@@ -70,9 +73,10 @@ class FakeCluster:
         cluster.patch_route(cluster.now, routes.confirm(cluster.now, cluster.claim))
         return cluster
 
-    def shift(self, share: int, at: float) -> FakeCluster:
+    def shift(self, share: int, at: float, *, mirrored: bool = False) -> FakeCluster:
         plan = self.plan
-        self.patch_route(self.now, routes.shift(self.now, self.claim, plan.stable, plan.candidate, share, at))
+        given = routes.shift(self.now, self.claim, plan.stable, plan.candidate, share, at, mirrored=mirrored)
+        self.patch_route(self.now, given)
         return self
 
     def annotate(self, key: str, value: str | None) -> FakeCluster:
@@ -163,6 +167,22 @@ class FakeCluster:
             self.lose_answers -= 1
             raise TemporaryError("the answer was lost")
         return self.now
+
+    def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
+        """Of what is applied, mirrors alone are kept here."""
+        self._raise("apply")
+        if not dry_run:
+            mirrors = {item["kind"]: dict(item) for item in objects if item["metadata"]["name"].endswith("-shadow")}
+            self.mirror.update(mirrors)
+
+    def mirrors(self, namespace: str) -> list[dict[str, Any]]:
+        self._raise("mirrors")
+        return [copy.deepcopy(self.mirror["Service"])] if "Service" in self.mirror else []
+
+    def delete_mirror(self, service: Mapping[str, Any]) -> None:
+        self._raise("delete_mirror")
+        assert service["metadata"]["name"] not in json.dumps(self.body["spec"]), "users would be answered by nobody"
+        self.mirror = {}
 
     def exists(self, namespace: str, name: str) -> bool:
         self._raise("exists")

@@ -127,7 +127,8 @@ class Fleet:
             raise self.connections[connection]
         return self
 
-    def _observer(self, prometheus: Fleet, plan: DeploymentPlan) -> Observer:
+    def _observer(self, prometheus: Fleet, plan: DeploymentPlan, *, copies: bool) -> Observer:
+        assert not copies  # there is no mirror any more
         assert prometheus is self
         gateway = self.gateways[plan.deployment_id]
         gateway.clock.now = self.now

@@ -249,7 +249,8 @@ class TestWhatFollows:
     def test_nothing_is_written_without_a_word(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (apply, canary):
             monkeypatch.setattr(module, "Cluster", None)
-        plan, owned = make_plan().dump(), {"plan": make_plan().dump(), "claim": "DEP-1/1"}
+        plan = make_plan().dump()
+        owned: dict[str, Any] = {"plan": plan, "claim": "DEP-1/1"}
         for writing in (
             ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan),
             ShiftCanaryOperator(task_id="shift", agreed=AGREED, share=25, **owned),

@@ -108,12 +108,13 @@ class TestWhichOfAService:
         leave(newest, json.dumps(told))
         assert found() == []
 
-    def test_behind_newer_ones_it_knows_until_when_users_saw_them(self) -> None:
+    @pytest.mark.parametrize("key", ["first_exposed_at", "mirrored_at"])
+    def test_behind_newer_ones_it_knows_until_when_users_or_copies_met_them(self, key: str) -> None:
         ended(deployment(0), at=NOW - 900)
         for number, (seen, at) in enumerate([(True, NOW - 500), (True, NOW - 300), (False, NOW - 100)], 1):
             newer = deployment(number)
             exposed = "2026-11-23T07:00:00+00:00" if seen else None
-            leave(newer, json.dumps({**summary(newer, "ROLLED_BACK", at), "first_exposed_at": exposed}))
+            leave(newer, json.dumps({**summary(newer, "ROLLED_BACK", at), key: exposed}))
         (item,) = promoted(NOW)
         assert item.disturbed_until == NOW - 300
 

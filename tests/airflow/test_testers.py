@@ -74,8 +74,8 @@ def gateway() -> Iterator[Gateway]:
 class Stage:
     """One deployment that has claimed its route and given no share yet; somebody looks all the time."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, url: str | None, name: str) -> None:
-        spec = make_spec(route={"name": "payments-route", **({"url": url} if url else {})})
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, url: str | None, name: str, **fields: Any) -> None:
+        spec = make_spec(route={"name": "payments-route", **({"url": url} if url else {})}, **fields)
         self.plan = make_plan(spec, run_id=name)
         self.cluster, self.clock, self.run = FakeCluster.at_share(self.plan, 0), Clock(), Run()
         self.cluster.body["spec"]["hostnames"] = ["shop.example.com"]
@@ -88,9 +88,9 @@ class Stage:
     def clock_of(self) -> Any:
         return type("Time", (), {"monotonic": self.clock.time, "sleep": self.clock.sleep})
 
-    def shift(self, share: int = 5, claim: str | None = None) -> None:
+    def shift(self, share: int = 5, claim: str | None = None, *, mirrored: bool = False) -> None:
         owned: dict[str, Any] = {"plan": self.plan.dump(), "claim": claim or self.cluster.claim}
-        step = ShiftCanaryOperator(task_id="shift", share=share, agreed=("judge", ""), **owned)
+        step = ShiftCanaryOperator(task_id="shift", share=share, mirrored=mirrored, agreed=("judge", ""), **owned)
         step.execute(self.run.at("shift"))
 
     @property
@@ -193,7 +193,7 @@ class TestRoute:
         assert stage.cluster.testers == mine
         mine["metadata"]["annotations"]["airflow-deploy/owner"] = "DEP-1-00000000/1"
         mine["spec"]["rules"] = []
-        testers._open(real(stage.cluster), stage.plan, stage.cluster.claim)
+        testers._open(real(stage.cluster), stage.plan, stage.cluster.claim, mirrored=False)
         (ref,) = stage.cluster.testers["spec"]["rules"][0]["backendRefs"]
         assert ref["name"] == stage.plan.candidate
 

@@ -25,6 +25,7 @@ ASIDE = (
         "test_images.py",
         "test_judgement.py",
         "test_rights.py",
+        "test_shadow.py",
         "test_testers.py",
         "test_versions.py",
     ),

@@ -19,7 +19,7 @@ KINDS = (
 )
 OTHERS = (
     *("airflow", "bazaar", "booth", "debut", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights"),
-    *("scout", "shop"),
+    *("scout", "shop", "stall"),
 )
 """Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any
@@ -15,6 +15,7 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.manifests import guard, objects, rbac, route
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lease import held, name_of, renewed
+from airflow_deploy.domain.mirror import made
 from airflow_deploy.domain.plan import DeploymentPlan
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
@@ -121,6 +122,34 @@ def settle(cluster: Cluster, there: Namespace) -> None:
     cluster.scale(RIGHTS, there.version().candidate, 0)
 
 
+@contextmanager
+def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
+    """Yield a mirror's objects; whoever has made them, they do not keep the namespace from being deleted."""
+    found = made(there.plan(), copied=False)
+    try:
+        yield found
+    finally:
+        there.admin.delete_mirror(found[0])
+
+
+def mirror(cluster: Cluster, there: Namespace) -> None:
+    with mirror_of(there) as objects:
+        cluster.apply(objects)
+
+
+def mirror_again(cluster: Cluster, there: Namespace) -> None:
+    with mirror_of(there) as objects:
+        there.admin.apply(objects)
+        cluster.apply(objects)
+
+
+def close_mirror(cluster: Cluster, there: Namespace) -> None:
+    with mirror_of(there) as objects:
+        there.admin.apply(objects)
+        cluster.delete_mirror(objects[0])
+        assert cluster.mirrors(RIGHTS) == []
+
+
 def make_lease(cluster: Cluster, there: Namespace) -> None:
     cluster.create_lease(RIGHTS, held(RIGHTS, there.plan().candidate, OWNER, 45))
 
@@ -154,6 +183,9 @@ NEEDED = {
         ("coordination.k8s.io", "leases", "patch"): renew_lease,
         ("apps", "deployments", "get"): lambda cluster, there: cluster.readiness(RIGHTS, there.version().candidate),
         ("apps", "deployments/scale", "patch"): settle,
+        ("traefik.io", "traefikservices", "create"): mirror,
+        ("traefik.io", "traefikservices", "patch"): mirror_again,
+        ("traefik.io", "traefikservices", "delete"): close_mirror,
         ("", "pods", "list"): lambda cluster, _: cluster.parts_of(RIGHTS, RIGHTS),
         **{(*kind, "create"): apply for kind in OWN},
         **{(*kind, "patch"): apply_again for kind in OWN},

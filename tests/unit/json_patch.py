@@ -30,6 +30,8 @@ def _apply(document: Any, operation: Mapping[str, Any]) -> None:
         del target[_existing(target, last)]
     elif operation["op"] == "replace":
         target[_existing(target, last)] = copy.deepcopy(operation["value"])
+    elif operation["op"] == "add" and last == "-":
+        target.append(copy.deepcopy(operation["value"]))
     elif operation["op"] == "add" and isinstance(target, dict):
         target[last] = copy.deepcopy(operation["value"])
     else:

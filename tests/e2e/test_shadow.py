@@ -1,0 +1,160 @@
+"""A shadow stage on the real gateway: whatever becomes of the copies, users are answered by the stable alone.
+
+All of it happens to one service, which is not one that the other lane's tests take turns on.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.clients import mirror, testers
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
+from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.route import claim
+from tests.e2e.test_judgement import Deployment, afresh
+from tests.e2e.trail import states, transitions, unix
+from tests.e2e.world import SMALL, World, served
+from tests.stack import StackInfo
+from tests.stack.access import kubectl
+from tests.stack.service import declare
+from tests.unit.builders import make_plan, make_spec
+
+STALL, BROKEN = "stall", "broken"
+SHARE = 25
+ASKED: dict[str, Any] = {
+    "stages": [50, 100],
+    "criticality": "medium",
+    "shadow": {"share": SHARE, "safe_to_mirror": True},
+}
+
+
+@pytest.fixture(scope="module")
+def stall(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with served(stack, STALL, tmp_path_factory.mktemp(STALL), commit="good", bake=10, **ASKED) as world:
+        yield world
+
+
+@pytest.fixture
+def world(stall: World) -> World:
+    return afresh(stall)
+
+
+def mirrored(world: World, deployment: Deployment) -> DeploymentPlan:
+    """Wait until the candidate gets copies, and return the deployment's plan."""
+    plan = DeploymentPlan.load(world.plan(deployment.run))
+    world.until(lambda: world.weights().get(mirror_name(plan.candidate)) == SHARE, "requests are copied")
+    return plan
+
+
+def wait_served(world: World, deployment: Deployment, more: int = 100) -> None:
+    """Wait until so many more users have come."""
+    before = len(deployment.requests())
+    world.until(lambda: len(deployment.requests()) >= before + more, "users come")
+
+
+def mirrors() -> list[str]:
+    found = kubectl("-n", STALL, "get", "services,traefikservices.traefik.io", "-o", "name").split()
+    return [name for name in found if name.endswith(mirror_name(""))]
+
+
+def processes_of(version: str) -> list[int]:
+    """Return the processes of the version's pods, which run on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"VERSION={version}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_mirror_that_the_gateway_does_not_serve_is_told_before_any_copy(
+    stall: World, stack: StackInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing is the stable's Service."""
+    access = {"conn_type": "kubernetes", "extra": {"kube_config_path": stack.admin_kubeconfig}}
+    monkeypatch.setenv("AIRFLOW_CONN_STALL", json.dumps(access))
+    monkeypatch.setattr(testers, "PATIENCE", 5.0)
+    team = json.loads(kubectl("-n", STALL, "get", "httproute", STALL, "-o", "json"))
+    team["metadata"] = {"name": BROKEN, "namespace": STALL}
+    team["spec"] |= {"hostnames": [f"{BROKEN}.test"], "rules": [{"backendRefs": [{"name": BROKEN, "port": 80}]}]}
+    kubectl("apply", "-f", "-", stdin=json.dumps(team))
+    where = {"name": BROKEN, "url": stack.gateway_url}
+    spec = make_spec(service=STALL, namespace=STALL, route=where, shadow=ASKED["shadow"])
+    plan, cluster = make_plan(spec, stable=BROKEN), Cluster(STALL)
+
+    def claimed() -> str | None:
+        route = cluster.route(STALL, BROKEN)
+        owner, patch = claim(route, plan.deployment_id, plan.stable, plan.candidate)
+        with suppress(TemporaryError):  # the gateway may write its status between the two calls
+            cluster.patch_route(route, patch)
+            return owner
+        return None
+
+    owner = stall.until(claimed, "the route is claimed")
+    try:
+        with pytest.raises(
+            UndeliveredError, match=r"nothing is mirrored: .*: [45]0[0-9] by somebody else; .* remove shadow"
+        ):
+            mirror.set_up(cluster, plan, owner)
+        assert not cluster.route(STALL, BROKEN).copies_to(plan.candidate)
+    finally:
+        kubectl("-n", STALL, "delete", "httproute", BROKEN, f"testers-{BROKEN}")
+        for item in cluster.mirrors(STALL):
+            cluster.delete_mirror(item)
+    assert mirrors() == []
+
+
+def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(world: World) -> None:
+    deployment = Deployment(world, world.sample.good)
+    plan = mirrored(world, deployment)
+    name = mirror_name(plan.candidate)
+    # Without the finalizer, nobody at all would be answered from here on.
+    kubectl("-n", STALL, "delete", f"service/{name}", f"traefikservice.traefik.io/{name}", "--wait=false")
+    world.until(lambda: world.weights() == {plan.stable: 50, plan.candidate: 50}, "half of the users are sent to it")
+    deployment.ended()
+    assert (deployment.state, deployment.summary["state"]) == ("success", "VERIFIED")
+    assert deployment.failed() == []
+    assert mirrors() == []
+    said = deployment.summary["judgements"]["shadow.gate"]
+    assert said["verdict"] == "HEALTHY"
+    assert "at a declared 20%" in said["reason"]
+    assert states(deployment.folder).count("CANARY") == 3
+    shadow, first, _ = (step for step in transitions(deployment.folder) if step["to"] == "CANARY")
+    assert shadow["reason"].startswith(f"shifting copies of {SHARE} % to {plan.candidate}; ")
+    assert unix(deployment.summary["first_exposed_at"]) == unix(first["at"])
+    by_candidate, _ = deployment.answers()
+    assert min(request.sent for request in by_candidate) > unix(first["at"])
+
+
+def test_a_candidate_that_hangs_and_loses_its_service_and_its_pods_costs_no_user_anything(world: World) -> None:
+    declare(world.info, world.sample, STALL, bake=120, resources=SMALL, **ASKED)
+    world.api.await_read(world.dag)
+    deployment = Deployment(world, world.sample.good)
+    plan = mirrored(world, deployment)
+    wait_served(world, deployment)
+    processes = processes_of(plan.candidate)
+    assert len(processes) >= plan.spec.replicas
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    wait_served(world, deployment)
+    kubectl("-n", STALL, "delete", "service", plan.candidate)
+    wait_served(world, deployment)
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    deployment.taken_back("BREACHED", "ready_pods", "error_rate")
+    assert deployment.failed() == []
+    assert deployment.answers()[0] == []
+    assert deployment.summary["first_exposed_at"] is None
+    assert unix(deployment.summary["mirrored_at"]) < unix(deployment.summary["verdict_at"])
+    assert states(deployment.folder).count("CANARY") == 1
+    assert world.tasks(deployment.run)["canary_50.shift"] != "success"
+    assert mirrors() == []
