@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -239,9 +240,10 @@ def _guard(given: argparse.Namespace) -> int:
         return VERIFIED
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ", level="INFO")
     logging.Formatter.converter = time.gmtime
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    Guard(connect(), namespaces).run(stopped)
+    # A pipe, and no event: a signal may come while its own thread holds the event's lock, and would wait for ever.
+    end, told = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(told, b"."))
+    Guard(connect(), namespaces).run(lambda seconds: bool(select.select([end], [], [], seconds)[0]))
     return VERIFIED
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -59,12 +58,15 @@ class Guard:
         self._over: dict[str, tuple[str, str]] = {}
         self._said: dict[str, float] = {}
 
-    def run(self, stopped: threading.Event) -> None:
-        """Look until ``stopped`` is set, whatever the cluster answers."""
+    def run(self, ended: Callable[[float], bool]) -> None:
+        """Look until the end, whatever the cluster answers.
+
+        :param ended: waits for so many seconds, and returns whether it has come.
+        """
         log.info("%-12s %s", "guards", ", ".join(name or "all namespaces" for name in self._vigils))
-        while not stopped.is_set():
+        self.look()
+        while not ended(INTERVAL):
             self.look()
-            stopped.wait(INTERVAL)
         log.info("stopped")
 
     def look(self) -> None:

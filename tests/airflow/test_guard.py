@@ -343,7 +343,7 @@ class TestRunThatComesBack:
 def test_it_ends_when_it_is_told_to(plan: DeploymentPlan) -> None:
     stopped = threading.Event()
     guard = Guard(cast("Traffic", FakeCluster(plan)))
-    thread = threading.Thread(target=guard.run, args=[stopped])
+    thread = threading.Thread(target=guard.run, args=[stopped.wait])
     thread.start()
     stopped.set()
     thread.join(10)
