@@ -15,8 +15,9 @@ from airflow_deploy.clients.testers import see_delivered
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.record import Patch
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, explain, record, resolved

@@ -16,10 +16,10 @@ from airflow_deploy.clients.source import Repository
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import mirror
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import PORT, Route, gitops_managers
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
-from airflow_deploy.domain.route import PORT, Route, gitops_managers
 from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators.base import DeployOperator, record

@@ -25,6 +25,7 @@ from airflow_deploy.clients.recheck import Recheck, recheck
 from airflow_deploy.clients.settling import settle, take_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, HarmError
+from airflow_deploy.domain.record import GARBLED
 from airflow_deploy.domain.spec import Connections
 from airflow_deploy.domain.states import State, Step
 from airflow_deploy.domain.values import printable
@@ -145,7 +146,7 @@ def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
 
 def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
     reason = "it was taken back before"
-    with suppress(*routes.GARBLED):  # anybody may have written over the word
+    with suppress(*GARBLED):  # anybody may have written over the word
         said = json.loads(word or "")
         reason = printable(str(said["reason"]), 500)
         at = max(item.verified_at, min(at, datetime.fromisoformat(said["at"]).timestamp()))

@@ -28,11 +28,12 @@ from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.evidence import EvidenceLog
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import table
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.record import GARBLED, Shift
 from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
-from airflow_deploy.domain.route import Route, Shift
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors.telling import ALLOWANCE
 
@@ -188,7 +189,7 @@ class Looks:
         if braked and self._assignment.role != "gate" and route.word:
             # Another loop for the same task, this one before a restart, or the guard by a claim of its own has braked:
             # its word stands, unless somebody wrote over it.
-            with suppress(*routes.GARBLED):
+            with suppress(*GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})

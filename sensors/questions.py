@@ -17,8 +17,9 @@ from asgiref.sync import sync_to_async
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.approval import REJECT, Answer
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Route
+from airflow_deploy.domain.record import GARBLED
 from airflow_deploy.sensors.triggers import INTERVAL, OneEventTrigger, in_thread
 
 
@@ -88,7 +89,7 @@ class QuestionTrigger(OneEventTrigger):
 
 
 def _word(route: Route) -> str:
-    with suppress(*routes.GARBLED):
+    with suppress(*GARBLED):
         said = json.loads(route.word or "")
         return f": {said['verdict']}: {said['reason']}"
     return ""

@@ -9,8 +9,9 @@ from airflow_deploy.clients.answers import TIMEOUT, errors
 from airflow_deploy.clients.traffic import GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.mirror import LABELS as MIRROR
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.record import Patch
 
 AUTOSCALING_API = ("autoscaling", "v2")
 OWN_KINDS = {

@@ -9,8 +9,8 @@ from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Route
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from typing import Any
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import testers
 from airflow_deploy.domain.errors import FencedError, RefusedError, UndeliveredError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import OWNER, Route
+from airflow_deploy.domain.record import OWNER
 from airflow_deploy.domain.testers import MARK, Question, question
 from airflow_deploy.domain.values import printable
 

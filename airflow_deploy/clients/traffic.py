@@ -11,8 +11,9 @@ from typing import Any
 
 from airflow_deploy.clients.answers import TIMEOUT, errors
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import Route, absent
 from airflow_deploy.domain.lease import LABEL, Lease
-from airflow_deploy.domain.route import GARBLED, Patch, Route, absent
+from airflow_deploy.domain.record import GARBLED, Patch
 
 FIELD_MANAGER = "airflow-deploy"
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")

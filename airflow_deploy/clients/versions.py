@@ -22,9 +22,9 @@ from airflow_deploy.clients.settling import settle
 from airflow_deploy.clients.testers import close
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import PermanentError, RefusedError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Route
 from airflow_deploy.domain.values import printable
 from airflow_deploy.domain.versions import SETTLES_ITSELF, Chores, Previous, Version, chores, drift, versions_of
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_deploy.domain.route import GARBLED, PREFIX, Patch
+from airflow_deploy.domain.record import GARBLED, PREFIX, Patch
 
 HELD = f"{PREFIX}/held"
 _HELD = "/metadata/annotations/" + HELD.replace("/", "~1")

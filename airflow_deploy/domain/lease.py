@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_deploy.domain.route import Patch
+from airflow_deploy.domain.record import Patch
 
 LABEL = {"app.kubernetes.io/managed-by": "airflow-deploy"}
 PREFIX = "airflow-deploy-"

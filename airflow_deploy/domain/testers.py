@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from airflow_deploy.domain.route import OWNER, Route, mirror_ref
+from airflow_deploy.domain.httproute import Route, mirror_ref
+from airflow_deploy.domain.record import OWNER
 from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
 
 HEADER, ALWAYS = "x-canary", "always"

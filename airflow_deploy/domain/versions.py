@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_deploy.domain.route import Route
+from airflow_deploy.domain.httproute import Route
 
 MANAGER = "airflow-deploy"
 NAME, VERSION, MANAGED_BY = (f"app.kubernetes.io/{key}" for key in ("name", "version", "managed-by"))

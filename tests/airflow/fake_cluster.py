@@ -13,9 +13,10 @@ from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.cluster import Parts, Readiness
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import Route, absent
 from airflow_deploy.domain.lease import Lease, held, name_of
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.record import Patch
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 
@@ -115,10 +116,10 @@ class FakeCluster:
 
     def route_or_absent(self, namespace: str, name: str) -> Route:
         if name == self.plan.spec.route.name:
-            return self.route(namespace, name) if self.now.is_there else routes.absent(namespace, name)
+            return self.route(namespace, name) if self.now.is_there else absent(namespace, name)
         assert (namespace, name) == (self.plan.spec.namespace, f"testers-{self.plan.spec.route.name}")
         self._raise("route_or_absent")
-        return Route(copy.deepcopy(self.testers)) if self.testers else routes.absent(namespace, name)
+        return Route(copy.deepcopy(self.testers)) if self.testers else absent(namespace, name)
 
     def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
         self._raise("create_route")

@@ -20,8 +20,9 @@ from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.artifacts import Artifacts, store
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Patch, Route
+from airflow_deploy.domain.record import Patch
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.audit import AuditOperator

@@ -17,7 +17,7 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError, UndeliveredError
 from airflow_deploy.domain.mirror import made
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.route import SETTLED
+from airflow_deploy.domain.record import SETTLED
 from airflow_deploy.domain.states import State
 from airflow_deploy.domain.testers import MARK, leads_to
 from airflow_deploy.operators.base import recorded

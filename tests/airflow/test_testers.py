@@ -12,8 +12,8 @@ import pytest
 from airflow_deploy.clients import lease, testers
 from airflow_deploy.clients.testers import PATIENCE, close
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError, UndeliveredError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import Route
 from airflow_deploy.domain.states import State
 from airflow_deploy.domain.testers import LABELS
 from airflow_deploy.operators import canary

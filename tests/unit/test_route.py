@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.route import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Route, Shift, gitops_managers
+from airflow_deploy.domain.httproute import Route, gitops_managers
+from airflow_deploy.domain.record import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Patch, Shift
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
@@ -41,7 +42,7 @@ def body(*rules: list[Body], annotations: dict[str, str] | None = None) -> Body:
     return {"metadata": metadata, "spec": {"hostnames": ["pay.example.com"], "rules": matched}}
 
 
-def write(route: Route, patch: routes.Patch) -> Route:
+def write(route: Route, patch: Patch) -> Route:
     return Route(apply_patch(route.body, patch))
 
 
@@ -146,7 +147,7 @@ def claimed_from(before: Body) -> Route:
     return write(route, patch)
 
 
-def attempts(route: Route) -> list[Callable[[], routes.Patch]]:
+def attempts(route: Route) -> list[Callable[[], Patch]]:
     """Every write of an owner, tried on ``route``."""
     return [
         lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),

@@ -16,10 +16,11 @@ from airflow_deploy.domain.delivery import Delivery
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.evidence import EvidenceLog, replay
 from airflow_deploy.domain.findings import Finding
+from airflow_deploy.domain.httproute import Route, mirror_ref
 from airflow_deploy.domain.judge import Judge, Terms
 from airflow_deploy.domain.names import SERVICE_MAX, mirror_name
 from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.route import BRAKED, CANARY, SETTLED, SHIFTS, WORD, Route, Shift
+from airflow_deploy.domain.record import BRAKED, CANARY, SETTLED, SHIFTS, WORD, Patch, Shift
 from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused
@@ -132,9 +133,7 @@ class TestRoute:
         ],
     )
     @pytest.mark.parametrize("others", [0, 1])
-    def test_whoever_takes_it_back_takes_the_mirror_out(
-        self, lower: Callable[[Route], routes.Patch], others: int
-    ) -> None:
+    def test_whoever_takes_it_back_takes_the_mirror_out(self, lower: Callable[[Route], Patch], others: int) -> None:
         """Also where somebody has added a backend behind it."""
         route = mirrored(2)
         for rule in route.body["spec"]["rules"]:
@@ -153,7 +152,7 @@ class TestRoute:
 
     def test_a_mirror_without_a_weight_is_not_left_there(self) -> None:
         route = write(mirrored(), routes.restore(mirrored(), OURS, STABLE, CANDIDATE, SETTLED))
-        route.body["spec"]["rules"][0]["backendRefs"].append(routes.mirror_ref(CANDIDATE, 0))
+        route.body["spec"]["rules"][0]["backendRefs"].append(mirror_ref(CANDIDATE, 0))
         again = routes.restore(route, OURS, STABLE, CANDIDATE, SETTLED)
         assert not write(route, again).mentions(MIRROR)
 

@@ -9,8 +9,8 @@ import pytest
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.route import Route
 from airflow_deploy.domain.testers import EVERYTHING, MARK, made, name_of, question
 from tests.unit.builders import make_spec
 from tests.unit.json_patch import apply_patch

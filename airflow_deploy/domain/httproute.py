@@ -1,0 +1,259 @@
+"""The HTTPRoute: weights of backends divide the traffic, and one write moves all of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.record import CANARY, Patch, Record, Shift, same
+
+PORT = 80
+"""Of a Service that no route has named yet: of a service's first version."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend of the route's rules; ``weight`` is relative."""
+
+    name: str
+    weight: int
+
+
+class Route(Record):
+    """A team's HTTPRoute. Its rules are one atomic list, so they are changed by JSON Patch alone."""
+
+    def rules_with(self, service: str) -> list[int]:
+        """Return the indices of the rules that name ``service`` as a backend."""
+        return [i for i, rule in enumerate(self._rules) if any(b["name"] == service for b in _refs(rule))]
+
+    def backends(self, rule: int) -> list[Backend]:
+        """Return one rule's backends."""
+        return [Backend(ref["name"], ref.get("weight", 1)) for ref in _refs(self._rules[rule])]
+
+    def weights(self, service: str) -> list[dict[str, int]]:
+        """Return, for each rule that names ``service``, the weights of all its backends by name."""
+        return [{b.name: b.weight for b in self.backends(rule)} for rule in self.rules_with(service)]
+
+    def serves(self, service: str) -> bool:
+        """Whether ``service`` gets any traffic."""
+        return any(weights[service] > 0 for weights in self.weights(service))
+
+    def copies_to(self, version: str) -> bool:
+        """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
+        return bool(self.rules_with(mirror_name(version)))
+
+    def filters(self, service: str) -> bool:
+        """Whether requests or answers of ``service`` alone are changed on their way, by its backend's own filters."""
+        return any(ref.get("filters") for rule in self._rules for ref in _refs(rule) if ref["name"] == service)
+
+    def mentions(self, service: str) -> bool:
+        """Whether ``service`` is named anywhere in the rules, by a filter that mirrors requests, say."""
+        return _names(self._rules, service)
+
+    @property
+    def _rules(self) -> list[dict[str, Any]]:
+        rules: list[dict[str, Any]] = self.body["spec"].get("rules") or []
+        return rules
+
+    @property
+    def named(self) -> list[str]:
+        """All backends of all rules, whatever their weights."""
+        return sorted({b.name for i in range(len(self._rules)) for b in self.backends(i)})
+
+    def serving(self) -> str:
+        """Return the one Service that serves now; an empty name where nobody does.
+
+        :raises RefusedError: several share the traffic unasked, or a rule names it twice.
+        """
+        serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
+        if len(serving) > 1:
+            raise self._unclear(" and ".join(serving))
+        for name in serving:
+            for rule in self.rules_with(name):
+                if [backend.name for backend in self.backends(rule)].count(name) > 1:
+                    raise RefusedError(f"route {self.name}: rule {rule} names {name} twice; name it once")
+        return serving[0] if serving else ""
+
+    def stable(self) -> str:
+        """Return the one Service that serves now.
+
+        :raises RefusedError: none serves, several share the traffic unasked, or a rule names it twice.
+        """
+        if serving := self.serving():
+            return serving
+        raise self._unclear("no Service")
+
+    def _unclear(self, found: str) -> RefusedError:
+        remedy = "give one Service the whole weight before deploying"
+        if self.phase == CANARY:
+            remedy = f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
+        return RefusedError(f"route {self.name}: {found} serves it; {remedy}")
+
+    def vacant(self) -> list[int]:
+        """Return the indices of the rules in which a first version may serve: a redirect answers by itself.
+
+        :raises RefusedError: there are none.
+        """
+        found = [i for i, rule in enumerate(self._rules) if not _redirects(rule)]
+        if not found:
+            raise RefusedError(f"route {self.name}: it has no rule that could send requests to a Service; add one")
+        return found
+
+    def port_of(self, service: str) -> int:
+        """Return the port under which the route reaches ``service``.
+
+        :raises RefusedError: its rules use several.
+        """
+        ports = {int(ref["port"]) for rule in self._rules for ref in _refs(rule) if ref["name"] == service}
+        if len(ports) != 1:
+            raise RefusedError(f"route {self.name}: its rules reach {service} by several ports; use one")
+        return ports.pop()
+
+    def joined(self, stable: str, candidate: str) -> Patch:
+        """Return the part of a claim that adds the candidate with weight 0.
+
+        Without a stable, which has an empty name then, the candidate is all that the rules name.
+
+        :raises RefusedError: there is no stable, and no rule in which the candidate could serve.
+        """
+        if not stable:
+            alone = [{"kind": "Service", "name": candidate, "port": PORT, "weight": 0}]
+            return [{"op": "add", "path": _backends(rule), "value": alone} for rule in self.vacant()]
+        patch: Patch = []
+        for rule in self.rules_with(stable):
+            kept = [{**ref, "weight": 100} for ref in _refs(self._rules[rule]) if ref["name"] == stable]
+            added = {**kept[0], "name": candidate, "weight": 0}  # same port and filters: it may become the stable
+            patch.append({"op": "replace", "path": _backends(rule), "value": [*kept, added]})
+        return patch
+
+    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
+        """Check that the same rules name both versions, with the weights of that shift."""
+        rules = self.rules_with(candidate)
+        if not rules or (stable and rules != self.rules_with(stable)):
+            both = f"both {stable} and {candidate}" if stable else candidate
+            raise FencedError(f"route {self.name} no longer names {both}; somebody changed its backends")
+        for weights in self.weights(candidate):
+            if weights != (ours := _weights(shift, stable, candidate)):
+                raise FencedError(
+                    f"route {self.name} has the weights {weights}, and the last shift set {ours}; somebody else set"
+                    " them"
+                )
+
+    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+        """Return the part of a shift that sets the weights, while backends and weights are as they were read."""
+        return [*self.unchanged(candidate), *self._set_weights(stable, candidate, shift)]
+
+    def unchanged(self, candidate: str) -> Patch:
+        """Return tests that fail as soon as any backend or weight is not as it was read."""
+        return [same(_backends(rule), _refs(self._rules[rule])) for rule in self.rules_with(candidate)]
+
+    def is_whole(self, stable: str, candidate: str) -> bool:
+        """Whether the stable has the whole weight; without one, whether the candidate has none."""
+        return not self.copies_to(candidate) and all(
+            weight == (100 if name == stable else 0)
+            for weights in self.weights(candidate)
+            for name, weight in weights.items()
+            if stable or name == candidate
+        )
+
+    def returned(self, stable: str, candidate: str) -> Patch:
+        """Return the part that gives the stable all weight.
+
+        It tests the backends' names alone: a rollback does not care what the weights have become.
+        """
+        if stable and not set(self._reached(candidate)) <= set(self.rules_with(stable)):
+            raise FencedError(
+                f"route {self.name} has a rule that names {candidate} alone; somebody changed its backends"
+            )
+        names = [
+            same(f"{_backends(rule)}/{index}/name", backend.name)
+            for rule in self._reached(candidate)
+            for index, backend in enumerate(self.backends(rule))
+        ]
+        return [*names, *self._set_weights(stable, candidate, Shift(0, 0.0))]
+
+    def taken_back(self, stable: str, candidate: str) -> Patch:
+        """Return the part that writes the stable into the rules again.
+
+        Later deployments that came to nothing have left other backends.
+        """
+        patch = self.unchanged(candidate)
+        for rule in self.rules_with(candidate):
+            (mine,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == candidate)
+            back = [{**mine, "name": stable, "weight": 100}] if stable else []
+            patch.append({"op": "replace", "path": _backends(rule), "value": [*back, {**mine, "weight": 0}]})
+        return patch
+
+    def _reached(self, candidate: str) -> list[int]:
+        """Return the indices of the rules by which requests, or copies of them, may come to the candidate."""
+        return sorted({*self.rules_with(candidate), *self.rules_with(mirror_name(candidate))})
+
+    def _set_weights(self, stable: str, candidate: str, shift: Shift) -> Patch:
+        """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
+        weights, mirror = _weights(shift, stable, candidate), mirror_name(candidate)
+        patch: Patch = []
+        for rule in self._reached(candidate):
+            backends = list(enumerate(self.backends(rule)))
+            patch += [
+                {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
+                for index, backend in backends
+                if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
+            ]
+            if shift.mirrored:
+                ref = mirror_ref(candidate, shift.share)
+                patch.append({"op": "add", "path": f"{_backends(rule)}/-", "value": ref})
+            else:  # from the last to the first: what is behind one that goes moves up
+                named = [index for index, backend in reversed(backends) if backend.name == mirror]
+                patch += [{"op": "remove", "path": f"{_backends(rule)}/{index}"} for index in named]
+        return patch
+
+
+def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return rule.get("backendRefs") or []
+
+
+def _redirects(rule: Mapping[str, Any]) -> bool:
+    return any(item.get("type") == "RequestRedirect" for item in rule.get("filters") or [])
+
+
+def _names(part: Any, service: str) -> bool:
+    if isinstance(part, dict):
+        return part.get("name") == service or any(_names(value, service) for value in part.values())
+    return isinstance(part, list) and any(_names(value, service) for value in part)
+
+
+def mirror_ref(candidate: str, weight: int) -> dict[str, Any]:
+    """Return the backend that answers as the stable does, and copies to the candidate."""
+    return {"group": "traefik.io", "kind": "TraefikService", "name": mirror_name(candidate), "weight": weight}
+
+
+def _weights(shift: Shift, stable: str, candidate: str) -> dict[str, int]:
+    """Return the weights that a shift gives; without a stable, nobody has the rest.
+
+    Who answers by the mirror is the stable; it stands in the route only while it has a weight.
+    """
+    rest = {stable: 100 - shift.share} if stable else {}
+    given = {candidate: 0, mirror_name(candidate): shift.share} if shift.mirrored else {candidate: shift.share}
+    return given | rest
+
+
+def _backends(rule: int) -> str:
+    return f"/spec/rules/{rule}/backendRefs"
+
+
+def absent(namespace: str, name: str) -> Route:
+    """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
+    return Route({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
+
+
+GITOPS = ("argocd", "kustomize-controller", "helm-controller")
+
+
+def gitops_managers(route: Route) -> list[str]:
+    """Return the GitOps tools that own the route's rules and would set its weights back."""
+    return [
+        entry["manager"]
+        for entry in route.body["metadata"].get("managedFields") or []
+        if entry.get("manager", "").startswith(GITOPS) and "f:rules" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+    ]

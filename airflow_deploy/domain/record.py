@@ -1,0 +1,155 @@
+"""The record that a deployment keeps on what divides its traffic: who owns it, how far it has shifted, and why.
+
+It lives in annotations of the team's own object; how that moves traffic is in ``httproute``.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_deploy.domain.errors import FencedError
+
+PREFIX = "airflow-deploy"
+OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
+VERSIONS = f"{PREFIX}/versions"
+STOPPED = f"{PREFIX}/stopped"
+
+CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
+SETTLED, ABANDONED = "settled", "abandoned"
+"""Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
+rollback is complete; a person must look, since somebody changed the route under the deployment."""
+
+WATCHED = frozenset({CANARY, PROMOTED})
+"""Phases in which somebody must look, and renews the Lease."""
+UNDER_WAY = frozenset({CANARY, BRAKED, PROMOTED})
+AT_REST = frozenset({None, VERIFIED, SETTLED})
+"""Phases in which a run has something to do, and in which none has; None before the first claim."""
+
+GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading an annotation that somebody wrote over may raise."""
+
+Patch = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's; where ``mirrored``, as copies."""
+
+    share: int
+    at: float
+    mirrored: bool = False
+
+    @property
+    def counted(self) -> float:
+        """The candidate's share in % of the requests that are counted: a copy is one more of them."""
+        return round(100 * self.share / (100 + self.share), 2) if self.mirrored else self.share
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"share": self.share, "at": self.at, **({"mirrored": True} if self.mirrored else {})}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a route says of itself, as it was read. ``body`` is the object."""
+
+    body: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """``namespace/name``, for messages."""
+        return f"{self.body['metadata']['namespace']}/{self.body['metadata']['name']}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the cluster has it."""
+        return "resourceVersion" in self.body["metadata"]
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """The object's annotations."""
+        return self.body["metadata"].get("annotations") or {}
+
+    @property
+    def owner(self) -> str | None:
+        """``<DEP-id>/<epoch>`` of the latest claim, None before the first."""
+        return self.annotations.get(OWNER)
+
+    @property
+    def epoch(self) -> int:
+        """How often the route was claimed."""
+        tail = (self.owner or "").rpartition("/")[2]
+        return int(tail) if re.fullmatch("[0-9]+", tail) else 0
+
+    @property
+    def phase(self) -> str | None:
+        """The latest claim's phase, None before the first claim."""
+        return self.annotations.get(PHASE)
+
+    @property
+    def shifts(self) -> list[Shift]:
+        """The owner's shifts, oldest first.
+
+        :raises FencedError: somebody else has written the annotation.
+        """
+        try:
+            recorded = json.loads(self.annotations.get(SHIFTS, "[]"))
+            return [Shift(int(i["share"]), float(i["at"]), i.get("mirrored", False) is True) for i in recorded]
+        except GARBLED as error:
+            raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
+
+    @property
+    def stopped(self) -> str | None:
+        """The version before the one that serves, once its window is over and nobody may return to it any more."""
+        return self.annotations.get(STOPPED)
+
+    @property
+    def word(self) -> str | None:
+        """What the brake left for whoever finds the route braked."""
+        return self.annotations.get(WORD)
+
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The owner's stable, empty where there was none, and candidate, as its claim has named them.
+
+        :raises FencedError: somebody else has written the annotation, or the claim is of a version that wrote none.
+        """
+        try:
+            named = json.loads(self.annotations[VERSIONS])
+            stable, candidate = named["stable"], named["candidate"]
+        except GARBLED as error:
+            raise FencedError(f"route {self.name}: the annotation {VERSIONS} does not name two versions") from error
+        return str(stable), str(candidate)
+
+    def owned_by(self, deployment_id: str) -> bool:
+        """Whether the latest claim is this deployment's."""
+        return (self.owner or "").rpartition("/")[0] == deployment_id
+
+
+def fence(route: Record, owner: str, phase: str) -> Patch:
+    """Return the tests that every write of an owner begins with.
+
+    :raises FencedError: what was read shows already that the tests would fail.
+    """
+    if route.owner != owner:
+        raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
+    if route.phase != phase:
+        raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
+    return [same(annotation(OWNER), owner), same(annotation(PHASE), phase)]
+
+
+def annotation(key: str) -> str:
+    """Return an annotation's path in a patch."""
+    return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def same(path: str, value: Any) -> dict[str, Any]:
+    """Return the operation that lets a patch fail where ``path`` has another value."""
+    return {"op": "test", "path": path, "value": value}
+
+
+def put(key: str, value: str) -> dict[str, Any]:
+    """Return the operation that writes an annotation."""
+    return {"op": "add", "path": annotation(key), "value": value}
