@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from airflow.sdk import DAG, BaseOperator, Param, TaskGroup, TriggerRule, chain
 
+from airflow_deploy.domain.names import SHADOW
 from airflow_deploy.domain.question import About
 from airflow_deploy.domain.request import DeployRequest
 from airflow_deploy.domain.spec import DeploymentSpec
@@ -224,7 +225,7 @@ def _stages(
     copied = [(spec.shadow.share, spec.canary.stages[0], True)] if spec.shadow else []
     for share, following, mirrored in [*copied, *given]:
         agreed = stages[-1].agreed if stages else deployed
-        name, of = ("shadow", "copies of ") if mirrored else (f"canary_{share}", "")
+        name, of = (SHADOW, "copies of ") if mirrored else (f"canary_{share}", "")
         with TaskGroup(name, tooltip=f"{of}{share} % of real traffic"):
             shift = ShiftCanaryOperator(
                 task_id="shift", share=share, mirrored=mirrored, agreed=agreed, trigger_rule=EITHER_WAY, **owned

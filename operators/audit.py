@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.manifests import render
 from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.domain.names import SHADOW
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
 from airflow_deploy.operators.base import DeployOperator, recorded
@@ -99,8 +100,8 @@ def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[
     restored = [event["restored_at"] for event in judgements.values() if event.get("restored_at")]
     breached = [event["at"] for event in judgements.values() if event["verdict"] == "BREACHED"]
     given = [item for item in path if item.to == State.CANARY]
-    exposed = [item.at.isoformat() for item in given if not item.task.startswith("shadow.")]
-    mirrored = [item.at.isoformat() for item in given if item.task.startswith("shadow.")]
+    mirrored = [item.at.isoformat() for item in given if item.task.startswith(f"{SHADOW}.")]
+    exposed = [item.at.isoformat() for item in given if not item.task.startswith(f"{SHADOW}.")]
     settled = [item.at.isoformat() for item in path if item.to == State.ROLLED_BACK]
     return {
         "deployment_id": plan.deployment_id,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from airflow_deploy.clients.airflow_api import AirflowApi
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
-from airflow_deploy.domain.names import SERVICE_PATTERN
+from airflow_deploy.domain.names import SERVICE_PATTERN, SHADOW
 from airflow_deploy.domain.outcome import DeployResult, Verdict, last_step, state_of
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
@@ -189,7 +189,7 @@ class Run:
 
     def _verdicts(self, seen: Snapshot) -> Iterator[Verdict]:
         gates = {int(found[1]): task for task in seen.tasks if (found := re.fullmatch(r"canary_([0-9]+)\.gate", task))}
-        for task in ["shadow.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
+        for task in [f"{SHADOW}.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
             # A task that has neither failed nor succeeded has judged nothing yet.
             event = self._xcom(task) if seen.tasks.get(task) in DONE else None
             if isinstance(event, dict) and "verdict" in event:

@@ -38,7 +38,9 @@ def version_name(service: str, commit: str, unix_seconds: int) -> str:
     return f"{service}-{commit[:7]}-{unix_seconds}"
 
 
-MIRROR_SUFFIX = "-shadow"
+SHADOW = "shadow"
+"""The stage that gives copies, and its group of tasks."""
+MIRROR_SUFFIX = f"-{SHADOW}"
 
 
 def mirror_name(version: str) -> str:
