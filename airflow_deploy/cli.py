@@ -187,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     watcher = _described(commands.add_parser, GUARD, name="guard", help="return what nobody looks at any more")
     watcher.add_argument("--namespace", action="append", metavar="NAMESPACE", help="of services; all without it")
     watcher.add_argument("--manifest", metavar="IMAGE", help="print what runs it in the cluster, with its rights")
+    watcher.add_argument("--replicas", action="store_true", help="with rights for services of router: replicas too")
     watcher.add_argument("--home", default="airflow", metavar="NAMESPACE", help="where the manifest puts it: airflow")
     watcher.set_defaults(command=_guard)
 
@@ -236,7 +237,7 @@ def _rbac(given: argparse.Namespace) -> int:
 def _guard(given: argparse.Namespace) -> int:
     namespaces = given.namespace or []
     if given.manifest:
-        print(guard(given.manifest, given.home, namespaces), end="")
+        print(guard(given.manifest, given.home, namespaces, replicas=given.replicas), end="")
         return VERIFIED
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ", level="INFO")
     logging.Formatter.converter = time.gmtime

@@ -37,7 +37,8 @@ class ApplyManifestOperator(DeployOperator):
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         hold_autoscalers(cluster, plan)
         cluster.apply(manifest)
-        scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
+        if not plan.divides_pods:
+            scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])
         return plan.candidate

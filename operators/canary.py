@@ -11,14 +11,15 @@ from airflow.sdk import Context, XComArg
 from airflow_deploy.clients import lease, manifests, mirror
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.services import adopt
 from airflow_deploy.clients.testers import see_delivered
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.record import Patch
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.operators.base import DeployOperator, explain, record, resolved
 
@@ -53,8 +54,10 @@ class ClaimRouteOperator(DeployOperator):
         self.log.info("route %s is ours: %s", route.name, owner)
         return owner
 
-    def _route(self, cluster: Cluster, plan: DeploymentPlan) -> Route:
+    def _route(self, cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
         """Read the route; that of a first version is made where it is not there."""
+        if plan.divides_pods:
+            return adopt(cluster, plan.spec)
         where = plan.spec.namespace, plan.spec.route.name
         if plan.stable or cluster.route_or_absent(*where).is_there:
             return cluster.route(*where)
@@ -103,24 +106,48 @@ class ShiftCanaryOperator(OwnedOperator):
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        share = plan.share(self.share)
         try:
-            provide(cluster, plan, resolved(self.claim), share)
-            seen = self._delivered(cluster, plan)
+            for share in plan.shares(self.share):
+                self._give(context, cluster, plan, share)
         except PermanentError as error:
             explain(context, str(error))
             raise
-        route, patch = self._looked_at(cluster, plan, share)
-        what = f"copies of {share} %" if self.mirrored else f"{share} %"
-        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
-        cluster.patch_route(route, patch)
-        self.log.info("route %s gives %s %s", route.name, plan.candidate, what)
+        what = self._what(plan.share(self.share))
         declared = f"{what} of traffic {'are' if self.mirrored else 'is'} declared"
         record(context, State.CANARY_WAITING, f"{declared} for {plan.candidate}")
 
+    def _what(self, share: int) -> str:
+        return f"copies of {share} %" if self.mirrored else f"{share} %"
+
+    def _give(self, context: Context, cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
+        """Capacity before weight; only where the pods beside the stable's are the share, they come with it."""
+        seen, alongside = "", plan.divides_pods and share < 100
+        if not alongside:
+            provide(cluster, plan, resolved(self.claim), share)
+            seen = self._delivered(cluster, plan)
+        route, patch = self._looked_at(cluster, plan, share)
+        what = self._what(share)
+        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
+        cluster.patch_route(route, patch)
+        if alongside:
+            provide(cluster, plan, resolved(self.claim), share)
+            self._shift(cluster, plan, share)
+        self.log.info("route %s gives %s %s", route.name, plan.candidate, what)
+
+    def _shift(self, cluster: Cluster, plan: DeploymentPlan, share: int) -> tuple[TeamRoute, Patch]:
+        """Return the route and the patch that shifts it.
+
+        :raises FencedError: somebody else has it, or has changed it.
+        """
+        owner, route = resolved(self.claim), cluster.team_route(*plan.spec.place)
+        now = time.time()
+        return route, routes.shift(route, owner, plan.stable, plan.candidate, share, now, mirrored=self.mirrored)
+
     def _delivered(self, cluster: Cluster, plan: DeploymentPlan) -> str:
         """Before the first share, see that the gateway delivers, and return that in words."""
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        if plan.divides_pods:
+            return ""
+        route = cluster.team_route(*plan.spec.place)
         if route.shifts or route.owner != (owner := resolved(self.claim)):
             return ""
         seen = [mirror.set_up(cluster, plan, owner)] if self.mirrored else []
@@ -128,17 +155,15 @@ class ShiftCanaryOperator(OwnedOperator):
         self.log.info("%s", "; ".join(seen))
         return f"; {'; '.join(seen)}"
 
-    def _looked_at(self, cluster: Cluster, plan: DeploymentPlan, share: int) -> tuple[Route, Patch]:
+    def _looked_at(self, cluster: Cluster, plan: DeploymentPlan, share: int) -> tuple[TeamRoute, Patch]:
         """Wait until the watch has completed a look since this try began, and return the patch that shifts.
 
         After whatever restart: whoever raises a share knows that the brake is held.
         """
-        owner = resolved(self.claim)
-        sign = lease.Sign(cluster, plan, owner)
+        sign = lease.Sign(cluster, plan, resolved(self.claim))
         deadline = time.monotonic() + UNSEEN
         while True:
-            route = cluster.route(plan.spec.namespace, plan.spec.route.name)
-            patch = routes.shift(route, owner, plan.stable, plan.candidate, share, time.time(), mirrored=self.mirrored)
+            route, patch = self._shift(cluster, plan, share)
             if not patch or sign.seen():
                 return route, patch
             if time.monotonic() >= deadline:
@@ -167,7 +192,7 @@ class PromoteOperator(OwnedOperator):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         provide(cluster, plan, resolved(self.claim), 100, way_back=False)
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        route = cluster.team_route(*plan.spec.place)
         patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
         record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster.patch_route(route, patch)

@@ -12,16 +12,18 @@ from airflow_deploy.clients.autoscalers import check_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.mirror import NEEDS
 from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.services import check_first_share, serving
 from airflow_deploy.clients.source import Repository
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import mirror
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import PORT, Route, gitops_managers
+from airflow_deploy.domain.httproute import PORT, Route
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.request import DeployRequest, parse_request
 from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.operators.base import DeployOperator, record
 
 
@@ -48,9 +50,8 @@ class PlanDeploymentOperator(DeployOperator):
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
         cluster = Cluster(spec.connections.kubernetes)
-        route = cluster.route_or_absent(spec.namespace, spec.route.name)
+        route = cluster.team_route_or_absent(*spec.place)
         _refuse_gitops(route)
-        stable = _stable(cluster, spec, route)
         plan = DeploymentPlan(
             dag_id=run.dag_id,
             run_id=run.run_id,
@@ -59,17 +60,18 @@ class PlanDeploymentOperator(DeployOperator):
             spec=spec,
             request=request,
             commit=commit,
-            stable=stable,
-            stable_port=route.port_of(stable) if stable else PORT,
-            stable_ready=cluster.ready_endpoints(spec.namespace, stable) if stable else 0,
+            **_served(cluster, spec, route),
         )
         plan = self._behind_the_route_alone(cluster, plan)
         _refuse_backdated(plan)
-        if plan.candidate == stable:
+        if plan.candidate == plan.stable:
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
-        _check_shadow(cluster, plan, route)
+        if isinstance(route, Route):
+            _check_shadow(cluster, plan, route)
+        else:
+            check_first_share(plan)
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
@@ -80,17 +82,30 @@ class PlanDeploymentOperator(DeployOperator):
             State.INIT,
             f"{plan.requester or 'nobody who has signed in'} asked for {commit[:12]} to end {request.incident.id}",
         )
-        does = f"replaces {stable}" if stable else "is the first: nobody serves"
+        does = f"replaces {plan.stable}" if plan.stable else "is the first: nobody serves"
         self.log.info("%s: %s %s", plan.deployment_id, plan.candidate, does)
         return plan.dump()
 
     def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
         """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""
         labels = plan.pod_labels.items()
-        if not any(selector.items() <= labels for selector in cluster.selectors(plan.spec.namespace)):
+        # Beside a stable that the team has brought, they carry what the Service asks for, so that it selects them.
+        if plan.adopted or not any(selector.items() <= labels for selector in cluster.selectors(plan.spec.namespace)):
             return plan
         self.log.info("a Service selects pods by their name alone: those of %s do not carry it", plan.candidate)
         return plan.model_copy(update={"pods_named": False})
+
+
+def _served(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
+    """Return what the plan says of whoever serves now."""
+    if not isinstance(route, Route):
+        stable, adopted = serving(cluster, spec, route)
+        ready = cluster.ready(spec.namespace, stable, adopted or route.labels_of(stable))
+        return {"stable": stable, "adopted": adopted, "stable_port": PORT, "stable_ready": ready}
+    if not (stable := _stable(cluster, spec, route)):
+        return {"stable": "", "stable_port": PORT, "stable_ready": 0}
+    ready = cluster.ready_endpoints(spec.namespace, stable)
+    return {"stable": stable, "stable_port": route.port_of(stable), "stable_ready": ready}
 
 
 def _stable(cluster: Cluster, spec: DeploymentSpec, route: Route) -> str:
@@ -125,11 +140,11 @@ def _refuse_backdated(plan: DeploymentPlan) -> None:
         )
 
 
-def _refuse_gitops(route: Route) -> None:
-    if managers := gitops_managers(route):
+def _refuse_gitops(route: TeamRoute) -> None:
+    if managers := route.gitops_managers():
         raise RefusedError(
-            f"route {route.name}: {' and '.join(managers)} owns its rules and would set the weights back; let it ignore"
-            " the differences at /spec/rules/*/backendRefs"
+            f"route {route.name}: {' and '.join(managers)} owns its {route.DIVIDES} and would set back what"
+            f" divides the traffic; let it ignore the differences at {route.IGNORED}"
         )
 
 

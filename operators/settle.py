@@ -100,6 +100,7 @@ def _release(plan: DeploymentPlan, *, settled: bool = True) -> None:
         cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
         if settled:
             release_autoscalers(cluster, plan.spec.namespace, mine)
+        if settled and not plan.divides_pods:
             close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
         if plan.spec.shadow:
             mirror.close(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)

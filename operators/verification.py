@@ -130,7 +130,7 @@ def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
         if isinstance(clients, Exception):
             raise clients
         cluster, prometheus = clients
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        route = cluster.team_route(*plan.spec.place)
         if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
             return _unfinished(item, route.word, at)
         if not routes.at_rest(route, plan.deployment_id, plan.candidate):

@@ -131,5 +131,5 @@ class VerifySensor(LookSensor):
     def _confirm(self) -> None:
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+        route = cluster.team_route(*plan.spec.place)
         cluster.patch_route(route, routes.confirm(route, resolved(self.claim)))

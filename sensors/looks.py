@@ -28,12 +28,12 @@ from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.evidence import EvidenceLog
 from airflow_deploy.domain.findings import Finding, Verdict
 from airflow_deploy.domain.gates import table
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.judge import Terms
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.record import GARBLED, Shift
 from airflow_deploy.domain.report import Look, Report
 from airflow_deploy.domain.request import ResolvedWhen
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.sensors.telling import ALLOWANCE
 
@@ -102,6 +102,7 @@ class Looks:
         self._log = EvidenceLog(terms, self._observer.queries)
         self._report = Report(table(plan.spec.kinds), plan.spec.limits)
         self._shift = Shift(0, 0.0)
+        self._complete = 0
         self._looked_at: float | None = None
         self._in_time = False
         self._sighted = 0.0
@@ -123,7 +124,7 @@ class Looks:
 
     def _look(self, at: float) -> Outcome | None:
         try:
-            route = self._cluster.route(self._plan.spec.namespace, self._plan.spec.route.name)
+            route = self._cluster.team_route(*self._plan.spec.place)
             if ended := self._ended(route, at):
                 _say(self._report.again())
                 return ended
@@ -180,7 +181,7 @@ class Looks:
                 return None
         return None
 
-    def _ended(self, route: Route, at: float) -> Outcome | None:
+    def _ended(self, route: TeamRoute, at: float) -> Outcome | None:
         """Return how the route itself shows that this loop has nothing to judge any more."""
         ours = route.owner == self._assignment.claim
         if ours and route.phase in OPEN[self._assignment.role]:
@@ -194,27 +195,35 @@ class Looks:
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
 
-    def _count_pods(self, route: Route, at: float) -> None:
-        """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said."""
+    def _count_pods(self, route: TeamRoute, at: float) -> None:
+        """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said.
+
+        Where pods are the share, those of a new one are still to come: they count once all of them have been there.
+        """
         plan = self._plan
         reached = route.serves(plan.candidate) or route.copies_to(plan.candidate)
         if self._assignment.role == "gate" or not reached or not route.shifts:
             return
         try:
-            ready = self._cluster.ready_endpoints(plan.spec.namespace, plan.candidate, QUICK)
+            ready = self._cluster.ready(plan.spec.namespace, plan.candidate, plan.labels_of(plan.candidate), QUICK)
         except DeployError as error:
             log.warning("the pods of %s are not known: %s", plan.candidate, error)
         else:
-            self._log.pods(at, ready, plan.spec.pods_for(route.shifts[-1].share))
+            share = route.shifts[-1].share
+            needed = plan.pods_for(share)
+            if ready >= needed:
+                self._complete = share
+            if self._complete == share or not plan.divides_pods:
+                self._log.pods(at, ready, needed)
 
-    def _sight(self, route: Route, at: float) -> str | None:
+    def _sight(self, route: TeamRoute, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""
         if not route.shifts:
             return None  # the first share waits for its pods, or for the gateway, and there is nothing to see yet
         self._take_in(route, at)
         return unsighted(self._reader, self._plan, max(self._assignment.started, route.shifts[0].at), at)
 
-    def _take_in(self, route: Route, at: float) -> None:
+    def _take_in(self, route: TeamRoute, at: float) -> None:
         shifts = route.shifts
         for seconds, until in chunks(self._asked_until or shifts[0].at - LOOKBACK, at):
             seen = self._observer.ask(seconds, until)
@@ -280,7 +289,9 @@ class Looks:
         total = self._log.judge.total
         return Outcome(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
 
-    def _tell(self, route: Route | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool) -> None:
+    def _tell(
+        self, route: TeamRoute | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool
+    ) -> None:
         if route and route.shifts:
             self._shift = route.shifts[-1]
         if not final and not ALLOWANCE.is_left(time.monotonic()):

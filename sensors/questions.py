@@ -17,9 +17,9 @@ from asgiref.sync import sync_to_async
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.approval import REJECT, Answer
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.record import GARBLED
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.sensors.triggers import INTERVAL, OneEventTrigger, in_thread
 
 
@@ -79,7 +79,7 @@ class QuestionTrigger(OneEventTrigger):
             if self._cluster is None:
                 self._cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
             cluster = self._cluster
-            route = await in_thread(lambda: cluster.route(plan.spec.namespace, plan.spec.route.name))
+            route = await in_thread(lambda: cluster.team_route(*plan.spec.place))
         except Exception as error:  # whatever the cluster answers, the deadline stands
             self.log.warning("%s; the question stays open", error)
             return None
@@ -88,7 +88,7 @@ class QuestionTrigger(OneEventTrigger):
         return None if route.phase == routes.CANARY else f"route {route.name} is {route.phase}{_word(route)}"
 
 
-def _word(route: Route) -> str:
+def _word(route: TeamRoute) -> str:
     with suppress(*GARBLED):
         said = json.loads(route.word or "")
         return f": {said['verdict']}: {said['reason']}"

@@ -162,6 +162,8 @@ class ReadyTrigger(OneEventTrigger):
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
         plan = DeploymentPlan.load(self.planned)
+        if plan.divides_pods:
+            return asdict(Readiness(0, 0, None))  # they come with the share
         cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
         seen = Readiness(0, plan.spec.replicas, None)
         while time.time() < self.deadline:

@@ -40,7 +40,7 @@ def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
 
 
 def _stables(cluster: Cluster, plan: DeploymentPlan) -> list[dict[str, Any]]:
-    return cluster.autoscalers(plan.spec.namespace, plan.stable) if plan.stable else []
+    return cluster.autoscalers(plan.spec.namespace, plan.stable_service) if plan.stable else []
 
 
 def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], bool]) -> list[str]:

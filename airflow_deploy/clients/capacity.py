@@ -27,15 +27,15 @@ def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, w
     :raises CapacityError: they are not there in time.
     """
     namespace, deadline = plan.spec.namespace, time.monotonic() + PATIENCE
-    needed = {plan.candidate: plan.spec.pods_for(share)}
+    needed = {plan.candidate: plan.pods_for(share)}
     if plan.stable and way_back:
         needed[plan.stable] = plan.stable_ready
     while True:
-        route = cluster.route(namespace, plan.spec.route.name)
+        route = cluster.team_route(*plan.spec.place)
         if route.owner != owner or route.phase != routes.CANARY:
             return
         failed = scale_up(cluster, plan, share)
-        ready = {name: cluster.ready_endpoints(namespace, name) for name in needed}
+        ready = {name: cluster.ready(namespace, name, plan.labels_of(name)) for name in needed}
         if all(ready[name] >= number for name, number in needed.items()):
             return
         seen = " and ".join(f"{ready[name]} of {number} pods of {name}" for name, number in needed.items() if number)
@@ -53,9 +53,10 @@ def scale_up(cluster: Cluster, plan: DeploymentPlan, share: int) -> str | None:
 
     It is never scaled down: a task that runs again must not take pods from a share that was given since.
     """
-    namespace, needed = plan.spec.namespace, plan.spec.pods_for(share)
+    namespace, needed = plan.spec.namespace, plan.pods_for(share)
     there = cluster.readiness(namespace, plan.candidate)
     if there.wanted < needed:
-        cluster.scale(namespace, plan.candidate, needed)
+        give = cluster.join if plan.divides_pods else cluster.scale
+        give(namespace, plan.candidate, needed)
         log.info("%s gets %d pods for %d %% of traffic", plan.candidate, needed, share)
     return there.failed

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from airflow_deploy.clients.traffic import Traffic
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, RefusedError
+from airflow_deploy.domain.podsroute import PodsRoute
 from airflow_deploy.domain.vigil import Lapsed, Vigil
 from airflow_deploy.domain.word import Outcome
 
@@ -99,20 +100,23 @@ class Guard:
 
     def _take_back(self, lapsed: Lapsed) -> None:
         lease = lapsed.lease
-        route = self._traffic.route(lease.namespace, lease.route)
+        route = self._traffic.team_route(lease.namespace, lease.route, lease.router)
         if route.owner is None or route.phase not in routes.WATCHED:
+            if route.phase == routes.BRAKED and lease.router == PodsRoute.ROUTER:
+                self._traffic.withdraw(route, route.versions[1])  # who braked may have died before this
             # Whoever claims the route again takes the Lease first, which changes it.
             self._over[lease.name] = lease.version
             return
         stable, candidate = route.versions
         if not (route.serves(candidate) or route.copies_to(candidate)):
             return
-        if stable and not self._traffic.ready_endpoints(lease.namespace, stable):
+        if stable and not self._traffic.ready(lease.namespace, stable, route.labels_of(stable)):
             raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
         reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
         now = time.time()
         word = Outcome("BLIND", reason, now, restored_at=now)
-        self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
+        seized = self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
+        self._traffic.withdraw(seized, candidate)
         moved = f"owner {route.owner}, from {candidate} to {stable or 'nobody'}"
         log.warning("returned     %s: nobody has looked for %.0f s; %s", lease.name, lapsed.silent, moved)
 

@@ -146,15 +146,3 @@ class Inventory(Traffic):
         with errors(f"listing the {kind}s of {namespace}"):
             answer = self._call("GET", OWN_KINDS[kind].format(namespace), query_params=list(selected.items()))
         return [{**item, "kind": kind} for item in answer["items"]]
-
-    def _call(self, method: str, path: str, content_type: str = "application/json", **sent: Any) -> Any:
-        return self._api.call_api(
-            path,
-            method,
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            response_types_map={200: "object", 202: "object"},
-            auth_settings=["BearerToken"],
-            _return_http_data_only=True,
-            _request_timeout=TIMEOUT,
-            **sent,
-        )

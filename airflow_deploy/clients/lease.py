@@ -27,7 +27,7 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
     elif lease.holder != owner:
         patch = taken_over(lease, owner, plan.spec.lease)
         try:
-            cluster.patch_lease(plan.spec.namespace, name_of(plan.spec.route.name), patch)
+            cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
         except FencedError as error:
             raise TemporaryError(f"somebody else has written the Lease: {error}") from error
 
@@ -35,7 +35,7 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
 def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
     """Renew it. Where somebody has deleted it, it is made again; where somebody else holds it, it is theirs."""
     try:
-        if not cluster.patch_lease(plan.spec.namespace, name_of(plan.spec.route.name), renewed(owner)):
+        if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewed(owner)):
             _make(cluster, plan, owner)
     except FencedError as error:
         log.error("the Lease is held by somebody else: %s", error)
@@ -69,8 +69,14 @@ def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
 
 
 def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:
-    return cluster.lease(plan.spec.namespace, name_of(plan.spec.route.name))
+    return cluster.lease(plan.spec.namespace, _name(plan))
 
 
 def _make(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
-    cluster.create_lease(plan.spec.namespace, held(plan.spec.namespace, plan.spec.route.name, owner, plan.spec.lease))
+    namespace, route, router = plan.spec.place
+    cluster.create_lease(namespace, held(namespace, route, owner, plan.spec.lease, router))
+
+
+def _name(plan: DeploymentPlan) -> str:
+    _, route, router = plan.spec.place
+    return name_of(route, router)

@@ -55,11 +55,12 @@ def rbac(namespace: str, accounts: Sequence[str]) -> str:
     return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)
 
 
-def guard(image: str, home: str, namespaces: Sequence[str]) -> str:
+def guard(image: str, home: str, namespaces: Sequence[str], *, replicas: bool = False) -> str:
     """Return the YAML of the guard: two pods, and the least that they need.
 
     :param image: one that has airflow-deploy.
     :param home: the namespace in which the guard lives.
     :param namespaces: those of services that it guards; none are all.
+    :param replicas: whether pods divide the traffic of some of them, which takes more rights.
     """
-    return template("guard.yaml.j2", quoted).render(image=image, home=home, namespaces=namespaces)
+    return template("guard.yaml.j2", quoted).render(image=image, home=home, namespaces=namespaces, replicas=replicas)

@@ -9,8 +9,8 @@ from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.teamroute import TeamRoute
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +46,27 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
     patch = routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word)
-    if plan.stable and route.serves(plan.candidate) and not can_serve(cluster, plan.spec.namespace, plan.stable):
+    if plan.stable and route.serves(plan.candidate) and not can_serve(cluster, plan):
         raise TemporaryError(
             f"{plan.stable} has no ready pod that could take back the traffic of {plan.candidate}; a person should"
             " start it: nothing is changed until it has one"
         )
-    cluster.patch_route(route, patch)
+    cluster.withdraw(cluster.patch_route(route, patch), plan.candidate)
     return True
 
 
-def _route(cluster: Cluster, plan: DeploymentPlan) -> Route:
+def _route(cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
     """Read the route; that of a first version may not be there yet."""
-    read = cluster.route if plan.stable else cluster.route_or_absent
-    return read(plan.spec.namespace, plan.spec.route.name)
+    read = cluster.team_route if plan.stable else cluster.team_route_or_absent
+    return read(*plan.spec.place)
 
 
-def can_serve(cluster: Cluster, namespace: str, service: str) -> bool:
-    """Whether the Service has a ready pod. Where the cluster does not say so at once, nobody waits: it is taken to."""
+def can_serve(cluster: Cluster, plan: DeploymentPlan) -> bool:
+    """Whether the stable has a ready pod. Where the cluster does not say so at once, nobody waits: it is taken to."""
     try:
-        return cluster.ready_endpoints(namespace, service, QUICK) > 0
+        return cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable), QUICK) > 0
     except DeployError as error:
-        log.warning("whether %s has a ready pod is not known: %s", service, error)
+        log.warning("whether %s has a ready pod is not known: %s", plan.stable, error)
         return True
 
 
@@ -80,9 +80,9 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
     :raises RefusedError: somebody changed the route so that several Services share its traffic.
     :raises TemporaryError: the route changed between reading and writing; read again.
     """
-    namespace = plan.spec.namespace
-    route = cluster.route(namespace, plan.spec.route.name)
+    route = cluster.team_route(*plan.spec.place)
     if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
+        cluster.withdraw(route, plan.candidate)
         return True  # by an earlier try
     if not routes.at_rest(route, plan.deployment_id, plan.candidate):
         return False
@@ -91,12 +91,13 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
             f"{plan.candidate} must be taken back, and the window in which {plan.stable} is kept for that is over;"
             " nothing was changed: deploy another fix"
         )
-    if plan.stable and not cluster.ready_endpoints(namespace, plan.stable):
+    if plan.stable and not cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable)):
         raise NotSettledError(
             f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"
             " nothing was changed: start it, or deploy another fix"
         )
-    cluster.patch_route(route, routes.reclaim(route, plan.deployment_id, plan.stable, plan.candidate, word))
+    patch = routes.reclaim(route, plan.deployment_id, plan.stable, plan.candidate, word)
+    cluster.withdraw(cluster.patch_route(route, patch), plan.candidate)
     return True
 
 
@@ -113,7 +114,7 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
         raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
     # Where a later deployment names it, it is that one's warm previous version.
-    overtaken = not had_route and bool(route.rules_with(plan.candidate))
+    overtaken = not had_route and route.names(plan.candidate)
     if stop := there and not overtaken:
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     reason = plan.returned + (f", {plan.candidate} is stopped" if stop else "")
@@ -123,6 +124,6 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
 
 def abandon(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Say on the route that this deployment touches it no more: watch and gates end, and the run with them."""
-    route = cluster.route(plan.spec.namespace, plan.spec.route.name)
+    route = cluster.team_route(*plan.spec.place)
     if route.owned_by(plan.deployment_id) and route.owner:
         cluster.patch_route(route, routes.abandon(route, route.owner))

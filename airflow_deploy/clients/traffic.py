@@ -1,4 +1,4 @@
-"""What decides who is served: the team's route, changed by JSON Patch alone, and the Lease beside it.
+"""What decides who is served: what divides the traffic, changed by JSON Patch alone, and the Lease beside it.
 
 The guard needs no more of a cluster than this.
 """
@@ -6,23 +6,38 @@ The guard needs no more of a cluster than this.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from airflow_deploy.clients.answers import TIMEOUT, errors
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route, absent
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.lease import LABEL, Lease
-from airflow_deploy.domain.record import GARBLED, Patch
+from airflow_deploy.domain.podsroute import WITHDRAWN, PodsRoute
+from airflow_deploy.domain.record import GARBLED, Patch, annotation
+from airflow_deploy.domain.teamroute import TeamRoute, absent
 
 FIELD_MANAGER = "airflow-deploy"
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 LEASE_API = ("coordination.k8s.io", "v1")
+ROUTES: Mapping[str, tuple[type[TeamRoute], str]] = {
+    kind.ROUTER: (kind, path)
+    for kind, path in (
+        (Route, "/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes"),
+        (PodsRoute, "/api/v1/namespaces/{}/services"),
+    )
+}
+"""What may divide the traffic, by router, and where the API has it. Another router is one more entry."""
+DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
+PODS = "/api/v1/namespaces/{}/pods"
+JSON_PATCH = "application/json-patch+json"
 PATCH: dict[str, Any] = {
     "field_manager": FIELD_MANAGER,
-    "_content_type": "application/json-patch+json",  # the client would take a merge patch
+    "_content_type": JSON_PATCH,  # the client would take a merge patch
     "_request_timeout": TIMEOUT,
 }
+
+R = TypeVar("R", bound=TeamRoute)
 
 
 class Traffic:
@@ -45,15 +60,20 @@ class Traffic:
 
     def route_or_absent(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute that may not be there yet."""
-        from kubernetes.client import ApiException
+        return self._or_absent(namespace, name, Route, lambda: self.route(namespace, name))
 
-        try:
+    def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
+        """Read what divides a service's traffic."""
+        if router == Route.ROUTER:
             return self.route(namespace, name)
-        except RefusedError as error:
-            # An API server that is just starting says 404 to everything, and names nothing that it could not find.
-            if isinstance(error.__cause__, ApiException) and _missed(error.__cause__) == name:
-                return absent(namespace, name)
-            raise
+        kind, path = ROUTES[router]
+        with errors(f"reading route {namespace}/{name}"):
+            return kind(self._call("GET", f"{path.format(namespace)}/{name}"))
+
+    def team_route_or_absent(self, namespace: str, name: str, router: str) -> TeamRoute:
+        """Read what divides a service's traffic, and may not be there."""
+        kind, _ = ROUTES[router]
+        return self._or_absent(namespace, name, kind, lambda: self.team_route(namespace, name, router))
 
     def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
         """Make an HTTPRoute.
@@ -75,7 +95,7 @@ class Traffic:
             )
         return Route(made)
 
-    def patch_route(self, route: Route, patch: Patch) -> Route:
+    def patch_route(self, route: R, patch: Patch) -> R:
         """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
 
         :raises TemporaryError: one of its tests failed: somebody else has written the route since it was read. Whoever
@@ -84,16 +104,71 @@ class Traffic:
         if not patch:
             return route
         metadata = route.body["metadata"]
+        _, path = ROUTES[route.ROUTER]
         with errors(f"writing route {route.name}", invalid=TemporaryError):
-            body = self._custom.patch_namespaced_custom_object(
-                *GATEWAY_API,
-                metadata["namespace"],
-                "httproutes",
-                metadata["name"],
-                patch,
-                **PATCH,
+            body = self._patch(f"{path.format(metadata['namespace'])}/{metadata['name']}", patch)
+        return type(route)(body)
+
+    def join(self, namespace: str, version: str, pods: int) -> None:
+        """Give the version so many pods, unless they were taken away for good.
+
+        :raises TemporaryError: they were; whoever tries again finds that on the route.
+        """
+        kept = {"op": "test", "path": annotation(WITHDRAWN), "value": "no"}
+        with errors(f"scaling Deployment {namespace}/{version}", invalid=TemporaryError):
+            self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [kept, _set_pods(pods)])
+
+    def withdraw(self, route: TeamRoute, version: str) -> None:
+        """Take the version's pods away for good, where they are its share; nothing elsewhere.
+
+        Whoever calls this has said so on the route before, so that nobody gives them back.
+        """
+        from kubernetes.client import ApiException
+
+        if not isinstance(route, PodsRoute):
+            return
+        namespace = route.body["metadata"]["namespace"]
+        gone = {"op": "add", "path": annotation(WITHDRAWN), "value": "yes"}
+        with errors(f"scaling Deployment {namespace}/{version}"):
+            try:
+                self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [gone, _set_pods(0)])
+            except ApiException as error:
+                if error.status != 404:  # what is not there has no pods
+                    raise
+
+    def ready(
+        self,
+        namespace: str,
+        version: str,
+        labels: Mapping[str, str] | None,
+        timeout: tuple[float, float] = TIMEOUT,
+    ) -> int:
+        """Return how many pods of ``version`` could be sent a request now.
+
+        :param labels: those by which its pods are known; None where it has a Service of that name.
+        """
+        if labels is None:
+            return self.ready_endpoints(namespace, version, timeout)
+        return self.workloads(namespace, labels, timeout).get(version, 0)
+
+    def workloads(
+        self, namespace: str, labels: Mapping[str, str], timeout: tuple[float, float] = TIMEOUT
+    ) -> dict[str, int]:
+        """Return how many ready pods with these labels each Deployment has, by its name.
+
+        A pod that no Deployment has stands under its own name.
+        """
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        with errors(f"listing the pods of {namespace} with {selector}"):
+            answer = self._call(
+                "GET", PODS.format(namespace), timeout=timeout, query_params=[("labelSelector", selector)]
             )
-        return Route(body)
+        found: dict[str, int] = {}
+        for pod in answer["items"]:
+            if not pod["metadata"].get("deletionTimestamp"):
+                name = _workload_of(pod)
+                found[name] = found.get(name, 0) + _is_ready(pod)
+        return found
 
     def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         """Return how many pods the Service ``service`` could send a request to now."""
@@ -161,6 +236,60 @@ class Traffic:
                     return False
                 raise
         return True
+
+    @staticmethod
+    def _or_absent(namespace: str, name: str, kind: type[R], read: Callable[[], R]) -> R:
+        from kubernetes.client import ApiException
+
+        try:
+            return read()
+        except RefusedError as error:
+            # An API server that is just starting says 404 to everything, and names nothing that it could not find.
+            if isinstance(error.__cause__, ApiException) and _missed(error.__cause__) == name:
+                return absent(kind, namespace, name)
+            raise
+
+    def _patch(self, path: str, patch: Patch) -> Any:
+        query = [("fieldManager", FIELD_MANAGER)]
+        return self._call("PATCH", path, content_type=JSON_PATCH, query_params=query, body=patch)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        content_type: str = "application/json",
+        timeout: tuple[float, float] = TIMEOUT,
+        **sent: Any,
+    ) -> Any:
+        return self._api.call_api(
+            path,
+            method,
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            response_types_map={200: "object", 202: "object"},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=timeout,
+            **sent,
+        )
+
+
+def _set_pods(number: int) -> dict[str, Any]:
+    return {"op": "add", "path": "/spec/replicas", "value": number}
+
+
+def _workload_of(pod: Mapping[str, Any]) -> str:
+    """Return the name of the pod's Deployment; a ReplicaSet's name is that of its Deployment and a hash."""
+    metadata = pod["metadata"]
+    digest = (metadata.get("labels") or {}).get("pod-template-hash", "")
+    for owner in metadata.get("ownerReferences") or []:
+        if owner["kind"] == "ReplicaSet" and owner.get("controller") and owner["name"].endswith(f"-{digest}"):
+            return str(owner["name"].removesuffix(f"-{digest}"))
+    return str(metadata["name"])
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def _missed(error: Any) -> str | None:

@@ -22,9 +22,9 @@ from airflow_deploy.clients.settling import settle
 from airflow_deploy.clients.testers import close
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import PermanentError, RefusedError
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.domain.values import printable
 from airflow_deploy.domain.versions import SETTLES_ITSELF, Chores, Previous, Version, chores, drift, versions_of
 
@@ -35,7 +35,7 @@ class Surveyed:
 
     plan: DeploymentPlan
     cluster: Cluster
-    route: Route
+    route: TeamRoute
     versions: list[Version]
 
 
@@ -51,7 +51,7 @@ class Tidied:
 def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
     """Read the service's versions and then its route, which may say already that a run has begun."""
     versions = versions_of(plan.spec.service, cluster.objects(plan.spec.namespace, plan.spec.service))
-    return Surveyed(plan, cluster, cluster.route_or_absent(plan.spec.namespace, plan.spec.route.name), versions)
+    return Surveyed(plan, cluster, cluster.team_route_or_absent(*plan.spec.place), versions)
 
 
 def tidy(seen: Surveyed, at: float) -> Tidied:
@@ -112,7 +112,8 @@ def _close_mirrors(seen: Surveyed) -> list[str]:
 def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidied:
     tidied = Tidied()
     namespace, ended = seen.plan.spec.namespace, _ended(seen)
-    if closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended):
+    by_gateway = not seen.plan.divides_pods
+    if by_gateway and (closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
         tidied.done.append(f"deleted route {closed}")
     tidied.done += _close_mirrors(seen)
     for version in todo.stop:

@@ -23,12 +23,12 @@ def check_way_back(cluster: Cluster, plan: DeploymentPlan) -> None:
     namespace, stable = plan.spec.namespace, plan.stable
     if not stable:
         return
-    if not cluster.ready_endpoints(namespace, stable):
+    if not cluster.ready(namespace, stable, plan.labels_of(stable)):
         raise RefusedError(
             f"{stable} has no ready pod, so there would be no way back; start it, or give the traffic of route"
             f" {plan.spec.route.name} to a Service that serves, then deploy again"
         )
-    parts = cluster.parts_of(namespace, stable)
+    parts = cluster.parts_of(namespace, plan.stable_service)
     for name in parts.config_maps:
         if not cluster.has_config_map(namespace, name):
             raise RefusedError(

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.record import CANARY, Patch, Record, Shift, same
+from airflow_deploy.domain.record import CANARY, Patch, Shift, same
+from airflow_deploy.domain.teamroute import TeamRoute
 
 PORT = 80
 """Of a Service that no route has named yet: of a service's first version."""
@@ -20,8 +21,12 @@ class Backend:
     weight: int
 
 
-class Route(Record):
+class Route(TeamRoute):
     """A team's HTTPRoute. Its rules are one atomic list, so they are changed by JSON Patch alone."""
+
+    ROUTER: ClassVar[str] = "gateway"
+    DIVIDES: ClassVar[str] = "rules"
+    IGNORED: ClassVar[str] = "/spec/rules/*/backendRefs"
 
     def rules_with(self, service: str) -> list[int]:
         """Return the indices of the rules that name ``service`` as a backend."""
@@ -35,21 +40,29 @@ class Route(Record):
         """Return, for each rule that names ``service``, the weights of all its backends by name."""
         return [{b.name: b.weight for b in self.backends(rule)} for rule in self.rules_with(service)]
 
-    def serves(self, service: str) -> bool:
-        """Whether ``service`` gets any traffic."""
-        return any(weights[service] > 0 for weights in self.weights(service))
+    def serves(self, version: str) -> bool:
+        """Whether ``version`` gets any traffic."""
+        return any(weights[version] > 0 for weights in self.weights(version))
+
+    def names(self, version: str) -> bool:
+        """Whether ``version`` is a backend, whatever its weight."""
+        return bool(self.rules_with(version))
 
     def copies_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
         return bool(self.rules_with(mirror_name(version)))
 
+    def labels_of(self, version: str) -> None:
+        """Return None: each version has a Service of its own."""
+        return
+
     def filters(self, service: str) -> bool:
         """Whether requests or answers of ``service`` alone are changed on their way, by its backend's own filters."""
         return any(ref.get("filters") for rule in self._rules for ref in _refs(rule) if ref["name"] == service)
 
-    def mentions(self, service: str) -> bool:
-        """Whether ``service`` is named anywhere in the rules, by a filter that mirrors requests, say."""
-        return _names(self._rules, service)
+    def mentions(self, version: str) -> bool:
+        """Whether ``version`` is named anywhere in the rules, by a filter that mirrors requests, say."""
+        return _names(self._rules, version)
 
     @property
     def _rules(self) -> list[dict[str, Any]]:
@@ -240,20 +253,3 @@ def _weights(shift: Shift, stable: str, candidate: str) -> dict[str, int]:
 
 def _backends(rule: int) -> str:
     return f"/spec/rules/{rule}/backendRefs"
-
-
-def absent(namespace: str, name: str) -> Route:
-    """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
-    return Route({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
-
-
-GITOPS = ("argocd", "kustomize-controller", "helm-controller")
-
-
-def gitops_managers(route: Route) -> list[str]:
-    """Return the GitOps tools that own the route's rules and would set its weights back."""
-    return [
-        entry["manager"]
-        for entry in route.body["metadata"].get("managedFields") or []
-        if entry.get("manager", "").startswith(GITOPS) and "f:rules" in (entry.get("fieldsV1") or {}).get("f:spec", {})
-    ]

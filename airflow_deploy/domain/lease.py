@@ -17,9 +17,13 @@ UNKNOWN_SECONDS = 45
 """How long a Lease lasts that somebody has written something else into."""
 
 
-def name_of(route: str) -> str:
+SUFFIXES = {"gateway": "", "replicas": ".pods"}
+"""What the names of Leases end with, by router: no route's name has a dot, so that no two Leases have one name."""
+
+
+def name_of(route: str, router: str = "gateway") -> str:
     """Return the name of the one Lease that a route has, in the route's own namespace."""
-    return f"{PREFIX}{route}"
+    return f"{PREFIX}{route}{SUFFIXES[router]}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,13 @@ class Lease:
     @property
     def route(self) -> str:
         """The name of the route that it stands for."""
-        return str(self.body["metadata"]["name"]).removeprefix(PREFIX)
+        return str(self.body["metadata"]["name"]).removeprefix(PREFIX).removesuffix(SUFFIXES[self.router])
+
+    @property
+    def router(self) -> str:
+        """The router of that route."""
+        name = str(self.body["metadata"]["name"])
+        return next((router for router, suffix in SUFFIXES.items() if suffix and name.endswith(suffix)), "gateway")
 
     @property
     def holder(self) -> str | None:
@@ -65,13 +75,13 @@ class Lease:
         return self.body.get("spec") or {}
 
 
-def held(namespace: str, route: str, owner: str, seconds: int) -> dict[str, Any]:
+def held(namespace: str, route: str, owner: str, seconds: int, router: str = "gateway") -> dict[str, Any]:
     """Return the Lease of a route that ``owner`` holds from now on."""
     now = _now()
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": name_of(route), "namespace": namespace, "labels": LABEL},
+        "metadata": {"name": name_of(route, router), "namespace": namespace, "labels": LABEL},
         "spec": {"holderIdentity": owner, "leaseDurationSeconds": seconds, "acquireTime": now, "renewTime": now},
     }
 
@@ -79,7 +89,7 @@ def held(namespace: str, route: str, owner: str, seconds: int) -> dict[str, Any]
 def taken_over(lease: Lease, owner: str, seconds: int) -> Patch:
     """Return the patch by which ``owner`` takes the Lease from an earlier deployment; fenced by what was read."""
     metadata = lease.body["metadata"]
-    anew = held(lease.namespace, lease.route, owner, seconds)
+    anew = held(lease.namespace, lease.route, owner, seconds, lease.router)
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
         {"op": "add", "path": "/metadata/labels", "value": {**(metadata.get("labels") or {}), **LABEL}},

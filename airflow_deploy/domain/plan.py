@@ -3,10 +3,17 @@
 Every task after ``plan`` reads this and never the YAML, which may change while the run goes on.
 """
 
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from airflow_deploy.domain import division
 from airflow_deploy.domain.names import deployment_id, image_tag, version_name
+from airflow_deploy.domain.podsroute import beside
 from airflow_deploy.domain.request import DeployRequest
 from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.values import Model
+from airflow_deploy.domain.versions import NAME, VERSION
 
 
 class DeploymentPlan(Model):
@@ -23,7 +30,11 @@ class DeploymentPlan(Model):
     commit: str
     """The full hash."""
     stable: str
-    """The Service that serves now; empty where nobody does: the candidate is the service's first version."""
+    """The Service that serves now; empty where nobody does: the candidate is the service's first version.
+
+    Where pods divide the traffic, it is their Deployment."""
+    adopted: dict[str, str] = Field(default_factory=dict)
+    """Where pods divide the traffic, and the stable is the team's own: the labels by which the Service knows it."""
     stable_port: int
     stable_ready: int = 1
     """How many of its pods were ready when the run was planned: as many could take everything back."""
@@ -52,15 +63,55 @@ class DeploymentPlan(Model):
         """What is so after a rollback."""
         return f"{self.stable} has all traffic" if self.stable else "nobody has traffic, as before"
 
+    @property
+    def divides_pods(self) -> bool:
+        """Whether the candidate's pods are its share, so that none starts before it has one."""
+        return self.spec.router == "replicas"
+
+    @property
+    def stable_service(self) -> str:
+        """The Service behind which the stable's pods are until the first share."""
+        return self.spec.route.name if self.divides_pods else self.stable
+
     def share(self, stage: int) -> int:
         """Return the share in % that a stage gives: all of it, where nobody serves who could keep the rest."""
-        return stage if self.stable else 100
+        return self.shares(stage)[-1]
+
+    def shares(self, stage: int) -> tuple[int, ...]:
+        """Return the shares in % by which a stage is reached.
+
+        Where pods divide the traffic, the candidate has all of its own before it is alone.
+        """
+        if not self.stable:
+            return (100,)
+        if not self.divides_pods:
+            return (stage,)
+        alongside = division.share_of(
+            division.pods_for(stage, self.stable_ready, self.spec.replicas), self.stable_ready
+        )
+        return (alongside, 100) if stage == 100 else (alongside,)
+
+    def pods_for(self, share: int) -> int:
+        """Return how many pods the candidate has for ``share`` % of the traffic."""
+        most = self.spec.replicas
+        if self.divides_pods:
+            alongside = (pods for pods in range(1, most) if division.share_of(pods, self.stable_ready) >= share)
+            return next(alongside, most)
+        return most if self.spec.capacity == "full" else max(1, -(-most * share // 100))
+
+    def labels_of(self, version: str) -> Mapping[str, str] | None:
+        """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
+        if not self.divides_pods:
+            return None
+        return self.adopted if version == self.stable and self.adopted else {VERSION: version}
 
     @property
     def pod_labels(self) -> dict[str, str]:
         """The labels of the candidate's pods; the version alone tells them from all others."""
-        version = {"app.kubernetes.io/version": self.candidate}
-        return {"app.kubernetes.io/name": self.spec.service, **version} if self.pods_named else version
+        labels = {NAME: self.spec.service} if self.pods_named else {}
+        if self.divides_pods:
+            labels |= beside(self.candidate) | (self.adopted or beside(self.stable))
+        return labels | {VERSION: self.candidate}
 
     @property
     def image_tag(self) -> str:

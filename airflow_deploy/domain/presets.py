@@ -102,7 +102,19 @@ PRESETS = {
         namespace="namespace",
         apart=True,
     ),
+    # The same, told apart by the names of their pods: all of them are behind one Service.
+    "pods": Preset(
+        requests="http_requests_total",
+        duration="http_request_duration_seconds",
+        label="pod",
+        service="{service}-[a-z0-9]{{1,10}}-[a-z0-9]{{5}}",
+        namespace="namespace",
+        apart=True,
+    ),
 }
+
+POD_NAMED = 46
+"""As long may the name of a Deployment be whose pods' names are not cut: two random parts follow it."""
 
 POD_PREFIX = 58
 

@@ -1,6 +1,6 @@
 """The record that a deployment keeps on what divides its traffic: who owns it, how far it has shifted, and why.
 
-It lives in annotations of the team's own object; how that moves traffic is in ``httproute``.
+It lives in annotations of the team's own object; how that moves traffic is in ``httproute`` and ``podsroute``.
 """
 
 import json

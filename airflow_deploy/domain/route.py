@@ -1,13 +1,12 @@
 """What a deployment does with its route: claim it, raise its share, promote, and every way back.
 
 Each is one JSON Patch. All first ``test`` the owner and the phase (and, when raising, what divides the traffic), so
-that a task that was overtaken changes nothing. How the weights are moved is the HTTPRoute's own part (``httproute``).
+that a task that was overtaken changes nothing. How traffic is moved is the part of what divides it (``teamroute``).
 """
 
 import json
 
 from airflow_deploy.domain.errors import FencedError
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.record import (
     ABANDONED,
     AT_REST,
@@ -31,6 +30,7 @@ from airflow_deploy.domain.record import (
     put,
     same,
 )
+from airflow_deploy.domain.teamroute import TeamRoute
 
 __all__ = ["ABANDONED", "AT_REST", "BRAKED", "CANARY", "PROMOTED", "SETTLED", "UNDER_WAY", "VERIFIED", "WATCHED"]
 __all__ += ["OWNER", "PHASE", "SHIFTS", "VERSIONS", "WORD"]
@@ -38,7 +38,7 @@ __all__ += ["abandon", "at_rest", "claim", "confirm", "promote", "reclaim", "res
 """With the phases and annotations of the record: whoever writes a route needs them as well."""
 
 
-def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tuple[str, Patch]:
+def claim(route: TeamRoute, deployment_id: str, stable: str, candidate: str) -> tuple[str, Patch]:
     """Return the new owner and the patch that claims the route and adds the candidate without any traffic.
 
     A claim raises the epoch: whoever held the route before can write nothing any more. It is the one write that is
@@ -64,7 +64,7 @@ def claim(route: Route, deployment_id: str, stable: str, candidate: str) -> tupl
 
 
 def shift(
-    route: Route,
+    route: TeamRoute,
     owner: str,
     stable: str,
     candidate: str,
@@ -93,7 +93,7 @@ def shift(
     return [*fenced, *route.given(stable, candidate, following), put(SHIFTS, recorded)]
 
 
-def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, word: str | None = None) -> Patch:
+def restore(route: TeamRoute, owner: str, stable: str, candidate: str, phase: str, word: str | None = None) -> Patch:
     """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
 
     It does not test the present shares: whatever they are, the stable serves afterwards. Without a stable, the
@@ -110,7 +110,7 @@ def restore(route: Route, owner: str, stable: str, candidate: str, phase: str, w
     return [*fenced, *returned, put(PHASE, phase), *said]
 
 
-def seize(route: Route, word: str) -> Patch:
+def seize(route: TeamRoute, word: str) -> Patch:
     """Return the patch by which the guard takes back a deployment that nobody looks at.
 
     It claims the route in the deployment's own name: its run can raise nothing any more, and finds the word when it
@@ -125,7 +125,7 @@ def seize(route: Route, word: str) -> Patch:
     return [*patch, put(OWNER, f"{deployment_id}/{route.epoch + 1}")]
 
 
-def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:
+def reclaim(route: TeamRoute, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:
     """Return the patch that takes a verified promotion back: it claims the route anew and gives the stable all traffic.
 
     One write does both: there is no moment at which the route is claimed and the traffic still where it was.
@@ -142,7 +142,7 @@ def reclaim(route: Route, deployment_id: str, stable: str, candidate: str, word:
     return [*patch, put(OWNER, owner), put(PHASE, SETTLED), put(SHIFTS, "[]"), put(WORD, word)]
 
 
-def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
+def at_rest(route: TeamRoute, deployment_id: str, candidate: str) -> bool:
     """Whether all traffic is this verified deployment's, and no other is under way.
 
     :raises RefusedError: several Services share the traffic: somebody else has set weights.
@@ -152,14 +152,14 @@ def at_rest(route: Route, deployment_id: str, candidate: str) -> bool:
     return route.owner is not None and route.phase == phase and route.stable() == candidate
 
 
-def stop(route: Route, version: str) -> Patch:
+def stop(route: TeamRoute, version: str) -> Patch:
     """Return the patch that says that nobody may return to ``version`` any more; empty where nobody could."""
     if route.owner is None or route.stopped == version:
         return []
     return [same("/metadata/annotations", route.annotations), put(STOPPED, version)]
 
 
-def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
+def promote(route: TeamRoute, owner: str, stable: str, candidate: str) -> Patch:
     """Return the patch that makes the candidate the stable; it already has all traffic. Empty where it is so already.
 
     :raises FencedError: another owner, a brake, or less than the full weight.
@@ -174,7 +174,7 @@ def promote(route: Route, owner: str, stable: str, candidate: str) -> Patch:
     return [*fenced, *route.unchanged(candidate), put(PHASE, PROMOTED)]
 
 
-def abandon(route: Route, owner: str) -> Patch:
+def abandon(route: TeamRoute, owner: str) -> Patch:
     """Return the patch that says that this deployment touches the route no more, so that nobody waits for it.
 
     :raises FencedError: another owner.
@@ -184,7 +184,7 @@ def abandon(route: Route, owner: str) -> Patch:
     return [same(annotation(OWNER), owner), put(PHASE, ABANDONED)]
 
 
-def confirm(route: Route, owner: str) -> Patch:
+def confirm(route: TeamRoute, owner: str) -> Patch:
     """Return the patch that marks a promotion as verified, so that nothing of its run takes it back any more.
 
     :raises FencedError: another owner, or a phase other than PROMOTED.

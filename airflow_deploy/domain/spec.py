@@ -20,9 +20,9 @@ from pydantic import (
 from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
-from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name
+from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name, version_name
 from airflow_deploy.domain.pods import MAX_UNREADY
-from airflow_deploy.domain.presets import PRESETS, Preset
+from airflow_deploy.domain.presets import POD_NAMED, PRESETS, Preset
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
@@ -76,9 +76,9 @@ class Gateway(Model):
 
 
 class Route(Model):
-    """The HTTPRoute that divides the service's traffic.
+    """The HTTPRoute that divides the service's traffic; with ``router: replicas``, the Service.
 
-    Where it is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
+    Where an HTTPRoute is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
     ``gateway`` gets.
     """
 
@@ -203,6 +203,8 @@ class DeploymentSpec(Model):
         str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$")
     ]
     route: Route
+    router: Literal["gateway", "replicas"] = "gateway"
+    """What divides the traffic: the weights of an HTTPRoute, or the numbers of pods behind one Service."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
     replicas: Annotated[int, Field(ge=1, le=500)] = 2
@@ -230,6 +232,29 @@ class DeploymentSpec(Model):
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 
+    @field_validator("router")
+    @classmethod
+    def _without_gateway(cls, router: str, others: ValidationInfo) -> str:
+        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+        if router == "replicas" and route and (route.url or route.gateway):
+            raise ValueError("replicas needs no gateway: of route, set the name alone, which is that of the Service")
+        if (
+            router == "replicas"
+            and service
+            and len(service) > (most := POD_NAMED - len(version_name("", "0" * 7, 10**9)))
+        ):
+            raise ValueError(f"replicas tells pods apart by their names; service may have {most} characters at most")
+        return router
+
+    @field_validator("metrics")
+    @classmethod
+    def _counted_by_pods(cls, metrics: Metrics, others: ValidationInfo) -> Metrics:
+        if (router := others.data.get("router")) and (router == "replicas") != (metrics.preset == "pods"):
+            raise ValueError(
+                "router: replicas needs the preset pods, since no gateway counts, and no other router does"
+            )
+        return metrics
+
     @field_validator("canary")
     @classmethod
     def _modest_first_share(cls, canary: Canary, others: ValidationInfo) -> Canary:
@@ -246,16 +271,14 @@ class DeploymentSpec(Model):
     @classmethod
     def _mirrors(cls, shadow: Shadow | None, others: ValidationInfo) -> Shadow | None:
         route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+        if shadow and others.data.get("router") == "replicas":
+            raise ValueError("a Service copies no requests, so router: replicas cannot mirror; remove shadow")
         if shadow and route and not route.url:
             raise ValueError("the gateway must be seen to mirror before users meet it; set route.url, or remove shadow")
         if shadow and service and len(mirror_name(service)) > SERVICE_MAX:
             most = SERVICE_MAX - len(mirror_name(""))
             raise ValueError(f"service has more than {most} characters, too many for a mirror's name; remove shadow")
         return shadow
-
-    def pods_for(self, share: int) -> int:
-        """Return how many pods the candidate needs before it may have ``share`` % of the traffic."""
-        return self.replicas if self.capacity == "full" else max(1, -(-self.replicas * share // 100))
 
     @field_validator("scaling")
     @classmethod
@@ -265,7 +288,14 @@ class DeploymentSpec(Model):
             raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
         if scaling and others.data.get("capacity") == "proportional":
             raise ValueError("an autoscaler and capacity: proportional would fight over the pods; remove one of them")
+        if scaling and others.data.get("router") == "replicas":
+            raise ValueError("an autoscaler would change the shares that router: replicas gives; remove scaling")
         return scaling
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Namespace, name and router of what divides the traffic."""
+        return self.namespace, self.route.name, self.router
 
     @property
     def limits(self) -> dict[str, float]:

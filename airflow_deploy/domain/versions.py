@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_deploy.domain.httproute import Route
+from airflow_deploy.domain.teamroute import TeamRoute
 
 MANAGER = "airflow-deploy"
 NAME, VERSION, MANAGED_BY = (f"app.kubernetes.io/{key}" for key in ("name", "version", "managed-by"))
@@ -80,7 +80,7 @@ def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
     return [Version(name, found[name]) for name in latest_first]
 
 
-def chores(versions: Sequence[Version], route: Route, previous: Previous | None, keep: int, at: float) -> Chores:
+def chores(versions: Sequence[Version], route: TeamRoute, previous: Previous | None, keep: int, at: float) -> Chores:
     """Say what is to be stopped and deleted ``at`` (unix seconds), while no run of the service is live.
 
     :param versions: the latest one first.

@@ -7,17 +7,20 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.cluster import Parts, Readiness
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route, absent
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.lease import Lease, held, name_of
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.record import Patch
+from airflow_deploy.domain.teamroute import TeamRoute, absent
 from tests.unit.json_patch import PatchRefused, apply_patch
+
+R = TypeVar("R", bound=TeamRoute)
 
 
 class FakeCluster:
@@ -57,27 +60,27 @@ class FakeCluster:
         """A canary with ``share`` % of the traffic since ``at``."""
         cluster = cls(plan)
         cluster.replicas[plan.candidate] = 2
-        _, claim = routes.claim(cluster.now, plan.deployment_id, plan.stable, plan.candidate)
-        cluster.patch_route(cluster.now, claim)
+        _, claim = routes.claim(cluster.team, plan.deployment_id, plan.stable, plan.candidate)
+        cluster.patch_route(cluster.team, claim)
         cluster.hold_lease(cluster.claim)
         return cluster.shift(share, at) if share else cluster
 
     @classmethod
     def promoted(cls, plan: DeploymentPlan, at: float = 0.0) -> FakeCluster:
         cluster = cls.at_share(plan, 100, at)
-        cluster.patch_route(cluster.now, routes.promote(cluster.now, cluster.claim, plan.stable, plan.candidate))
+        cluster.patch_route(cluster.team, routes.promote(cluster.team, cluster.claim, plan.stable, plan.candidate))
         return cluster
 
     @classmethod
     def verified(cls, plan: DeploymentPlan) -> FakeCluster:
         cluster = cls.promoted(plan)
-        cluster.patch_route(cluster.now, routes.confirm(cluster.now, cluster.claim))
+        cluster.patch_route(cluster.team, routes.confirm(cluster.team, cluster.claim))
         return cluster
 
     def shift(self, share: int, at: float, *, mirrored: bool = False) -> FakeCluster:
         plan = self.plan
-        given = routes.shift(self.now, self.claim, plan.stable, plan.candidate, share, at, mirrored=mirrored)
-        self.patch_route(self.now, given)
+        given = routes.shift(self.team, self.claim, plan.stable, plan.candidate, share, at, mirrored=mirrored)
+        self.patch_route(self.team, given)
         return self
 
     def annotate(self, key: str, value: str | None) -> FakeCluster:
@@ -98,8 +101,13 @@ class FakeCluster:
         return Route(copy.deepcopy(self.body))
 
     @property
+    def team(self) -> TeamRoute:
+        """What divides the traffic."""
+        return self.now
+
+    @property
     def claim(self) -> str:
-        owner = self.now.owner
+        owner = self.team.owner
         assert owner is not None
         return owner
 
@@ -114,12 +122,20 @@ class FakeCluster:
             raise RefusedError("404")
         return self.now
 
+    def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
+        assert router == self.plan.spec.router
+        return self.route(namespace, name)
+
+    def team_route_or_absent(self, namespace: str, name: str, router: str) -> TeamRoute:
+        assert router == self.plan.spec.router
+        return self.route_or_absent(namespace, name)
+
     def route_or_absent(self, namespace: str, name: str) -> Route:
         if name == self.plan.spec.route.name:
-            return self.route(namespace, name) if self.now.is_there else absent(namespace, name)
+            return self.route(namespace, name) if self.now.is_there else absent(Route, namespace, name)
         assert (namespace, name) == (self.plan.spec.namespace, f"testers-{self.plan.spec.route.name}")
         self._raise("route_or_absent")
-        return Route(copy.deepcopy(self.testers)) if self.testers else absent(namespace, name)
+        return Route(copy.deepcopy(self.testers)) if self.testers else absent(Route, namespace, name)
 
     def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
         self._raise("create_route")
@@ -148,7 +164,7 @@ class FakeCluster:
         self.body = {"metadata": {}, "spec": {}}
         return self
 
-    def patch_route(self, route: Route, patch: Patch) -> Route:
+    def patch_route(self, route: R, patch: Patch) -> R:
         if not patch:
             return route
         self._raise("patch_route")
@@ -157,7 +173,7 @@ class FakeCluster:
                 self._keep_testers(apply_patch(self.testers, patch))
             except PatchRefused as error:
                 raise TemporaryError(str(error)) from error
-            return Route(self.testers)
+            return type(route)(self.testers)
         try:
             self.body = apply_patch(self.body, patch)
         except PatchRefused as error:
@@ -167,7 +183,7 @@ class FakeCluster:
         if self.lose_answers:
             self.lose_answers -= 1
             raise TemporaryError("the answer was lost")
-        return self.now
+        return type(route)(copy.deepcopy(self.body))
 
     def apply(self, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
         """Of what is applied, mirrors alone are kept here."""
@@ -196,6 +212,19 @@ class FakeCluster:
     def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
         self._raise("ready_endpoints")
         return self.replicas.get(service, 0)
+
+    def ready(
+        self,
+        namespace: str,
+        version: str,
+        labels: Mapping[str, str] | None,
+        timeout: tuple[float, float] = TIMEOUT,
+    ) -> int:
+        assert labels is None
+        return self.ready_endpoints(namespace, version, timeout)
+
+    def withdraw(self, route: TeamRoute, version: str) -> None:
+        """Do nothing: a gateway has taken its traffic away."""
 
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         self._raise("scale")

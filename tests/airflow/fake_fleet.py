@@ -20,10 +20,10 @@ from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.artifacts import Artifacts, store
 from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import IllegalTransition
-from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.record import Patch
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.base import record
@@ -135,14 +135,23 @@ class Fleet:
         gateway.clock.now = self.now
         return cast("Observer", gateway)
 
-    def route(self, namespace: str, name: str) -> Route:
-        return self.clusters[namespace].route(namespace, name)
+    def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
+        return self.clusters[namespace].team_route(namespace, name, router)
 
-    def patch_route(self, route: Route, patch: Patch) -> Route:
+    def withdraw(self, route: TeamRoute, version: str) -> None:
+        self.clusters[route.body["metadata"]["namespace"]].withdraw(route, version)
+
+    def patch_route(self, route: TeamRoute, patch: Patch) -> TeamRoute:
         return self.clusters[route.body["metadata"]["namespace"]].patch_route(route, patch)
 
-    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
-        return self.clusters[namespace].ready_endpoints(namespace, service, timeout)
+    def ready(
+        self,
+        namespace: str,
+        version: str,
+        labels: Mapping[str, str] | None,
+        timeout: tuple[float, float] = TIMEOUT,
+    ) -> int:
+        return self.clusters[namespace].ready(namespace, version, labels, timeout)
 
     def exists(self, namespace: str, name: str) -> bool:
         return self.clusters[namespace].exists(namespace, name)

@@ -28,15 +28,15 @@ class Slow(FakeCluster):
     """Pods take a while: each second one more of a Service's is ready; the route is written when they all are."""
 
     clock: Clock
-    ready: dict[str, int]
+    up: dict[str, int]
 
     def started(self, **ready: int) -> Slow:
-        self.clock, self.ready = Clock(self), {self.plan.stable: 2, self.plan.candidate: 2, **ready}
+        self.clock, self.up = Clock(self), {self.plan.stable: 2, self.plan.candidate: 2, **ready}
         self.scaled: list[int] = []
         return self
 
     def ready_endpoints(self, namespace: str, service: str, timeout: Any = None) -> int:
-        return self.ready[service]
+        return self.up[service]
 
     def scale(self, namespace: str, name: str, replicas: int) -> None:
         super().scale(namespace, name, replicas)
@@ -59,8 +59,8 @@ class Clock:
 
     def start_one(self) -> None:
         candidate = self.cluster.plan.candidate
-        ready, wanted = self.cluster.ready[candidate], self.cluster.replicas[candidate]
-        self.cluster.ready[candidate] = min(wanted, ready + 1)
+        ready, wanted = self.cluster.up[candidate], self.cluster.replicas[candidate]
+        self.cluster.up[candidate] = min(wanted, ready + 1)
 
 
 def planned(**spec: Any) -> DeploymentPlan:
@@ -74,7 +74,7 @@ def at_share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slow]:
     def make(share: int, **spec: Any) -> Slow:
         plan = planned(**spec)
         cluster = cast("Slow", Slow.at_share(plan, share)).started()
-        cluster.replicas[plan.candidate] = cluster.ready[plan.candidate] = plan.spec.pods_for(share)
+        cluster.replicas[plan.candidate] = cluster.up[plan.candidate] = plan.pods_for(share)
         for module in (canary, applying):
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
@@ -102,7 +102,7 @@ class TestShift:
         start_one = cluster.clock.start_one
 
         def watched() -> None:
-            seen.append((cluster.ready[cluster.plan.candidate], cluster.weights()[cluster.plan.candidate]))
+            seen.append((cluster.up[cluster.plan.candidate], cluster.weights()[cluster.plan.candidate]))
             start_one()
 
         cluster.clock.meanwhile = watched
@@ -114,12 +114,12 @@ class TestShift:
     def test_of_everything_needs_all_pods(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(50)
         shift(cluster, 100)
-        assert (cluster.scaled, cluster.ready[cluster.plan.candidate]) == ([8], 8)
+        assert (cluster.scaled, cluster.up[cluster.plan.candidate]) == ([8], 8)
 
     def test_takes_no_pods_away(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(5)
         cluster.replicas[cluster.plan.candidate] = 9
-        cluster.ready[cluster.plan.candidate] = 9
+        cluster.up[cluster.plan.candidate] = 9
         shift(cluster, 25)
         assert (cluster.scaled, cluster.clock.now) == ([], 0)
 
@@ -127,17 +127,17 @@ class TestShift:
         self, at_share: Callable[..., Slow]
     ) -> None:
         cluster = at_share(5, capacity="full")
-        cluster.ready[cluster.plan.candidate] = 6
+        cluster.up[cluster.plan.candidate] = 6
         shift(cluster, 25)
         assert (cluster.scaled, cluster.clock.now) == ([], 2)
 
     def test_waits_until_the_stable_could_take_everything_back(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(5, capacity="full")
-        cluster.ready[cluster.plan.stable] = 1
+        cluster.up[cluster.plan.stable] = 1
 
         def recovers() -> None:
             assert cluster.weights()[cluster.plan.candidate] == 5
-            cluster.ready[cluster.plan.stable] = 1 + (cluster.clock.now > 60)
+            cluster.up[cluster.plan.stable] = 1 + (cluster.clock.now > 60)
 
         cluster.clock.meanwhile = recovers
         shift(cluster, 25)
@@ -146,7 +146,7 @@ class TestShift:
 
     def test_is_given_up_where_the_stable_does_not_come_back(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(25, capacity="full")
-        cluster.ready[cluster.plan.stable] = 0
+        cluster.up[cluster.plan.stable] = 0
         plan = cluster.plan
         with pytest.raises(CapacityError, match=f"50 % of traffic is not given, .* 0 of 2 pods of {plan.stable} "):
             shift(cluster, 50)
@@ -178,21 +178,21 @@ class TestShift:
 class TestPromotion:
     def test_waits_for_all_pods_of_the_candidate(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(100)
-        cluster.ready[cluster.plan.candidate] = 7
+        cluster.up[cluster.plan.candidate] = 7
         promote(cluster)
         assert (cluster.clock.now, cluster.now.phase) == (1, routes.PROMOTED)
 
     def test_asks_nothing_of_the_stable(self, at_share: Callable[..., Slow]) -> None:
         """With a stable that has died, the way back would be the worse one."""
         cluster = at_share(100)
-        cluster.ready[cluster.plan.stable] = 0
+        cluster.up[cluster.plan.stable] = 0
         promote(cluster)
         assert (cluster.clock.now, cluster.now.phase) == (0, routes.PROMOTED)
 
     def test_done_twice_it_waits_for_nothing(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(100)
         promote(cluster)
-        cluster.ready[cluster.plan.candidate] = 0
+        cluster.up[cluster.plan.candidate] = 0
         promote(cluster)
         assert cluster.clock.now == 0
 

@@ -133,7 +133,7 @@ class Steps:
 
     def claim(self) -> str:
         plan = self.cluster.plan
-        self.cluster.replicas[plan.candidate] = plan.spec.pods_for(100)
+        self.cluster.replicas[plan.candidate] = plan.pods_for(100)
         operator = ClaimRouteOperator(task_id="claim_route", plan=plan.dump())
         self.owner: str = operator.execute(self.run.at("claim_route"))
         return self.owner

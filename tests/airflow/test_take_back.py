@@ -93,9 +93,9 @@ class TestTraffic:
         cluster = FakeCluster.verified(plan)
         ready = cluster.ready_endpoints
 
-        def and_meanwhile(namespace: str, service: str) -> int:
+        def and_meanwhile(*arguments: Any) -> int:
             cluster.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 99
-            return ready(namespace, service)
+            return ready(*arguments)
 
         monkeypatch.setattr(cluster, "ready_endpoints", and_meanwhile)
         before = cluster.writes
@@ -295,7 +295,7 @@ class Calls:
         self.at: int | None = None
         self.after = False
         self.how: Callable[[], BaseException] = Killed
-        for name in ("route", "ready_endpoints", "patch_route", "exists", "scale"):
+        for name in ("team_route", "ready", "patch_route", "withdraw", "exists", "scale"):
             monkeypatch.setattr(fleet, name, self._counted(name, getattr(fleet, name)))
         for name in ("read_text", "write_text", "replace"):
             monkeypatch.setattr(ObjectStoragePath, name, self._counted(name, getattr(ObjectStoragePath, name)))
@@ -328,12 +328,14 @@ class Calls:
 
 MADE = [
     "read_text",  # is it VERIFIED still
-    "route",
-    "ready_endpoints",
+    "team_route",
+    "ready",
     "patch_route",
-    "route",  # settle
+    "withdraw",  # of nothing
+    "team_route",  # settle
     "patch_route",  # of nothing
-    "route",
+    "withdraw",  # of nothing
+    "team_route",
     "exists",
     "scale",
     "read_text",  # the transitions

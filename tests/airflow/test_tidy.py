@@ -392,8 +392,8 @@ class TestBetweenTheSurveyAndTheDeed:
         first, second = service.deployed(), service.deployed()
         ready = service.cluster.ready_endpoints
 
-        def and_meanwhile(namespace: str, name: str) -> int:
-            found = ready(namespace, name)
+        def and_meanwhile(*arguments: Any) -> int:
+            found = ready(*arguments)
             service.tidied(WINDOW)
             return found
 

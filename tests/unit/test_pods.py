@@ -6,7 +6,7 @@ import pytest
 
 from airflow_deploy.domain.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.pods import LOOKS, SECONDS, UNSEEN, PodWatch
-from tests.unit.builders import make_spec
+from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import CANDIDATE, STABLE, START, limits
 
 
@@ -87,4 +87,4 @@ def test_the_finding_says_how_many_are_ready() -> None:
     ],
 )
 def test_a_share_needs_its_part_of_the_pods(capacity: str, share: int, needed: int) -> None:
-    assert make_spec(replicas=8, capacity=capacity).pods_for(share) == needed
+    assert make_plan(make_spec(replicas=8, capacity=capacity)).pods_for(share) == needed

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.httproute import Route, gitops_managers
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.record import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Patch, Shift
 from tests.unit.json_patch import PatchRefused, apply_patch
 
@@ -795,5 +795,5 @@ class TestReading:
             {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:rules": {}}}},
             {"manager": "helm-controller"},
         ]
-        assert gitops_managers(Route(managed)) == ["argocd-controller"]
-        assert gitops_managers(Route(body([backend(STABLE)]))) == []
+        assert Route(managed).gitops_managers() == ["argocd-controller"]
+        assert Route(body([backend(STABLE)])).gitops_managers() == []
