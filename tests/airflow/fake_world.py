@@ -139,15 +139,16 @@ class World:
         *story: Stage,
         until: float = 900,
         promoted: bool = False,
+        kind: type[FakeCluster] = FakeCluster,
     ) -> None:
         self.plan, self.clock = plan, Clock()
         first = story[0] if story else Stage(0, 25)
         stages = story or (first,)
         self.observer = FakeObserver(plan, self.clock, stages, until)
         begun = START + first.at
-        self.cluster = FakeCluster.promoted(plan, begun) if promoted else FakeCluster.at_share(plan, first.share, begun)
+        self.cluster = kind.promoted(plan, begun) if promoted else kind.at_share(plan, first.share, begun)
         for stage in stages[1:]:
-            if stage.share != self.cluster.now.shifts[-1].share:
+            if stage.share != self.cluster.team.shifts[-1].share:
                 self.cluster.shift(stage.share, START + stage.at)
         self._install(monkeypatch)
 

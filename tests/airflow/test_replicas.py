@@ -1,0 +1,377 @@
+"""Without a gateway: pods are the share, so they come after the record of it and go with the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from airflow_deploy.clients import capacity, lease
+from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.guard import Guard
+from airflow_deploy.clients.manifests import guard as guard_manifest
+from airflow_deploy.clients.manifests import objects
+from airflow_deploy.clients.settling import return_traffic, settle, take_back
+from airflow_deploy.clients.traffic import Traffic
+from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.versions import VERSION
+from airflow_deploy.operators import apply as applying
+from airflow_deploy.operators import canary
+from airflow_deploy.operators.apply import ApplyManifestOperator
+from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
+from airflow_deploy.sensors.triggers import ReadyTrigger
+from tests.airflow.fake_pods import LABELS, FakePods, planned
+from tests.airflow.fake_world import Clock, Stage, World
+from tests.airflow.test_looks import BAKE, MAX_BAKE
+from tests.airflow.test_operators import Run
+from tests.airflow.test_plan import World as PlanWorld
+
+AGREED = ("gate", "ask")
+STABLE, CANDIDATE = "payments", planned().candidate
+
+
+def real(cluster: FakePods) -> Cluster:
+    return cast("Cluster", cluster)
+
+
+class Log(FakePods):
+    """Writes down in which order the share is recorded and the pods are given."""
+
+    def __init__(self, plan: DeploymentPlan) -> None:
+        self.wrote: list[str] = []
+        super().__init__(plan)
+
+    def patch_route(self, route: Any, patch: Any) -> Any:
+        if any(item["path"].endswith("shifts") for item in patch) and self.team.owner:
+            self.wrote.append(f"share {json.loads(patch[-1]['value'])[-1]['share']}")
+        return super().patch_route(route, patch)
+
+    def join(self, namespace: str, version: str, pods: int) -> None:
+        super().join(namespace, version, pods)
+        self.wrote.append(f"pods {pods}")
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakePods], FakePods]:
+    """Let the tasks meet this cluster, in which somebody looks."""
+
+    def met(cluster: FakePods) -> FakePods:
+        for module in (canary, applying):
+            monkeypatch.setattr(module, "Cluster", lambda _: cluster)
+            monkeypatch.setattr(module, "check_agreed", lambda *_: None)
+        monkeypatch.setattr(canary, "check_way_back", lambda *_: None)
+        monkeypatch.setattr(lease.Sign, "seen", lambda _: True)
+        clock = Clock()
+        monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=clock.time, sleep=clock.sleep))
+        return cluster
+
+    return met
+
+
+def shift(cluster: FakePods, stage: int) -> Run:
+    owned: dict[str, Any] = {"plan": cluster.plan.dump(), "claim": cluster.claim}
+    run = Run()
+    ShiftCanaryOperator(task_id="shift", share=stage, agreed=AGREED, **owned).execute(run.at("shift"))
+    return run
+
+
+class TestBeforeTheFirstShare:
+    def test_a_version_is_applied_without_pods(self) -> None:
+        (made,) = (item for item in objects(planned()) if item["kind"] == "Deployment")
+        assert made["spec"]["replicas"] == 0
+        assert made["metadata"]["annotations"]["airflow-deploy/withdrawn"] == "no"
+        assert LABELS.items() <= made["spec"]["template"]["metadata"]["labels"].items()
+
+    def test_none_are_given_and_none_awaited(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = tasks(FakePods(planned()))
+        cluster.replicas[CANDIDATE] = 0
+        ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump()).execute(Run().at("apply"))
+        assert cluster.served() == {STABLE: 2}
+
+    @pytest.mark.anyio
+    async def test_nobody_waits_for_them(self) -> None:
+        event = await ReadyTrigger(planned().dump(), 0.0).event()
+        assert event == {"ready": 0, "wanted": 0, "failed": None}
+
+    def test_the_claim_says_how_the_service_knows_the_teams_own(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = tasks(FakePods(planned()))
+        del cluster.body["metadata"]["annotations"]
+        owner = ClaimRouteOperator(task_id="claim", plan=cluster.plan.dump()).execute(Run().at("claim"))
+        assert cluster.service.owner == owner
+        assert (cluster.service.adopted, cluster.service.selector) == ({STABLE: LABELS}, LABELS)
+
+    def test_a_claim_is_refused_where_somebody_else_serves_by_now(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = tasks(FakePods(planned()))
+        del cluster.body["metadata"]["annotations"]
+        cluster.replicas, cluster.labels["other"] = {"other": 1}, LABELS
+        with pytest.raises(FencedError, match="is served by other now, not by payments"):
+            ClaimRouteOperator(task_id="claim", plan=cluster.plan.dump()).execute(Run().at("claim"))
+
+
+class TestShift:
+    def test_its_pods_come_after_its_record(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = cast("Log", tasks(Log.at_share(planned(), 0)))
+        run = shift(cluster, 5)
+        assert cluster.wrote == ["share 33", "pods 1"]
+        assert cluster.served() == {STABLE: 2, CANDIDATE: 1}
+        said = run.ti.store["shift", "steps"]
+        assert [step["reason"] for step in said] == [
+            f"shifting 33 % to {CANDIDATE}",
+            f"33 % of traffic is declared for {CANDIDATE}",
+        ]
+
+    def test_of_everything_comes_after_all_its_pods(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = cast("Log", tasks(Log.at_share(planned(), 33)))
+        cluster.wrote.clear()
+        shift(cluster, 100)
+        assert cluster.wrote == ["share 50", "pods 2", "share 100"]
+        assert cluster.served() == {CANDIDATE: 2}
+
+    def test_a_stage_whose_pods_are_there_writes_nothing(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = cast("Log", tasks(Log.at_share(planned(), 33)))
+        cluster.wrote.clear()
+        shift(cluster, 25)
+        assert (cluster.wrote, cluster.served()) == ([], {STABLE: 2, CANDIDATE: 1})
+
+    @pytest.mark.parametrize("stage", [5, 50, 100])
+    def test_a_task_that_was_killed_between_record_and_pods_goes_on(
+        self, tasks: Callable[[FakePods], FakePods], stage: int
+    ) -> None:
+        cluster = tasks(FakePods.at_share(planned(), 0))
+        cluster.replicas[CANDIDATE] = 0
+        cluster.fail("join", TemporaryError("killed"))
+        with pytest.raises(TemporaryError):
+            shift(cluster, stage)
+        assert cluster.served() == {STABLE: 2}
+        shift(cluster, stage)
+        served = {5: {STABLE: 2, CANDIDATE: 1}, 50: {STABLE: 2, CANDIDATE: 2}, 100: {CANDIDATE: 2}}
+        assert cluster.served() == served[stage]
+
+    def test_pods_that_never_come_are_given_up(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = tasks(FakePods.at_share(planned(), 0))
+        cluster.labels[CANDIDATE] = {}  # none of them is ever seen
+        with pytest.raises(CapacityError, match=r"33 % of traffic is not given, since 0 of 1 pods"):
+            shift(cluster, 5)
+
+    def test_who_was_braked_meanwhile_gets_no_pods(
+        self, tasks: Callable[[FakePods], FakePods], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A task of the run has read the route and how many pods there are, and sleeps for long; then it writes."""
+        cluster = tasks(FakePods.at_share(planned(), 33))
+        before = cluster.join
+
+        def overtaken(namespace: str, version: str, pods: int) -> None:
+            monkeypatch.setattr(cluster, "join", before)
+            assert return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+            before(namespace, version, pods)
+
+        monkeypatch.setattr(cluster, "join", overtaken)
+        with pytest.raises(TemporaryError):
+            shift(cluster, 50)
+        assert cluster.served() == {STABLE: 2}
+        with pytest.raises(FencedError):
+            shift(cluster, 50)
+        assert cluster.served() == {STABLE: 2}
+
+    def test_where_the_route_is_lost_while_pods_start_the_shift_is_none(
+        self, tasks: Callable[[FakePods], FakePods], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = tasks(FakePods.at_share(planned(), 0))
+        cluster.labels[CANDIDATE] = {}
+
+        def brake(_: float) -> None:
+            return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+
+        monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=brake))
+        with pytest.raises(FencedError):
+            shift(cluster, 5)
+
+    def test_a_promotion_finds_all_pods(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = tasks(FakePods.at_share(planned(), 100))
+        owned: dict[str, Any] = {"plan": cluster.plan.dump(), "claim": cluster.claim}
+        PromoteOperator(task_id="promote", agreed=AGREED, **owned).execute(Run().at("promote"))
+        assert (cluster.service.phase, cluster.served()) == (routes.PROMOTED, {CANDIDATE: 2})
+
+
+class TestTheWayBack:
+    @pytest.mark.parametrize("share", [33, 50, 100])
+    def test_takes_the_pods_away(self, share: int) -> None:
+        cluster = FakePods.at_share(planned(), share)
+        assert return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
+        assert (cluster.served(), cluster.service.phase, cluster.withdrawn) == ({STABLE: 2}, routes.BRAKED, True)
+
+    @pytest.mark.parametrize("share", [33, 50, 100])
+    def test_that_was_killed_between_its_writes_is_completed(self, share: int) -> None:
+        cluster = FakePods.at_share(planned(), share)
+        cluster.fail("withdraw", TemporaryError("killed"))
+        with pytest.raises(TemporaryError):
+            return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
+        assert CANDIDATE in cluster.served()
+        settled = settle(real(cluster), cluster.plan)
+        assert (cluster.served(), settled.reason) == ({STABLE: 2}, f"{STABLE} has all traffic, {CANDIDATE} is stopped")
+
+    def test_waits_for_a_stable_that_has_no_pod(self) -> None:
+        cluster = FakePods.at_share(planned(), 50)
+        cluster.replicas[STABLE] = 0
+        with pytest.raises(TemporaryError, match="has no ready pod that could take back the traffic"):
+            return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+        assert not cluster.withdrawn
+
+    def test_of_a_promotion_too(self) -> None:
+        cluster = FakePods.verified(planned())
+        cluster.fail("withdraw", TemporaryError("killed"))
+        with pytest.raises(TemporaryError):
+            take_back(real(cluster), cluster.plan, "worse")
+        assert take_back(real(cluster), cluster.plan, "worse")
+        assert (cluster.served(), cluster.service.phase) == ({STABLE: 2}, routes.SETTLED)
+
+
+class TestGuard:
+    def guard(self, cluster: FakePods, clock: Clock) -> Guard:
+        return Guard(cast("Traffic", cluster), clock=clock.time)
+
+    def lapse(self, guard: Guard, clock: Clock) -> None:
+        for _ in range(50):
+            guard.look()
+            clock.sleep(1)
+
+    @pytest.mark.parametrize("share", [33, 50, 100])
+    def test_it_takes_the_pods_away(self, share: int) -> None:
+        cluster, clock = FakePods.at_share(planned(), share), Clock()
+        self.lapse(self.guard(cluster, clock), clock)
+        assert (cluster.served(), cluster.service.phase, cluster.service.epoch) == ({STABLE: 2}, routes.BRAKED, 2)
+
+    def test_what_another_guard_could_not_complete_is_completed(self) -> None:
+        cluster, clock = FakePods.at_share(planned(), 50), Clock()
+        cluster.fail("withdraw", TemporaryError("killed"))
+        self.lapse(self.guard(cluster, clock), clock)
+        assert cluster.served() == {STABLE: 2}  # it looks again a second later
+        cluster = FakePods.at_share(planned(), 50)
+        cluster.fail("withdraw", *[TemporaryError("killed")] * 3)
+        with pytest.raises(TemporaryError):
+            return_traffic(real(cluster), cluster.plan, routes.BRAKED)  # by Airflow, which dies then
+        self.lapse(self.guard(cluster, clock), clock)
+        assert cluster.served() == {STABLE: 2}
+
+    def test_it_has_more_rights_only_where_it_is_asked_to(self) -> None:
+        plain, more = (guard_manifest("image", "airflow", ["shop"], replicas=asked) for asked in (False, True))
+        assert "deployments" not in plain
+        assert "resources: [deployments]\n    verbs: [patch]" in more
+
+
+class TestLooks:
+    def world(self, monkeypatch: pytest.MonkeyPatch) -> World:
+        plan = planned(canary={"bake": BAKE, "max_bake": MAX_BAKE}, criticality="low")
+        return World(monkeypatch, plan, Stage(0, 50), kind=FakePods)
+
+    def test_pods_that_are_still_to_come_are_no_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch)
+        world.cluster.replicas[CANDIDATE] = 0
+        assert world.look(world.loop("watch"), 60) is None
+
+    def test_pods_that_were_there_and_are_gone_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch)
+        loop = world.loop("watch")
+        assert world.look(loop, 20) is None
+        world.cluster.replicas[CANDIDATE] = 0
+        outcome = world.look(loop, 60)
+        assert outcome is not None
+        assert (outcome.verdict, outcome.reason.partition(":")[0]) == ("BREACHED", "ready_pods")
+
+    def test_the_brake_takes_them_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world(monkeypatch)
+        loop = world.loop("watch")
+        world.cluster.fail("withdraw", TemporaryError("no answer"))
+        assert world.look(loop, 5) is None
+        world.cluster.replicas[CANDIDATE] = 0
+        outcome = world.look(loop, 60)
+        assert outcome is not None
+        world.cluster.replicas[CANDIDATE] = 2
+        assert loop.brake(outcome) is not None
+        assert cast("FakePods", world.cluster).served() == {STABLE: 2}
+
+
+class TestPlan:
+    @pytest.fixture
+    def world(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> PlanWorld:
+        world = PlanWorld(monkeypatch, tmp_path)
+        world.cluster = FakePods(planned())
+        del world.cluster.body["metadata"]["annotations"]
+        world.cluster.writes = 0
+        world.cluster.parts = world.cluster.parts.__class__((), ())
+        return world
+
+    def plan(self, world: PlanWorld, **given: Any) -> DeploymentPlan:
+        fields = {"router": "replicas", "metrics": "pods", "route": {"name": "payments"}, **given}
+        return world.plan(**fields)
+
+    def test_what_serves_is_adopted_as_it_stands(self, world: PlanWorld) -> None:
+        plan = self.plan(world)
+        assert (plan.stable, plan.adopted, plan.stable_ready, plan.stable_service) == (STABLE, LABELS, 2, "payments")
+        assert world.cluster.writes == 0
+
+    def test_a_version_of_ours_is_known_by_its_label(self, world: PlanWorld) -> None:
+        first = planned()
+        world.cluster = FakePods.verified(first)
+        world.cluster.replicas[STABLE] = 2  # the team's own, which goes on
+        plan = self.plan(world, run_after=first.created + 60)
+        assert (plan.stable, plan.adopted, plan.stable_ready) == (first.candidate, {}, 2)
+        assert not LABELS.items() <= plan.pod_labels.items()
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda c: c.replicas.clear(), "behind its Service there is no ready pod"),
+            (lambda c: c.replicas.update(other=1), "there is other and payments; let the pods of one Deployment"),
+            (lambda c: c.body["spec"]["ports"][0].update(targetPort=9), "port: Service .* to 9 of its pods"),
+            (lambda c: c.body["spec"]["ports"].append({"port": 9090}), "port: Service .* to 9090 of its pods"),
+            (lambda c: c.body["metadata"].pop("resourceVersion"), "route: there is no Service shop/payments"),
+            (lambda c: c.body["spec"].update(selector={VERSION: "1.2"}), f"selects pods by {VERSION}"),
+            (
+                lambda c: c.body["metadata"].update(
+                    managedFields=[{"manager": "argocd", "fieldsV1": {"f:spec": {"f:selector": {}}}}]
+                ),
+                "argocd owns its selector .* differences at /spec/selector",
+            ),
+        ],
+    )
+    def test_what_cannot_be_divided_is_refused(
+        self, world: PlanWorld, change: Callable[[FakePods], Any], said: str
+    ) -> None:
+        cluster = cast("FakePods", world.cluster)
+        cluster.labels["other"] = LABELS
+        change(cluster)
+        with pytest.raises(RefusedError, match=said):
+            self.plan(world)
+        assert (world.steps(), cluster.writes) == ([], 0)
+
+    @pytest.mark.parametrize("port", [{"targetPort": 8080}, {"port": 8080}])
+    def test_a_port_that_versions_have_is_served(self, world: PlanWorld, port: dict[str, Any]) -> None:
+        world.cluster.body["spec"]["ports"] = [{"port": 80, **port}]
+        assert self.plan(world).stable == STABLE
+
+    def test_a_name_that_its_pods_names_would_cut_is_refused(self, world: PlanWorld) -> None:
+        cluster = cast("FakePods", world.cluster)
+        cluster.replicas, cluster.labels["a" * 47] = {"a" * 47: 2}, LABELS
+        with pytest.raises(RefusedError, match="is too long"):
+            self.plan(world)
+
+    def test_a_first_share_beyond_what_the_criticality_permits_is_refused(self, world: PlanWorld) -> None:
+        stages: dict[str, Any] = {"criticality": "high", "canary": {"stages": [5, 100]}}
+        with pytest.raises(RefusedError, match=r"high permits 10 % at first, and beside 2 pods .* would get 33 %"):
+            self.plan(world, **stages)
+        world.cluster.replicas[STABLE] = 9
+        assert self.plan(world, **stages).share(5) == 10
+
+    def test_two_that_serve_since_somebody_set_the_selector_back_are_told_apart_first(self, world: PlanWorld) -> None:
+        """A team has applied its own manifest again: its selector finds the version beside what served before it."""
+        first = planned()
+        world.cluster = FakePods.verified(first)
+        world.cluster.body["spec"]["selector"] = LABELS
+        with pytest.raises(RefusedError, match=f"there is payments and {first.candidate}; let the pods of one"):
+            self.plan(world)
