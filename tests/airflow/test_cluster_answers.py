@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.cluster import Cluster, Parts
-from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import Route
+from airflow_deploy.domain.podsroute import PodsRoute
 from tests.unit import kubeconfig
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
@@ -24,7 +26,15 @@ Answers = dict[str, tuple[int, Any]]
 
 
 @pytest.fixture
-def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], Cluster]]:
+def sent() -> list[Any]:
+    """Return the patches that were sent."""
+    return []
+
+
+@pytest.fixture
+def answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[Any]
+) -> Iterator[Callable[[Answers], Cluster]]:
     """Return what gives a cluster whose API server answers so by path."""
     answers: Answers = {}
 
@@ -33,7 +43,9 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path, _, query = self.path.partition("?")
             # What is created without a dry run would be there afterwards.
-            status, content = answers[path] if self.command == "GET" or "dryRun=All" in query else (500, {})
+            self._answer(*answers[path] if self.command == "GET" or "dryRun=All" in query else (500, {}))
+
+        def _answer(self, status: int, content: Any) -> None:
             body = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -42,6 +54,11 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             self.wfile.write(body)
 
         do_POST = do_GET
+
+        def do_PATCH(self) -> None:
+            sent.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status, content = answers[self.path.partition("?")[0]]
+            self._answer(status, content)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
@@ -156,3 +173,71 @@ def test_a_config_map_that_may_not_be_looked_for_is_an_error(answering: Callable
     cluster = answering({CONFIG_MAPS: (403, {"kind": "Status", "message": "forbidden"})})
     with pytest.raises(RefusedError, match="looking for ConfigMap shop/settings: the cluster answers 403"):
         cluster.has_config_map("shop", "settings")
+
+
+def of_deployment(name: str, number: int, *, ready: bool = True, **metadata: Any) -> dict[str, Any]:
+    """Return a pod as the API server has it: its ReplicaSet's name is the Deployment's and a hash."""
+    owner = {"kind": "ReplicaSet", "name": f"{name}-7d4b9c6f5", "controller": True}
+    known = {"name": f"{name}-7d4b9c6f5-{number}", "labels": {"pod-template-hash": "7d4b9c6f5"}}
+    status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+    return {"metadata": {**known, "ownerReferences": [owner], **metadata}, "status": status}
+
+
+def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Callable[[Answers], Cluster]) -> None:
+    pods = [
+        of_deployment("payments", 1),
+        of_deployment("payments", 2, ready=False),
+        of_deployment("payments", 3, deletionTimestamp="2026-11-24T00:00:00Z"),
+        of_deployment("payments-0123456-1795417200", 1),
+        of_deployment("payments-0123456-1795417200", 2),
+        of_deployment("other", 1, ready=False),
+        {"metadata": {"name": "alone"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+        {"metadata": {"name": "young"}},
+    ]
+    cluster = answering({PODS: (200, {"items": pods})})
+    found = {"payments": 1, "payments-0123456-1795417200": 2, "other": 0, "alone": 1, "young": 0}
+    assert cluster.workloads("shop", {"app": "payments"}) == found
+    assert [cluster.ready("shop", name, {"app": "payments"}) for name in ("payments", "gone")] == [1, 0]
+
+
+def test_pods_are_taken_away_and_that_is_kept(answering: Callable[[Answers], Cluster], sent: list[Any]) -> None:
+    cluster = answering({DEPLOYMENT: (200, deployment())})
+    service = PodsRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
+    cluster.withdraw(service, "payments")
+    assert sent == [
+        [
+            {"op": "add", "path": "/metadata/annotations/airflow-deploy~1withdrawn", "value": "yes"},
+            {"op": "add", "path": "/spec/replicas", "value": 0},
+        ]
+    ]
+    cluster.withdraw(Route({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}}), "payments")
+    assert len(sent) == 1  # where a gateway has taken the traffic away, nothing is
+    answering({DEPLOYMENT: (404, {})}).withdraw(service, "payments")  # gone: so are its pods
+    with pytest.raises(TemporaryError):
+        answering({DEPLOYMENT: (500, {})}).withdraw(service, "payments")
+
+
+def test_pods_that_were_taken_away_are_not_given_again(
+    answering: Callable[[Answers], Cluster], sent: list[Any]
+) -> None:
+    answering({DEPLOYMENT: (200, deployment())}).join("shop", "payments", 3)
+    assert sent == [
+        [
+            {"op": "test", "path": "/metadata/annotations/airflow-deploy~1withdrawn", "value": "no"},
+            {"op": "add", "path": "/spec/replicas", "value": 3},
+        ]
+    ]
+    with pytest.raises(TemporaryError, match="422"):
+        answering({DEPLOYMENT: (422, {})}).join("shop", "payments", 3)
+
+
+def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting(
+    answering: Callable[[Answers], Cluster],
+) -> None:
+    path, place = "/api/v1/namespaces/shop/services/payments", ("shop", "payments", "replicas")
+    body = {"metadata": {"namespace": "shop", "name": "payments", "resourceVersion": "1"}, "spec": {}}
+    assert answering({path: (200, body)}).team_route_or_absent(*place).is_there
+    missing = {"reason": "NotFound", "details": {"name": "payments"}}
+    assert not answering({path: (404, missing)}).team_route_or_absent(*place).is_there
+    with pytest.raises(RefusedError):
+        answering({path: (404, {})}).team_route_or_absent(*place)

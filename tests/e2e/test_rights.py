@@ -28,7 +28,10 @@ Right = tuple[str, str, str]
 """API group, resource and verb."""
 
 ROLE, BINDING = yaml.safe_load_all(rbac(RIGHTS, [stacks.EMBEDDED.account]))
-GUARD = next(item for item in yaml.safe_load_all(guard("image", RIGHTS, [RIGHTS])) if item["kind"] == "Role")
+GUARD, GUARD_OF_PODS = (
+    next(item for item in yaml.safe_load_all(guard("image", RIGHTS, [RIGHTS], replicas=more)) if item["kind"] == "Role")
+    for more in (False, True)
+)
 
 
 def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
@@ -94,6 +97,16 @@ def claim(cluster: Cluster, there: Namespace) -> None:
     current = there.admin.route(RIGHTS, RIGHTS)
     owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
     cluster.patch_route(current, [owner])
+
+
+def claim_service(cluster: Cluster, there: Namespace) -> None:
+    current = there.admin.team_route(RIGHTS, RIGHTS, "replicas")
+    owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
+    cluster.patch_route(current, [owner])
+
+
+def withdraw(cluster: Cluster, there: Namespace) -> None:
+    cluster.withdraw(there.admin.team_route(RIGHTS, RIGHTS, "replicas"), there.version().candidate)
 
 
 def make_route(cluster: Cluster, there: Namespace) -> None:
@@ -168,6 +181,12 @@ OWN = {
     ("policy", "poddisruptionbudgets"): "PodDisruptionBudget",
     ("networking.k8s.io", "networkpolicies"): "NetworkPolicy",
 }
+BY_PODS: dict[Right, Callable[[Cluster, Namespace], Any]] = {
+    ("", "services", "get"): lambda cluster, _: cluster.team_route(RIGHTS, RIGHTS, "replicas"),
+    ("", "services", "patch"): claim_service,
+    ("", "pods", "list"): lambda cluster, _: cluster.ready(RIGHTS, RIGHTS, {"app": RIGHTS}),
+    ("apps", "deployments", "patch"): withdraw,
+}
 TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
     ("gateway.networking.k8s.io", "httproutes", "get"): lambda cluster, _: cluster.route(RIGHTS, RIGHTS),
     ("gateway.networking.k8s.io", "httproutes", "patch"): claim,
@@ -176,6 +195,7 @@ TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
 NEEDED = {
     "deployer": {
         **TRAFFIC,
+        ("", "services", "get"): BY_PODS["", "services", "get"],
         ("gateway.networking.k8s.io", "httproutes", "create"): make_route,
         ("gateway.networking.k8s.io", "httproutes", "delete"): close_to_testers,
         ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
@@ -196,9 +216,18 @@ NEEDED = {
         **TRAFFIC,
         ("coordination.k8s.io", "leases", "list"): lambda cluster, _: cluster.leases(RIGHTS),
     },
+    "guard-of-pods": {
+        **TRAFFIC,
+        **BY_PODS,
+        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: cluster.leases(RIGHTS),
+    },
 }
 """What cannot be done without a right, by who needs it."""
-RULES: dict[str, list[dict[str, Any]]] = {"deployer": ROLE["rules"], "guard": GUARD["rules"]}
+RULES: dict[str, list[dict[str, Any]]] = {
+    "deployer": ROLE["rules"],
+    "guard": GUARD["rules"],
+    "guard-of-pods": GUARD_OF_PODS["rules"],
+}
 
 
 def user(who: str, missing: Right | None = None) -> str:
@@ -232,8 +261,10 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
         "metadata": metadata,
         "spec": {"rules": [{"backendRefs": [{"name": RIGHTS, "port": 80}]}]},
     }
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+    service["spec"] = {"selector": {"app": RIGHTS}, "ports": [{"port": 80}]}
     kubectl("delete", "namespace", RIGHTS, "--ignore-not-found", "--wait")
-    made = "\n".join(json.dumps(item) for item in (home, quota, route, *roles()))
+    made = "\n".join(json.dumps(item) for item in (home, quota, route, service, *roles()))
     kubectl("apply", "--server-side", "-f", "-", stdin=made)
     kubectl("apply", "--server-side", "-f", "-", stdin=rbac(RIGHTS, [stacked.account]))
     with pytest.MonkeyPatch.context() as patch:

@@ -155,15 +155,20 @@ class World:
 
 
 @contextmanager
-def served(info: StackInfo, service: str, folder: Path, *, rate: float = 50.0, **declared: Any) -> Iterator[World]:
+def served(
+    info: StackInfo, service: str, folder: Path, *, rate: float = 50.0, direct: bool = False, **declared: Any
+) -> Iterator[World]:
     """Serve a service of its own under traffic for as long as the block lasts.
+
+    :param direct: users reach its Service by themselves, without a gateway.
 
     :param folder: for the record of its requests; ``rate``: how many come each second.
     :param declared: what ``serve`` takes.
     """
     World.end_runs(info, service)
     sample = serve(info, service, resources=SMALL, **declared)
-    with users(folder / "requests.jsonl", rate=rate, host=f"{service}.test") as record:
+    ip = kubectl("-n", service, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}") if direct else None
+    with users(folder / "requests.jsonl", rate=rate, host=f"{service}.test", cluster_ip=ip) as record:
         world = World(info, sample, record, service)
         world.wait_served(10)
         yield world

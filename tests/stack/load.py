@@ -27,7 +27,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -163,6 +163,7 @@ async def generate(
     seconds: float | None = None,
     anywhere: bool = False,
     bodies: Iterator[bytes] | None = None,
+    close: bool = False,
 ) -> None:
     """
     Send requests until `stop` is set or `seconds` are over, then wait for the answers still due.
@@ -172,6 +173,7 @@ async def generate(
     :param host: the Host header.
     :param rate: arrivals per second.
     :param bodies: what is sent; `payments()` by default.
+    :param close: open a connection for each request.
     :raises ValueError: the URL leads elsewhere.
     """
     if not anywhere:
@@ -179,7 +181,8 @@ async def generate(
     bodies = bodies or payments()
     loop = asyncio.get_running_loop()
     # Without limit=0 the 101st request at a time would wait for a connection: a closed loop after all.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+    kept: dict[str, Any] = {"force_close": True} if close else {"keepalive_timeout": KEEP_ALIVE}
+    connector = aiohttp.TCPConnector(limit=0, **kept)
     async with (
         aiohttp.ClientSession(
             connector=connector,
@@ -245,6 +248,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             rate=arguments.rate,
             seconds=arguments.seconds,
             anywhere=arguments.anywhere,
+            close=arguments.close,
             bodies=None if arguments.amount is None else itertools.repeat(payment(arguments.amount)),
         )
 
@@ -260,6 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.stack.load", description="Send payments at a fixed rate.")
     parser.add_argument("--url", required=True, help="where payments are posted to")
     parser.add_argument("--anywhere", action="store_true", help="the URL may lead to another machine: it is yours")
+    parser.add_argument("--close", action="store_true", help="open a connection for each request")
     parser.add_argument("--host", required=True, help="the Host header")
     parser.add_argument("--rate", type=_positive, default=50.0, help="requests per second (50)")
     parser.add_argument("--record", type=Path, required=True, help="the file to append one line per request to")

@@ -9,20 +9,30 @@ from pathlib import Path
 
 from tests.stack.cluster import Cluster
 from tests.stack.layout import CHECKOUT, MARKER, STATE
-from tests.stack.processes import environment
+from tests.stack.processes import environment, in_netns
 
 
 @contextmanager
-def users(record: Path, rate: float = 50.0, host: str = "payments.test", amount: int | None = None) -> Iterator[Path]:
+def users(
+    record: Path,
+    rate: float = 50.0,
+    host: str = "payments.test",
+    amount: int | None = None,
+    cluster_ip: str | None = None,
+) -> Iterator[Path]:
     """Send the service of ``host`` payments for as long as the block lasts; what became of each is in ``record``.
 
     :param amount: of every payment, in cents; None for amounts as users pay them.
+    :param cluster_ip: of a Service that they connect to from the node, anew for each request: connections are what a
+        Service divides.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.stack.load", "--url", f"{Cluster.load().gateway_url}/payments"]
+    url = f"http://{cluster_ip}" if cluster_ip else Cluster.load().gateway_url
+    command = [sys.executable, "-m", "tests.stack.load", "--url", f"{url}/payments"]
     command += ["--anywhere", "--host", host, "--rate", f"{rate:g}", "--record", str(record)]
     command += [] if amount is None else ["--amount", str(amount)]
+    command = in_netns([*command, "--close"]) if cluster_ip else command
     # Marked, so that `down` finds it where the demo was killed.
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment({MARKER: str(STATE)}), start_new_session=True)
     try:
