@@ -92,8 +92,9 @@ one has not changed for as long as it lasts (lease in the service's YAML, 45 s b
 before all traffic again, in one write that is fenced as every other, and leaves its reason on the route: when Airflow
 comes back, the run finds it and ends ROLLED_BACK. While the guard itself cannot see the Leases, no time passes for it.
 
-Run it where Airflow's death does not reach it: in the cluster (--manifest prints what to apply), or beside Airflow with
-KUBECONFIG. Any number of them may run. It needs no Airflow, goes on whatever the cluster answers, and ends at SIGTERM.
+Run it where Airflow's death does not reach it: in the cluster (--manifest prints what to apply; with --replicas also
+for services of router: replicas, whose pods it must be able to take away), or beside Airflow with KUBECONFIG. Any
+number of them may run. It needs no Airflow, goes on whatever the cluster answers, and ends at SIGTERM.
 
 example:
   $ airflow-deploy guard --manifest registry.example.com/airflow:3.3 --home airflow | kubectl apply -f -
