@@ -68,7 +68,7 @@ def _inputs(known: Known) -> dict[str, Inputs]:
     gate, change, spec = known.plan.request.safety_gate, known.plan.request.change, known.plan.spec
     found = gate.vulnerabilities
     # Where nobody serves, nobody is taken from a version that does.
-    first_share = spec.canary.stages[0] if known.plan.stable else 0
+    first_share = known.plan.share(spec.canary.stages[0]) if known.plan.stable else 0
     return {
         "safety_gates": {
             "passed": gate.tests.passed,

@@ -1,6 +1,7 @@
 """No gateway: a Service alone, whose pods divide the traffic, and users who connect to it anew each time."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,6 @@ def world(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "router": "replicas",
             "metrics": "pods",
             "stages": [25, 50, 100],
-            # A deployment that was taken back lowers the confidence in the next.
             "criticality": "low",
             "bake": 10,
             "connections": {"prometheus": connection},
@@ -72,6 +72,8 @@ def test_versions_come_and_go_behind_one_service(world: World) -> None:
     bad = Deployment(world, world.sample.bad)
     taken_back(bad, QUAY, TEAM)
     assert shares(bad)[0].startswith("shifting 33 % to ")
+    # It would lower the confidence in the next, so that a person were asked.
+    shutil.rmtree(bad.folder)
 
     good = Deployment(world, world.sample.good)
     said = good.ended()
