@@ -235,15 +235,16 @@ class TestGuard:
     def guard(self, cluster: FakePods, clock: Clock) -> Guard:
         return Guard(cast("Traffic", cluster), clock=clock.time)
 
-    def lapse(self, guard: Guard, clock: Clock) -> None:
-        for _ in range(50):
+    def lapse(self, guard: Guard, clock: Clock, more: int = 4) -> None:
+        """Let it look until the Lease is over, and ``more`` times after it has acted."""
+        for _ in range(46 + more):
             guard.look()
             clock.sleep(1)
 
     @pytest.mark.parametrize("share", [33, 50, 100])
     def test_it_takes_the_pods_away(self, share: int) -> None:
         cluster, clock = FakePods.at_share(planned(), share), Clock()
-        self.lapse(self.guard(cluster, clock), clock)
+        self.lapse(self.guard(cluster, clock), clock, more=0)
         assert (cluster.served(), cluster.service.phase, cluster.service.epoch) == ({STABLE: 2}, routes.BRAKED, 2)
 
     def test_what_another_guard_could_not_complete_is_completed(self) -> None:
