@@ -24,6 +24,7 @@ ASIDE = (
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
+        "test_replicas.py",
         "test_rights.py",
         "test_shadow.py",
         "test_testers.py",
