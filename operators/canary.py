@@ -57,7 +57,7 @@ class ClaimRouteOperator(DeployOperator):
     def _route(self, cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
         """Read the route; that of a first version is made where it is not there."""
         if plan.divides_pods:
-            return adopt(cluster, plan.spec)
+            return adopt(cluster, plan)
         where = plan.spec.namespace, plan.spec.route.name
         if plan.stable or cluster.route_or_absent(*where).is_there:
             return cluster.route(*where)

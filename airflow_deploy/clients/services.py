@@ -8,6 +8,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.podsroute import PodsRoute
 from airflow_deploy.domain.presets import POD_NAMED
+from airflow_deploy.domain.record import CANARY
 from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.domain.versions import VERSION
@@ -19,13 +20,14 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
     :raises RefusedError: it is not clear who serves, or whoever is deployed beside it could not serve.
     """
     service = _checked(spec, route)
-    behind = {name: ready for name, ready in cluster.workloads(spec.namespace, service.selector).items() if ready}
-    if len(behind) != 1:
-        found = " and ".join(sorted(behind)) or "no ready pod"
-        raise RefusedError(
-            f"route {route.name}: behind its Service there is {found}; let the pods of one Deployment serve it, then"
-            " deploy again"
-        )
+    # Those that are still starting too: the pods of a run that died would join the others later.
+    behind = cluster.workloads(spec.namespace, service.selector)
+    if len(behind) != 1 or not any(behind.values()):
+        found = " and ".join(sorted(behind)) if len(behind) > 1 else "no ready pod"
+        remedy = "let the pods of one Deployment serve it, then deploy again"
+        if route.phase == CANARY:
+            remedy = f"the deployment {route.owner} is not over: wait until it is, or let the guard return its traffic"
+        raise RefusedError(f"route {route.name}: behind its Service there is {found}; {remedy}")
     (stable,) = behind
     if (known := service.serving()) and known != stable:
         raise RefusedError(
@@ -40,16 +42,18 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
     return stable, dict(service.adopted.get(stable, {}) if known else service.selector)
 
 
-def adopt(cluster: Cluster, spec: DeploymentSpec) -> PodsRoute:
-    """Let the Service say by which labels it knows what serves, before it is claimed; return it.
+def adopt(cluster: Cluster, plan: DeploymentPlan) -> PodsRoute:
+    """Let the Service say by which labels it knows what serves, unless the plan's deployment has it; return it.
+
+    Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late.
 
     :raises RefusedError: it is not clear who serves.
     :raises TemporaryError: somebody else has written the Service since it was read.
     """
-    route = _checked(spec, cluster.team_route(*spec.place))
-    if route.serving():
+    route = _checked(plan.spec, cluster.team_route(*plan.spec.place))
+    if route.owned_by(plan.deployment_id):
         return route
-    stable, _ = serving(cluster, spec, route)
+    stable, _ = serving(cluster, plan.spec, route)
     return cluster.patch_route(route, route.adopt(stable))
 
 
@@ -70,6 +74,8 @@ def check_first_share(plan: DeploymentPlan) -> None:
 def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
     if not isinstance(route, PodsRoute) or not route.is_there:
         raise RefusedError(f"route: there is no Service {route.name}; correct route.name")
+    if not route.selector:
+        raise RefusedError(f"route {route.name}: its Service selects no pods; let it select those that serve")
     if VERSION in route.selector and not route.serving():
         raise RefusedError(
             f"route {route.name}: its Service selects pods by {VERSION}, by which versions are told apart; let it"

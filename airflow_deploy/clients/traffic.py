@@ -154,9 +154,9 @@ class Traffic:
     def workloads(
         self, namespace: str, labels: Mapping[str, str], timeout: tuple[float, float] = TIMEOUT
     ) -> dict[str, int]:
-        """Return how many ready pods with these labels each Deployment has, by its name.
+        """Return how many ready pods with these labels each Deployment has that has any, by its name.
 
-        A pod that no Deployment has stands under its own name.
+        A pod that no Deployment has stands under its own name. What has ended, or is about to, is left out.
         """
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         with errors(f"listing the pods of {namespace} with {selector}"):
@@ -165,7 +165,8 @@ class Traffic:
             )
         found: dict[str, int] = {}
         for pod in answer["items"]:
-            if not pod["metadata"].get("deletionTimestamp"):
+            over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+            if not over and not pod["metadata"].get("deletionTimestamp"):
                 name = _workload_of(pod)
                 found[name] = found.get(name, 0) + _is_ready(pod)
         return found

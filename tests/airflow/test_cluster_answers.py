@@ -193,6 +193,7 @@ def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Ca
         of_deployment("other", 1, ready=False),
         {"metadata": {"name": "alone"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
         {"metadata": {"name": "young"}},
+        {"metadata": {"name": "evicted"}, "status": {"phase": "Failed"}},
     ]
     cluster = answering({PODS: (200, {"items": pods})})
     found = {"payments": 1, "payments-0123456-1795417200": 2, "other": 0, "alone": 1, "young": 0}

@@ -112,6 +112,26 @@ class TestBeforeTheFirstShare:
         with pytest.raises(FencedError, match="is served by other now, not by payments"):
             ClaimRouteOperator(task_id="claim", plan=cluster.plan.dump()).execute(Run().at("claim"))
 
+    def test_a_run_that_is_cleared_in_mid_canary_goes_on_under_its_first_claim(
+        self, tasks: Callable[[FakePods], FakePods]
+    ) -> None:
+        cluster = tasks(FakePods.at_share(planned(), 33))
+        before = cluster.claim
+        assert ClaimRouteOperator(task_id="claim", plan=cluster.plan.dump()).execute(Run().at("claim")) == before
+        assert cluster.served() == {STABLE: 2, CANDIDATE: 1}
+
+    @pytest.mark.parametrize("ready", [0, 1])
+    def test_and_beside_the_pods_of_a_run_that_died(
+        self, tasks: Callable[[FakePods], FakePods], ready: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They would go on serving, or begin to, and nobody would look at them."""
+        monkeypatch.setattr(lease, "is_alive", lambda *_: False)
+        cluster = tasks(FakePods.at_share(planned(), 33))
+        cluster.replicas[CANDIDATE] = ready
+        newer = planned().model_copy(update={"run_id": "the-next", "created": cluster.plan.created + 60})
+        with pytest.raises(RefusedError, match=r"there is payments and .*; the deployment DEP-.*/1 is not over"):
+            ClaimRouteOperator(task_id="claim", plan=newer.dump()).execute(Run().at("claim"))
+
 
 class TestShift:
     def test_its_pods_come_after_its_record(self, tasks: Callable[[FakePods], FakePods]) -> None:
@@ -328,6 +348,9 @@ class TestPlan:
         ("change", "said"),
         [
             (lambda c: c.replicas.clear(), "behind its Service there is no ready pod"),
+            (lambda c: c.replicas.update(payments=0), "behind its Service there is no ready pod"),
+            (lambda c: c.replicas.update(other=0), "there is other and payments; let the pods of one Deployment"),
+            (lambda c: c.body["spec"].pop("selector"), "its Service selects no pods"),
             (lambda c: c.replicas.update(other=1), "there is other and payments; let the pods of one Deployment"),
             (lambda c: c.body["spec"]["ports"][0].update(targetPort=9), "port: Service .* to 9 of its pods"),
             (lambda c: c.body["spec"]["ports"].append({"port": 9090}), "port: Service .* to 9090 of its pods"),

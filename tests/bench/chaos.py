@@ -37,8 +37,18 @@ SEED = 6
 def run_row(held: Fleet, component: str, say: Say) -> list[Row]:
     """Kill one component while every service is in its state, and say what became of each.
 
+    Where a state is not reached, it is done once more: a small machine may have been late.
+
     :raises StackError: a service does not come to its state, or the component does not come back.
     """
+    try:
+        return _kill_row(held, component, say)
+    except (StackError, requests.RequestException) as error:
+        say(f"{component}: once more, for {error}")
+        return _kill_row(held, component, say)
+
+
+def _kill_row(held: Fleet, component: str, say: Say) -> list[Row]:
     held.reset()
     held.hold(say)
     say(f"killing {component}: {DEATHS[component].why}")
@@ -114,22 +124,13 @@ def run(info: StackInfo, components: Sequence[str]) -> int:
                 RESULTS.write_text(json.dumps({**_read(), "api_faults": found}, indent=2) + "\n")
                 say(f"faults of the API server: {found}")
                 continue
-            rows = _row(held, component, say)
+            rows = run_row(held, component, say)
             _keep(rows)
             for row in rows:
                 say(f"{row.component} x {row.state}: {row.ended}; {'; '.join(row.broken) or 'as it must be'}")
                 broken += bool(row.broken)
     print("\n".join(["", *table([load(row) for row in _read()["rows"]])]))
     return broken
-
-
-def _row(held: Fleet, component: str, say: Say) -> list[Row]:
-    """Run one row; where a state is not reached, once more: a small machine may have been late."""
-    try:
-        return run_row(held, component, say)
-    except (StackError, requests.RequestException) as error:
-        say(f"{component}: once more, for {error}")
-        return run_row(held, component, say)
 
 
 def main() -> int:

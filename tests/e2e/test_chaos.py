@@ -1,0 +1,15 @@
+"""The row of the kill matrix in which nobody looks: all triggerers die, with nine deployments each in another state."""
+
+from pathlib import Path
+
+from tests.bench.chaos import run_row
+from tests.bench.held import fleet
+from tests.bench.matrix import STATES
+from tests.stack import StackInfo
+
+
+def test_when_all_triggerers_die_every_deployment_ends_as_it_must(stack: StackInfo, tmp_path: Path) -> None:
+    with fleet(stack, tmp_path) as held:
+        rows = run_row(held, "triggerer", print)
+    assert [row.state for row in rows] == list(STATES)
+    assert {row.state: row.broken for row in rows if row.broken} == {}
