@@ -32,7 +32,7 @@ ASIDE = (
     ),
 )
 """The files of each lane but the first, which has all others. More lanes only take the processors from each other."""
-ALONE = "test_guard.py"
+ALONE = ("test_guard.py", "test_chaos.py")
 """What kills the servers that all others need, and so comes after them."""
 
 
@@ -44,7 +44,7 @@ def main(paths: list[str]) -> int:
     env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
     ours = not INFO.exists()
     lanes = [_verbose(*(f"tests/e2e/{name}" for name in names)) for names in ASIDE]
-    others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, (ALONE,)) for name in names)]
+    others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, ALONE) for name in names)]
     if paths:
         lanes.append(["nice", "-n", "15", *_pytest("-q", *paths)])
     try:
@@ -57,7 +57,7 @@ def main(paths: list[str]) -> int:
                 output.seek(0)
                 sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
-        return max(code, _run(_verbose(f"tests/e2e/{ALONE}"), env))
+        return max(code, _run(_verbose(*(f"tests/e2e/{name}" for name in ALONE)), env))
     finally:
         if ours:
             subprocess.run([sys.executable, "-m", "tests.stack", "down"], cwd=CHECKOUT, env=env, check=True)
