@@ -20,7 +20,6 @@ ASIDE = (
     (
         "test_application_metrics.py",
         "test_compose.py",
-        "test_first.py",
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
