@@ -198,7 +198,8 @@ class Looks:
     def _count_pods(self, route: TeamRoute, at: float) -> None:
         """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said.
 
-        Where pods are the share, those of a new one are still to come: they count once all of them have been there.
+        Where pods are the share, those of a new one are still to come: they count once all of them have been there,
+        as they have before it was all of the traffic.
         """
         plan = self._plan
         reached = route.serves(plan.candidate) or route.copies_to(plan.candidate)
@@ -213,7 +214,7 @@ class Looks:
             needed = plan.pods_for(share)
             if ready >= needed:
                 self._complete = share
-            if self._complete == share or not plan.divides_pods:
+            if share in (self._complete, 100) or not plan.divides_pods:
                 self._log.pods(at, ready, needed)
 
     def _sight(self, route: TeamRoute, at: float) -> str | None:

@@ -286,9 +286,9 @@ class TestGuard:
 
 
 class TestLooks:
-    def world(self, monkeypatch: pytest.MonkeyPatch) -> World:
+    def world(self, monkeypatch: pytest.MonkeyPatch, share: int = 50) -> World:
         plan = planned(canary={"bake": BAKE, "max_bake": MAX_BAKE}, criticality="low")
-        return World(monkeypatch, plan, Stage(0, 50), kind=FakePods)
+        return World(monkeypatch, plan, Stage(0, share), kind=FakePods)
 
     def test_pods_that_are_still_to_come_are_no_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world(monkeypatch)
@@ -301,6 +301,15 @@ class TestLooks:
         assert world.look(loop, 20) is None
         world.cluster.replicas[CANDIDATE] = 0
         outcome = world.look(loop, 60)
+        assert outcome is not None
+        assert (outcome.verdict, outcome.reason.partition(":")[0]) == ("BREACHED", "ready_pods")
+
+    def test_alone_none_are_still_to_come_also_for_a_watch_that_has_just_begun(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = self.world(monkeypatch, 100)
+        world.cluster.replicas[CANDIDATE] = 0
+        outcome = world.look(world.loop("watch"), 20)
         assert outcome is not None
         assert (outcome.verdict, outcome.reason.partition(":")[0]) == ("BREACHED", "ready_pods")
 
