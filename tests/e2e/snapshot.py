@@ -10,18 +10,13 @@ from typing import Any
 
 import requests
 
-from tests.e2e.world import World
+from tests.e2e.world import OTHERS, World
 from tests.stack.access import kubectl
 
 KINDS = (
     "configmaps,deployments,horizontalpodautoscalers,httproutes,jobs,networkpolicies,poddisruptionbudgets,replicasets,"
     "rolebindings,secrets,serviceaccounts,services"
 )
-OTHERS = (
-    *("airflow", "bazaar", "booth", "debut", "desk", "generated", "kiosk", "meter", "orders", "payments", "rights"),
-    *("scout", "shop", "stall"),
-)
-"""Where other tests work: namespaces, repositories of images, and folders of artifacts."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
