@@ -36,8 +36,12 @@ class ApplyManifestOperator(DeployOperator):
         Artifacts(plan).freeze(render(plan))
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         hold_autoscalers(cluster, plan)
-        cluster.apply(manifest)
-        if not plan.divides_pods:
+        if plan.divides_pods:
+            # Applied again, it would lose the pods that serve by then: it is made once, and then scaled alone.
+            cluster.apply([item for item in manifest if item["kind"] != "Deployment"])
+            cluster.make(next(item for item in manifest if item["kind"] == "Deployment"))
+        else:
+            cluster.apply(manifest)
             scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])

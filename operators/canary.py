@@ -46,6 +46,8 @@ class ClaimRouteOperator(DeployOperator):
                 f"route {route.name} is {route.phase} by {route.owner}, which is under way: wait until it has ended,"
                 " and trigger a new run"
             )
+        if plan.divides_pods:
+            route = adopt(cluster, plan, route)
         check_way_back(cluster, plan)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
         # First of all, so that there is no moment in which the guard does not know of a claim.
@@ -57,7 +59,7 @@ class ClaimRouteOperator(DeployOperator):
     def _route(self, cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
         """Read the route; that of a first version is made where it is not there."""
         if plan.divides_pods:
-            return adopt(cluster, plan)
+            return cluster.team_route(*plan.spec.place)
         where = plan.spec.namespace, plan.spec.route.name
         if plan.stable or cluster.route_or_absent(*where).is_there:
             return cluster.route(*where)
@@ -107,7 +109,7 @@ class ShiftCanaryOperator(OwnedOperator):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         try:
-            for share in plan.shares(self.share):
+            for share in self._shares(cluster, plan):
                 self._give(context, cluster, plan, share)
         except PermanentError as error:
             explain(context, str(error))
@@ -116,15 +118,19 @@ class ShiftCanaryOperator(OwnedOperator):
         declared = f"{what} of traffic {'are' if self.mirrored else 'is'} declared"
         record(context, State.CANARY_WAITING, f"{declared} for {plan.candidate}")
 
+    def _shares(self, cluster: Cluster, plan: DeploymentPlan) -> tuple[int, ...]:
+        """Return the shares on the way; none of them, but the last, where an earlier try has given that."""
+        shares, given = plan.shares(self.share), cluster.team_route(*plan.spec.place).shifts[-1:]
+        return shares[-1:] if given and given[0].share == shares[-1] else shares
+
     def _what(self, share: int) -> str:
         return f"copies of {share} %" if self.mirrored else f"{share} %"
 
     def _give(self, context: Context, cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
         """Capacity before weight; only where the pods beside the stable's are the share, they come with it."""
-        seen, alongside = "", plan.divides_pods and share < 100
-        if not alongside:
-            provide(cluster, plan, resolved(self.claim), share)
-            seen = self._delivered(cluster, plan)
+        alongside = plan.divides_pods and share < 100
+        provide(cluster, plan, resolved(self.claim), 0 if alongside else share)
+        seen = self._delivered(cluster, plan)
         route, patch = self._looked_at(cluster, plan, share)
         what = self._what(share)
         record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")

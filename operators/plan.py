@@ -12,7 +12,7 @@ from airflow_deploy.clients.autoscalers import check_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.mirror import NEEDS
 from airflow_deploy.clients.observer import Observer
-from airflow_deploy.clients.services import check_first_share, serving
+from airflow_deploy.clients.services import check_shares, serving
 from airflow_deploy.clients.source import Repository
 from airflow_deploy.clients.wayback import check_way_back
 from airflow_deploy.domain import mirror
@@ -71,7 +71,7 @@ class PlanDeploymentOperator(DeployOperator):
         if isinstance(route, Route):
             _check_shadow(cluster, plan, route)
         else:
-            check_first_share(plan)
+            check_shares(plan)
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
@@ -88,19 +88,20 @@ class PlanDeploymentOperator(DeployOperator):
 
     def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
         """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""
-        labels = plan.pod_labels.items()
-        # Beside a stable that the team has brought, they carry what the Service asks for, so that it selects them.
-        if plan.adopted or not any(selector.items() <= labels for selector in cluster.selectors(plan.spec.namespace)):
-            return plan
+        named, unnamed = plan, plan.model_copy(update={"pods_named": False})
+        selectors = [selector.items() for selector in cluster.selectors(plan.spec.namespace)]
+        # Where pods divide the traffic, they carry what their own Service asks for, whatever other labels they have.
+        if not any(one <= named.pod_labels.items() and not one <= unnamed.pod_labels.items() for one in selectors):
+            return named
         self.log.info("a Service selects pods by their name alone: those of %s do not carry it", plan.candidate)
-        return plan.model_copy(update={"pods_named": False})
+        return unnamed
 
 
 def _served(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
     """Return what the plan says of whoever serves now."""
     if not isinstance(route, Route):
         stable, adopted = serving(cluster, spec, route)
-        ready = cluster.ready(spec.namespace, stable, adopted or route.labels_of(stable))
+        ready = cluster.ready(spec.namespace, stable, adopted.get(stable) or route.labels_of(stable))
         return {"stable": stable, "adopted": adopted, "stable_port": PORT, "stable_ready": ready}
     if not (stable := _stable(cluster, spec, route)):
         return {"stable": "", "stable_port": PORT, "stable_ready": 0}

@@ -18,7 +18,7 @@ PAUSE = 1.0
 
 
 def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, way_back: bool = True) -> None:
-    """Give the candidate the pods that ``share`` % needs, and wait until they are ready.
+    """Give the candidate the pods that ``share`` % needs, and wait until they are ready; of none, for the stable's.
 
     Where the route is lost meanwhile it returns at once: the write that follows says so.
 
@@ -27,21 +27,21 @@ def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, w
     :raises CapacityError: they are not there in time.
     """
     namespace, deadline = plan.spec.namespace, time.monotonic() + PATIENCE
-    needed = {plan.candidate: plan.pods_for(share)}
+    needed = {plan.candidate: plan.pods_for(share)} if share else {}
     if plan.stable and way_back:
         needed[plan.stable] = plan.stable_ready
     while True:
         route = cluster.team_route(*plan.spec.place)
         if route.owner != owner or route.phase != routes.CANARY:
             return
-        failed = scale_up(cluster, plan, share)
+        failed = scale_up(cluster, plan, share) if share else None
         ready = {name: cluster.ready(namespace, name, plan.labels_of(name)) for name in needed}
         if all(ready[name] >= number for name, number in needed.items()):
             return
         seen = " and ".join(f"{ready[name]} of {number} pods of {name}" for name, number in needed.items() if number)
         if failed or time.monotonic() >= deadline:
             raise CapacityError(
-                f"{share} % of traffic is not given, since {seen} are ready"
+                f"{share or 'more'} % of traffic is not given, since {seen} are ready"
                 f" ({failed or f'after {PATIENCE:.0f} s'}); look at the pods, then deploy again"
             )
         log.info("%d %% of traffic waits: %s are ready", share, seen)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_deploy.clients.answers import TIMEOUT, errors
-from airflow_deploy.clients.traffic import GATEWAY_API, PATCH, Traffic
+from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
-from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.mirror import LABELS as MIRROR
 from airflow_deploy.domain.record import Patch
@@ -45,6 +45,22 @@ class Inventory(Traffic):
         labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
         kinds = [kind for kind in OWN_KINDS if kind != "ConfigMap"]
         return [item for kind in kinds for item in self._listed(kind, namespace, labelSelector=labels)]
+
+    def make(self, item: Mapping[str, Any]) -> None:
+        """Make one of our own objects; where it is there already, it stays as it is.
+
+        :raises RefusedError: the server does not accept it.
+        """
+        from kubernetes.client import ApiException
+
+        metadata = item["metadata"]
+        path = OWN_KINDS[item["kind"]].format(metadata["namespace"])
+        with errors(f"making {item['kind']} {metadata['namespace']}/{metadata['name']}", invalid=RefusedError):
+            try:
+                self._call("POST", path, query_params=[("fieldManager", FIELD_MANAGER)], body=item)
+            except ApiException as error:
+                if error.status != 409:
+                    raise
 
     def delete(self, item: Mapping[str, Any]) -> None:
         """Delete one of our own objects, unless it has changed since it was read; what is gone already is well.

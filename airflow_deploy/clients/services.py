@@ -6,16 +6,24 @@ from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.domain.criticality import CRITICALITY
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import PodsRoute
+from airflow_deploy.domain.podsroute import PodsRoute, beside
 from airflow_deploy.domain.presets import POD_NAMED
-from airflow_deploy.domain.record import CANARY
+from airflow_deploy.domain.record import BRAKED, CANARY
 from airflow_deploy.domain.spec import DeploymentSpec
 from airflow_deploy.domain.teamroute import TeamRoute
 from airflow_deploy.domain.versions import VERSION
 
+FAIR = {
+    "publishNotReadyAddresses": False,
+    "sessionAffinity": "None",
+    "internalTrafficPolicy": "Cluster",
+    "trafficDistribution": None,
+}
+"""What a Service must say, or leave out, so that each ready pod gets as much as any other."""
 
-def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, str]]:
-    """Return the Deployment that serves now, and, where the team has brought it, the labels by which it is known.
+
+def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
+    """Return the Deployment that serves now, and by name the labels of what the team has brought.
 
     :raises RefusedError: it is not clear who serves, or whoever is deployed beside it could not serve.
     """
@@ -39,29 +47,44 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
             f"route {route.name}: the name of the Deployment {stable} is too long, so that its pods cannot be told"
             f" apart by theirs; {POD_NAMED} characters are possible"
         )
-    return stable, dict(service.adopted.get(stable, {}) if known else service.selector)
+    adopted = {name: dict(labels) for name, labels in service.adopted.items()}
+    if not known:
+        return stable, {**adopted, stable: dict(service.selector)}
+    if stable not in adopted and not cluster.workloads(spec.namespace, beside(stable)).get(stable):
+        raise RefusedError(
+            f"route {route.name}: the pods of {stable} were not made to share a Service, and no label tells them and"
+            " the next version from all others; let the Service select what served before, then deploy again"
+        )
+    return stable, adopted
 
 
-def adopt(cluster: Cluster, plan: DeploymentPlan) -> PodsRoute:
-    """Let the Service say by which labels it knows what serves, unless the plan's deployment has it; return it.
+def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute:
+    """Let the Service say by which labels it knows what serves, before it is claimed, and return it.
 
-    Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late.
+    Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late. What
+    a run that died has recorded, and may still be starting, is taken away.
 
     :raises RefusedError: it is not clear who serves.
     :raises TemporaryError: somebody else has written the Service since it was read.
     """
-    route = _checked(plan.spec, cluster.team_route(*plan.spec.place))
-    if route.owned_by(plan.deployment_id):
-        return route
-    stable, _ = serving(cluster, plan.spec, route)
-    return cluster.patch_route(route, route.adopt(stable))
+    service = _checked(plan.spec, route)
+    stable, _ = serving(cluster, plan.spec, service)
+    if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
+        cluster.withdraw(service, service.versions[1])
+    return cluster.patch_route(service, service.adopt(stable))
 
 
-def check_first_share(plan: DeploymentPlan) -> None:
-    """Check that the first share is one that the service's criticality permits.
+def check_shares(plan: DeploymentPlan) -> None:
+    """Check that pods give the shares that a deployment needs.
 
-    :raises RefusedError: one pod is more than that.
+    :raises RefusedError: one pod is more than the criticality permits at first, or all pods are fewer than those that
+        carry the traffic now.
     """
+    if plan.spec.replicas < plan.stable_ready:
+        raise RefusedError(
+            f"replicas: {plan.spec.replicas} pods would have to carry what {plan.stable_ready} pods of {plan.stable}"
+            f" carry now, and could not be tried with so much before; set replicas to {plan.stable_ready} at least"
+        )
     first = plan.share(plan.spec.canary.stages[0])
     most = CRITICALITY[plan.spec.criticality].first_share
     if first > most:
@@ -76,11 +99,17 @@ def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
         raise RefusedError(f"route: there is no Service {route.name}; correct route.name")
     if not route.selector:
         raise RefusedError(f"route {route.name}: its Service selects no pods; let it select those that serve")
-    if VERSION in route.selector and not route.serving():
+    if (selected := route.selector.get(VERSION)) and not route.serving():
+        remedy = f"let it select {VERSION}={selected} alone" if route.adopted else "let it select them by another label"
         raise RefusedError(
-            f"route {route.name}: its Service selects pods by {VERSION}, by which versions are told apart; let it"
-            " select them by another label"
+            f"route {route.name}: its Service selects pods by {VERSION}, by which versions are told apart; {remedy}"
         )
+    for field, fair in FAIR.items():
+        if (found := route.body["spec"].get(field) or fair) != fair:
+            raise RefusedError(
+                f"route {route.name}: {field} of its Service is {found}, so that its pods would not get equal shares;"
+                " remove it, or use a gateway"
+            )
     for port in route.body["spec"].get("ports") or []:
         target = port.get("targetPort", port["port"])
         if target not in ("http", spec.port):

@@ -42,6 +42,9 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     :raises TemporaryError: the stable has no ready pod that could take the traffic, or the route changed between
         reading and writing; try again.
     """
+    if plan.divides_pods and phase == routes.SETTLED and _route(cluster, plan).phase != routes.SETTLED:
+        # Whoever finds it settled takes its pods for gone: until they are, it is braked, which the guard completes.
+        return_traffic(cluster, plan, routes.BRAKED, word)
     route = _route(cluster, plan)
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False

@@ -13,9 +13,10 @@ from airflow_deploy.clients.answers import TIMEOUT, errors
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.lease import LABEL, Lease
-from airflow_deploy.domain.podsroute import WITHDRAWN, PodsRoute
+from airflow_deploy.domain.podsroute import PodsRoute
 from airflow_deploy.domain.record import GARBLED, Patch, annotation
 from airflow_deploy.domain.teamroute import TeamRoute, absent
+from airflow_deploy.domain.versions import WITHDRAWN
 
 FIELD_MANAGER = "airflow-deploy"
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
@@ -266,7 +267,7 @@ class Traffic:
             path,
             method,
             header_params={"Accept": "application/json", "Content-Type": content_type},
-            response_types_map={200: "object", 202: "object"},
+            response_types_map={200: "object", 201: "object", 202: "object"},
             auth_settings=["BearerToken"],
             _return_http_data_only=True,
             _request_timeout=timeout,

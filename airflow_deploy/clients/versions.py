@@ -116,7 +116,15 @@ def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidi
     if by_gateway and (closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
         tidied.done.append(f"deleted route {closed}")
     tidied.done += _close_mirrors(seen)
+    tidied.alarms += [
+        f"{version.name} has users, and {seen.route.serving()} should have them all: somebody has changed what the"
+        " Service selects; let it select one of them"
+        for version in todo.selected
+    ]
     for version in todo.stop:
+        if seen.route.selects(version.labels) and not _can_serve(seen):
+            tidied.alarms.append(f"{version.name} alone has users, since {seen.route.serving()} has no ready pod")
+            continue
         _stop(seen, version, for_good=previous is not None and version.name == previous.name)
         tidied.done.append(f"stopped {version.name}")
     for version in todo.delete:
@@ -161,6 +169,11 @@ def _previous(seen: Surveyed) -> Previous | None:
             if item and item.plan.candidate == serving:
                 return Previous(item.plan.stable, item.until)
     raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
+
+
+def _can_serve(seen: Surveyed) -> bool:
+    stable = seen.route.stable()
+    return seen.cluster.ready(seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
 
 
 def _stop(seen: Surveyed, version: Version, *, for_good: bool) -> None:

@@ -48,6 +48,10 @@ class Route(TeamRoute):
         """Whether ``version`` is a backend, whatever its weight."""
         return bool(self.rules_with(version))
 
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return False: it sends requests to Services."""
+        return False
+
     def copies_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
         return bool(self.rules_with(mirror_name(version)))

@@ -33,8 +33,8 @@ class DeploymentPlan(Model):
     """The Service that serves now; empty where nobody does: the candidate is the service's first version.
 
     Where pods divide the traffic, it is their Deployment."""
-    adopted: dict[str, str] = Field(default_factory=dict)
-    """Where pods divide the traffic, and the stable is the team's own: the labels by which the Service knows it."""
+    adopted: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Where pods divide the traffic: by its name, the labels by which the Service knows what the team has brought."""
     stable_port: int
     stable_ready: int = 1
     """How many of its pods were ready when the run was planned: as many could take everything back."""
@@ -103,14 +103,17 @@ class DeploymentPlan(Model):
         """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
         if not self.divides_pods:
             return None
-        return self.adopted if version == self.stable and self.adopted else {VERSION: version}
+        return self.adopted.get(version) or {VERSION: version}
 
     @property
     def pod_labels(self) -> dict[str, str]:
         """The labels of the candidate's pods; the version alone tells them from all others."""
         labels = {NAME: self.spec.service} if self.pods_named else {}
         if self.divides_pods:
-            labels |= beside(self.candidate) | (self.adopted or beside(self.stable))
+            # Whoever applies the Service's old manifest may add its labels to the selector: no version lacks any.
+            for known in self.adopted.values():
+                labels |= known
+            labels |= beside(self.candidate) | (self.adopted.get(self.stable) or beside(self.stable))
         return labels | {VERSION: self.candidate}
 
     @property

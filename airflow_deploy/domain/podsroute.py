@@ -6,9 +6,10 @@ A Service's selector knows three states, and is written together with the record
 - both: each pod gets as much as any other, so that the candidate's share is that of its pods;
 - the candidate alone, at 100 % and after the promotion.
 
-A version's pods carry the labels of all three from the start. A stable that the team has brought does not, and is never
-changed: for it, the selector that the Service had stands for the first two, so that the candidate is taken back by its
-pods being taken away. That is the rollback's second write, for all stables alike.
+A version's pods carry the labels of all three from the start, and those that the Service had before us: where somebody
+applies its old manifest, these may come to what stands there. A stable that the team has brought has no others, and is
+never changed: for it, the selector that the Service had stands for the first two, so that the candidate is taken back
+by its pods being taken away. That is the rollback's second write, for all stables alike.
 """
 
 import json
@@ -22,8 +23,6 @@ from airflow_deploy.domain.versions import VERSION
 
 ADOPTED = f"{PREFIX}/adopted"
 """The annotation that says by which labels the Service knew what served before us."""
-WITHDRAWN = f"{PREFIX}/withdrawn"
-"""The annotation of a version's Deployment that says whether its pods were taken away for good."""
 BESIDE = "beside.airflow-deploy/"
 LINKED = "yes"
 
@@ -68,7 +67,7 @@ class PodsRoute(TeamRoute):
         patch: Patch = [same("/metadata/resourceVersion", self.body["metadata"]["resourceVersion"])]
         if not self.annotations:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-        return [*patch, put(ADOPTED, json.dumps({stable: dict(self.selector)}))]
+        return [*patch, put(ADOPTED, json.dumps({**self.adopted, stable: dict(self.selector)}))]
 
     def serving(self) -> str:
         """Return the version that serves, the stable while two do; an empty name where the selector is not one of ours.
@@ -80,9 +79,11 @@ class PodsRoute(TeamRoute):
         for name, labels in adopted.items():
             if self.selector == labels:
                 return name
-        (key, value), *others = self.selector.items()
-        if others or not (key == VERSION or key.startswith(BESIDE)):
+        mine = [(key, value) for key, value in self.selector.items() if key == VERSION or key.startswith(BESIDE)]
+        known = {pair for labels in adopted.values() for pair in labels.items()}
+        if len(mine) != 1 or not self.selector.items() <= known | set(mine):
             return ""
+        ((key, value),) = mine
         return value if key == VERSION else key.removeprefix(BESIDE)
 
     def stable(self) -> str:
@@ -112,6 +113,10 @@ class PodsRoute(TeamRoute):
         """Whether ``version`` serves, or the latest claim is of it."""
         return version == self.serving() or self.names(version)
 
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether pods with these labels get traffic, whoever has set the selector."""
+        return bool(self.selector) and self.selector.items() <= labels.items()
+
     def copies_to(self, version: str) -> bool:
         """Return False: a Service copies nothing."""
         return False
@@ -121,8 +126,8 @@ class PodsRoute(TeamRoute):
         return self.adopted.get(version) or {VERSION: version}
 
     def joined(self, stable: str, candidate: str) -> Patch:
-        """Return nothing but a test: a version without pods has no share."""
-        return self.unchanged(candidate)
+        """Return the part that selects the stable as our own writes do; a version without pods has no share yet."""
+        return [*self.unchanged(candidate), _select(self.labels_of(stable))]
 
     def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
         """Check that the selector is that of the shift."""

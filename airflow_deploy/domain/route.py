@@ -138,8 +138,9 @@ def reclaim(route: TeamRoute, deployment_id: str, stable: str, candidate: str, w
     # All annotations: whoever stops the stable for good says so there first, and one of the two comes too late.
     patch = [same("/metadata/annotations", route.annotations), *route.taken_back(stable, candidate)]
     owner = f"{deployment_id}/{route.epoch + 1}"
-    # The shifts that stand there may be a later deployment's.
-    return [*patch, put(OWNER, owner), put(PHASE, SETTLED), put(SHIFTS, "[]"), put(WORD, word)]
+    # The shifts and versions that stand there may be a later deployment's.
+    versions = json.dumps({"stable": stable, "candidate": candidate})
+    return [*patch, put(OWNER, owner), put(PHASE, SETTLED), put(SHIFTS, "[]"), put(WORD, word), put(VERSIONS, versions)]
 
 
 def at_rest(route: TeamRoute, deployment_id: str, candidate: str) -> bool:

@@ -47,6 +47,10 @@ class TeamRoute(Record, ABC):
         """Whether ``version`` is named at all, so that it must not be deleted."""
 
     @abstractmethod
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether pods with these labels get traffic by them alone, whatever version they are of."""
+
+    @abstractmethod
     def copies_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_deploy.domain.record import PREFIX, SETTLED
 from airflow_deploy.domain.teamroute import TeamRoute
 
 MANAGER = "airflow-deploy"
@@ -14,6 +15,8 @@ NAME, VERSION, MANAGED_BY = (f"app.kubernetes.io/{key}" for key in ("name", "ver
 """The labels by which what we made is known."""
 DEPLOYMENT = "airflow-deploy/deployment"
 """The annotation that says which deployment made an object."""
+WITHDRAWN = f"{PREFIX}/withdrawn"
+"""The annotation of a version's Deployment that says whether its pods were taken away for good."""
 SETTLES_ITSELF = 900.0
 """Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it."""
 
@@ -41,6 +44,12 @@ class Version:
         return max(int(wanted), int(deployment.get("status", {}).get("replicas", 0)))
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of its pods."""
+        template = self.objects.get("Deployment", {}).get("spec", {}).get("template", {})
+        return (template.get("metadata") or {}).get("labels") or {}
+
+    @property
     def stopped(self) -> bool:
         """Whether its pods were taken from it; one that is just being applied may have none yet."""
         return "Deployment" in self.objects and not self.pods
@@ -62,10 +71,15 @@ class Previous:
 
 @dataclass(frozen=True)
 class Chores:
-    """What is to be done."""
+    """What is to be done.
+
+    ``selected`` are those that users get to, though another version should serve: somebody has changed what selects
+    them. They are not ours to stop: what should serve may have no pod.
+    """
 
     stop: tuple[Version, ...]
     delete: tuple[Version, ...]
+    selected: tuple[Version, ...] = ()
 
 
 def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
@@ -93,9 +107,14 @@ def chores(versions: Sequence[Version], route: TeamRoute, previous: Previous | N
             return at >= previous.until
         return version.stopped or at >= version.made_at + SETTLES_ITSELF
 
+    def selected(version: Version) -> bool:
+        taken_back = route.phase == SETTLED and route.names(version.name) and route.versions[1] == version.name
+        return bool(version.pods) and route.selects(version.labels) and not taken_back
+
     idle = [version for version in versions if not route.serves(version.name)]
     return Chores(
-        stop=tuple(version for version in idle if version.pods and settled(version)),
+        stop=tuple(version for version in idle if version.pods and settled(version) and not selected(version)),
+        selected=tuple(version for version in idle if selected(version)),
         delete=tuple(
             version
             for version in idle[keep:]
@@ -104,7 +123,13 @@ def chores(versions: Sequence[Version], route: TeamRoute, previous: Previous | N
     )
 
 
-OTHERS_SET = frozenset({"Deployment.spec.replicas", "HorizontalPodAutoscaler.spec.minReplicas"})
+OTHERS_SET = frozenset(
+    {
+        "Deployment.spec.replicas",
+        f"Deployment.metadata.annotations.{WITHDRAWN}",
+        "HorizontalPodAutoscaler.spec.minReplicas",
+    }
+)
 """What is declared once and then changed on purpose: by a run, by the autoscaler, or by whoever scales."""
 
 

@@ -15,12 +15,13 @@ from airflow_deploy.domain.teamroute import TeamRoute, absent
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.builders import make_plan, make_spec
 
+STABLE = "payments"
 LABELS = {"app": "payments"}
 
 
 def planned(**changes: Any) -> DeploymentPlan:
     spec = {"router": "replicas", "metrics": "pods", "route": {"name": "payments"}, "replicas": 2}
-    return make_plan(make_spec(**{**spec, **changes}), adopted=LABELS, stable_ready=2)
+    return make_plan(make_spec(**{**spec, **changes}), adopted={STABLE: LABELS}, stable_ready=2)
 
 
 class FakePods(FakeCluster):
@@ -90,6 +91,14 @@ class FakePods(FakeCluster):
             name: pods for name, pods in self.replicas.items() if labels.items() <= self.labels.get(name, {}).items()
         }
 
+    def make(self, item: Mapping[str, Any]) -> None:
+        """Deployments alone are made, each of them once."""
+        self._raise("make")
+        name = item["metadata"]["name"]
+        if name not in self.replicas:
+            self.replicas[name] = item["spec"]["replicas"]
+            self.withdrawn = False
+
     def join(self, namespace: str, version: str, pods: int) -> None:
         self._raise("join")
         if self.withdrawn:
@@ -101,6 +110,9 @@ class FakePods(FakeCluster):
         assert isinstance(route, PodsRoute)
         self.withdrawn = True
         self.replicas[version] = 0
+
+    def scale(self, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None) -> None:
+        super().scale(namespace, name, replicas)
 
     def autoscalers(self, namespace: str, service: str) -> list[dict[str, Any]]:
         assert service == self.plan.spec.route.name

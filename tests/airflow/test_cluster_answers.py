@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,18 @@ def sent() -> list[Any]:
 
 
 @pytest.fixture
-def answering(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[Any]
-) -> Iterator[Callable[[Answers], Cluster]]:
+def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[Any]) -> Iterator[Callable[..., Cluster]]:
     """Return what gives a cluster whose API server answers so by path."""
     answers: Answers = {}
+    creates: list[bool] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path, _, query = self.path.partition("?")
             # What is created without a dry run would be there afterwards.
-            self._answer(*answers[path] if self.command == "GET" or "dryRun=All" in query else (500, {}))
+            may = self.command == "GET" or "dryRun=All" in query or creates
+            self._answer(*answers[path] if may else (500, {}))
 
         def _answer(self, status: int, content: Any) -> None:
             body = json.dumps(content).encode()
@@ -69,8 +70,9 @@ def answering(
     connection = f"answering_{server.server_port}"
     kubeconfig.connect(monkeypatch, connection, tmp_path, f"http://127.0.0.1:{server.server_port}")
 
-    def cluster(given: Answers) -> Cluster:
+    def cluster(given: Answers, *, creating: bool = False) -> Cluster:
         answers.update(given)
+        creates.extend([True] * creating)
         return Cluster(connection, "test")
 
     yield cluster
@@ -103,15 +105,13 @@ PROGRESSING = {"type": "Progressing", "status": "True", "message": "it goes on"}
         "pods \"payments-x\" is forbidden: ValidatingAdmissionPolicy 'teams' with binding 'teams' denied request: no",
     ],
 )
-def test_pods_that_the_namespace_refuses_never_become_ready(
-    answering: Callable[[Answers], Cluster], message: str
-) -> None:
+def test_pods_that_the_namespace_refuses_never_become_ready(answering: Callable[..., Cluster], message: str) -> None:
     cluster = answering({DEPLOYMENT: (200, deployment(PROGRESSING, failure(message))), PODS: (200, {"items": []})})
     failed = cluster.readiness("shop", "payments").failed
     assert failed == f"the namespace refuses its pods: {message}"
 
 
-def test_pods_for_which_there_is_no_room_may_become_ready(answering: Callable[[Answers], Cluster]) -> None:
+def test_pods_for_which_there_is_no_room_may_become_ready(answering: Callable[..., Cluster]) -> None:
     full = failure('pods "payments-x" is forbidden: exceeded quota: compute')
     cluster = answering({DEPLOYMENT: (200, deployment(PROGRESSING, full)), PODS: (200, {"items": []})})
     assert cluster.readiness("shop", "payments").failed is None
@@ -127,7 +127,7 @@ def endpoints(*names: str) -> dict[str, Any]:
     return {"items": [{"addressType": "IPv4", "metadata": {"name": "payments-x"}, "endpoints": found}]}
 
 
-def test_pods_are_made_of_all_that_they_do_not_start_without(answering: Callable[[Answers], Cluster]) -> None:
+def test_pods_are_made_of_all_that_they_do_not_start_without(answering: Callable[..., Cluster]) -> None:
     app = {
         "name": "app",
         "image": "app:1",
@@ -154,7 +154,7 @@ def test_pods_are_made_of_all_that_they_do_not_start_without(answering: Callable
     assert cluster.parts_of("shop", "payments") == Parts(images, ("files", "keys", "settings"))
 
 
-def test_a_service_without_pods_is_made_of_nothing(answering: Callable[[Answers], Cluster]) -> None:
+def test_a_service_without_pods_is_made_of_nothing(answering: Callable[..., Cluster]) -> None:
     outside = {"addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}]}
     cluster = answering({SLICES: (200, {"items": [outside]}), PODS: (200, {"items": []})})
     assert cluster.parts_of("shop", "payments") == Parts((), ())
@@ -163,13 +163,13 @@ def test_a_service_without_pods_is_made_of_nothing(answering: Callable[[Answers]
 
 @pytest.mark.parametrize(("status", "there"), [(409, True), (201, False)])
 def test_a_config_map_is_looked_for_without_reading_or_writing_it(
-    answering: Callable[[Answers], Cluster], status: int, there: bool
+    answering: Callable[..., Cluster], status: int, there: bool
 ) -> None:
     cluster = answering({CONFIG_MAPS: (status, {"kind": "ConfigMap", "metadata": {"name": "settings"}})})
     assert cluster.has_config_map("shop", "settings") is there
 
 
-def test_a_config_map_that_may_not_be_looked_for_is_an_error(answering: Callable[[Answers], Cluster]) -> None:
+def test_a_config_map_that_may_not_be_looked_for_is_an_error(answering: Callable[..., Cluster]) -> None:
     cluster = answering({CONFIG_MAPS: (403, {"kind": "Status", "message": "forbidden"})})
     with pytest.raises(RefusedError, match="looking for ConfigMap shop/settings: the cluster answers 403"):
         cluster.has_config_map("shop", "settings")
@@ -183,7 +183,7 @@ def of_deployment(name: str, number: int, *, ready: bool = True, **metadata: Any
     return {"metadata": {**known, "ownerReferences": [owner], **metadata}, "status": status}
 
 
-def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Callable[[Answers], Cluster]) -> None:
+def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Callable[..., Cluster]) -> None:
     pods = [
         of_deployment("payments", 1),
         of_deployment("payments", 2, ready=False),
@@ -201,7 +201,7 @@ def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Ca
     assert [cluster.ready("shop", name, {"app": "payments"}) for name in ("payments", "gone")] == [1, 0]
 
 
-def test_pods_are_taken_away_and_that_is_kept(answering: Callable[[Answers], Cluster], sent: list[Any]) -> None:
+def test_pods_are_taken_away_and_that_is_kept(answering: Callable[..., Cluster], sent: list[Any]) -> None:
     cluster = answering({DEPLOYMENT: (200, deployment())})
     service = PodsRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
     cluster.withdraw(service, "payments")
@@ -218,9 +218,7 @@ def test_pods_are_taken_away_and_that_is_kept(answering: Callable[[Answers], Clu
         answering({DEPLOYMENT: (500, {})}).withdraw(service, "payments")
 
 
-def test_pods_that_were_taken_away_are_not_given_again(
-    answering: Callable[[Answers], Cluster], sent: list[Any]
-) -> None:
+def test_pods_that_were_taken_away_are_not_given_again(answering: Callable[..., Cluster], sent: list[Any]) -> None:
     answering({DEPLOYMENT: (200, deployment())}).join("shop", "payments", 3)
     assert sent == [
         [
@@ -233,7 +231,7 @@ def test_pods_that_were_taken_away_are_not_given_again(
 
 
 def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting(
-    answering: Callable[[Answers], Cluster],
+    answering: Callable[..., Cluster],
 ) -> None:
     path, place = "/api/v1/namespaces/shop/services/payments", ("shop", "payments", "replicas")
     body = {"metadata": {"namespace": "shop", "name": "payments", "resourceVersion": "1"}, "spec": {}}
@@ -242,3 +240,14 @@ def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting
     assert not answering({path: (404, missing)}).team_route_or_absent(*place).is_there
     with pytest.raises(RefusedError):
         answering({path: (404, {})}).team_route_or_absent(*place)
+
+
+@pytest.mark.parametrize(("status", "error"), [(201, None), (409, None), (422, RefusedError), (500, TemporaryError)])
+def test_what_is_there_is_not_made_again(
+    answering: Callable[..., Cluster], status: int, error: type[Exception] | None
+) -> None:
+    path = "/apis/apps/v1/namespaces/shop/deployments"
+    cluster = answering({path: (status, {})}, creating=True)
+    item = {"kind": "Deployment", "metadata": {"namespace": "shop", "name": "payments"}}
+    with pytest.raises(error) if error else nullcontext():
+        cluster.make(item)

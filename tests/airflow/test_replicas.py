@@ -16,10 +16,11 @@ from airflow_deploy.clients.manifests import guard as guard_manifest
 from airflow_deploy.clients.manifests import objects
 from airflow_deploy.clients.settling import return_traffic, settle, take_back
 from airflow_deploy.clients.traffic import Traffic
+from airflow_deploy.clients.versions import Surveyed, tidy
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.versions import VERSION
+from airflow_deploy.domain.versions import VERSION, Version
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
@@ -93,6 +94,16 @@ class TestBeforeTheFirstShare:
         ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump()).execute(Run().at("apply"))
         assert cluster.served() == {STABLE: 2}
 
+    def test_applied_again_it_keeps_the_pods_that_serve(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        """A person clears the task at 100 %, or a zombie of it wakes up after a brake."""
+        cluster = tasks(FakePods.at_share(planned(), 100))
+        apply = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump())
+        apply.execute(Run().at("apply"))
+        assert cluster.served() == {CANDIDATE: 2}
+        return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+        apply.execute(Run().at("apply"))
+        assert (cluster.withdrawn, cluster.served()) == (True, {STABLE: 2})
+
     @pytest.mark.anyio
     async def test_nobody_waits_for_them(self) -> None:
         event = await ReadyTrigger(planned().dump(), 0.0).event()
@@ -132,6 +143,27 @@ class TestBeforeTheFirstShare:
         with pytest.raises(RefusedError, match=r"there is payments and .*; the deployment DEP-.*/1 is not over"):
             ClaimRouteOperator(task_id="claim", plan=newer.dump()).execute(Run().at("claim"))
 
+    def test_pods_that_a_dead_run_has_recorded_and_not_got_yet_are_taken_from_it(
+        self, tasks: Callable[[FakePods], FakePods], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "is_alive", lambda *_: False)
+        cluster = tasks(FakePods.at_share(planned(), 33))
+        del cluster.replicas[CANDIDATE]  # a quota is full
+        newer = planned().model_copy(update={"run_id": "the-next", "created": cluster.plan.created + 60})
+        owner = ClaimRouteOperator(task_id="claim", plan=newer.dump()).execute(Run().at("claim"))
+        assert (cluster.withdrawn, cluster.service.owner) == (True, owner)
+
+    def test_nothing_is_written_while_the_one_before_is_looked_at(
+        self, tasks: Callable[[FakePods], FakePods], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "is_alive", lambda *_: True)
+        cluster = tasks(FakePods.at_share(planned(), 33))
+        newer = planned().model_copy(update={"run_id": "the-next", "created": cluster.plan.created + 60})
+        writes = cluster.writes
+        with pytest.raises(RefusedError, match="is under way"):
+            ClaimRouteOperator(task_id="claim", plan=newer.dump()).execute(Run().at("claim"))
+        assert (cluster.writes, cluster.withdrawn) == (writes, False)
+
 
 class TestShift:
     def test_its_pods_come_after_its_record(self, tasks: Callable[[FakePods], FakePods]) -> None:
@@ -151,6 +183,27 @@ class TestShift:
         shift(cluster, 100)
         assert cluster.wrote == ["share 50", "pods 2", "share 100"]
         assert cluster.served() == {CANDIDATE: 2}
+
+    def test_none_is_recorded_before_the_stable_is_whole(
+        self, tasks: Callable[[FakePods], FakePods], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beside fewer of the stable's pods, as many of the candidate's would have more than the share."""
+        cluster = cast("Log", tasks(Log.at_share(planned(), 0)))
+        cluster.replicas[STABLE] = 1
+
+        def back(_: float) -> None:
+            assert (cluster.wrote, cluster.served()) == ([], {STABLE: 1})
+            cluster.replicas[STABLE] = 2
+
+        monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=back))
+        shift(cluster, 5)
+        assert cluster.wrote == ["share 33", "pods 1"]
+
+    def test_of_everything_that_is_tried_again_lowers_nothing(self, tasks: Callable[[FakePods], FakePods]) -> None:
+        cluster = cast("Log", tasks(Log.at_share(planned(), 100)))
+        cluster.wrote.clear()
+        shift(cluster, 100)
+        assert (cluster.wrote, cluster.served()) == ([], {CANDIDATE: 2})
 
     def test_a_stage_whose_pods_are_there_writes_nothing(self, tasks: Callable[[FakePods], FakePods]) -> None:
         cluster = cast("Log", tasks(Log.at_share(planned(), 33)))
@@ -234,6 +287,19 @@ class TestTheWayBack:
         assert CANDIDATE in cluster.served()
         settled = settle(real(cluster), cluster.plan)
         assert (cluster.served(), settled.reason) == ({STABLE: 2}, f"{STABLE} has all traffic, {CANDIDATE} is stopped")
+
+    def test_is_settled_only_when_the_pods_are_gone(self) -> None:
+        """The guard completes what is braked: whatever dies here, and for how long, nobody serves unwatched."""
+        cluster = FakePods.at_share(planned(), 50)
+        cluster.fail("withdraw", TemporaryError("killed"))
+        with pytest.raises(TemporaryError):
+            settle(real(cluster), cluster.plan)
+        assert cluster.service.phase == routes.BRAKED
+        settle(real(cluster), cluster.plan)
+        assert (cluster.service.phase, cluster.served()) == (routes.SETTLED, {STABLE: 2})
+        writes = cluster.writes
+        settle(real(cluster), cluster.plan)
+        assert cluster.writes == writes
 
     def test_waits_for_a_stable_that_has_no_pod(self) -> None:
         cluster = FakePods.at_share(planned(), 50)
@@ -342,7 +408,8 @@ class TestPlan:
 
     def test_what_serves_is_adopted_as_it_stands(self, world: PlanWorld) -> None:
         plan = self.plan(world)
-        assert (plan.stable, plan.adopted, plan.stable_ready, plan.stable_service) == (STABLE, LABELS, 2, "payments")
+        assert (plan.stable, plan.adopted, plan.stable_ready) == (STABLE, {STABLE: LABELS}, 2)
+        assert plan.stable_service == "payments"
         assert world.cluster.writes == 0
 
     def test_a_version_of_ours_is_known_by_its_label(self, world: PlanWorld) -> None:
@@ -350,8 +417,11 @@ class TestPlan:
         world.cluster = FakePods.verified(first)
         world.cluster.replicas[STABLE] = 2  # the team's own, which goes on
         plan = self.plan(world, run_after=first.created + 60)
-        assert (plan.stable, plan.adopted, plan.stable_ready) == (first.candidate, {}, 2)
-        assert not LABELS.items() <= plan.pod_labels.items()
+        assert (plan.stable, plan.stable_ready, plan.labels_of(plan.stable)) == (
+            first.candidate,
+            2,
+            {VERSION: first.candidate},
+        )
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -364,7 +434,11 @@ class TestPlan:
             (lambda c: c.body["spec"]["ports"][0].update(targetPort=9), "port: Service .* to 9 of its pods"),
             (lambda c: c.body["spec"]["ports"].append({"port": 9090}), "port: Service .* to 9090 of its pods"),
             (lambda c: c.body["metadata"].pop("resourceVersion"), "route: there is no Service shop/payments"),
-            (lambda c: c.body["spec"].update(selector={VERSION: "1.2"}), f"selects pods by {VERSION}"),
+            (lambda c: c.body["spec"].update(selector={VERSION: "1.2"}), f"{VERSION}, .* select them by another label"),
+            (lambda c: c.body["spec"].update(publishNotReadyAddresses=True), "publishNotReadyAddresses of its Service"),
+            (lambda c: c.body["spec"].update(sessionAffinity="ClientIP"), "sessionAffinity of its Service is ClientIP"),
+            (lambda c: c.body["spec"].update(internalTrafficPolicy="Local"), "internalTrafficPolicy of its Service"),
+            (lambda c: c.body["spec"].update(trafficDistribution="PreferClose"), "would not get equal shares"),
             (
                 lambda c: c.body["metadata"].update(
                     managedFields=[{"manager": "argocd", "fieldsV1": {"f:spec": {"f:selector": {}}}}]
@@ -383,6 +457,10 @@ class TestPlan:
             self.plan(world)
         assert (world.steps(), cluster.writes) == ([], 0)
 
+    def test_what_the_api_server_adds_to_a_plain_service_is_no_reason(self, world: PlanWorld) -> None:
+        world.cluster.body["spec"] |= {"sessionAffinity": "None", "internalTrafficPolicy": "Cluster"}
+        assert self.plan(world).stable == STABLE
+
     @pytest.mark.parametrize("port", [{"targetPort": 8080}, {"port": 8080}])
     def test_a_port_that_versions_have_is_served(self, world: PlanWorld, port: dict[str, Any]) -> None:
         world.cluster.body["spec"]["ports"] = [{"port": 80, **port}]
@@ -399,7 +477,40 @@ class TestPlan:
         with pytest.raises(RefusedError, match=r"high permits 10 % at first, and beside 2 pods .* would get 33 %"):
             self.plan(world, **stages)
         world.cluster.replicas[STABLE] = 9
-        assert self.plan(world, **stages).share(5) == 10
+        assert self.plan(world, replicas=9, **stages).share(5) == 10
+
+    def test_fewer_pods_than_carry_the_traffic_now_are_refused(self, world: PlanWorld) -> None:
+        """They would have all of it at once, after a stage that gave them little."""
+        world.cluster.replicas[STABLE] = 10
+        with pytest.raises(RefusedError, match=r"replicas: 2 pods would have to carry .*; set replicas to 10 at least"):
+            self.plan(world)
+        assert self.plan(world, replicas=10).pods_for(100) == 10
+
+    def test_a_version_that_was_not_made_to_share_a_service_is_refused(self, world: PlanWorld) -> None:
+        """It was made behind a gateway, and somebody let the Service select it: the first share would leave it out."""
+        first = planned()
+        world.cluster = cluster = FakePods.verified(first)
+        cluster.labels[first.candidate] = {VERSION: first.candidate}
+        with pytest.raises(RefusedError, match="were not made to share a Service"):
+            self.plan(world, run_after=first.created + 60)
+
+    def test_a_service_whose_old_manifest_was_applied_again_is_claimed_as_it_was(
+        self, world: PlanWorld, tasks: Callable[[FakePods], FakePods]
+    ) -> None:
+        """What kubectl apply makes of both selectors: the labels of the old one come to the version's."""
+        first = planned()
+        world.cluster = cluster = tasks(FakePods.verified(first))
+        cluster.body["spec"]["selector"] = {**LABELS, VERSION: first.candidate}
+        assert cluster.served() == {first.candidate: 2}
+        plan = self.plan(world, run_after=first.created + 60)
+        assert plan.stable == first.candidate
+        cluster.plan, cluster.labels[plan.candidate] = plan, plan.pod_labels
+        ClaimRouteOperator(task_id="claim", plan=plan.dump()).execute(Run().at("claim"))
+        assert cluster.service.selector == {VERSION: first.candidate}
+        cluster.replicas[plan.candidate] = 0
+        shift(cluster, 100)
+        cluster.body["spec"]["selector"] = {**LABELS, VERSION: plan.candidate}
+        assert cluster.served() == {plan.candidate: 2}  # its pods have those labels too
 
     def test_two_that_serve_since_somebody_set_the_selector_back_are_told_apart_first(self, world: PlanWorld) -> None:
         """A team has applied its own manifest again: its selector finds the version beside what served before it."""
@@ -408,3 +519,41 @@ class TestPlan:
         world.cluster.body["spec"]["selector"] = LABELS
         with pytest.raises(RefusedError, match=f"there is payments and {first.candidate}; let the pods of one"):
             self.plan(world)
+
+
+class TestTidy:
+    def seen(self, cluster: FakePods, pods: int = 2) -> Surveyed:
+        found = {item["kind"]: item for item in objects(cluster.plan)}
+        made = {"creationTimestamp": "2020-01-01T00:00:00+00:00", "resourceVersion": "1"}
+        for item in found.values():
+            item["metadata"] |= made
+        found["Deployment"]["spec"]["replicas"] = pods
+        found.pop("ConfigMap")
+        return Surveyed(cluster.plan, real(cluster), cluster.service, [Version(CANDIDATE, found)])
+
+    @pytest.fixture(autouse=True)
+    def _store(self, store: None) -> None:
+        """Let artifacts be somewhere."""
+
+    @pytest.mark.parametrize("stable", [0, 2])
+    def test_what_users_get_to_is_not_stopped_whatever_the_selector_should_be(self, stable: int) -> None:
+        """The team has set its old selector again: beside what it had before, or where that is no more."""
+        cluster = FakePods.verified(planned())
+        cluster.body["spec"]["selector"] = LABELS
+        cluster.replicas[STABLE] = stable
+        tidied = tidy(self.seen(cluster), 2e9)
+        assert cluster.replicas[CANDIDATE] == 2
+        assert (tidied.done, len(tidied.alarms)) == ([], 1)
+        assert tidied.alarms[0].startswith(f"{CANDIDATE} has users, and {STABLE} should have them all")
+
+    def test_pods_of_a_version_that_was_taken_back_are_stopped_while_the_stable_serves(self) -> None:
+        cluster = FakePods.verified(planned())
+        cluster.fail("withdraw", TemporaryError("killed"))
+        with pytest.raises(TemporaryError):
+            take_back(real(cluster), cluster.plan, "worse")
+        cluster.replicas[STABLE] = 0
+        assert tidy(self.seen(cluster), 2e9).alarms == [f"{CANDIDATE} alone has users, since {STABLE} has no ready pod"]
+        assert cluster.served() == {CANDIDATE: 2}
+        cluster.replicas[STABLE] = 1
+        assert tidy(self.seen(cluster), 2e9).done == [f"stopped {CANDIDATE}"]
+        assert cluster.served() == {STABLE: 1}

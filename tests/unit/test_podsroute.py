@@ -34,9 +34,10 @@ def spec(**changes: Any) -> DeploymentSpec:
 
 
 def plan(number: int = 0, stable: str = TEAM) -> DeploymentPlan:
-    adopted = LABELS if stable == TEAM else {}
     when = 1_795_417_200 + number
-    return make_plan(spec(), stable=stable, adopted=adopted, stable_ready=2, created=when, run_id=f"manual__{number}")
+    return make_plan(
+        spec(), stable=stable, adopted={TEAM: LABELS}, stable_ready=2, created=when, run_id=f"manual__{number}"
+    )
 
 
 class Service:
@@ -234,6 +235,26 @@ class TestWhatIsThere:
         assert service.route.serving() == "other"
         assert service.route.labels_of("other") == {"app": "mine"}
 
+    def test_labels_of_the_old_selector_that_came_to_ours_change_nobody_who_serves(self) -> None:
+        first = plan()
+        service, second = Service().verified(first), plan(1, first.candidate)
+        service.body["spec"]["selector"] |= LABELS
+        assert (service.behind(), service.route.serving()) == ({first.candidate}, first.candidate)
+        service.claimed(second)
+        assert service.route.selector == {VERSION: first.candidate}
+        service.shifted(second, 50).body["spec"]["selector"] |= LABELS
+        assert service.behind() == {first.candidate, second.candidate}
+        service.body["spec"]["selector"] = {VERSION: second.candidate, **LABELS}
+        assert service.behind() == {second.candidate}
+        service.body["spec"]["selector"] |= {"other": "label"}
+        assert service.route.serving() == ""
+
+    def test_what_was_adopted_before_stays_known(self) -> None:
+        service = Service().verified(plan())
+        service.body["spec"]["selector"] = {"app": "mine"}
+        service.write(service.route.adopt("other"))
+        assert set(service.route.adopted) == {TEAM, "other"}
+
     @pytest.mark.parametrize("said", ["[]", "{", '{"payments": 1}', "null", '"x"'])
     def test_a_note_that_somebody_wrote_over_is_told(self, said: str) -> None:
         service, planned, owner = at_share(33)
@@ -337,9 +358,8 @@ class TestDeclared:
     def test_a_version_keeps_the_label_that_tells_it_from_all_others(self) -> None:
         first = plan()
         second = plan(1, first.candidate)
-        assert LABELS.items() <= first.pod_labels.items()
+        assert all(LABELS.items() <= one.pod_labels.items() for one in (first, second))
         assert [one.pod_labels[VERSION] for one in (first, second)] == [first.candidate, second.candidate]
-        assert "tier" not in second.pod_labels
 
 
 class TestLease:
