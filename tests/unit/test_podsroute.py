@@ -172,6 +172,7 @@ class TestTakingBack:
         service.write(routes.restore(service.route, owner, later.stable, later.candidate, routes.SETTLED))
         service.write(routes.reclaim(service.route, first.deployment_id, TEAM, first.candidate, "worse"))
         assert service.route.selector == LABELS
+        assert service.route.versions == (TEAM, first.candidate)  # whose pods are still to go
 
     def test_is_refused_while_another_is_under_way(self) -> None:
         first = plan()
