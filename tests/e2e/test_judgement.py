@@ -233,7 +233,8 @@ def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp
     """For a minute, a fourth of the payments is more than the ledger books, whichever version asks it to."""
     deployment = Deployment(world, world.sample.good)
     world.until(lambda: world.tasks(deployment.run)["apply_manifest"] == "success", "the candidate is applied")
-    with users(tmp_path / "outage.jsonl", rate=17, host=HOST, amount=TOO_MUCH) as record:
+    # Evenly, they would fall in step with the other users, and all be one version's for a second at a time.
+    with users(tmp_path / "outage.jsonl", rate=17, host=HOST, amount=TOO_MUCH, at_random=True) as record:
         world.until(lambda: (r := read(record)) and r[-1].sent - r[0].sent >= OUTAGE, "the outage is over", 2 * OUTAGE)
     outage = read(record)
     verified(deployment)

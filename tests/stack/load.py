@@ -164,6 +164,7 @@ async def generate(
     anywhere: bool = False,
     bodies: Iterator[bytes] | None = None,
     close: bool = False,
+    at_random: bool = False,
 ) -> None:
     """
     Send requests until `stop` is set or `seconds` are over, then wait for the answers still due.
@@ -174,6 +175,7 @@ async def generate(
     :param rate: arrivals per second.
     :param bodies: what is sent; `payments()` by default.
     :param close: open a connection for each request.
+    :param at_random: let them arrive independently of each other, at that rate on average.
     :raises ValueError: the URL leads elsewhere.
     """
     if not anywhere:
@@ -193,11 +195,25 @@ async def generate(
         asyncio.TaskGroup() as outstanding,
     ):
         start = loop.time()
-        for number in itertools.count() if seconds is None else range(round(seconds * rate)):
+        moments = arrivals(rate, at_random=at_random)
+        for arrival in moments if seconds is None else itertools.islice(moments, round(seconds * rate)):
             # Counted from the start, not from the last one: delays do not add up, and what is overdue is sent at once.
-            if await _set_before(stop, start + number / rate):
+            if await _set_before(stop, start + arrival):
                 break
             outstanding.create_task(_send(session, url, next(bodies), record))
+
+
+def arrivals(rate: float, *, at_random: bool) -> Iterator[float]:
+    """
+    When requests arrive, in seconds from the start.
+
+    At random they are a Poisson process, the same for each rate. Of two loads that are both even, a gateway that takes
+    turns would give all requests of one to the same version for a second at a time.
+    """
+    if not at_random:
+        yield from (number / rate for number in itertools.count())
+    chance = random.Random(0)
+    yield from itertools.accumulate(chance.expovariate(rate) for _ in itertools.count())
 
 
 async def _set_before(stop: asyncio.Event, when: float) -> bool:
@@ -249,6 +265,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             seconds=arguments.seconds,
             anywhere=arguments.anywhere,
             close=arguments.close,
+            at_random=arguments.at_random,
             bodies=None if arguments.amount is None else itertools.repeat(payment(arguments.amount)),
         )
 
@@ -265,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--url", required=True, help="where payments are posted to")
     parser.add_argument("--anywhere", action="store_true", help="the URL may lead to another machine: it is yours")
     parser.add_argument("--close", action="store_true", help="open a connection for each request")
+    parser.add_argument("--at-random", action="store_true", help="requests arrive independently of each other")
     parser.add_argument("--host", required=True, help="the Host header")
     parser.add_argument("--rate", type=_positive, default=50.0, help="requests per second (50)")
     parser.add_argument("--record", type=Path, required=True, help="the file to append one line per request to")

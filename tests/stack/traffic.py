@@ -19,12 +19,15 @@ def users(
     host: str = "payments.test",
     amount: int | None = None,
     cluster_ip: str | None = None,
+    *,
+    at_random: bool = False,
 ) -> Iterator[Path]:
     """Send the service of ``host`` payments for as long as the block lasts; what became of each is in ``record``.
 
     :param amount: of every payment, in cents; None for amounts as users pay them.
     :param cluster_ip: of a Service that they connect to from the node, anew for each request: connections are what a
         Service divides.
+    :param at_random: they come independently of each other, and not evenly.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
@@ -32,6 +35,7 @@ def users(
     command = [sys.executable, "-m", "tests.stack.load", "--url", f"{url}/payments"]
     command += ["--anywhere", "--host", host, "--rate", f"{rate:g}", "--record", str(record)]
     command += [] if amount is None else ["--amount", str(amount)]
+    command += ["--at-random"] if at_random else []
     command = in_netns([*command, "--close"]) if cluster_ip else command
     # Marked, so that `down` finds it where the demo was killed.
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment({MARKER: str(STATE)}), start_new_session=True)

@@ -9,14 +9,15 @@ import sys
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
+from statistics import mean, variance
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
 from tests.stack import load
-from tests.stack.load import Record, Request, Summary, generate, payments, read, summarise
+from tests.stack.load import Record, Request, Summary, arrivals, generate, payments, read, summarise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -101,6 +102,15 @@ class TestArrivals:
         sent = sorted(request.sent for request in send(handler, rate=200, seconds=0.5))
         assert len(sent) == 100
         assert sum(later - earlier < 0.5 / 200 for earlier, later in pairwise(sent)) >= 40
+
+    def test_at_random_depend_on_nothing_before(self) -> None:
+        """As many in a second as the rate says, on average; and of independent ones their number varies as much."""
+        seconds = 400
+        moments = takewhile(lambda moment: moment < seconds, arrivals(20, at_random=True))
+        counts = Counter(int(moment) for moment in moments)
+        each = [counts[second] for second in range(seconds)]
+        assert mean(each) == pytest.approx(20, rel=0.05)
+        assert variance(each) == pytest.approx(20, rel=0.25)
 
     def test_carry_the_host_and_a_payment(self) -> None:
         seen: list[tuple[str, int, str]] = []
