@@ -13,6 +13,7 @@ from requests import HTTPError
 
 from airflow_deploy.domain.lease import name_of
 from airflow_deploy.domain.plan import DeploymentPlan
+from tests.e2e.counted import by_pod, counted
 from tests.e2e.trail import folder_of, states, summary, transitions, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo
@@ -21,9 +22,13 @@ from tests.stack.failures import COMPONENTS
 from tests.stack.layout import GUARD_KUBECONFIG
 
 VAULT = "vault"
+JETTY, PORT = "jetty", 9096
+"""The service without a gateway, and its Prometheus."""
 LEASE = 15
 WITHIN = LEASE + 6
 """Seconds from Airflow's death until the guard has returned the traffic: the Lease, and the sights before and after."""
+TERMINATING = 5
+"""Seconds for which pods that were taken away may still be asked: until their addresses are withdrawn."""
 
 
 UNNEEDED = ("api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
@@ -31,14 +36,29 @@ UNNEEDED = ("api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
 NEEDED = ("triggerer", "postgres", "kube-apiserver", "gateway")
 
 
+LONG: dict[str, Any] = {"stages": [25, 100], "bake": 600, "max_bake": 1200, "criticality": "low", "lease": LEASE}
+"""A first stage, of 25 %, that lasts longer than the tests."""
+
+
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    """Return a service whose first stage, of 25 %, lasts longer than the tests; the mark ``served`` changes that."""
-    asked: dict[str, Any] = {"stages": [25, 100], "bake": 600, "max_bake": 1200, "criticality": "low", "lease": LEASE}
+    """Return a service in the gateway's care; the mark ``served`` changes what its YAML says."""
+    asked = dict(LONG)
     if marked := request.node.get_closest_marker("served"):
         asked |= marked.kwargs
     with served(stack, VAULT, tmp_path, **asked) as world:
         yield world
+
+
+@pytest.fixture
+def behind_pods(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
+    """Return a service without a gateway: the candidate's pods are its share."""
+    with counted(stack, JETTY, PORT, tmp_path, by_pod) as connection:
+        declared = {**LONG, "router": "replicas", "metrics": "pods", "route": {"name": JETTY}}
+        declared["connections"] = {"prometheus": connection}
+        with served(stack, JETTY, tmp_path / JETTY, direct=True, **declared) as world:
+            kubectl("-n", JETTY, "delete", "httproute", JETTY)
+            yield world
 
 
 def lease() -> dict[str, Any]:
@@ -55,10 +75,16 @@ def annotations() -> dict[str, str]:
 
 def exposed(world: World) -> tuple[str, DeploymentPlan]:
     """Deploy a good fix, and wait until it has its first share, and its run has heard of that."""
+    run, plan = judged(world)
+    assert world.weights()[plan.candidate] == 25
+    return run, plan
+
+
+def judged(world: World) -> tuple[str, DeploymentPlan]:
+    """Deploy a good fix, and wait until its first share is judged."""
     run = world.deploy(world.sample.good)
     plan = DeploymentPlan.load(world.plan(run))
     world.until(lambda: world.tasks(run).get("canary_25.gate") == "deferred", "the first share is judged")
-    assert world.weights()[plan.candidate] == 25
     return run, plan
 
 
@@ -114,23 +140,46 @@ def test_the_guard_may_do_nothing_that_its_manifest_does_not_say() -> None:
         "leases.coordination.k8s.io": {"list"},
         "httproutes.gateway.networking.k8s.io": {"get", "patch"},
         "endpointslices.discovery.k8s.io": {"list"},
+        # Where pods divide the traffic
+        "services": {"get", "patch"},
+        "pods": {"list"},
+        "deployments.apps": {"patch"},
     }
 
 
-def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World) -> None:
+def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World, behind_pods: World) -> None:
     run, plan = exposed(world)
+    run_of_pods, plan_of_pods = judged(behind_pods)
     whole = {plan.stable: 100, plan.candidate: 0}
+    assert behind_pods.replicas(plan_of_pods.candidate) == 1
     COMPONENTS["airflow"].kill()
     died = time.time()
     try:
         world.until(lambda: world.weights() == whole, "the traffic is returned", WITHIN)
         restored = time.time()
+        behind_pods.until(lambda: behind_pods.replicas(plan_of_pods.candidate) == 0, "the pods are taken away", WITHIN)
         found = annotations()
         assert (found["owner"], found["phase"]) == (f"{plan.deployment_id}/2", "braked")
         world.wait_served(restored - world.requests()[0].sent + 5)
     finally:
         COMPONENTS["airflow"].bring_back()
 
+    returned(world, run, died)
+    assert world.weights() == whole
+    assert world.replicas(plan.candidate) == 0
+    # Nobody was sent to the candidate any more, and nobody was harmed on the way.
+    assert max(request.sent for request in world.requests() if request.version == plan.candidate) < restored + 1
+
+    gone = returned(behind_pods, run_of_pods, died)
+    assert behind_pods.replicas(plan_of_pods.candidate) == 0
+    assert behind_pods.replicas(plan_of_pods.stable) == 2
+    # What a team has brought is told from the candidate by no label: its pods end, and are asked until they do.
+    answered = [r.sent for r in behind_pods.requests() if r.version == plan_of_pods.candidate]
+    assert max(answered) < gone + TERMINATING
+
+
+def returned(world: World, run: str, died: float) -> float:
+    """Check that the run ends as one whose traffic the guard has returned, and return when that was."""
     assert world.ended(run) == "failed"
     folder = folder_of(world, run)
     assert states(folder)[-3:] == ["CANARY_WAITING", "ROLLING_BACK", "ROLLED_BACK"]
@@ -139,10 +188,7 @@ def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World) ->
     assert "guard: nobody has looked for" in transitions(folder)[-2]["reason"]
     at = unix(said["judgements"]["watch"]["restored_at"])
     assert LEASE - 2 <= at - died <= WITHIN
-    assert world.weights() == whole
-    assert world.replicas(plan.candidate) == 0
-    # Nobody was sent to the candidate any more, and nobody was harmed on the way.
-    assert max(request.sent for request in world.requests() if request.version == plan.candidate) < restored + 1
     assert [request for request in world.requests() if request.failed] == []
     log = (Path(world.info.logs) / "guard.log").read_text()
-    assert f"returned     {VAULT}/{VAULT}: nobody has looked for" in log
+    assert re.search(rf"returned     {world.service}/{world.service}: nobody has looked for", log)
+    return at
