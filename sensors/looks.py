@@ -189,7 +189,8 @@ class Looks:
         braked = route.owned_by(self._plan.deployment_id) and route.phase == routes.BRAKED
         if braked and self._assignment.role != "gate" and route.word:
             # Another loop for the same task, this one before a restart, or the guard by a claim of its own has braked:
-            # its word stands, unless somebody wrote over it.
+            # its word stands, unless somebody wrote over it. It may have died before it took the pods away.
+            self._brake_cluster.withdraw(route, self._plan.candidate)
             with suppress(*GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"

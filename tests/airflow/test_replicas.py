@@ -21,6 +21,7 @@ from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.versions import VERSION, Version
+from airflow_deploy.domain.word import Outcome
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
@@ -390,6 +391,22 @@ class TestLooks:
         world.cluster.replicas[CANDIDATE] = 2
         assert loop.brake(outcome) is not None
         assert cast("FakePods", world.cluster).served() == {STABLE: 2}
+
+    def test_a_brake_that_died_between_its_writes_is_completed_by_the_next_watch(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = self.world(monkeypatch)
+        cluster = cast("FakePods", world.cluster)
+        cluster.fail("withdraw", *[TemporaryError("killed")] * 2)
+        word = json.dumps(Outcome("BREACHED", "worse", 1.0, restored_at=2.0).event())
+        with pytest.raises(TemporaryError):
+            return_traffic(real(cluster), world.plan, routes.BRAKED, word)
+        loop = world.loop("watch")
+        assert loop.look() is None  # the cluster does not let it yet
+        assert CANDIDATE in cluster.served()
+        outcome = loop.look()
+        assert outcome is not None
+        assert (outcome.reason, cluster.served()) == ("worse", {STABLE: 2})
 
 
 class TestPlan:
