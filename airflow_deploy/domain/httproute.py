@@ -11,6 +11,12 @@ from airflow_deploy.domain.teamroute import TeamRoute
 
 PORT = 80
 """Of a Service that no route has named yet: of a service's first version."""
+WHOLE, FINE = 100, 1_000_000
+"""What the weights of a rule come to. Of the finest ones that the API permits, one part is nobody's share."""
+FORGETFUL = frozenset({"gateway.envoyproxy.io/gatewayclass-controller"})
+"""Controllers whose gateways forget a backend that has filters of its own when its weight becomes 0, and lose requests
+over that: there, what is to have none keeps one part of the finest weights for as long as it has pods."""
+NONE = Shift(0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Route(TeamRoute):
 
     def serves(self, version: str) -> bool:
         """Whether ``version`` gets any traffic."""
-        return any(weights[version] > 0 for weights in self.weights(version))
+        return any(version in self._served(rule) for rule in self.rules_with(version))
 
     def names(self, version: str) -> bool:
         """Whether ``version`` is a backend, whatever its weight."""
@@ -68,6 +74,20 @@ class Route(TeamRoute):
         """Whether ``version`` is named anywhere in the rules, by a filter that mirrors requests, say."""
         return _names(self._rules, version)
 
+    def _served(self, rule: int) -> set[str]:
+        """Return the backends that get traffic by a rule."""
+        backends = self.backends(rule)
+        total = sum(backend.weight for backend in backends)
+        return {backend.name for backend in backends if backend.weight * FINE > total}
+
+    def _whole(self, rule: int) -> int:
+        return FINE if sum(backend.weight for backend in self.backends(rule)) == FINE else WHOLE
+
+    @property
+    def _is_forgetful(self) -> bool:
+        parents = (self.body.get("status") or {}).get("parents") or []
+        return any(parent.get("controllerName") in FORGETFUL for parent in parents)
+
     @property
     def _rules(self) -> list[dict[str, Any]]:
         rules: list[dict[str, Any]] = self.body["spec"].get("rules") or []
@@ -83,7 +103,7 @@ class Route(TeamRoute):
 
         :raises RefusedError: several share the traffic unasked, or a rule names it twice.
         """
-        serving = sorted({b.name for i in range(len(self._rules)) for b in self.backends(i) if b.weight > 0})
+        serving = sorted({name for i in range(len(self._rules)) for name in self._served(i)})
         if len(serving) > 1:
             raise self._unclear(" and ".join(serving))
         for name in serving:
@@ -128,7 +148,7 @@ class Route(TeamRoute):
         return ports.pop()
 
     def joined(self, stable: str, candidate: str) -> Patch:
-        """Return the part of a claim that adds the candidate with weight 0.
+        """Return the part of a claim that adds the candidate without traffic.
 
         Without a stable, which has an empty name then, the candidate is all that the rules name.
 
@@ -139,9 +159,11 @@ class Route(TeamRoute):
             return [{"op": "add", "path": _backends(rule), "value": alone} for rule in self.vacant()]
         patch: Patch = []
         for rule in self.rules_with(stable):
-            kept = [{**ref, "weight": 100} for ref in _refs(self._rules[rule]) if ref["name"] == stable]
-            added = {**kept[0], "name": candidate, "weight": 0}  # same port and filters: it may become the stable
-            patch.append({"op": "replace", "path": _backends(rule), "value": [*kept, added]})
+            (kept,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == stable)
+            weights = _weights(NONE, stable, candidate, FINE if self._is_forgetful and kept.get("filters") else WHOLE)
+            # Same port and filters: it may become the stable.
+            both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, candidate)]
+            patch.append({"op": "replace", "path": _backends(rule), "value": both})
         return patch
 
     def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
@@ -150,8 +172,8 @@ class Route(TeamRoute):
         if not rules or (stable and rules != self.rules_with(stable)):
             both = f"both {stable} and {candidate}" if stable else candidate
             raise FencedError(f"route {self.name} no longer names {both}; somebody changed its backends")
-        for weights in self.weights(candidate):
-            if weights != (ours := _weights(shift, stable, candidate)):
+        for rule, weights in zip(rules, self.weights(candidate), strict=True):
+            if weights != (ours := _weights(shift, stable, candidate, self._whole(rule))):
                 raise FencedError(
                     f"route {self.name} has the weights {weights}, and the last shift set {ours}; somebody else set"
                     " them"
@@ -166,15 +188,14 @@ class Route(TeamRoute):
         return [same(_backends(rule), _refs(self._rules[rule])) for rule in self.rules_with(candidate)]
 
     def is_whole(self, stable: str, candidate: str) -> bool:
-        """Whether the stable has the whole weight; without one, whether the candidate has none."""
-        return not self.copies_to(candidate) and all(
-            weight == (100 if name == stable else 0)
-            for weights in self.weights(candidate)
-            for name, weight in weights.items()
-            if stable or name == candidate
-        )
+        """Whether the stable has all traffic; without one, whether the candidate has none."""
+        if self.copies_to(candidate):
+            return False
+        if not stable:
+            return not self.serves(candidate)
+        return all(self._served(rule) == {stable} for rule in self.rules_with(candidate))
 
-    def returned(self, stable: str, candidate: str) -> Patch:
+    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
         """Return the part that gives the stable all weight.
 
         It tests the backends' names alone: a rollback does not care what the weights have become.
@@ -188,7 +209,7 @@ class Route(TeamRoute):
             for rule in self._reached(candidate)
             for index, backend in enumerate(self.backends(rule))
         ]
-        return [*names, *self._set_weights(stable, candidate, Shift(0, 0.0))]
+        return [*names, *self._set_weights(stable, candidate, NONE, for_good=for_good)]
 
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that writes the stable into the rules again.
@@ -198,19 +219,30 @@ class Route(TeamRoute):
         patch = self.unchanged(candidate)
         for rule in self.rules_with(candidate):
             (mine,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == candidate)
-            back = [{**mine, "name": stable, "weight": 100}] if stable else []
+            back = [{**mine, "name": stable, "weight": self._whole(rule)}] if stable else []
             patch.append({"op": "replace", "path": _backends(rule), "value": [*back, {**mine, "weight": 0}]})
+        return patch
+
+    def dropped(self, version: str) -> Patch:
+        """Return the part that takes the last of its weight from a version that gets no traffic, as its pods end."""
+        patch: Patch = []
+        for rule in self.rules_with(version):
+            for index, backend in enumerate(self.backends(rule)):
+                if backend.name == version and backend.weight:
+                    path = f"{_backends(rule)}/{index}"
+                    patch += [same(f"{path}/name", version), {"op": "replace", "path": f"{path}/weight", "value": 0}]
         return patch
 
     def _reached(self, candidate: str) -> list[int]:
         """Return the indices of the rules by which requests, or copies of them, may come to the candidate."""
         return sorted({*self.rules_with(candidate), *self.rules_with(mirror_name(candidate))})
 
-    def _set_weights(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def _set_weights(self, stable: str, candidate: str, shift: Shift, *, for_good: bool = False) -> Patch:
         """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
-        weights, mirror = _weights(shift, stable, candidate), mirror_name(candidate)
+        mirror = mirror_name(candidate)
         patch: Patch = []
         for rule in self._reached(candidate):
+            weights = _weights(shift, stable, candidate, self._whole(rule), for_good=for_good)
             backends = list(enumerate(self.backends(rule)))
             patch += [
                 {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
@@ -245,14 +277,22 @@ def mirror_ref(candidate: str, weight: int) -> dict[str, Any]:
     return {"group": "traefik.io", "kind": "TraefikService", "name": mirror_name(candidate), "weight": weight}
 
 
-def _weights(shift: Shift, stable: str, candidate: str) -> dict[str, int]:
+def _weights(shift: Shift, stable: str, candidate: str, whole: int, *, for_good: bool = False) -> dict[str, int]:
     """Return the weights that a shift gives; without a stable, nobody has the rest.
 
     Who answers by the mirror is the stable; it stands in the route only while it has a weight.
+
+    :param whole: what they come to.
+    :param for_good: whether pods end of what is to have no traffic.
     """
-    rest = {stable: 100 - shift.share} if stable else {}
-    given = {candidate: 0, mirror_name(candidate): shift.share} if shift.mirrored else {candidate: shift.share}
-    return given | rest
+    least = 1 if whole == FINE and not for_good else 0
+    share = shift.share * whole // 100
+    if not stable:
+        return {candidate: shift.share}
+    if shift.mirrored:
+        return {candidate: 0, mirror_name(candidate): share, stable: whole - share}
+    share = min(max(share, least), whole - least)
+    return {candidate: share, stable: whole - share}
 
 
 def _backends(rule: int) -> str:

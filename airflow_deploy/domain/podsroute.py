@@ -149,13 +149,17 @@ class PodsRoute(TeamRoute):
         """Whether the selector is the stable's."""
         return self.selector == self.labels_of(stable)
 
-    def returned(self, stable: str, candidate: str) -> Patch:
+    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
         """Return the part that selects the stable, whatever is selected by now."""
         return [_select(self.labels_of(stable))]
 
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that selects the stable instead of the candidate."""
         return [*self.unchanged(candidate), _select(self.labels_of(stable))]
+
+    def dropped(self, version: str) -> Patch:
+        """Return nothing: a version without traffic is not selected."""
+        return []
 
     def _selector(self, stable: str, candidate: str, shift: Shift) -> Mapping[str, str]:
         if shift.share == 0:

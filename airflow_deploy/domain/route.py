@@ -103,7 +103,7 @@ def restore(route: TeamRoute, owner: str, stable: str, candidate: str, phase: st
     :raises FencedError: another owner, or a route in which the stable could not take the candidate's traffic.
     """
     fenced = fence(route, owner, route.phase or "")
-    returned = route.returned(stable, candidate)
+    returned = route.returned(stable, candidate, for_good=phase == SETTLED)
     if route.phase == phase and route.is_whole(stable, candidate):
         return []
     said = [] if word is None else [put(WORD, word)]
@@ -157,7 +157,7 @@ def stop(route: TeamRoute, version: str) -> Patch:
     """Return the patch that says that nobody may return to ``version`` any more; empty where nobody could."""
     if route.owner is None or route.stopped == version:
         return []
-    return [same("/metadata/annotations", route.annotations), put(STOPPED, version)]
+    return [same("/metadata/annotations", route.annotations), put(STOPPED, version), *route.dropped(version)]
 
 
 def promote(route: TeamRoute, owner: str, stable: str, candidate: str) -> Patch:

@@ -82,12 +82,19 @@ class TeamRoute(Record, ABC):
         """Whether the stable has all traffic; without one, whether the candidate has none."""
 
     @abstractmethod
-    def returned(self, stable: str, candidate: str) -> Patch:
-        """Return the part that gives the stable all traffic, however it is divided by now."""
+    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+        """Return the part that gives the stable all traffic, however it is divided by now.
+
+        :param for_good: whether the candidate's pods are about to end.
+        """
 
     @abstractmethod
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that gives all traffic of a promotion back to the stable, which may not be named any more."""
+
+    @abstractmethod
+    def dropped(self, version: str) -> Patch:
+        """Return the part by which a version that gets no traffic may lose its pods too."""
 
     def gitops_managers(self) -> list[str]:
         """Return the GitOps tools that own what divides the traffic, and would set it back."""
