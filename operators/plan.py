@@ -101,7 +101,8 @@ def _served(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[st
     """Return what the plan says of whoever serves now."""
     if not isinstance(route, Route):
         stable, adopted = serving(cluster, spec, route)
-        ready = cluster.ready(spec.namespace, stable, adopted.get(stable) or route.labels_of(stable))
+        labels = adopted.get(stable) or route.labels_of(stable)
+        ready = cluster.ready(spec.namespace, stable, labels) if stable else 0
         return {"stable": stable, "adopted": adopted, "stable_port": PORT, "stable_ready": ready}
     if not (stable := _stable(cluster, spec, route)):
         return {"stable": "", "stable_port": PORT, "stable_ready": 0}

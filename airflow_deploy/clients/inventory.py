@@ -12,6 +12,7 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.mirror import LABELS as MIRROR
 from airflow_deploy.domain.record import Patch
+from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
 
 AUTOSCALING_API = ("autoscaling", "v2")
 OWN_KINDS = {
@@ -126,6 +127,15 @@ class Inventory(Traffic):
         """Return which labels each of the namespace's Services asks for; those without any are left out."""
         found = (item["spec"].get("selector") for item in self._listed("Service", namespace))
         return [selector for selector in found if selector]
+
+    def deployed(self, namespace: str, labels: Mapping[str, str]) -> list[str]:
+        """Return the Deployments whose pods have these labels, but for versions of ours that were stopped."""
+        return [
+            item["metadata"]["name"]
+            for item in self._listed("Deployment", namespace)
+            if labels.items() <= (item["spec"]["template"]["metadata"].get("labels") or {}).items()
+            and (item["spec"].get("replicas", 1) or (item["metadata"].get("labels") or {}).get(MANAGED_BY) != MANAGER)
+        ]
 
     def all_autoscalers(self, namespace: str) -> list[dict[str, Any]]:
         """Return the namespace's HorizontalPodAutoscalers."""

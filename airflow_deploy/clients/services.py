@@ -25,19 +25,21 @@ FAIR = {
 def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the Deployment that serves now, and by name the labels of what the team has brought.
 
+    Its name is empty where there is none, and none that only lacks its pods: whatever is deployed is the first version.
+
     :raises RefusedError: it is not clear who serves, or whoever is deployed beside it could not serve.
     """
     service = _checked(spec, route)
     # Those that are still starting too: the pods of a run that died would join the others later.
     behind = cluster.workloads(spec.namespace, service.selector)
+    known, adopted = service.serving(), {name: dict(labels) for name, labels in service.adopted.items()}
+    idle = [] if behind or known else cluster.deployed(spec.namespace, service.asked)
+    if not (behind or known or idle):
+        return "", {**adopted, "": dict(service.asked)}
     if len(behind) != 1 or not any(behind.values()):
-        found = " and ".join(sorted(behind)) if len(behind) > 1 else "no ready pod"
-        remedy = "let the pods of one Deployment serve it, then deploy again"
-        if route.phase == CANARY:
-            remedy = f"the deployment {route.owner} is not over: wait until it is, or let the guard return its traffic"
-        raise RefusedError(f"route {route.name}: behind its Service there is {found}; {remedy}")
+        raise _unclear(service, sorted(behind), idle)
     (stable,) = behind
-    if (known := service.serving()) and known != stable:
+    if known and known != stable:
         raise RefusedError(
             f"route {route.name}: the last deployment left {known} there, and {stable} serves; select the pods of"
             " one of them by a label that the other does not have"
@@ -47,7 +49,6 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
             f"route {route.name}: the name of the Deployment {stable} is too long, so that its pods cannot be told"
             f" apart by theirs; {POD_NAMED} characters are possible"
         )
-    adopted = {name: dict(labels) for name, labels in service.adopted.items()}
     if not known:
         return stable, {**adopted, stable: dict(service.selector)}
     if stable not in adopted and not cluster.workloads(spec.namespace, beside(stable)).get(stable):
@@ -56,6 +57,20 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
             " the next version from all others; let the Service select what served before, then deploy again"
         )
     return stable, adopted
+
+
+def _unclear(service: PodsRoute, behind: list[str], idle: list[str]) -> RefusedError:
+    """Say why nobody knows who serves.
+
+    :param behind: the Deployments whose pods are selected; ``idle``: those whose pods would be.
+    """
+    remedy = "let the pods of one Deployment serve it, then deploy again"
+    if service.phase == CANARY:
+        remedy = f"the deployment {service.owner} is not over: wait until it is, or let the guard return its traffic"
+    elif idle:
+        remedy = f"start {' or '.join(idle)} and let it select that, or delete it, then deploy again"
+    found = " and ".join(behind) if len(behind) > 1 else "no ready pod"
+    return RefusedError(f"route {service.name}: behind its Service there is {found}; {remedy}")
 
 
 def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute:
@@ -77,6 +92,8 @@ def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute
 def check_shares(plan: DeploymentPlan) -> None:
     """Check that pods give the shares that a deployment needs.
 
+    A service's first version has nobody to share with.
+
     :raises RefusedError: one pod is more than the criticality permits at first, or all pods are fewer than those that
         carry the traffic now.
     """
@@ -85,6 +102,8 @@ def check_shares(plan: DeploymentPlan) -> None:
             f"replicas: {plan.spec.replicas} pods would have to carry what {plan.stable_ready} pods of {plan.stable}"
             f" carry now, and could not be tried with so much before; set replicas to {plan.stable_ready} at least"
         )
+    if not plan.stable:
+        return
     first = plan.share(plan.spec.canary.stages[0])
     most = CRITICALITY[plan.spec.criticality].first_share
     if first > most:
@@ -97,7 +116,7 @@ def check_shares(plan: DeploymentPlan) -> None:
 def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
     if not isinstance(route, PodsRoute) or not route.is_there:
         raise RefusedError(f"route: there is no Service {route.name}; correct route.name")
-    if not route.selector:
+    if not route.asked:
         raise RefusedError(f"route {route.name}: its Service selects no pods; let it select those that serve")
     if (selected := route.selector.get(VERSION)) and not route.serving():
         remedy = f"let it select {VERSION}={selected} alone" if route.adopted else "let it select them by another label"

@@ -34,7 +34,9 @@ class DeploymentPlan(Model):
 
     Where pods divide the traffic, it is their Deployment."""
     adopted: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Where pods divide the traffic: by its name, the labels by which the Service knows what the team has brought."""
+    """Where pods divide the traffic: by its name, the labels by which the Service knows what the team has brought.
+
+    Under an empty name, those by which it would know what is not there yet."""
     stable_port: int
     stable_ready: int = 1
     """How many of its pods were ready when the run was planned: as many could take everything back."""
@@ -94,7 +96,7 @@ class DeploymentPlan(Model):
     def pods_for(self, share: int) -> int:
         """Return how many pods the candidate has for ``share`` % of the traffic."""
         most = self.spec.replicas
-        if self.divides_pods:
+        if self.divides_pods and self.stable:
             alongside = (pods for pods in range(1, most) if division.share_of(pods, self.stable_ready) >= share)
             return next(alongside, most)
         return most if self.spec.capacity == "full" else max(1, -(-most * share // 100))

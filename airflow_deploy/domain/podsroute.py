@@ -10,6 +10,8 @@ A version's pods carry the labels of all three from the start, and those that th
 applies its old manifest, these may come to what stands there. A stable that the team has brought has no others, and is
 never changed: for it, the selector that the Service had stands for the first two, so that the candidate is taken back
 by its pods being taken away. That is the rollback's second write, for all stables alike.
+
+A service's first version has no stable: from its claim on, and after it was taken back, the Service selects nobody.
 """
 
 import json
@@ -25,6 +27,8 @@ ADOPTED = f"{PREFIX}/adopted"
 """The annotation that says by which labels the Service knew what served before us."""
 BESIDE = "beside.airflow-deploy/"
 LINKED = "yes"
+NOBODY = {f"{PREFIX}/serves": "nobody"}
+"""Labels that no pod has."""
 
 SELECTOR = "/spec/selector"
 
@@ -47,8 +51,16 @@ class PodsRoute(TeamRoute):
         return self.body["spec"].get("selector") or {}
 
     @property
+    def asked(self) -> Mapping[str, str]:
+        """The labels by which the team would have its pods served; those of before, while nobody is selected."""
+        labels = {key: value for key, value in self.selector.items() if key not in NOBODY}
+        return labels or self.adopted.get("", {})
+
+    @property
     def adopted(self) -> Mapping[str, Mapping[str, str]]:
         """By its name, the labels of what served before us; empty before the first claim.
+
+        Under an empty name, those that were selected when no pod had them.
 
         :raises FencedError: somebody else has written the annotation.
         """
@@ -61,16 +73,19 @@ class PodsRoute(TeamRoute):
         return found
 
     def adopt(self, stable: str) -> Patch:
-        """Return the patch that says that the selector knows ``stable``, the team's own; empty where it is said."""
-        if self.serving() == stable:
+        """Return the patch that says that the selector knows ``stable``, the team's own; empty where it is said.
+
+        :param stable: empty where no pod is selected.
+        """
+        if (self.serving() == stable) if stable else (self.selector == NOBODY):
             return []
         patch: Patch = [same("/metadata/resourceVersion", self.body["metadata"]["resourceVersion"])]
         if not self.annotations:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-        return [*patch, put(ADOPTED, json.dumps({**self.adopted, stable: dict(self.selector)}))]
+        return [*patch, put(ADOPTED, json.dumps({**self.adopted, stable: dict(self.asked)}))]
 
     def serving(self) -> str:
-        """Return the version that serves, the stable while two do; an empty name where the selector is not one of ours.
+        """Return the version that serves, the stable while two do; an empty name where nobody we know of does.
 
         A Deployment that the team has brought is a version too.
         """
@@ -122,8 +137,11 @@ class PodsRoute(TeamRoute):
         return False
 
     def labels_of(self, version: str) -> Mapping[str, str]:
-        """Return the labels of the version's pods; with those of what the team has brought, others' may have them."""
-        return self.adopted.get(version) or {VERSION: version}
+        """Return the labels of the version's pods; with those of what the team has brought, others' may have them.
+
+        :param version: empty for nobody.
+        """
+        return (self.adopted.get(version) or {VERSION: version}) if version else NOBODY
 
     def joined(self, stable: str, candidate: str) -> Patch:
         """Return the part that selects the stable as our own writes do; a version without pods has no share yet."""

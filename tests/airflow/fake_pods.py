@@ -84,12 +84,17 @@ class FakePods(FakeCluster):
 
     def workloads(self, namespace: str, labels: Mapping[str, str]) -> dict[str, int]:
         self._raise("workloads")
-        return self._selected(labels)
+        gone = {self.plan.candidate} if self.withdrawn else set()
+        return {name: pods for name, pods in self._selected(labels).items() if pods or name not in gone}
 
     def _selected(self, labels: Mapping[str, str]) -> dict[str, int]:
         return {
             name: pods for name, pods in self.replicas.items() if labels.items() <= self.labels.get(name, {}).items()
         }
+
+    def deployed(self, namespace: str, labels: Mapping[str, str]) -> list[str]:
+        self._raise("deployed")
+        return [name for name, pods in self._selected(labels).items() if pods or name != self.plan.candidate]
 
     def make(self, item: Mapping[str, Any]) -> None:
         """Deployments alone are made, each of them once."""

@@ -443,7 +443,6 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda c: c.replicas.clear(), "behind its Service there is no ready pod"),
             (lambda c: c.replicas.update(payments=0), "behind its Service there is no ready pod"),
             (lambda c: c.replicas.update(other=0), "there is other and payments; let the pods of one Deployment"),
             (lambda c: c.body["spec"].pop("selector"), "its Service selects no pods"),

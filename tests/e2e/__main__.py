@@ -20,6 +20,7 @@ ASIDE = (
     (
         "test_application_metrics.py",
         "test_compose.py",
+        "test_first_pods.py",
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
