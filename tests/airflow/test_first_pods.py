@@ -94,7 +94,7 @@ class TestPlan:
 
     def test_nor_is_one_of_ours_that_has_lost_its_pods(self, world: PlanWorld) -> None:
         world.cluster = FakePods.verified(planned())
-        world.cluster.replicas[CANDIDATE] = 0
+        world.cluster.replicas.pop(CANDIDATE)
         with pytest.raises(RefusedError, match="behind its Service there is no ready pod; let the pods of one"):
             self.plan(world)
 
