@@ -116,7 +116,7 @@ def test_prometheus_accepts_its_configuration(project: dict[str, Any], stack: St
 @pytest.fixture
 def accounts(stack: StackInfo) -> Iterator[None]:
     """Make the ServiceAccounts that a setup which keeps nothing does not make."""
-    for name in ("airflow-deploy", "prometheus"):
+    for name in ("airflow-deploy", "airflow-deploy-guard", "prometheus"):
         add_account(f"airflow:{name}", {})
     yield
     kubectl("delete", "namespace", "airflow", "--wait")
@@ -139,7 +139,7 @@ exec {real} "$@"
 """
     )
     shim.chmod(0o755)
-    for folder in ("airflow", "prometheus"):
+    for folder in ("airflow", "guard", "prometheus"):
         (tmp_path / "access" / folder).mkdir(parents=True)
     script = content(project, "cluster-setup", tmp_path)
     text = script.read_text()
@@ -162,9 +162,10 @@ exec {real} "$@"
     for applied in ("deployment.apps/traefik", "gateway.gateway.networking.k8s.io/gateway", "clusterrole"):
         assert applied in done.stdout
 
-    kubeconfig = tmp_path / "access" / "airflow" / "kubeconfig"
+    kubeconfig, guards = (tmp_path / "access" / who / "kubeconfig" for who in ("airflow", "guard"))
     token = tmp_path / "access" / "prometheus" / "token"
-    assert [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in (kubeconfig, token)] == [
+    assert [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in (kubeconfig, guards, token)] == [
+        (50000, 0o400),
         (50000, 0o400),
         (65534, 0o400),
     ]
@@ -173,10 +174,14 @@ exec {real} "$@"
         command: list[str | Path] = [real, f"--kubeconfig={kubeconfig}", "auth", "can-i", *question]
         return bool(subprocess.run(command, capture_output=True, text=True, check=False).stdout == "yes\n")
 
-    whoami: list[str | Path] = [real, f"--kubeconfig={kubeconfig}", "auth", "whoami", "--output=json"]
-    who = subprocess.run(whoami, capture_output=True, text=True, check=False)
-    assert who.returncode == 0, who.stderr
-    assert json.loads(who.stdout)["status"]["userInfo"]["username"] == "system:serviceaccount:airflow:airflow-deploy"
+    def name(config: Path) -> str:
+        whoami: list[str | Path] = [real, f"--kubeconfig={config}", "auth", "whoami", "--output=json"]
+        who = subprocess.run(whoami, capture_output=True, text=True, check=False)
+        assert who.returncode == 0, who.stderr
+        return str(json.loads(who.stdout)["status"]["userInfo"]["username"])
+
+    assert name(kubeconfig) == "system:serviceaccount:airflow:airflow-deploy"
+    assert name(guards) == "system:serviceaccount:airflow:airflow-deploy-guard"
     assert may("create", "selfsubjectaccessreviews")
     assert not may("get", "secrets", "--namespace=kube-system")
     assert not may("create", "deployments", "--namespace=default")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from airflow_deploy.clients import manifests
 from tests.stack import airflow, gateway, go_modules, prometheus
 from tests.stack.layout import CHECKOUT
 
@@ -52,7 +53,8 @@ def images() -> list[str]:
 class TestStart:
     @pytest.mark.parametrize("name", sorted(set(SERVICES) - JOBS))
     def test_what_goes_on_is_checked_and_started_again(self, name: str) -> None:
-        assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+        if name != "guard":  # it serves nobody who could ask it
+            assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
         assert SERVICES[name]["restart"] == "unless-stopped"
 
     @pytest.mark.parametrize("name", sorted(JOBS))
@@ -74,6 +76,16 @@ class TestStart:
             needed |= found
             open_ends += found
         assert {"secrets", "postgres", "airflow-init"} - {name} <= needed
+
+    def test_the_guard_lives_where_airflow_is_dead(self) -> None:
+        guard, image = SERVICES["guard"], AIRFLOW["airflow-init"]["image"]
+        assert set(NEEDS["guard"]) == {"cluster-setup"}
+        assert (guard["image"], guard["pull_policy"], guard["networks"]) == (image, "never", ["platform"])
+        assert guard["entrypoint"] == [
+            "airflow-deploy",
+            "guard",
+        ]  # not the image's own, which waits for Airflow's database
+        assert guard["environment"] == {"KUBECONFIG": "/secrets/kubeconfig"}
 
     @pytest.mark.parametrize("name", ["airflow-worker", "airflow-triggerer"])
     def test_there_are_two_where_one_would_be_a_weak_point(self, name: str) -> None:
@@ -233,6 +245,11 @@ class TestCluster:
         for rule in mine["rules"]:
             assert any(set(rule["apiGroups"]) <= set(other["apiGroups"]) and rule["resources"] == other["resources"]
                        and rule["verbs"] == other["verbs"] for other in stack["rules"])  # fmt: skip
+
+    def test_the_guard_may_do_what_its_manifest_says_and_no_more(self) -> None:
+        printed = list(yaml.safe_load_all(manifests.guard("image", "airflow", ())))
+        for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding"):
+            assert one(kind, "airflow-deploy-guard", CLUSTER) == one(kind, "airflow-deploy-guard", printed)
 
     def test_prometheus_may_read_metrics_and_nothing_else(self) -> None:
         stack = one("ClusterRole", "prometheus", list(yaml.safe_load_all(prometheus.ROLE)))
