@@ -285,10 +285,10 @@ def _weights(shift: Shift, stable: str, candidate: str, whole: int, *, for_good:
     :param whole: what they come to.
     :param for_good: whether pods end of what is to have no traffic.
     """
-    least = 1 if whole == FINE and not for_good else 0
-    share = shift.share * whole // 100
     if not stable:
         return {candidate: shift.share}
+    least = 1 if whole == FINE and not for_good else 0
+    share = shift.share * whole // 100
     if shift.mirrored:
         return {candidate: 0, mirror_name(candidate): share, stable: whole - share}
     share = min(max(share, least), whole - least)

@@ -92,7 +92,7 @@ class PodsRoute(TeamRoute):
         if not (adopted := self.adopted) or not self.selector:
             return ""
         for name, labels in adopted.items():
-            if self.selector == labels:
+            if name and self.selector == labels:
                 return name
         mine = [(key, value) for key, value in self.selector.items() if key == VERSION or key.startswith(BESIDE)]
         known = {pair for labels in adopted.values() for pair in labels.items()}

@@ -180,6 +180,17 @@ class TestTraffic:
         claim(cluster, newer)
         assert (cluster.service.selector, cluster.service.adopted) == (NOBODY, {"": LABELS})
 
+    def test_what_the_team_serves_by_itself_after_one_was_taken_back_is_adopted(self, tasks: Met) -> None:
+        first = planned()
+        cluster = tasks(FakePods.at_share(first, 100))
+        settle(real(cluster), first)
+        cluster.labels["payments"], cluster.replicas["payments"] = LABELS, 2
+        cluster.body["spec"]["selector"] = LABELS
+        adopted = {"": LABELS, "payments": LABELS}
+        newer = second_planned().model_copy(update={"created": first.created + 60, "adopted": adopted})
+        claim(cluster, newer)
+        assert (cluster.service.serving(), cluster.service.adopted) == ("payments", adopted)
+
     def test_a_claim_that_comes_twice_is_one(self, tasks: Met) -> None:
         cluster = tasks(unclaimed(FakePods(planned())))
         assert claim(cluster) == claim(cluster) == f"{cluster.plan.deployment_id}/1"
