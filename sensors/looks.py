@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, Literal
 
 from airflow_deploy.clients import lease
-from airflow_deploy.clients.answers import QUICK
+from airflow_deploy.clients.answers import PROMPT, QUICK, TIMEOUT
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.observer import LOOKBACK, Observer, chunks, unsighted
 from airflow_deploy.clients.settling import return_traffic
@@ -81,9 +82,10 @@ class Looks:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._plan = plan = DeploymentPlan.load(assignment.plan)
-        self._cluster = Cluster(plan.spec.connections.kubernetes, "look")
-        # The brake has a client of its own, so that no other request can stand in its way.
-        self._brake_cluster = Cluster(plan.spec.connections.kubernetes, "brake")
+        self._cluster = Cluster(plan.spec.connections.kubernetes, "look", PROMPT)
+        # The brake has a client of its own, so that no other request can stand in its way. What is never answered is
+        # given up soon; then a server that is only slow is waited for.
+        self._brake_clusters = [Cluster(plan.spec.connections.kubernetes, "brake", each) for each in (PROMPT, TIMEOUT)]
         self._observer = Observer.connect(plan)
         self._reader = self._observer.reader()
         self._asked_until: float | None = None
@@ -161,11 +163,11 @@ class Looks:
 
         :returns: when it was done; None where the route was lost.
         """
-        deadline = time.monotonic() + BRAKING
+        deadline, clusters = time.monotonic() + BRAKING, cycle(self._brake_clusters)
         while time.monotonic() < deadline:
             word = json.dumps(replace(outcome, restored_at=time.time()).event())
             try:
-                if return_traffic(self._brake_cluster, self._plan, routes.BRAKED, word):
+                if return_traffic(next(clusters), self._plan, routes.BRAKED, word):
                     return time.time()
             except FencedError as error:
                 log.error("brake: %s", error)
@@ -190,7 +192,7 @@ class Looks:
         if braked and self._assignment.role != "gate" and route.word:
             # Another loop for the same task, this one before a restart, or the guard by a claim of its own has braked:
             # its word stands, unless somebody wrote over it. It may have died before it took the pods away.
-            self._brake_cluster.withdraw(route, self._plan.candidate)
+            self._cluster.withdraw(route, self._plan.candidate)
             with suppress(*GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"

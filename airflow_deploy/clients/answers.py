@@ -8,9 +8,16 @@ from contextlib import contextmanager
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.values import printable
 
-TIMEOUT = (3.0, 10.0)
+Timeout = tuple[float, float]
+
+TIMEOUT: Timeout = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
-QUICK = (1.0, 1.0)
+PROMPT: Timeout = (1.0, 3.0)
+"""The same, for what comes again by itself: a look, the Lease's renewal, the brake.
+
+What is never answered must not cost so much time that the Lease runs out, or that users are harmed meanwhile.
+"""
+QUICK: Timeout = (1.0, 1.0)
 """The same, for a question whose answer is not worth a longer wait."""
 
 

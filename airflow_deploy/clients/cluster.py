@@ -9,7 +9,7 @@ from typing import Any
 
 from urllib3 import Retry
 
-from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.answers import TIMEOUT, Timeout
 from airflow_deploy.clients.answers import errors as _errors
 from airflow_deploy.clients.inventory import Inventory
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
@@ -65,12 +65,13 @@ class Cluster(Inventory):
 
     :param purpose: those of one purpose share their connections to the server. What is asked for a purpose of its own
         is sent once, since it comes again by itself.
+    :param timeout: of each request, unless a call says otherwise.
     """
 
-    def __init__(self, connection: str, purpose: str = "") -> None:
+    def __init__(self, connection: str, purpose: str = "", timeout: Timeout = TIMEOUT) -> None:
         from kubernetes import client
 
-        super().__init__(_api_client(connection, purpose))
+        super().__init__(_api_client(connection, purpose), timeout)
         self._apps = client.AppsV1Api(self._api)
         self._core = client.CoreV1Api(self._api)
 
@@ -101,13 +102,13 @@ class Cluster(Inventory):
                     field_manager=FIELD_MANAGER,
                     force_conflicts=True,
                     **({"dry_run": "All"} if dry_run else {}),
-                    _request_timeout=TIMEOUT,
+                    _request_timeout=self._timeout,
                 )
 
     def readiness(self, namespace: str, name: str) -> Readiness:
         """Say how far the Deployment ``name`` has come."""
         with _errors(f"reading Deployment {namespace}/{name}"):
-            deployment = self._apps.read_namespaced_deployment(name, namespace, _request_timeout=TIMEOUT)
+            deployment = self._apps.read_namespaced_deployment(name, namespace, _request_timeout=self._timeout)
         status, wanted = deployment.status, deployment.spec.replicas or 0
         if (status.observed_generation or 0) < deployment.metadata.generation:
             return Readiness(0, wanted, None)
@@ -124,7 +125,7 @@ class Cluster(Inventory):
         """Return why a pod of this version will never be ready, where that is known already."""
         with _errors(f"listing the pods of {namespace}/{version}"):
             pods = self._core.list_namespaced_pod(
-                namespace, label_selector=f"app.kubernetes.io/version={version}", _request_timeout=TIMEOUT
+                namespace, label_selector=f"app.kubernetes.io/version={version}", _request_timeout=self._timeout
             ).items
         for pod in pods:
             for status in pod.status.container_statuses or []:
@@ -140,7 +141,7 @@ class Cluster(Inventory):
 
         with _errors(f"reading Deployment {namespace}/{name}"):
             try:
-                self._apps.read_namespaced_deployment(name, namespace, _request_timeout=TIMEOUT)
+                self._apps.read_namespaced_deployment(name, namespace, _request_timeout=self._timeout)
             except ApiException as error:
                 if error.status == 404:
                     return False
@@ -151,9 +152,9 @@ class Cluster(Inventory):
         """Return what the pods behind the Service ``service`` are made of."""
         with _errors(f"listing the pods behind {namespace}/{service}"):
             slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=self._timeout
             ).items
-            pods = self._core.list_namespaced_pod(namespace, _request_timeout=TIMEOUT).items
+            pods = self._core.list_namespaced_pod(namespace, _request_timeout=self._timeout).items
         refs = (endpoint.target_ref for item in slices for endpoint in item.endpoints or [])
         names = {ref.name for ref in refs if ref and ref.kind == "Pod"}
         behind = [pod.spec for pod in pods if pod.metadata.name in names]
@@ -168,7 +169,7 @@ class Cluster(Inventory):
         with _errors(f"looking for ConfigMap {namespace}/{name}"):
             try:
                 self._core.create_namespaced_config_map(
-                    namespace, {"metadata": {"name": name}}, dry_run="All", _request_timeout=TIMEOUT
+                    namespace, {"metadata": {"name": name}}, dry_run="All", _request_timeout=self._timeout
                 )
             except ApiException as error:
                 if error.status == 409:
@@ -189,7 +190,7 @@ class Cluster(Inventory):
                 namespace,
                 {**fence, "spec": {"replicas": replicas}},
                 field_manager=FIELD_MANAGER,
-                _request_timeout=TIMEOUT,
+                _request_timeout=self._timeout,
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_deploy.clients.answers import TIMEOUT, errors
+from airflow_deploy.clients.answers import errors
 from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
@@ -98,7 +98,7 @@ class Inventory(Traffic):
                     "httproutes",
                     metadata["name"],
                     body={"preconditions": fence},
-                    _request_timeout=TIMEOUT,
+                    _request_timeout=self._timeout,
                 )
             except ApiException as error:
                 if error.status != 404:
@@ -165,6 +165,7 @@ class Inventory(Traffic):
                 metadata["name"],
                 patch,
                 **PATCH,
+                _request_timeout=self._timeout,
                 **({"dry_run": "All"} if dry_run else {}),
             )
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from airflow_deploy.clients.answers import TIMEOUT, errors
+from airflow_deploy.clients.answers import TIMEOUT, Timeout, errors
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.lease import LABEL, Lease
@@ -35,19 +35,21 @@ JSON_PATCH = "application/json-patch+json"
 PATCH: dict[str, Any] = {
     "field_manager": FIELD_MANAGER,
     "_content_type": JSON_PATCH,  # the client would take a merge patch
-    "_request_timeout": TIMEOUT,
 }
 
 R = TypeVar("R", bound=TeamRoute)
 
 
 class Traffic:
-    """Routes and Leases of the cluster that ``api``, a client of the Kubernetes library, reaches."""
+    """Routes and Leases of the cluster that ``api``, a client of the Kubernetes library, reaches.
 
-    def __init__(self, api: Any) -> None:
+    :param timeout: of each request, unless a call says otherwise.
+    """
+
+    def __init__(self, api: Any, timeout: Timeout = TIMEOUT) -> None:
         from kubernetes import client
 
-        self._api = api
+        self._api, self._timeout = api, timeout
         self._custom = client.CustomObjectsApi(api)
         self._discovery = client.DiscoveryV1Api(api)
 
@@ -55,7 +57,7 @@ class Traffic:
         """Read an HTTPRoute."""
         with errors(f"reading route {namespace}/{name}"):
             body = self._custom.get_namespaced_custom_object(
-                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=TIMEOUT
+                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=self._timeout
             )
         return Route(body)
 
@@ -91,7 +93,7 @@ class Traffic:
                 "httproutes",
                 body,
                 field_manager=FIELD_MANAGER,
-                _request_timeout=TIMEOUT,
+                _request_timeout=self._timeout,
                 **({"dry_run": "All"} if dry_run else {}),
             )
         return Route(made)
@@ -142,7 +144,7 @@ class Traffic:
         namespace: str,
         version: str,
         labels: Mapping[str, str] | None,
-        timeout: tuple[float, float] = TIMEOUT,
+        timeout: Timeout | None = None,
     ) -> int:
         """Return how many pods of ``version`` could be sent a request now.
 
@@ -152,9 +154,7 @@ class Traffic:
             return self.ready_endpoints(namespace, version, timeout)
         return self.workloads(namespace, labels, timeout).get(version, 0)
 
-    def workloads(
-        self, namespace: str, labels: Mapping[str, str], timeout: tuple[float, float] = TIMEOUT
-    ) -> dict[str, int]:
+    def workloads(self, namespace: str, labels: Mapping[str, str], timeout: Timeout | None = None) -> dict[str, int]:
         """Return how many ready pods with these labels each Deployment has that has any, by its name.
 
         A pod that no Deployment has stands under its own name. What has ended, or is about to, is left out.
@@ -172,11 +172,13 @@ class Traffic:
                 found[name] = found.get(name, 0) + _is_ready(pod)
         return found
 
-    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
+    def ready_endpoints(self, namespace: str, service: str, timeout: Timeout | None = None) -> int:
         """Return how many pods the Service ``service`` could send a request to now."""
         with errors(f"listing the endpoints of {namespace}/{service}"):
             slices = self._discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=timeout
+                namespace,
+                label_selector=f"kubernetes.io/service-name={service}",
+                _request_timeout=timeout or self._timeout,
             ).items
         # A pod with two addresses stands in two slices.
         ready = {
@@ -194,7 +196,7 @@ class Traffic:
         with errors(f"reading Lease {namespace}/{name}"):
             try:
                 body = self._custom.get_namespaced_custom_object(
-                    *LEASE_API, namespace, "leases", name, _request_timeout=TIMEOUT
+                    *LEASE_API, namespace, "leases", name, _request_timeout=self._timeout
                 )
             except ApiException as error:
                 if error.status == 404:
@@ -205,7 +207,7 @@ class Traffic:
     def leases(self, namespace: str | None) -> list[Lease]:
         """Return the Leases of all our routes, in one namespace or in all."""
         selector = ",".join(f"{key}={value}" for key, value in LABEL.items())
-        options = {"label_selector": selector, "_request_timeout": TIMEOUT}
+        options = {"label_selector": selector, "_request_timeout": self._timeout}
         with errors(f"listing the Leases of {namespace or 'all namespaces'}"):
             if namespace:
                 found = self._custom.list_namespaced_custom_object(*LEASE_API, namespace, "leases", **options)
@@ -220,7 +222,7 @@ class Traffic:
         """
         with errors(f"making Lease {namespace}/{body['metadata']['name']}"):
             self._custom.create_namespaced_custom_object(
-                *LEASE_API, namespace, "leases", body, field_manager=FIELD_MANAGER, _request_timeout=TIMEOUT
+                *LEASE_API, namespace, "leases", body, field_manager=FIELD_MANAGER, _request_timeout=self._timeout
             )
 
     def patch_lease(self, namespace: str, name: str, patch: Patch) -> bool:
@@ -232,7 +234,9 @@ class Traffic:
 
         with errors(f"writing Lease {namespace}/{name}", invalid=FencedError):
             try:
-                self._custom.patch_namespaced_custom_object(*LEASE_API, namespace, "leases", name, patch, **PATCH)
+                self._custom.patch_namespaced_custom_object(
+                    *LEASE_API, namespace, "leases", name, patch, **PATCH, _request_timeout=self._timeout
+                )
             except ApiException as error:
                 if error.status == 404:
                     return False
@@ -260,7 +264,7 @@ class Traffic:
         method: str,
         path: str,
         content_type: str = "application/json",
-        timeout: tuple[float, float] = TIMEOUT,
+        timeout: Timeout | None = None,
         **sent: Any,
     ) -> Any:
         return self._api.call_api(
@@ -270,7 +274,7 @@ class Traffic:
             response_types_map={200: "object", 201: "object", 202: "object"},
             auth_settings=["BearerToken"],
             _return_http_data_only=True,
-            _request_timeout=timeout,
+            _request_timeout=timeout or self._timeout,
             **sent,
         )
 

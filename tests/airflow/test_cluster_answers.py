@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client.rest import RESTClientObject
 
+from airflow_deploy.clients.answers import PROMPT
 from airflow_deploy.clients.cluster import Cluster, Parts
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.podsroute import PodsRoute
+from airflow_deploy.sensors.looks import IN_TIME
 from tests.unit import kubeconfig
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
@@ -73,7 +76,7 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[Any]) 
     def cluster(given: Answers, *, creating: bool = False) -> Cluster:
         answers.update(given)
         creates.extend([True] * creating)
-        return Cluster(connection, "test")
+        return Cluster(connection, "test", PROMPT)
 
     yield cluster
     server.shutdown()
@@ -115,6 +118,37 @@ def test_pods_for_which_there_is_no_room_may_become_ready(answering: Callable[..
     full = failure('pods "payments-x" is forbidden: exceeded quota: compute')
     cluster = answering({DEPLOYMENT: (200, deployment(PROGRESSING, full)), PODS: (200, {"items": []})})
     assert cluster.readiness("shop", "payments").failed is None
+
+
+ROUTE = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/payments"
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/airflow-deploy-payments"
+SERVICE = "/api/v1/namespaces/shop/services/payments"
+
+
+def test_what_comes_again_by_itself_is_not_awaited_longer_than_a_look_may_take(
+    answering: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one request in thirty is never answered, two of them would cost the Lease."""
+    awaited: list[tuple[float, float]] = []
+    request = RESTClientObject.request
+
+    def awaiting(client: Any, *arguments: Any, **given: Any) -> Any:
+        awaited.append(given["_request_timeout"])
+        return request(client, *arguments, **given)
+
+    monkeypatch.setattr(RESTClientObject, "request", awaiting)
+    found = {"metadata": {"name": "payments", "namespace": "shop"}, "spec": {}}
+    slices: tuple[int, Any] = (200, {"items": []})
+    cluster = answering(dict.fromkeys((ROUTE, LEASE, SERVICE, DEPLOYMENT), (200, found)) | {SLICES: slices})
+    route, service = (cluster.team_route("shop", "payments", router) for router in ("gateway", "replicas"))
+    for each in (route, service):
+        cluster.patch_route(each, [{"op": "test"}])
+        cluster.withdraw(each, "payments")
+    cluster.lease("shop", "airflow-deploy-payments")
+    cluster.patch_lease("shop", "airflow-deploy-payments", [])
+    cluster.ready("shop", "payments", None)
+    assert len(awaited) == 8
+    assert max(map(sum, awaited)) < IN_TIME
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:

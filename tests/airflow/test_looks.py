@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_deploy.clients.answers import PROMPT, TIMEOUT
 from airflow_deploy.clients.observer import CHUNK, LOOKBACK
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
@@ -609,3 +610,22 @@ def test_what_ends_a_loop_survives_json() -> None:
     braked = replace(WORD, restored_at=START + 18)
     for outcome in (WORD, braked):
         assert Outcome.from_event(json.loads(json.dumps(outcome.event()))) == outcome
+
+
+def test_a_brake_gives_up_soon_what_is_not_answered_and_then_waits_for_a_slow_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch, planned(), HEALTHY)
+    slow = FakeCluster.at_share(world.plan, 25)
+    slow.fail("patch_route", *[TemporaryError("the cluster does not answer")] * 100)
+    awaited: list[tuple[float, float]] = []
+
+    def connect(connection: str, purpose: str, timeout: tuple[float, float]) -> FakeCluster:
+        if purpose == "brake":
+            awaited.append(timeout)
+        return slow if timeout == PROMPT else world.cluster
+
+    monkeypatch.setattr(looks, "Cluster", connect)
+    assert world.loop("watch").brake(WORD) is not None
+    assert world.cluster.now.phase == routes.BRAKED
+    assert awaited == [PROMPT, TIMEOUT]
