@@ -163,7 +163,7 @@ def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: Route) -> None:
             " them to the rule, or remove shadow"
         )
     try:
-        cluster.apply(mirror.made(plan, copied=False), dry_run=True)
+        cluster.apply(mirror.made(plan, copied=False, by_filter=route.mirrors_by_filter), dry_run=True)
     except RefusedError as error:
         raise RefusedError(f"shadow: {error}; shadow needs {NEEDS}; or remove shadow") from error
 

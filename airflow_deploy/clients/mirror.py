@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 HEARD = 5.0
 """Seconds in which a gateway has surely heard that no route names the mirror any more."""
 NEEDS = (
-    "Traefik at route.url, with its CRDs and providers.kubernetescrd with allowEmptyServices, and the rights that"
-    " airflow-deploy rbac prints"
+    "a Gateway at route.url that mirrors by the filter RequestMirror, or Traefik with its CRDs and"
+    " providers.kubernetescrd with allowEmptyServices, and the rights that airflow-deploy rbac prints"
 )
 
 
@@ -34,12 +34,13 @@ def set_up(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     :raises UndeliveredError: the gateway answers otherwise.
     :raises FencedError: another deployment has the route; RefusedError: the cluster does not let us make it.
     """
-    cluster.apply(made(plan, copied=False))
+    by_filter = cluster.route(plan.spec.namespace, plan.spec.route.name).mirrors_by_filter
+    cluster.apply(made(plan, copied=False, by_filter=by_filter))
     try:
         seen = testers.see_mirrored(cluster, plan, owner)
     except UndeliveredError as error:
         raise UndeliveredError(f"nothing is mirrored: {error}; shadow needs {NEEDS}; or remove shadow") from error
-    cluster.apply(made(plan, copied=True))
+    cluster.apply(made(plan, copied=True, by_filter=by_filter))
     return seen
 
 

@@ -1,11 +1,12 @@
 """The HTTPRoute: weights of backends divide the traffic, and one write moves all of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
-from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.names import MIRROR_SUFFIX, mirror_name
 from airflow_deploy.domain.record import CANARY, Patch, Shift, same
 from airflow_deploy.domain.teamroute import TeamRoute
 
@@ -16,6 +17,8 @@ WHOLE, FINE = 100, 1_000_000
 FORGETFUL = frozenset({"gateway.envoyproxy.io/gatewayclass-controller"})
 """Controllers whose gateways forget a backend that has filters of its own when its weight becomes 0, and lose requests
 over that: there, what is to have none keeps one part of the finest weights for as long as it has pods."""
+TRAEFIK = "traefik.io/gateway-controller"
+"""The controller whose gateway answers 500 to everybody where a rule mirrors by the standard filter."""
 NONE = Shift(0, 0.0)
 
 
@@ -60,7 +63,12 @@ class Route(TeamRoute):
 
     def copies_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
-        return bool(self.rules_with(mirror_name(version)))
+        return bool(self._mirroring(mirror_name(version)))
+
+    @property
+    def mirrors_by_filter(self) -> bool:
+        """Whether its gateway is one that mirrors by the standard filter, if by any means."""
+        return bool(self._controllers) and TRAEFIK not in self._controllers
 
     def labels_of(self, version: str) -> None:
         """Return None: each version has a Service of its own."""
@@ -84,9 +92,14 @@ class Route(TeamRoute):
         return FINE if sum(backend.weight for backend in self.backends(rule)) == FINE else WHOLE
 
     @property
-    def _is_forgetful(self) -> bool:
-        parents = (self.body.get("status") or {}).get("parents") or []
-        return any(parent.get("controllerName") in FORGETFUL for parent in parents)
+    def _controllers(self) -> set[str]:
+        """The controllers of the gateways that have taken it."""
+        return {parent.get("controllerName", "") for parent in (self.body.get("status") or {}).get("parents") or []}
+
+    def _mirroring(self, mirror: str) -> list[int]:
+        """Return the indices of the rules that copy requests to ``mirror``."""
+        by_filter = (i for i, rule in enumerate(self._rules) if mirror in _copies(rule))
+        return sorted({*self.rules_with(mirror), *by_filter})
 
     @property
     def _rules(self) -> list[dict[str, Any]]:
@@ -104,6 +117,8 @@ class Route(TeamRoute):
         :raises RefusedError: several share the traffic unasked, or a rule names it twice.
         """
         serving = sorted({name for i in range(len(self._rules)) for name in self._served(i)})
+        # Who answers by a mirror serves as well, until that is taken out.
+        serving += sorted({name for rule in self._rules for name in _copies(rule) if re.fullmatch(OUR_MIRROR, name)})
         if len(serving) > 1:
             raise self._unclear(" and ".join(serving))
         for name in serving:
@@ -160,7 +175,8 @@ class Route(TeamRoute):
         patch: Patch = []
         for rule in self.rules_with(stable):
             (kept,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == stable)
-            weights = _weights(NONE, stable, candidate, FINE if self._is_forgetful and kept.get("filters") else WHOLE)
+            forgets = bool(FORGETFUL & self._controllers and kept.get("filters"))
+            weights = _weights(NONE, stable, candidate, FINE if forgets else WHOLE)
             # Same port and filters: it may become the stable.
             both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, candidate)]
             patch.append({"op": "replace", "path": _backends(rule), "value": both})
@@ -173,7 +189,10 @@ class Route(TeamRoute):
             both = f"both {stable} and {candidate}" if stable else candidate
             raise FencedError(f"route {self.name} no longer names {both}; somebody changed its backends")
         for rule, weights in zip(rules, self.weights(candidate), strict=True):
-            if weights != (ours := _weights(shift, stable, candidate, self._whole(rule))):
+            copies = shift.mirrored and self.mirrors_by_filter
+            if copies != (mirror_name(candidate) in _copies(self._rules[rule])):
+                raise FencedError(f"route {self.name}: somebody changed what rule {rule} copies to {candidate}")
+            if weights != (ours := _weights(self._divided(shift), stable, candidate, self._whole(rule))):
                 raise FencedError(
                     f"route {self.name} has the weights {weights}, and the last shift set {ours}; somebody else set"
                     " them"
@@ -235,27 +254,68 @@ class Route(TeamRoute):
 
     def _reached(self, candidate: str) -> list[int]:
         """Return the indices of the rules by which requests, or copies of them, may come to the candidate."""
-        return sorted({*self.rules_with(candidate), *self.rules_with(mirror_name(candidate))})
+        return sorted({*self.rules_with(candidate), *self._mirroring(mirror_name(candidate))})
+
+    def _divided(self, shift: Shift) -> Shift:
+        """Return what of a shift the weights give: of copies by a filter nothing."""
+        return NONE if shift.mirrored and self.mirrors_by_filter else shift
 
     def _set_weights(self, stable: str, candidate: str, shift: Shift, *, for_good: bool = False) -> Patch:
         """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
-        mirror = mirror_name(candidate)
         patch: Patch = []
         for rule in self._reached(candidate):
-            weights = _weights(shift, stable, candidate, self._whole(rule), for_good=for_good)
-            backends = list(enumerate(self.backends(rule)))
+            weights = _weights(self._divided(shift), stable, candidate, self._whole(rule), for_good=for_good)
             patch += [
                 {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
-                for index, backend in backends
+                for index, backend in enumerate(self.backends(rule))
                 if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
             ]
-            if shift.mirrored:
-                ref = mirror_ref(candidate, shift.share)
-                patch.append({"op": "add", "path": f"{_backends(rule)}/-", "value": ref})
-            else:  # from the last to the first: what is behind one that goes moves up
-                named = [index for index, backend in reversed(backends) if backend.name == mirror]
-                patch += [{"op": "remove", "path": f"{_backends(rule)}/{index}"} for index in named]
+            patch += self._mirrored(rule, candidate, shift) if shift.mirrored else self._unmirrored(rule, candidate)
         return patch
+
+    def _mirrored(self, rule: int, candidate: str, shift: Shift) -> Patch:
+        """Return what lets a rule copy requests to the candidate."""
+        if not self.mirrors_by_filter:
+            return [{"op": "add", "path": f"{_backends(rule)}/-", "value": mirror_ref(candidate, shift.share)}]
+        (port,) = {ref["port"] for ref in _refs(self._rules[rule]) if ref["name"] == candidate}
+        copies = mirror_filter(candidate, port, shift.share)
+        there = self._rules[rule].get("filters")
+        path, value = (f"{_filters(rule)}/-", copies) if there else (_filters(rule), [copies])
+        return [{"op": "add", "path": path, "value": value}]
+
+    def _unmirrored(self, rule: int, candidate: str) -> Patch:
+        """Return what takes the mirror out, from the last to the first: what is behind one that goes moves up."""
+        mirror = mirror_name(candidate)
+        named = [index for index, backend in enumerate(self.backends(rule)) if backend.name == mirror]
+        patch: Patch = [{"op": "remove", "path": f"{_backends(rule)}/{index}"} for index in reversed(named)]
+        copies = [
+            (index, item)
+            for index, item in enumerate(self._rules[rule].get("filters") or [])
+            if mirror in _copied(item)
+        ]
+        for index, item in reversed(copies):
+            patch += [same(path := f"{_filters(rule)}/{index}", item), {"op": "remove", "path": path}]
+        return patch
+
+
+OUR_MIRROR = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}{MIRROR_SUFFIX}"
+"""What our mirrors are called."""
+
+
+def mirror_filter(candidate: str, port: int, share: int) -> dict[str, Any]:
+    """Return the standard filter that copies ``share`` % of a rule's requests to the candidate's mirror."""
+    to = {"kind": "Service", "name": mirror_name(candidate), "port": port}
+    return {"type": "RequestMirror", "requestMirror": {"backendRef": to, "percent": share}}
+
+
+def _copies(rule: Mapping[str, Any]) -> list[str]:
+    """Return to whom a rule's filters copy requests."""
+    return [name for item in rule.get("filters") or [] for name in _copied(item)]
+
+
+def _copied(item: Mapping[str, Any]) -> list[str]:
+    ref = (item.get("requestMirror") or {}).get("backendRef") or {}
+    return [ref["name"]] if "name" in ref else []
 
 
 def _refs(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -297,3 +357,7 @@ def _weights(shift: Shift, stable: str, candidate: str, whole: int, *, for_good:
 
 def _backends(rule: int) -> str:
     return f"/spec/rules/{rule}/backendRefs"
+
+
+def _filters(rule: int) -> str:
+    return f"/spec/rules/{rule}/filters"

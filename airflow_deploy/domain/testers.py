@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from airflow_deploy.domain.httproute import Route, mirror_ref
+from airflow_deploy.domain.httproute import Route, mirror_filter, mirror_ref
+from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.record import OWNER
 from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
 
@@ -37,11 +38,10 @@ def made(route: Route, owner: str, candidate: str, *, mirrored: bool = False) ->
 
     None where the team's own rules divide requests by that header already.
 
-    :param mirrored: answer testers through the candidate's mirror, that is: by the stable.
+    :param mirrored: answer testers by the stable, and copy their requests to the candidate's mirror.
     """
-    rules = [
-        _rule(route.body["spec"]["rules"][index], candidate, mirrored=mirrored) for index in route.rules_with(candidate)
-    ]
+    shape = _through_filter if mirrored and route.mirrors_by_filter else _through_service if mirrored else _direct
+    rules = [shape(route.body["spec"]["rules"][index], candidate) for index in route.rules_with(candidate)]
     if not (rules := [rule for rule in rules if rule["matches"]]):
         return None
     metadata = route.body["metadata"]
@@ -64,9 +64,23 @@ def leads_to(testers: Mapping[str, Any]) -> list[str]:
     return [ref["name"] for rule in rules for ref in rule.get("backendRefs") or []]
 
 
-def _rule(rule: Mapping[str, Any], candidate: str, *, mirrored: bool) -> dict[str, Any]:
+def _direct(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
     (ref,) = (ref for ref in rule["backendRefs"] if ref["name"] == candidate)
-    ref = mirror_ref(candidate, 1) if mirrored else {**ref, "weight": 1}
+    return _rule(rule, {**ref, "weight": 1}, candidate)
+
+
+def _through_service(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
+    return _rule(rule, mirror_ref(candidate, 1), mirror_name(candidate))
+
+
+def _through_filter(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
+    (ref,) = (ref for ref in rule["backendRefs"] if ref["name"] != candidate)
+    copies = mirror_filter(candidate, ref["port"], 100)
+    return _rule({**rule, "filters": [*(rule.get("filters") or []), copies]}, ref, mirror_name(candidate))
+
+
+def _rule(rule: Mapping[str, Any], ref: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """Return a rule for testers that leads to ``ref``, whose answers are marked."""
     header = {"type": "Exact", "name": HEADER, "value": ALWAYS}
     return {
         **rule,
@@ -75,7 +89,7 @@ def _rule(rule: Mapping[str, Any], candidate: str, *, mirrored: bool) -> dict[st
             for match in rule.get("matches") or [EVERYTHING]
             if HEADER not in _names(match.get("headers"))
         ],
-        "filters": _marked(rule.get("filters") or [], ref["name"]),
+        "filters": _marked(rule.get("filters") or [], mark),
         "backendRefs": [ref],
     }
 

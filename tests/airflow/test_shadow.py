@@ -130,6 +130,42 @@ class TestSetUp:
         assert stage.cluster.mirror.keys() == {"Service", "TraefikService"}
 
 
+ENVOY = {"parents": [{"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"}]}
+
+
+class TestByFilter:
+    def test_a_gateway_that_has_the_standard_filter_needs_a_service_alone(self, stage: Stage, gateway: Gateway) -> None:
+        stage.cluster.body["status"] = ENVOY
+        asked: list[tuple[str, bool]] = []
+
+        def answer() -> Answer:
+            assert stage.cluster.testers is not None
+            (rule,) = stage.cluster.testers["spec"]["rules"]
+            asked.append((rule["backendRefs"][0]["name"], copied(stage)))
+            return 200, {MARK: rule["filters"][-1]["responseHeaderModifier"]["set"][0]["value"]}
+
+        gateway.answer = answer
+        candidate = stage.plan.candidate
+        stage.shift(25, mirrored=True)
+        assert asked == [("payments", False), (candidate, True)]
+        assert stage.cluster.mirror.keys() == {"Service"}
+        assert stage.cluster.weights() == {"payments": 100, candidate: 0}
+        assert stage.cluster.now.copies_to(candidate)
+        stage.shift(5)
+        assert (stage.cluster.weights(), stage.cluster.now.copies_to(candidate)) == (
+            {"payments": 95, candidate: 5},
+            False,
+        )
+
+    def test_the_guard_takes_the_filter_out(self) -> None:
+        cluster = FakeCluster.at_share(PLAN, 0)
+        cluster.body["status"] = ENVOY
+        cluster.shift(25, 0.0, mirrored=True)
+        assert cluster.now.copies_to(PLAN.candidate)
+        Post(cluster).passes(LEASE + 1)
+        assert (cluster.now.copies_to(PLAN.candidate), cluster.now.phase) == (False, routes.BRAKED)
+
+
 def close(cluster: FakeCluster, service: str = "payments", over: bool = True) -> list[str]:
     return mirror.close(real(cluster), "shop", service, "payments-route", lambda by: over and by == PLAN.deployment_id)
 
@@ -302,13 +338,24 @@ class TestPlan:
         assert world.plan(shadow=SHADOW, route=SEEN).spec.shadow is not None
         assert (world.cluster.writes, world.cluster.mirror) == (0, {})
 
+    def test_asks_for_no_traefik_service_where_the_gateway_has_the_filter(
+        self, world: PlanWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        monkeypatch.setattr(world.cluster, "apply", lambda objects, **_: asked.extend(item["kind"] for item in objects))
+        world.cluster.body["status"] = ENVOY
+        world.plan(shadow=SHADOW, route=SEEN)
+        assert asked == ["Service"]
+
     def test_of_a_first_version_is_refused(self, world: PlanWorld) -> None:
         world.cluster.body["spec"]["rules"] = [{}]
         self.refused(world, "shadow: nobody serves yet whose requests could be copied; remove shadow")
 
     def test_where_the_cluster_knows_no_mirror_is_refused(self, world: PlanWorld) -> None:
         world.cluster.fail("apply", RefusedError("applying TraefikService: the cluster knows none"))
-        self.refused(world, "shadow: applying TraefikService: the cluster knows none; shadow needs Traefik .* remove")
+        self.refused(
+            world, "shadow: applying TraefikService: the cluster knows none; shadow needs .* Traefik .* remove"
+        )
 
     def test_where_the_backend_has_filters_of_its_own_is_refused(self, world: PlanWorld) -> None:
         ref = world.cluster.body["spec"]["rules"][0]["backendRefs"][0]
