@@ -37,8 +37,11 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
     if not (behind or known or idle):
         return "", {**adopted, "": dict(service.asked)}
     if len(behind) != 1 or not any(behind.values()):
-        raise _unclear(service, sorted(behind), idle)
+        raise _unclear(service, " and ".join(sorted(behind)) if len(behind) > 1 else "no ready pod", idle)
     (stable,) = behind
+    if not known and service.phase in (CANARY, BRAKED) and stable == service.versions[1]:
+        # A first version that is not over, to which somebody has let the Service's old selector lead.
+        raise _unclear(service, stable, idle)
     if known and known != stable:
         raise RefusedError(
             f"route {route.name}: the last deployment left {known} there, and {stable} serves; select the pods of"
@@ -59,17 +62,16 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
     return stable, adopted
 
 
-def _unclear(service: PodsRoute, behind: list[str], idle: list[str]) -> RefusedError:
+def _unclear(service: PodsRoute, found: str, idle: list[str]) -> RefusedError:
     """Say why nobody knows who serves.
 
-    :param behind: the Deployments whose pods are selected; ``idle``: those whose pods would be.
+    :param found: what is selected; ``idle``: the Deployments whose pods would be.
     """
     remedy = "let the pods of one Deployment serve it, then deploy again"
-    if service.phase == CANARY:
+    if service.phase in (CANARY, BRAKED):
         remedy = f"the deployment {service.owner} is not over: wait until it is, or let the guard return its traffic"
     elif idle:
         remedy = f"start {' or '.join(idle)} and let it select that, or delete it, then deploy again"
-    found = " and ".join(behind) if len(behind) > 1 else "no ready pod"
     return RefusedError(f"route {service.name}: behind its Service there is {found}; {remedy}")
 
 

@@ -93,8 +93,13 @@ class Route(TeamRoute):
 
     @property
     def _controllers(self) -> set[str]:
-        """The controllers of the gateways that have taken it."""
-        return {parent.get("controllerName", "") for parent in (self.body.get("status") or {}).get("parents") or []}
+        """The controllers of the gateways that have taken it; one that it has left may leave its word there."""
+        taken = (self.body.get("status") or {}).get("parents") or []
+        named = [self._parent(ref) for ref in self.body["spec"].get("parentRefs") or []]
+        return {entry["controllerName"] for entry in taken if self._parent(entry["parentRef"]) in named}
+
+    def _parent(self, ref: Mapping[str, Any]) -> tuple[str, str]:
+        return ref.get("namespace") or self.body["metadata"]["namespace"], ref["name"]
 
     def _mirroring(self, mirror: str) -> list[int]:
         """Return the indices of the rules that copy requests to ``mirror``."""

@@ -104,6 +104,14 @@ class TestPlan:
         with pytest.raises(RefusedError, match="is not over: wait until it is"):
             self.plan(world)
 
+    @pytest.mark.parametrize("phase", [routes.CANARY, routes.BRAKED])
+    def test_one_that_is_not_over_is_no_stable_whatever_selects_it(self, world: PlanWorld, phase: str) -> None:
+        cluster = FakePods.at_share(planned(), 100).annotate(routes.PHASE, phase)
+        cluster.body["spec"]["selector"] = LABELS
+        world.cluster = cluster
+        with pytest.raises(RefusedError, match="is not over: wait until it is"):
+            self.plan(world)
+
     def test_a_service_that_nobody_knows_who_it_was_for_is_refused(self, world: PlanWorld) -> None:
         world.cluster.body["spec"]["selector"] = NOBODY
         with pytest.raises(RefusedError, match="its Service selects no pods"):

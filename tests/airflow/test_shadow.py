@@ -33,6 +33,7 @@ from tests.airflow.test_settling import real
 from tests.airflow.test_testers import Answer, Gateway, Stage, gateway
 from tests.unit import kubeconfig
 from tests.unit.builders import make_plan, make_spec
+from tests.unit.test_forgetful import ENVOY, taken_by
 from tests.unit.test_judge import SCRAPE, START
 
 __all__ = ["gateway"]  # the fixture
@@ -130,12 +131,14 @@ class TestSetUp:
         assert stage.cluster.mirror.keys() == {"Service", "TraefikService"}
 
 
-ENVOY = {"parents": [{"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"}]}
+def taken(cluster: FakeCluster) -> None:
+    """Let the route be that of a gateway which mirrors by the standard filter."""
+    cluster.body |= taken_by(ENVOY, cluster.body)
 
 
 class TestByFilter:
     def test_a_gateway_that_has_the_standard_filter_needs_a_service_alone(self, stage: Stage, gateway: Gateway) -> None:
-        stage.cluster.body["status"] = ENVOY
+        taken(stage.cluster)
         asked: list[tuple[str, bool]] = []
 
         def answer() -> Answer:
@@ -159,7 +162,7 @@ class TestByFilter:
 
     def test_the_guard_takes_the_filter_out(self) -> None:
         cluster = FakeCluster.at_share(PLAN, 0)
-        cluster.body["status"] = ENVOY
+        taken(cluster)
         cluster.shift(25, 0.0, mirrored=True)
         assert cluster.now.copies_to(PLAN.candidate)
         Post(cluster).passes(LEASE + 1)
@@ -343,7 +346,7 @@ class TestPlan:
     ) -> None:
         asked: list[str] = []
         monkeypatch.setattr(world.cluster, "apply", lambda objects, **_: asked.extend(item["kind"] for item in objects))
-        world.cluster.body["status"] = ENVOY
+        taken(world.cluster)
         world.plan(shadow=SHADOW, route=SEEN)
         assert asked == ["Service"]
 

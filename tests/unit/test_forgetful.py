@@ -20,8 +20,19 @@ FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove":
 NOBODY = [{STABLE: FINE - 1, CANDIDATE: 1}]
 
 
-def served_by(controller: str, *refs: dict[str, Any]) -> Route:
-    return Route({**body(list(refs)), "status": {"parents": [{"controllerName": controller}]}})
+def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str, Any]:
+    """Return the route as a gateway has taken it.
+
+    :param left: the controller of another gateway, which it was taken from.
+    """
+    here, there = {"name": "public"}, {"name": "public", "namespace": "elsewhere"}
+    taken = [{"controllerName": controller, "parentRef": {**here, "namespace": "shop", "kind": "Gateway"}}]
+    taken += [{"controllerName": left, "parentRef": there}] if left else []
+    return {**route, "spec": {**route["spec"], "parentRefs": [here]}, "status": {"parents": taken}}
+
+
+def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> Route:
+    return Route(taken_by(controller, body(list(refs)), left))
 
 
 def claimed(controller: str = ENVOY, filters: list[dict[str, Any]] = FILTERS) -> Route:
@@ -56,6 +67,12 @@ def test_a_claimed_candidate_has_the_least_weight_and_no_traffic() -> None:
 @pytest.mark.parametrize(("controller", "filters"), [(TRAEFIK, FILTERS), (ENVOY, [])])
 def test_other_gateways_and_backends_without_filters_have_a_plain_0(controller: str, filters: Any) -> None:
     assert weights(claimed(controller, filters)) == [{STABLE: 100, CANDIDATE: 0}]
+
+
+def test_a_gateway_that_the_route_has_left_is_no_reason() -> None:
+    route = served_by(TRAEFIK, {**backend(STABLE), "filters": FILTERS}, left=ENVOY)
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    assert weights(write(route, patch)) == [{STABLE: 100, CANDIDATE: 0}]
 
 
 def test_a_backend_that_is_alone_serves_however_small_its_weight() -> None:

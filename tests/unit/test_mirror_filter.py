@@ -15,7 +15,7 @@ from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.record import BRAKED, SETTLED, Patch, Shift
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused
-from tests.unit.test_forgetful import ENVOY
+from tests.unit.test_forgetful import ENVOY, taken_by
 from tests.unit.test_route import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
 from tests.unit.test_shadow import SHADOWED
 
@@ -26,11 +26,8 @@ AUDIT = {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "audi
 """The team's own, to a Service of its own."""
 
 
-def claimed(*filters: dict[str, Any], controller: str = ENVOY, rules: int = 2) -> Route:
-    found = {
-        **body(*[[backend(STABLE)] for _ in range(rules)]),
-        "status": {"parents": [{"controllerName": controller}]},
-    }
+def claimed(*filters: dict[str, Any], controller: str = ENVOY, rules: int = 2, left: str = "") -> Route:
+    found = taken_by(controller, body(*[[backend(STABLE)] for _ in range(rules)]), left)
     for rule in found["spec"]["rules"] if filters else []:
         rule["filters"] = list(filters)
     route = Route(found)
@@ -122,6 +119,7 @@ def test_traefik_and_a_route_that_no_gateway_has_taken_yet_mirror_by_a_service()
     for route in (claimed(controller=TRAEFIK), Route(body([backend(STABLE)]))):
         assert not route.mirrors_by_filter
     assert claimed().mirrors_by_filter
+    assert claimed(left=TRAEFIK).mirrors_by_filter  # it was Traefik's once
 
 
 def test_its_one_object_is_a_service() -> None:
