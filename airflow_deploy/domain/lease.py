@@ -43,6 +43,11 @@ class Lease:
         return f"{self.namespace}/{self.route}"
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all other Leases of a cluster: two routers may have a route of one name."""
+        return self.namespace, str(self.body["metadata"]["name"])
+
+    @property
     def route(self) -> str:
         """The name of the route that it stands for."""
         return str(self.body["metadata"]["name"]).removeprefix(PREFIX).removesuffix(SUFFIXES[self.router])

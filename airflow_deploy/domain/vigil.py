@@ -25,7 +25,7 @@ class Vigil:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[tuple[str, str], float]] = {}
+        self._seen: dict[tuple[str, str], tuple[tuple[str, str], float]] = {}
         self._until: float | None = None
 
     def see(self, leases: Iterable[Lease], asked: float, answered: float) -> Iterator[Lapsed]:
@@ -37,9 +37,9 @@ class Vigil:
         counted = passed if passed <= LATE else 0.0
         before, self._seen, self._until = self._seen, {}, answered
         for lease in leases:
-            version, silent = before.get(lease.name, (None, 0.0))
+            version, silent = before.get(lease.key, (None, 0.0))
             silent = silent + counted if version == lease.version else 0.0
-            self._seen[lease.name] = lease.version, silent
+            self._seen[lease.key] = lease.version, silent
             if silent >= lease.seconds:
                 yield Lapsed(lease, silent)
 

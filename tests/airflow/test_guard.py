@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from airflow_deploy.clients import guard as guarding
 from airflow_deploy.clients.guard import REMIND, Guard
 from airflow_deploy.clients.traffic import Traffic
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.lease import Lease
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.podsroute import PodsRoute
 from airflow_deploy.domain.states import State
+from airflow_deploy.domain.teamroute import TeamRoute, absent
 from airflow_deploy.domain.word import Outcome
 from airflow_deploy.operators import settle as settling
 from airflow_deploy.operators.base import recorded
@@ -36,6 +44,12 @@ SHARES = [1, 5, 25, 100]
 @pytest.fixture
 def plan() -> DeploymentPlan:
     return make_plan(make_spec(lease=LEASE))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each sight wait for what it has begun, however slow this machine is."""
+    monkeypatch.setattr(guarding, "AT_ONCE", 60)
 
 
 class Post:
@@ -209,6 +223,13 @@ class TestWhoIsLeftAlone:
         post.passes(LEASE)
         assert len(cluster._faults["route"]) == 100
 
+    def test_a_route_that_is_gone_is_over(self, plan: DeploymentPlan, caplog: pytest.LogCaptureFixture) -> None:
+        """A service that was given up leaves its Lease behind."""
+        cluster = FakeCluster.at_share(plan, 25)
+        cluster.without_route()
+        Post(cluster).passes(5 * LEASE)
+        assert caplog.text == ""
+
     def test_the_next_deployment_of_the_same_route_is_guarded(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
         post = Post(cluster)
@@ -221,6 +242,51 @@ class TestWhoIsLeftAlone:
         cluster.patch_route(cluster.now, share)
         post.passes(LEASE + 1)
         assert cluster.weights() == {following.stable: 100, following.candidate: 0}
+
+
+class TestSeveral:
+    def test_a_lease_of_the_other_router_by_the_same_name_hides_none(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        other = copy.deepcopy(dict(cluster.leases(None)[0].body))
+        other["metadata"].update(name=f"{other['metadata']['name']}.pods", uid="other")
+        leases, route = cluster.leases, cluster.team_route_or_absent
+        monkeypatch.setattr(cluster, "leases", lambda namespace: [*leases(namespace), Lease(other)])
+
+        def either(namespace: str, name: str, router: str) -> TeamRoute:
+            return absent(PodsRoute, namespace, name) if router == "replicas" else route(namespace, name, router)
+
+        monkeypatch.setattr(cluster, "team_route_or_absent", either)
+        Post(cluster).passes(LEASE + 1)
+        assert returned(cluster)
+
+    def test_one_that_hangs_stops_no_others_clock(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guarding, "AT_ONCE", 0.0)
+        cluster, post = FakeCluster.at_share(plan, 25), Post(FakeCluster(plan))
+        (lease,) = cluster.leases(None)
+        slow = copy.deepcopy(dict(lease.body))
+        slow["metadata"]["namespace"] = "slow"
+        released, gave_up = threading.Event(), []
+
+        def read(namespace: str, name: str, router: str) -> TeamRoute:
+            if namespace == "slow" and not released.wait(60):
+                gave_up.append(name)
+            return cluster.team_route_or_absent(plan.spec.namespace, name, router)
+
+        answers = {name: getattr(cluster, name) for name in ("ready", "patch_route", "withdraw")}
+        both = SimpleNamespace(leases=lambda _: [Lease(slow), lease], team_route_or_absent=read, **answers)
+        post.guards = [Guard(cast("Traffic", both), clock=post.clock.time)]
+        post.passes(LEASE + 1)
+        deadline = time.monotonic() + 60
+        while not returned(cluster) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (returned(cluster), gave_up) == (True, [])
+        released.set()
+
+
+def test_it_takes_the_time_from_a_clock_that_nobody_sets() -> None:
+    assert inspect.signature(Guard).parameters["clock"].default is time.monotonic
 
 
 class TestWhileItIsBlind:

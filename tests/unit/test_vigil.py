@@ -57,6 +57,14 @@ def test_each_lease_by_its_own_time() -> None:
     assert said[30] == ["payments", "orders"]
 
 
+def test_two_routers_may_have_a_route_of_one_name() -> None:
+    """A service has gone from one to the other, say, and its old Lease stays."""
+    watcher = Watcher()
+    both = lease(1), lease(2, route="payments.pods")
+    said = [watcher.see(*both) for _ in range(SECONDS + 1)]
+    assert said == [[]] * SECONDS + [["payments", "payments"]]
+
+
 def test_one_that_was_made_again_has_changed() -> None:
     """The versions of a new object need not differ from an old one's."""
     watcher = Watcher()
