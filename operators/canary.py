@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 
 from airflow_deploy.clients import lease, manifests, mirror
+from airflow_deploy.clients.autoscalers import hold_autoscalers
 from airflow_deploy.clients.capacity import provide
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.services import adopt
@@ -128,6 +129,7 @@ class ShiftCanaryOperator(OwnedOperator):
 
     def _give(self, context: Context, cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
         """Capacity before weight; only where the pods beside the stable's are the share, they come with it."""
+        hold_autoscalers(cluster, plan)  # what it has grown to since: after this share it needs less, for now
         alongside = plan.divides_pods and share < 100
         provide(cluster, plan, resolved(self.claim), 0 if alongside else share)
         seen = self._delivered(cluster, plan)

@@ -89,16 +89,18 @@ class RollbackOperator(RecordingOperator):
         return "a step failed", None
 
 
-def _release(plan: DeploymentPlan, *, settled: bool = True) -> None:
+def _release(plan: DeploymentPlan, *, settled: bool = True, verified: bool = False) -> None:
     """Give up what was held for the run: autoscalers, the testers' route, and the mirror.
 
     What cannot be done now is done by the task that tidies up: nobody waits.
 
     :param settled: otherwise only the mirror, if no route names it: a namespace that has it cannot be deleted.
+    :param verified: then autoscalers are held on: until the rollback window is over, the previous version may have to
+        take everything back.
     """
     try:
         cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
-        if settled:
+        if settled and not verified:
             release_autoscalers(cluster, plan.spec.namespace, mine)
         if settled and not plan.divides_pods:
             close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
@@ -142,7 +144,7 @@ class SettleOperator(RecordingOperator):
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
         if State.DEPLOYING in reached:
-            _release(plan)
+            _release(plan, verified=verified)
         if not verified:
             raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)

@@ -1,4 +1,4 @@
-"""The autoscalers of the stable: kept from shrinking it during a run, and given back their minimum afterwards."""
+"""The autoscalers of the stable: kept from shrinking it while it may have to take everything back, and then let go."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
 
 
 def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
-    """Let none of them shrink the stable below what it had when the run was planned, until the run is over."""
+    """Let none of them shrink the stable below what it has now, or had when the run was planned.
+
+    They are let go when the deployment has come to nothing, or its rollback window is over.
+    """
     for item in _stables(cluster, plan):
-        if patch := hold(item, plan.deployment_id, plan.stable_ready):
+        now = cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))
+        if patch := hold(item, plan.deployment_id, pods := max(now, plan.stable_ready)):
             cluster.patch_autoscaler(item, patch)
-            log.info("%s keeps at least %d pods for the run", item["metadata"]["name"], plan.stable_ready)
+            log.info("%s keeps at least %d pods", item["metadata"]["name"], pods)
 
 
 def _stables(cluster: Cluster, plan: DeploymentPlan) -> list[dict[str, Any]]:

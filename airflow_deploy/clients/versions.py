@@ -31,12 +31,16 @@ from airflow_deploy.domain.versions import SETTLES_ITSELF, Chores, Previous, Ver
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What the cluster has of one service; ``plan`` is its latest deployment's."""
+    """What the cluster has of one service; ``plan`` is its latest deployment's.
+
+    ``elsewhere`` are other routes by which one of its versions was deployed, and that are still there.
+    """
 
     plan: DeploymentPlan
     cluster: Cluster
     route: TeamRoute
     versions: list[Version]
+    elsewhere: list[TeamRoute] = field(default_factory=list)
 
 
 @dataclass
@@ -49,9 +53,12 @@ class Tidied:
 
 
 def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
-    """Read the service's versions and then its route, which may say already that a run has begun."""
+    """Read the service's versions and then its routes, which may say already that a run has begun."""
     versions = versions_of(plan.spec.service, cluster.objects(plan.spec.namespace, plan.spec.service))
-    return Surveyed(plan, cluster, cluster.team_route_or_absent(*plan.spec.place), versions)
+    plans = (frozen_plan(plan.spec.service, version.deployment_id) for version in versions)
+    before = {one.spec.place for one in plans if one} - {plan.spec.place}
+    route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]
+    return Surveyed(plan, cluster, route, versions, [one for one in others if one.is_there])
 
 
 def tidy(seen: Surveyed, at: float) -> Tidied:
@@ -80,8 +87,8 @@ def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
     if seen.route.phase in routes.UNDER_WAY:
         return partial(_settle, seen, _dead_run(seen, at))
     previous = _previous(seen)
-    todo = chores(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at)
-    return partial(_look_after, seen, todo, previous)
+    todo = chores(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at, seen.elsewhere)
+    return partial(_look_after, seen, todo, previous, at)
 
 
 def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
@@ -109,9 +116,10 @@ def _close_mirrors(seen: Surveyed) -> list[str]:
     return [f"deleted mirror {name}" for name in closed]
 
 
-def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidied:
+def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None, at: float) -> Tidied:
     tidied = Tidied()
     namespace, ended = seen.plan.spec.namespace, _ended(seen)
+    within = previous is not None and at < previous.until
     by_gateway = not seen.plan.divides_pods
     if by_gateway and (closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
         tidied.done.append(f"deleted route {closed}")
@@ -121,16 +129,25 @@ def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None) -> Tidi
         " Service selects; let it select one of them"
         for version in todo.selected
     ]
+    if not within:  # until then, users may have to be given back to it
+        tidied.alarms += [
+            f"{version.name} is not stopped: it has users by a route that its service had before; let them come by"
+            f" route {seen.route.name}"
+            for version in todo.elsewhere
+        ]
+    route = seen.route
     for version in todo.stop:
         if seen.route.selects(version.labels) and not _can_serve(seen):
             tidied.alarms.append(f"{version.name} alone has users, since {seen.route.serving()} has no ready pod")
             continue
-        _stop(seen, version, for_good=previous is not None and version.name == previous.name)
+        route = _stop(seen, route, version, for_good=previous is not None and version.name == previous.name)
         tidied.done.append(f"stopped {version.name}")
     for version in todo.delete:
         _delete(seen, version)
         tidied.done.append(f"deleted {version.name}")
-    released = release_autoscalers(seen.cluster, namespace, ended)
+    # The previous version is kept large enough for as long as it may have to take everything back.
+    keeps = {version.deployment_id for version in seen.versions if within and seen.route.serves(version.name)}
+    released = release_autoscalers(seen.cluster, namespace, lambda by: by not in keeps and ended(by))
     tidied.done += [f"gave {name} its minimum back" for name in released]
     for version in seen.versions:
         if version.pods and version not in todo.stop and (changed := _drift(seen, version)):
@@ -176,11 +193,16 @@ def _can_serve(seen: Surveyed) -> bool:
     return seen.cluster.ready(seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
 
 
-def _stop(seen: Surveyed, version: Version, *, for_good: bool) -> None:
-    if for_good:
-        # The route says so first: a verification that wants to return to it at this moment comes before, or too late.
-        seen.cluster.patch_route(seen.route, routes.stop(seen.route, version.name))
+def _stop(seen: Surveyed, route: TeamRoute, version: Version, *, for_good: bool) -> TeamRoute:
+    """Stop it, and return the route as it is then.
+
+    :raises TemporaryError: the route or the Deployment is not as it was read.
+    """
+    # The route first: whoever gives traffic to it at this moment (a verification, say, or a person) comes before it, so
+    # that nothing is stopped; and a verification that comes later finds that it may not return to it.
+    written = seen.cluster.patch_route(route, routes.stop(route, version.name, for_good=for_good))
     seen.cluster.scale(seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
+    return written
 
 
 def _delete(seen: Surveyed, version: Version) -> None:

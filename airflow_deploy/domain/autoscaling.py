@@ -39,6 +39,8 @@ def hold(autoscaler: Object, deployment_id: str, pods: int) -> Patch:
         return []
     raised = max(wanted, now)
     record = {"by": deployment_id, "before": now if before is None else before, "raised": raised}
+    if record == _record(autoscaler):
+        return []
     annotated: Patch = [{"op": "add", "path": _HELD, "value": json.dumps(record)}]
     if not autoscaler["metadata"].get("annotations"):
         annotated.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})

@@ -153,11 +153,15 @@ def at_rest(route: TeamRoute, deployment_id: str, candidate: str) -> bool:
     return route.owner is not None and route.phase == phase and route.stable() == candidate
 
 
-def stop(route: TeamRoute, version: str) -> Patch:
-    """Return the patch that says that nobody may return to ``version`` any more; empty where nobody could."""
-    if route.owner is None or route.stopped == version:
-        return []
-    return [same("/metadata/annotations", route.annotations), put(STOPPED, version), *route.dropped(version)]
+def stop(route: TeamRoute, version: str, *, for_good: bool) -> Patch:
+    """Return the patch after which ``version``, which has no traffic, may lose its pods.
+
+    Where somebody has written the route since it was read, to give it some, say, that fails.
+
+    :param for_good: say also that nobody may return to it any more, unless that is said, or nobody could.
+    """
+    unsaid = for_good and route.owner is not None and route.stopped != version
+    return [*route.as_read(), *([put(STOPPED, version), *route.dropped(version)] if unsaid else [])]
 
 
 def promote(route: TeamRoute, owner: str, stable: str, candidate: str) -> Patch:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
-from airflow_deploy.domain.record import Patch, Record, Shift
+from airflow_deploy.domain.record import Patch, Record, Shift, same
 
 
 class TeamRoute(Record, ABC):
@@ -95,6 +95,14 @@ class TeamRoute(Record, ABC):
     @abstractmethod
     def dropped(self, version: str) -> Patch:
         """Return the part by which a version that gets no traffic may lose its pods too."""
+
+    def as_read(self) -> Patch:
+        """Return tests that fail as soon as the record, or what divides the traffic, is not as it was read."""
+        read = (
+            ("/metadata/annotations", self.annotations),
+            (f"/spec/{self.DIVIDES}", self.body["spec"].get(self.DIVIDES)),
+        )
+        return [same(path, value) for path, value in read if value]
 
     def gitops_managers(self) -> list[str]:
         """Return the GitOps tools that own what divides the traffic, and would set it back."""

@@ -18,7 +18,12 @@ DEPLOYMENT = "airflow-deploy/deployment"
 WITHDRAWN = f"{PREFIX}/withdrawn"
 """The annotation of a version's Deployment that says whether its pods were taken away for good."""
 SETTLES_ITSELF = 900.0
-"""Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it."""
+"""Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it.
+
+Whoever starts a version by hand has as long to give it traffic.
+"""
+SCALERS = frozenset({MANAGER, "kube-controller-manager"})
+"""What the managers of fields are called that scale by themselves: we, and autoscalers."""
 
 Object = Mapping[str, Any]
 
@@ -60,6 +65,19 @@ class Version:
         times = (item["metadata"]["creationTimestamp"] for item in self.objects.values())
         return min(datetime.fromisoformat(moment).timestamp() for moment in times)
 
+    @property
+    def started_at(self) -> float:
+        """When a person has last set how many pods it has, in unix seconds; 0 where none has."""
+        deployment = self.objects.get("Deployment") or {"metadata": {}}
+        found = (
+            datetime.fromisoformat(entry["time"]).timestamp()
+            for entry in deployment["metadata"].get("managedFields") or []
+            if entry.get("manager") not in SCALERS
+            and "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+            and "time" in entry
+        )
+        return max(found, default=0.0)
+
 
 @dataclass(frozen=True)
 class Previous:
@@ -74,12 +92,14 @@ class Chores:
     """What is to be done.
 
     ``selected`` are those that users get to, though another version should serve: somebody has changed what selects
-    them. They are not ours to stop: what should serve may have no pod.
+    them. They are not ours to stop: what should serve may have no pod. Nor are those ``elsewhere``, which get users by
+    a route that the service had before.
     """
 
     stop: tuple[Version, ...]
     delete: tuple[Version, ...]
     selected: tuple[Version, ...] = ()
+    elsewhere: tuple[Version, ...] = ()
 
 
 def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
@@ -94,15 +114,25 @@ def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
     return [Version(name, found[name]) for name in latest_first]
 
 
-def chores(versions: Sequence[Version], route: TeamRoute, previous: Previous | None, keep: int, at: float) -> Chores:
+def chores(
+    versions: Sequence[Version],
+    route: TeamRoute,
+    previous: Previous | None,
+    keep: int,
+    at: float,
+    others: Sequence[TeamRoute] = (),
+) -> Chores:
     """Say what is to be stopped and deleted ``at`` (unix seconds), while no run of the service is live.
 
     :param versions: the latest one first.
     :param previous: the one that a rollback would return to.
     :param keep: how many versions are kept beside the one that serves.
+    :param others: routes that the service had before.
     """
 
     def settled(version: Version) -> bool:
+        if version.pods and at < version.started_at + SETTLES_ITSELF:
+            return False
         if previous and version.name == previous.name:
             return at >= previous.until
         return version.stopped or at >= version.made_at + SETTLES_ITSELF
@@ -111,14 +141,21 @@ def chores(versions: Sequence[Version], route: TeamRoute, previous: Previous | N
         taken_back = route.phase == SETTLED and route.names(version.name) and route.versions[1] == version.name
         return bool(version.pods) and route.selects(version.labels) and not taken_back
 
+    def elsewhere(version: Version) -> bool:
+        return bool(version.pods) and any(one.serves(version.name) or one.selects(version.labels) for one in others)
+
+    def users(version: Version) -> bool:
+        return selected(version) or elsewhere(version)
+
     idle = [version for version in versions if not route.serves(version.name)]
     return Chores(
-        stop=tuple(version for version in idle if version.pods and settled(version) and not selected(version)),
+        stop=tuple(version for version in idle if version.pods and settled(version) and not users(version)),
         selected=tuple(version for version in idle if selected(version)),
+        elsewhere=tuple(version for version in idle if elsewhere(version)),
         delete=tuple(
             version
             for version in idle[keep:]
-            if not version.pods and settled(version) and not route.mentions(version.name)
+            if not version.pods and settled(version) and not any(one.mentions(version.name) for one in (route, *others))
         ),
     )
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from airflow_deploy.clients.settling import take_back
+from airflow_deploy.clients.versions import Tidied
 from airflow_deploy.domain.autoscaling import HELD, hold
 from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators import apply as applying
+from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
+from airflow_deploy.operators.canary import ShiftCanaryOperator
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_approval import AGREED
 from tests.airflow.test_operators import Run
 from tests.airflow.test_plan import World
-from tests.airflow.test_settling import deploying, execute
+from tests.airflow.test_settling import deploying, execute, real
 from tests.airflow.test_tidy import WINDOW, Service
 from tests.unit.builders import make_plan
 from tests.unit.json_patch import apply_patch
@@ -78,9 +83,38 @@ class TestApplying:
         assert self.apply(monkeypatch, cluster) == [(1, False), (5, True)]
         assert self.apply(monkeypatch, cluster)[-1] == (5, True)
 
+    def test_raises_it_to_what_the_stable_has_grown_to_since(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(FakeCluster(make_plan(stable_ready=3)))
+        cluster.replicas[cluster.plan.stable] = 6
+        assert self.apply(monkeypatch, cluster)[-1] == (6, True)
+
     def test_leaves_a_minimum_that_is_high_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = scaled(FakeCluster(make_plan(stable_ready=1)))
+        cluster.replicas[cluster.plan.stable] = 1
         assert self.apply(monkeypatch, cluster)[-1] == (1, False)
+
+
+class TestShifting:
+    def test_holds_what_the_stable_has_grown_to_before_it_loses_traffic(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = make_plan(stable_ready=3)
+        cluster = scaled(FakeCluster.at_share(plan, 5), by=plan.deployment_id)
+        cluster.replicas[plan.stable] = 8
+        monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
+        monkeypatch.setattr(canary, "check_agreed", lambda *_: None)
+        held: list[Any] = []
+        patch_route = cluster.patch_route
+
+        def noted(route: Any, patch: Any) -> Any:
+            held.append(minimum(cluster))
+            return patch_route(route, patch)
+
+        monkeypatch.setattr(cluster, "patch_route", noted)
+        signs = iter([1, 2])
+        monkeypatch.setattr(canary.lease, "Sign", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
+        operator = ShiftCanaryOperator(task_id="shift", share=25, agreed=AGREED, claim=cluster.claim, plan=plan.dump())
+        operator.execute(Run().at("shift"))
+        assert held == [(8, True)]
+        assert cluster.weights()[plan.candidate] == 25
 
 
 class TestEnding:
@@ -96,10 +130,11 @@ class TestEnding:
             run.returned("audit", "the folder")
         execute(run, "settle", cluster, monkeypatch)
 
-    def test_as_verified_gives_the_minimum_back(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_as_verified_holds_it_on(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For as long as the window lasts, the previous version may have to take everything back."""
         cluster = scaled(FakeCluster.verified(plan), by=plan.deployment_id)
         self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
-        assert minimum(cluster) == (1, False)
+        assert minimum(cluster) == (5, True)
 
     def test_as_rolled_back_gives_it_back_after_the_traffic(
         self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
@@ -120,19 +155,47 @@ class TestEnding:
 
     @pytest.mark.parametrize("method", ["all_autoscalers", "patch_autoscaler"])
     def test_does_not_wait_for_it(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-        cluster = scaled(FakeCluster.verified(plan), by=plan.deployment_id)
+        cluster = scaled(FakeCluster.at_share(plan, 50), by=plan.deployment_id)
         cluster.fail(method, RefusedError("403"))
-        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+        with pytest.raises(NotSettledError):
+            self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
 
 
 class TestTidying:
     def test_gives_back_what_a_run_that_died_has_held(self) -> None:
         service = Service()
-        plan = service.deployed()
+        service.deployed()
+        plan = service.deployed(held=False)
         scaled(service.cluster, by=plan.deployment_id)
         assert service.tidied().done == ["gave web its minimum back"]
         assert minimum(service.cluster) == (1, False)
+
+    def test_gives_back_what_a_promotion_has_held_when_its_window_is_over(self) -> None:
+        service = Service()
+        service.deployed()
+        plan = service.deployed()
+        scaled(service.cluster, by=plan.deployment_id)
+        assert service.tidied(WINDOW - 1) == Tidied()
+        assert minimum(service.cluster) == (5, True)
+        assert service.tidied(1).done == [f"stopped {plan.stable}", "gave web its minimum back"]
+        assert minimum(service.cluster) == (1, False)
+
+    def test_holds_on_to_it_for_the_promotion_when_a_later_fix_comes_to_nothing(self) -> None:
+        service = Service()
+        plan = service.deployed()
+        scaled(service.cluster, by=plan.deployment_id)
+        service.deployed(held=False)
+        assert service.tidied(WINDOW - 1) == Tidied()
+        assert minimum(service.cluster) == (5, True)
+        assert service.tidied(1).done == ["gave web its minimum back"]
+
+    def test_gives_back_what_a_promotion_has_held_that_was_taken_back(self) -> None:
+        service = Service()
+        plan = service.deployed()
+        scaled(service.cluster, by=plan.deployment_id)
+        take_back(real(service.cluster), plan, "worse")
+        assert service.tidied().done == ["gave web its minimum back"]
 
     def test_leaves_what_another_services_run_holds(self) -> None:
         service = Service()

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,14 +14,17 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
-from airflow_deploy.clients import lease
+from airflow_deploy.clients import lease, versions
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
 from airflow_deploy.clients.inventory import OWN_KINDS
 from airflow_deploy.clients.settling import take_back
-from airflow_deploy.clients.versions import Tidied, survey, tidy
+from airflow_deploy.clients.versions import Surveyed, Tidied, survey, tidy
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.podsroute import PodsRoute
+from airflow_deploy.domain.teamroute import TeamRoute, absent
 from airflow_deploy.domain.testers import made
 from airflow_deploy.domain.versions import SETTLES_ITSELF
 from airflow_deploy.operators import apply as applying
@@ -414,6 +418,123 @@ class TestBetweenTheSurveyAndTheDeed:
             ref["weight"] = 100 * (ref["name"] == first.candidate)
         third = service.deployed()
         assert take_back(real(service.cluster), third, "worse")
+
+
+def by_hand(service: Service, plan: DeploymentPlan, manager: str = "kubectl") -> None:
+    """Start a version as ``kubectl scale`` does."""
+    service.cluster.scale("payments", plan.candidate, 2)
+    service.cluster.made["Deployment", plan.candidate]["metadata"]["managedFields"] = [
+        {
+            "manager": manager,
+            "subresource": "scale",
+            "time": datetime.fromtimestamp(service.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        }
+    ]
+
+
+def given_to(service: Service, plan: DeploymentPlan) -> None:
+    """Give a version the traffic as a person does, without a word in the record."""
+    service.cluster.body["spec"]["rules"][0]["backendRefs"] = [{"name": plan.candidate, "port": 80, "weight": 100}]
+
+
+class TestByHand:
+    @pytest.fixture
+    def old(self, service: Service) -> DeploymentPlan:
+        """A version that was stopped long ago."""
+        old = service.deployed()
+        service.deployed()
+        service.tidied(WINDOW)
+        assert service.cluster.pods()[old.candidate] == 0
+        return old
+
+    def test_whoever_starts_a_version_has_time_to_give_it_traffic(self, service: Service, old: DeploymentPlan) -> None:
+        by_hand(service, old)
+        assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
+        assert service.cluster.pods()[old.candidate] == 2
+        given_to(service, old)
+        service.tidied(WINDOW)
+        assert service.cluster.pods()[old.candidate] == 2
+
+    def test_a_version_that_is_given_none_is_stopped_again(self, service: Service, old: DeploymentPlan) -> None:
+        by_hand(service, old)
+        assert service.tidied(SETTLES_ITSELF).done == [f"stopped {old.candidate}"]
+
+    @pytest.mark.parametrize("manager", ["airflow-deploy", "kube-controller-manager"])
+    def test_what_scales_by_itself_is_no_person(self, service: Service, old: DeploymentPlan, manager: str) -> None:
+        by_hand(service, old, manager)
+        assert service.tidied(1).done == [f"stopped {old.candidate}"]
+
+    @pytest.mark.parametrize("which", ["the previous one", "an older one"])
+    def test_a_version_that_is_given_traffic_in_this_moment_is_not_stopped(self, service: Service, which: str) -> None:
+        plans = [service.deployed() for _ in range(3)]
+        chosen = plans[1 if which == "the previous one" else 0]
+        service.now += WINDOW
+        seen = survey(real(service.cluster), plans[-1])
+        given_to(service, chosen)
+        with pytest.raises(TemporaryError):
+            tidy(seen, service.now)
+        assert service.cluster.pods()[chosen.candidate] == 2
+
+
+class TestTheRouteThatItHadBefore:
+    """A team gives its service another route or router, and users still come by the old one."""
+
+    def survey(self, service: Service, old: dict[str, Any] | None) -> Surveyed:
+        """Survey it with a latest plan that has a new route, where the team's own serves."""
+        plan = service.plans[0]
+        ref = {"kind": "Service", "name": "web", "port": 80, "weight": 1}
+        new = {"metadata": {"name": "new", "namespace": "payments", "resourceVersion": "1"}, "spec": {}}
+        new["spec"] = {"rules": [{"backendRefs": [ref]}]}
+        spec = plan.spec.model_copy(update={"route": plan.spec.route.model_copy(update={"name": "new"})})
+        bodies = {"new": new, plan.spec.route.name: old}
+        service.cluster.body, service.cluster.plan = new, plan.model_copy(update={"spec": spec})
+
+        def read(namespace: str, name: str, router: str) -> TeamRoute:
+            body, kind = bodies[name], Route if router == "gateway" else PodsRoute
+            return kind(body) if body else absent(kind, namespace, name)
+
+        service.cluster.team_route_or_absent = read  # type: ignore[method-assign]
+        return survey(real(service.cluster), service.cluster.plan)
+
+    def test_keeps_who_serves_there(self, service: Service) -> None:
+        plan = service.deployed()
+        seen = self.survey(service, service.cluster.body)
+        tidied = tidy(seen, service.now + 10 * WINDOW)
+        assert tidied.done == []
+        assert tidied.alarms == [
+            f"{plan.candidate} is not stopped: it has users by a route that its service had before; let them come by"
+            " route payments/new"
+        ]
+        assert service.cluster.pods() == {plan.candidate: 2}
+
+    def test_keeps_whom_its_service_selects(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = service.deployed()
+        moved = plan.spec.model_copy(update={"router": "replicas"})
+        monkeypatch.setattr(versions, "frozen_plan", lambda *_: plan.model_copy(update={"spec": moved}))
+        selector = {"app.kubernetes.io/version": plan.candidate}
+        body = {"metadata": {**service.cluster.body["metadata"], "annotations": {}}, "spec": {"selector": selector}}
+        tidied = tidy(self.survey(service, body), service.now + 10 * WINDOW)
+        assert (tidied.done, len(tidied.alarms)) == ([], 1)
+        assert service.cluster.pods() == {plan.candidate: 2}
+
+    @pytest.mark.parametrize("gone", [False, True], ids=["serves another", "is gone"])
+    def test_and_stops_it_when_that_one(self, service: Service, gone: bool) -> None:
+        plan = service.deployed()
+        given_to(service, plan.model_copy(update={"commit": "f" * 40}))
+        seen = self.survey(service, None if gone else service.cluster.body)
+        tidied = tidy(seen, service.now + 10 * WINDOW)
+        assert (tidied.done, tidied.alarms) == ([f"stopped {plan.candidate}"], [])
+
+    def test_does_not_delete_what_is_named_there(self, service: Service) -> None:
+        plan = service.deployed()
+        later = service.applied()
+        for one in (plan, later):
+            service.cluster.scale("payments", one.candidate, 0)
+        for ref in service.cluster.body["spec"]["rules"][0]["backendRefs"]:
+            ref["weight"] = int(ref["name"] != plan.candidate)
+        assert tidy(self.survey(service, service.cluster.body), service.now + 10 * WINDOW) == Tidied()
+        assert tidy(self.survey(service, None), service.now + 10 * WINDOW).done == [f"deleted {plan.candidate}"]
 
 
 class Killed(BaseException):

@@ -102,7 +102,7 @@ def test_the_brake_leaves_the_least_weight_and_settling_takes_it_as_pods_end(sha
 def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None:
     route = verified()
     assert (weights(route), route.serving()) == ([{STABLE: 1, CANDIDATE: FINE - 1}], CANDIDATE)
-    stopped = write(route, routes.stop(route, STABLE))
+    stopped = write(route, routes.stop(route, STABLE, for_good=True))
     assert weights(stopped) == [{STABLE: 0, CANDIDATE: FINE - 1}]
     assert stopped.serving() == CANDIDATE
 
@@ -112,7 +112,7 @@ def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
     changed = verified()
     changed.body["spec"]["rules"][0]["backendRefs"].reverse()
     with pytest.raises(PatchRefused):
-        write(changed, routes.stop(route, STABLE))
+        write(changed, routes.stop(route, STABLE, for_good=True))
 
 
 def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
