@@ -42,6 +42,9 @@ class ClaimRouteOperator(DeployOperator):
                     f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
                 )
             return route.owner
+        check_way_back(cluster, plan)
+        # Only now: a registry may take long to answer, and somebody else may have claimed it meanwhile.
+        route = self._route(cluster, plan)
         if route.owner and route.phase in routes.WATCHED and lease.is_alive(cluster, plan, route.owner):
             raise RefusedError(
                 f"route {route.name} is {route.phase} by {route.owner}, which is under way: wait until it has ended,"
@@ -49,10 +52,9 @@ class ClaimRouteOperator(DeployOperator):
             )
         if plan.divides_pods:
             route = adopt(cluster, plan, route)
-        check_way_back(cluster, plan)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
         # First of all, so that there is no moment in which the guard does not know of a claim.
-        lease.take(cluster, plan, owner)
+        lease.take(cluster, plan, owner, route.owner)
         cluster.patch_route(route, patch)
         self.log.info("route %s is ours: %s", route.name, owner)
         return owner

@@ -16,15 +16,22 @@ POLL = 0.3
 """Seconds between two looks at a Lease that should change."""
 
 
-def take(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None) -> None:
     """Make the route's Lease, or take over the one that an earlier deployment has left.
 
-    :raises TemporaryError: somebody else does the same in this moment.
+    A claim takes the Lease first and the route then, so that of two claims at once the one that comes too late to the
+    route could have taken the other's Lease: whoever holds it and was not seen on the route must not be alive.
+
+    :param before: the route's owner, as the claim has read it.
+    :raises TemporaryError: somebody else does the same in this moment, or has just done it.
     """
     lease = _read(cluster, plan)
     if lease is None:
         _make(cluster, plan, owner)
     elif lease.holder != owner:
+        holder, seen = lease.holder or "", {_deployment(one) for one in (owner, before or "", "")}
+        if _deployment(holder) not in seen and is_alive(cluster, plan, holder):
+            raise TemporaryError(f"{holder} holds the Lease and renews it, and was not seen on the route")
         patch = taken_over(lease, owner, plan.spec.lease)
         try:
             cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
@@ -66,6 +73,11 @@ def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
     while not (seen := sign.seen()) and time.monotonic() < deadline:
         time.sleep(POLL)
     return seen
+
+
+def _deployment(owner: str) -> str:
+    """Return whose claim it is; that of a guard is the deployment's own."""
+    return owner.rpartition("/")[0]
 
 
 def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:

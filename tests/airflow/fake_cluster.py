@@ -258,7 +258,7 @@ class FakeCluster:
 
     def parts_of(self, namespace: str, service: str) -> Parts:
         self._raise("parts_of")
-        assert service == self.plan.stable_service
+        assert service in (self.plan.stable_service, self.plan.candidate)
         return self.parts
 
     def has_config_map(self, namespace: str, name: str) -> bool:

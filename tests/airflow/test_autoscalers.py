@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_deploy.clients import lease
 from airflow_deploy.clients.settling import take_back
 from airflow_deploy.clients.versions import Tidied
 from airflow_deploy.domain.autoscaling import HELD, hold
@@ -110,7 +111,7 @@ class TestShifting:
 
         monkeypatch.setattr(cluster, "patch_route", noted)
         signs = iter([1, 2])
-        monkeypatch.setattr(canary.lease, "Sign", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
+        monkeypatch.setattr(lease, "Sign", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
         operator = ShiftCanaryOperator(task_id="shift", share=25, agreed=AGREED, claim=cluster.claim, plan=plan.dump())
         operator.execute(Run().at("shift"))
         assert held == [(8, True)]

@@ -240,10 +240,24 @@ class TestClaim:
             self.claim(cluster.plan, cluster, monkeypatch)
         assert cluster.now.owner is None
 
-    def test_the_lease_of_an_earlier_deployment_is_taken_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        cluster = FakeCluster(make_plan())
+    def test_the_lease_of_an_earlier_deployment_is_taken_over(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster, begun = FakeCluster.verified(make_plan()), clock.now
+        cluster.annotate(routes.OWNER, f"{cluster.claim}7")  # by the guard, say, which takes no Lease
+        owner = self.claim(self.another(cluster), cluster, monkeypatch)
+        assert clock.now == begun
+        assert cluster.held is not None
+        assert (cluster.held.holder, owner) == (cluster.claim, cluster.claim)
+
+    def test_the_lease_of_one_that_the_route_does_not_know_is_taken_over_when_nobody_renews_it(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It died between the two, say, or somebody has removed the annotations."""
+        cluster, begun = FakeCluster(make_plan()), clock.now
         cluster.hold_lease(OTHER)
         owner = self.claim(cluster.plan, cluster, monkeypatch)
+        assert clock.now - begun >= cluster.plan.spec.lease
         assert cluster.held is not None
         assert (cluster.held.holder, owner) == (cluster.claim, cluster.claim)
 
@@ -302,10 +316,55 @@ class TestClaim:
             self.claim(cluster.plan, cluster, monkeypatch)
         assert cluster.now.owned_by(another.deployment_id)
 
+    @pytest.mark.parametrize("while_", ["the registry is asked", "it claims"])
+    def test_whoever_comes_too_late_to_the_route_leaves_the_others_lease(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch, while_: str
+    ) -> None:
+        """The guard would take the traffic of a deployment whose Lease somebody else holds."""
+        cluster = FakeCluster(make_plan())
+        another = self.another(cluster)
+        where: Any = canary if while_ == "the registry is asked" else routes
+        name = "check_way_back" if while_ == "the registry is asked" else "claim"
+        real = getattr(where, name)
+
+        def meanwhile(*arguments: Any) -> Any:
+            monkeypatch.setattr(where, name, real)
+            found = real(*arguments)
+            self.claim(another, cluster, monkeypatch)
+            return found
+
+        def sleep(seconds: float) -> None:
+            clock.sleep(seconds)
+            lease.renew(cast("Cluster", cluster), another, f"{another.deployment_id}/1")
+
+        monkeypatch.setattr("airflow_deploy.clients.lease.time.sleep", sleep)
+        monkeypatch.setattr(where, name, meanwhile)
+        with pytest.raises(DeployError):
+            self.claim(cluster.plan, cluster, monkeypatch)
+        assert cluster.held is not None
+        assert (cluster.claim, cluster.held.holder) == (f"{another.deployment_id}/1",) * 2
+
 
 class TestTake:
-    def take(self, cluster: FakeCluster, owner: str) -> None:
-        lease.take(cast("Cluster", cluster), cluster.plan, owner)
+    def take(self, cluster: FakeCluster, owner: str, before: str | None = OTHER) -> None:
+        lease.take(cast("Cluster", cluster), cluster.plan, owner, before)
+
+    def test_whoever_reads_it_before_another_has_taken_it_comes_too_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = FakeCluster(make_plan())
+        cluster.hold_lease(OTHER)
+        read = cluster.lease
+
+        def and_meanwhile(*arguments: Any) -> Lease | None:
+            monkeypatch.setattr(cluster, "lease", read)
+            found = read(*arguments)
+            self.take(cluster, "DEP-1-00000000/2")
+            return found
+
+        monkeypatch.setattr(cluster, "lease", and_meanwhile)
+        with pytest.raises(TemporaryError):
+            self.take(cluster, "DEP-1-11111111/2")
+        assert cluster.held is not None
+        assert cluster.held.holder == "DEP-1-00000000/2"
 
     def test_taken_twice_it_is_written_once(self) -> None:
         cluster = FakeCluster(make_plan())

@@ -484,7 +484,7 @@ class TestTheRouteThatItHadBefore:
         """Survey it with a latest plan that has a new route, where the team's own serves."""
         plan = service.plans[0]
         ref = {"kind": "Service", "name": "web", "port": 80, "weight": 1}
-        new = {"metadata": {"name": "new", "namespace": "payments", "resourceVersion": "1"}, "spec": {}}
+        new: dict[str, Any] = {"metadata": {"name": "new", "namespace": "payments", "resourceVersion": "1"}, "spec": {}}
         new["spec"] = {"rules": [{"backendRefs": [ref]}]}
         spec = plan.spec.model_copy(update={"route": plan.spec.route.model_copy(update={"name": "new"})})
         bodies = {"new": new, plan.spec.route.name: old}
