@@ -299,7 +299,7 @@ class TestClaim:
         self.claim(self.another(cluster), cluster, monkeypatch)
         assert clock.now == begun
 
-    def test_two_claims_at_once_leave_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_claims_at_once_leave_one(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever comes second to the route writes nothing on it."""
         cluster = FakeCluster(make_plan())
         another = self.another(cluster)
