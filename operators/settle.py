@@ -15,7 +15,7 @@ from airflow_deploy.clients.autoscalers import release_autoscalers
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, settle
 from airflow_deploy.clients.testers import close
-from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
+from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
@@ -152,7 +152,9 @@ class SettleOperator(RecordingOperator):
     def _take_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
         try:
             take_back(context, plan, why, reached=reached)
-        except TemporaryError as error:
+        except NotSettledError:
+            raise
+        except DeployError as error:
             if context["ti"].try_number <= (self.retries or 0) or State.DEPLOYING not in reached:
                 raise
             # Nobody tries again after this.

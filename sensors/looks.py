@@ -126,7 +126,7 @@ class Looks:
 
     def _look(self, at: float) -> Outcome | None:
         try:
-            route = self._cluster.team_route(*self._plan.spec.place)
+            route = self._cluster.team_route_or_absent(*self._plan.spec.place)
             if ended := self._ended(route, at):
                 _say(self._report.again())
                 return ended
@@ -196,6 +196,8 @@ class Looks:
             with suppress(*GARBLED):
                 return Outcome.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
+        if not route.is_there:
+            phase = "gone"  # whoever has deleted it has taken the traffic from everybody
         return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
 
     def _count_pods(self, route: TeamRoute, at: float) -> None:

@@ -128,12 +128,20 @@ class Guard:
         if stable and not self._traffic.ready(lease.namespace, stable, route.labels_of(stable)):
             raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
         reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
-        now = time.time()
-        word = Outcome("BLIND", reason, now, restored_at=now)
+        now, keeps = time.time(), route.keeps(stable, candidate)
+        word = Outcome("BLIND", reason, now, restored_at=None if keeps else now)
         seized = self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
         self._traffic.withdraw(seized, candidate)
         moved = f"owner {route.owner}, from {candidate} to {stable or 'nobody'}"
         log.warning("returned     %s: nobody has looked for %.0f s; %s", lease.name, lapsed.silent, moved)
+        if keeps:
+            log.error(
+                "%-12s %s: a rule sends requests to %s and does not name %s; somebody should change it",
+                "not returned",
+                lease.name,
+                candidate,
+                stable,
+            )
 
     def _complain(self, what: str, about: str, error: Exception, key: Hashable) -> None:
         """Say what fails when it begins, and then now and again: it is tried every second."""

@@ -35,33 +35,49 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
     From a service's first version, which has no stable, all traffic is taken.
 
     A route that another deployment has claimed since is that one's to care for, and a verified promotion is not undone
-    by what its run does afterwards (a person clears it, say): nothing is touched.
+    by what its run does afterwards (a person clears it, say): nothing is touched. Nor is anything by a brake that comes
+    after the rollback.
 
     :param word: why; it is left on the route.
-    :raises FencedError: a rule names the candidate alone; somebody changed the route.
+    :raises FencedError: somebody has made a rule that does not name the stable: what comes by it stays the candidate's,
+        all else is returned.
     :raises TemporaryError: the stable has no ready pod that could take the traffic, or the route changed between
         reading and writing; try again.
     """
-    if plan.divides_pods and phase == routes.SETTLED and _route(cluster, plan).phase != routes.SETTLED:
-        # Whoever finds it settled takes its pods for gone: until they are, it is braked, which the guard completes.
-        return_traffic(cluster, plan, routes.BRAKED, word)
     route = _route(cluster, plan)
     if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
         return False
-    patch = routes.restore(route, route.owner, plan.stable, plan.candidate, phase, word)
+    if route.phase == routes.SETTLED and phase == routes.BRAKED:
+        return True
+    stays = route.keeps(plan.stable, plan.candidate)
+    if route.phase != routes.SETTLED and (stays or plan.divides_pods):
+        # Whoever finds it settled takes its traffic and its pods for gone: until they are, it is braked. The guard
+        # completes what is.
+        route = _return(cluster, plan, route, routes.BRAKED, word)
+    if stays:
+        raise FencedError(
+            f"route {route.name} has a rule that sends requests to {plan.candidate} and does not name {plan.stable};"
+            " somebody changed its backends"
+        )
+    _return(cluster, plan, route, phase, word)
+    return True
+
+
+def _return(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute, phase: str, word: str | None) -> TeamRoute:
+    patch = routes.restore(route, route.owner or "", plan.stable, plan.candidate, phase, word)
     if plan.stable and route.serves(plan.candidate) and not can_serve(cluster, plan):
         raise TemporaryError(
             f"{plan.stable} has no ready pod that could take back the traffic of {plan.candidate}; a person should"
             " start it: nothing is changed until it has one"
         )
-    cluster.withdraw(cluster.patch_route(route, patch), plan.candidate)
-    return True
+    written = cluster.patch_route(route, patch)
+    cluster.withdraw(written, plan.candidate)
+    return written
 
 
 def _route(cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
-    """Read the route; that of a first version may not be there yet."""
-    read = cluster.team_route if plan.stable else cluster.team_route_or_absent
-    return read(*plan.spec.place)
+    """Read the route; somebody may have deleted it, and that of a first version may not be there yet."""
+    return cluster.team_route_or_absent(*plan.spec.place)
 
 
 def can_serve(cluster: Cluster, plan: DeploymentPlan) -> bool:
@@ -120,13 +136,16 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     overtaken = not had_route and route.names(plan.candidate)
     if stop := there and not overtaken:
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
-    reason = plan.returned + (f", {plan.candidate} is stopped" if stop else "")
+    returned = (
+        plan.returned if route.is_there or not plan.stable else f"route {route.name} is gone, so nobody has traffic"
+    )
+    reason = returned + (f", {plan.candidate} is stopped" if stop else "")
     log.info("settled: %s", reason)
     return Settled(acted=had_route or stop, reason=reason, overtaken=overtaken)
 
 
 def abandon(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Say on the route that this deployment touches it no more: watch and gates end, and the run with them."""
-    route = cluster.team_route(*plan.spec.place)
+    route = _route(cluster, plan)
     if route.owned_by(plan.deployment_id) and route.owner:
         cluster.patch_route(route, routes.abandon(route, route.owner))

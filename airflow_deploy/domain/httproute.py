@@ -205,7 +205,7 @@ class Route(TeamRoute):
 
     def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
         """Return the part of a shift that sets the weights, while backends and weights are as they were read."""
-        return [*self.unchanged(candidate), *self._set_weights(stable, candidate, shift)]
+        return [*self.unchanged(candidate), *self._set_weights(self._reached(candidate), stable, candidate, shift)]
 
     def unchanged(self, candidate: str) -> Patch:
         """Return tests that fail as soon as any backend or weight is not as it was read."""
@@ -220,20 +220,28 @@ class Route(TeamRoute):
         return all(self._served(rule) == {stable} for rule in self.rules_with(candidate))
 
     def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
-        """Return the part that gives the stable all weight.
+        """Return the part that gives the stable all weight, in each rule that names it.
 
         It tests the backends' names alone: a rollback does not care what the weights have become.
         """
-        if stable and not set(self._reached(candidate)) <= set(self.rules_with(stable)):
-            raise FencedError(
-                f"route {self.name} has a rule that names {candidate} alone; somebody changed its backends"
-            )
+        rules = self._returnable(stable, candidate)
         names = [
             same(f"{_backends(rule)}/{index}/name", backend.name)
-            for rule in self._reached(candidate)
+            for rule in rules
             for index, backend in enumerate(self.backends(rule))
         ]
-        return [*names, *self._set_weights(stable, candidate, NONE, for_good=for_good)]
+        return [*names, *self._set_weights(rules, stable, candidate, NONE, for_good=for_good)]
+
+    def keeps(self, stable: str, candidate: str) -> bool:
+        """Whether a rule sends requests, or copies of them, to the candidate, and does not name the stable."""
+        mirror, ours = mirror_name(candidate), self._returnable(stable, candidate)
+        others = [rule for rule in self._reached(candidate) if rule not in ours]
+        return any({candidate, mirror} & {*self._served(rule), *_copies(self._rules[rule])} for rule in others)
+
+    def _returnable(self, stable: str, candidate: str) -> list[int]:
+        """Return the indices of the rules in which the stable could serve instead; without one, nobody."""
+        reached = self._reached(candidate)
+        return [rule for rule in reached if rule in self.rules_with(stable)] if stable else reached
 
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that writes the stable into the rules again.
@@ -265,10 +273,12 @@ class Route(TeamRoute):
         """Return what of a shift the weights give: of copies by a filter nothing."""
         return NONE if shift.mirrored and self.mirrors_by_filter else shift
 
-    def _set_weights(self, stable: str, candidate: str, shift: Shift, *, for_good: bool = False) -> Patch:
+    def _set_weights(
+        self, rules: list[int], stable: str, candidate: str, shift: Shift, *, for_good: bool = False
+    ) -> Patch:
         """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
         patch: Patch = []
-        for rule in self._reached(candidate):
+        for rule in rules:
             weights = _weights(self._divided(shift), stable, candidate, self._whole(rule), for_good=for_good)
             patch += [
                 {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}

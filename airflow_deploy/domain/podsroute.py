@@ -171,6 +171,10 @@ class PodsRoute(TeamRoute):
         """Return the part that selects the stable, whatever is selected by now."""
         return [_select(self.labels_of(stable))]
 
+    def keeps(self, stable: str, candidate: str) -> bool:
+        """Return False: the selector is one."""
+        return False
+
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that selects the stable instead of the candidate."""
         return [*self.unchanged(candidate), _select(self.labels_of(stable))]

@@ -97,10 +97,10 @@ def restore(route: TeamRoute, owner: str, stable: str, candidate: str, phase: st
     """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
 
     It does not test the present shares: whatever they are, the stable serves afterwards. Without a stable, the
-    candidate serves nobody.
+    candidate serves nobody. Where it ``keeps`` requests by a rule of somebody else's, all others are returned.
 
     :param word: why, for whoever finds the route so; None keeps what stands there.
-    :raises FencedError: another owner, or a route in which the stable could not take the candidate's traffic.
+    :raises FencedError: another owner.
     """
     fenced = fence(route, owner, route.phase or "")
     returned = route.returned(stable, candidate, for_good=phase == SETTLED)
@@ -117,7 +117,7 @@ def seize(route: TeamRoute, word: str) -> Patch:
     comes back. One write does both: there is no moment at which the route is claimed and the traffic where it was.
 
     :param word: why; it stays on the route.
-    :raises FencedError: the route does not name both versions, or has a rule that names the candidate alone.
+    :raises FencedError: the record does not name both versions.
     """
     stable, candidate = route.versions
     deployment_id, _, _ = (route.owner or "").rpartition("/")

@@ -89,6 +89,10 @@ class TeamRoute(Record, ABC):
         """
 
     @abstractmethod
+    def keeps(self, stable: str, candidate: str) -> bool:
+        """Whether ``returned`` leaves requests to the candidate, by what somebody has made that no stable is in."""
+
+    @abstractmethod
     def taken_back(self, stable: str, candidate: str) -> Patch:
         """Return the part that gives all traffic of a promotion back to the stable, which may not be named any more."""
 

@@ -161,6 +161,17 @@ class TestWhoNobodyLooksAt:
         Post(cluster).passes(LEASE + 1)
         assert returned(cluster)
 
+    def test_what_comes_by_a_rule_of_somebody_elses_is_said_and_all_else_returned(
+        self, plan: DeploymentPlan, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
+        rule = copy.deepcopy(cluster.body["spec"]["rules"][1])
+        Post(cluster).passes(3 * LEASE)
+        assert (returned(cluster), cluster.body["spec"]["rules"][1]) == (True, rule)
+        said = f"a rule sends requests to {plan.candidate} and does not name {plan.stable}"
+        assert caplog.text.count(said) == 1
+        assert json.loads(cluster.now.word or "")["restored_at"] is None
+
 
 class TestWhoIsLeftAlone:
     def untouched(self, cluster: FakeCluster, each: Callable[[], None] = lambda: None) -> None:
@@ -210,9 +221,6 @@ class TestWhoIsLeftAlone:
     @pytest.mark.parametrize("text", ["", "null", "[]", "5", '{"stable": "payments"}', '{"stable":', "[" * 10_000])
     def test_whose_versions_are_garbled(self, plan: DeploymentPlan, text: str) -> None:
         self.untouched(FakeCluster.at_share(plan, 25).annotate(routes.VERSIONS, text))
-
-    def test_who_has_a_rule_in_which_the_stable_could_not_serve(self, plan: DeploymentPlan) -> None:
-        self.untouched(with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25)))
 
     def test_what_is_over_costs_no_request_any_more(self, plan: DeploymentPlan) -> None:
         """Each service's last Lease stays for ever, and lapses."""

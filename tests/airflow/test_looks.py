@@ -449,6 +449,16 @@ class TestBrake:
         assert braked_at == world.clock.now > START + 20
         assert world.cluster.now.phase == routes.BRAKED
 
+    @pytest.mark.parametrize("role", ["watch", "gate"])
+    def test_a_route_that_is_gone_ends_it(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+        """Nobody has traffic, and nobody would ever see any."""
+        world = World(monkeypatch, planned(), HEALTHY)
+        loop = world.loop(role)
+        world.cluster.without_route()
+        outcome = loop.look()
+        assert outcome is not None
+        assert (outcome.verdict, outcome.numbers) == ("CLOSED", {"phase": "gone"})
+
     def test_an_answer_that_was_lost_is_found_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         world.cluster.lose_answers = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, cast
@@ -12,7 +13,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.clients.cluster import Cluster
 from airflow_deploy.clients.settling import abandon, return_traffic, settle
 from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import (
+    DeployError,
+    FencedError,
+    NotSettledError,
+    PermanentError,
+    RefusedError,
+    TemporaryError,
+)
 from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.states import State
 from airflow_deploy.operators import settle as settling
@@ -77,6 +85,23 @@ class TestReturningTraffic:
         assert not return_traffic(real(cluster), plan, phase)
         assert cluster.writes == before
 
+    def test_a_brake_that_comes_after_the_rollback_writes_nothing(self, plan: DeploymentPlan) -> None:
+        """Its answer was lost, and it tries again while the run goes on."""
+        cluster = FakeCluster.at_share(plan, 25)
+        settle(real(cluster), plan)
+        before, writes = cluster.now.body, cluster.writes
+        assert return_traffic(real(cluster), plan, routes.BRAKED, "errors")
+        assert (cluster.now.body, cluster.writes) == (before, writes)
+
+    @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED])
+    def test_of_all_rules_but_that_of_somebody_else_it_is_returned(self, plan: DeploymentPlan, phase: str) -> None:
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
+        rule = copy.deepcopy(cluster.body["spec"]["rules"][1])
+        with pytest.raises(FencedError, match=f"sends requests to {plan.candidate} and does not name {plan.stable}"):
+            return_traffic(real(cluster), plan, phase, "errors")
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
+        assert (cluster.now.phase, cluster.body["spec"]["rules"][1]) == (routes.BRAKED, rule)
+
     @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9", "nonsense", ""])
     def test_a_route_that_is_not_ours_is_not_written(self, plan: DeploymentPlan, owner: str | None) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
@@ -113,20 +138,57 @@ class TestStableWithoutPods:
         cluster.replicas[plan.stable] = 0
         assert settle(real(cluster), plan).acted
 
+    @pytest.mark.parametrize("error", [None, RefusedError("403"), PermanentError("400")])
     @pytest.mark.parametrize(("try_number", "ends"), [(1, False), (30, False), (31, True)])
     def test_fails_for_good_only_with_the_last_try(
-        self, plan: DeploymentPlan, run: Run, monkeypatch: pytest.MonkeyPatch, try_number: int, ends: bool
+        self,
+        plan: DeploymentPlan,
+        run: Run,
+        monkeypatch: pytest.MonkeyPatch,
+        try_number: int,
+        ends: bool,
+        error: DeployError | None,
     ) -> None:
         cluster = FakeCluster.at_share(plan, 25)
-        cluster.replicas[plan.stable] = 0
+        if error:
+            cluster.fail("route", error)
+        else:
+            cluster.replicas[plan.stable] = 0
         monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
         deploying(run, plan)
         run.ti.try_number = try_number
         operator = SettleOperator(task_id="settle", audit="audit", **ENDING)
-        with pytest.raises(NotSettledError if ends else TemporaryError):
+        with pytest.raises(NotSettledError if ends else type(error) if error else TemporaryError):
             operator.execute(run.at("settle"))
         states = [step.to for step in recorded(run.context, ["settle"])]
         assert states == ([S.ROLLING_BACK, S.FAILED] if ends else [])
+
+
+class TestRouteThatIsGone:
+    """Somebody has deleted it in the middle of a run: nobody has traffic, and nobody must wait for it."""
+
+    def test_leaves_a_candidate_to_stop(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25).without_route()
+        settled = settle(real(cluster), plan)
+        assert (settled.acted, settled.verified, cluster.replicas[plan.candidate]) == (True, False, 0)
+        assert settled.reason.endswith(f"is gone, so nobody has traffic, {plan.candidate} is stopped")
+
+    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    def test_is_an_end(self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+        deploying(run, plan)
+        cluster = FakeCluster.at_share(plan, 25).without_route()
+        with pytest.raises(NotSettledError) if task == "settle" else nullcontext():
+            execute(run, task, cluster, monkeypatch)
+        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+
+    def test_has_no_traffic_for_the_brake(self, plan: DeploymentPlan) -> None:
+        assert not return_traffic(real(FakeCluster.at_share(plan, 25).without_route()), plan, routes.BRAKED)
+
+    def test_is_not_abandoned(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25).without_route()
+        writes = cluster.writes
+        abandon(real(cluster), plan)
+        assert cluster.writes == writes
 
 
 class TestSettling:

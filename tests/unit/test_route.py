@@ -261,8 +261,10 @@ class TestRestore:
         """There is no stable under it that could take the traffic."""
         now = copy.deepcopy(dict(shifted(50).body))
         now["spec"]["rules"].append({"backendRefs": [backend(CANDIDATE, 1)]})
-        with pytest.raises(FencedError, match=f"a rule that names {CANDIDATE} alone"):
-            routes.restore(Route(now), OURS, STABLE, CANDIDATE, routes.BRAKED)
+        route = Route(now)
+        assert (route.keeps(STABLE, CANDIDATE), shifted(50).keeps(STABLE, CANDIDATE)) == (True, False)
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert restored.weights(CANDIDATE) == [{STABLE: 100, CANDIDATE: 0}, {CANDIDATE: 1}]
 
     def test_where_the_candidate_was_removed_only_the_phase_is_written(self) -> None:
         """A ``kubectl apply`` of the team's own manifest: a whole state."""
