@@ -125,7 +125,8 @@ class Route(TeamRoute):
         # Who answers by a mirror serves as well, until that is taken out.
         serving += sorted({name for rule in self._rules for name in _copies(rule) if re.fullmatch(OUR_MIRROR, name)})
         if len(serving) > 1:
-            raise self._unclear(" and ".join(serving))
+            apart = all(len(self._served(i)) < 2 for i in range(len(self._rules)))
+            raise self._unclear(" and ".join(serving), apart=apart)
         for name in serving:
             for rule in self.rules_with(name):
                 if [backend.name for backend in self.backends(rule)].count(name) > 1:
@@ -141,8 +142,17 @@ class Route(TeamRoute):
             return serving
         raise self._unclear("no Service")
 
-    def _unclear(self, found: str) -> RefusedError:
+    def _unclear(self, found: str, *, apart: bool = False) -> RefusedError:
+        """Say that nobody knows who serves.
+
+        :param apart: whether each rule has one Service, and they are several.
+        """
         remedy = "give one Service the whole weight before deploying"
+        if apart:
+            remedy = (
+                "its rules lead to several Services, and a deployment moves all of a route's traffic: give this service"
+                " a route of its own, with the same hostnames, which gateways join"
+            )
         if self.phase == CANARY:
             remedy = f"the deployment {self.owner} is not over: wait until it is, or let the guard return its traffic"
         return RefusedError(f"route {self.name}: {found} serves it; {remedy}")
@@ -175,29 +185,47 @@ class Route(TeamRoute):
         :raises RefusedError: there is no stable, and no rule in which the candidate could serve.
         """
         if not stable:
-            alone = [{"kind": "Service", "name": candidate, "port": PORT, "weight": 0}]
-            return [{"op": "add", "path": _backends(rule), "value": alone} for rule in self.vacant()]
+            alone = {"kind": "Service", "name": candidate, "port": PORT, "weight": 0}
+            return [
+                {"op": "add", "path": _backends(rule), "value": [alone, *self._others(rule, stable, candidate)]}
+                for rule in self.vacant()
+            ]
         patch: Patch = []
-        for rule in self.rules_with(stable):
+        for rule in self._serving(stable):
             (kept,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == stable)
             forgets = bool(FORGETFUL & self._controllers and kept.get("filters"))
             weights = _weights(NONE, stable, candidate, FINE if forgets else WHOLE)
             # Same port and filters: it may become the stable.
             both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, candidate)]
-            patch.append({"op": "replace", "path": _backends(rule), "value": both})
+            others = self._others(rule, stable, candidate)
+            patch.append({"op": "replace", "path": _backends(rule), "value": [*both, *others]})
         return patch
 
+    def _serving(self, service: str) -> list[int]:
+        """Return the indices of the rules by which ``service`` gets traffic: what is switched off stays so."""
+        return [rule for rule in self.rules_with(service) if service in self._served(rule)]
+
+    def _others(self, rule: int, stable: str, candidate: str) -> list[dict[str, Any]]:
+        """Return the backends of a rule that are the team's own, and not what deployments have left there."""
+        try:
+            left = {stable, candidate, *self.versions}
+        except FencedError:
+            left = {stable, candidate}
+        refs = _refs(self._rules[rule])
+        return [ref for ref in refs if ref["name"] not in left and not re.fullmatch(OURS, ref["name"])]
+
     def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
-        """Check that the same rules name both versions, with the weights of that shift."""
+        """Check that whatever rules serve either name both versions, with the weights of that shift."""
         rules = self.rules_with(candidate)
-        if not rules or (stable and rules != self.rules_with(stable)):
+        if not rules or (stable and not {*self._serving(stable)} <= {*rules} <= {*self.rules_with(stable)}):
             both = f"both {stable} and {candidate}" if stable else candidate
             raise FencedError(f"route {self.name} no longer names {both}; somebody changed its backends")
         for rule, weights in zip(rules, self.weights(candidate), strict=True):
             copies = shift.mirrored and self.mirrors_by_filter
             if copies != (mirror_name(candidate) in _copies(self._rules[rule])):
                 raise FencedError(f"route {self.name}: somebody changed what rule {rule} copies to {candidate}")
-            if weights != (ours := _weights(self._divided(shift), stable, candidate, self._whole(rule))):
+            ours = _weights(self._divided(shift), stable, candidate, self._whole(rule))
+            if {name: weight for name, weight in weights.items() if weight or name in ours} != ours:
                 raise FencedError(
                     f"route {self.name} has the weights {weights}, and the last shift set {ours}; somebody else set"
                     " them"
@@ -252,7 +280,8 @@ class Route(TeamRoute):
         for rule in self.rules_with(candidate):
             (mine,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == candidate)
             back = [{**mine, "name": stable, "weight": self._whole(rule)}] if stable else []
-            patch.append({"op": "replace", "path": _backends(rule), "value": [*back, {**mine, "weight": 0}]})
+            both = [*back, {**mine, "weight": 0}, *self._others(rule, stable, candidate)]
+            patch.append({"op": "replace", "path": _backends(rule), "value": both})
         return patch
 
     def dropped(self, version: str) -> Patch:
@@ -315,6 +344,8 @@ class Route(TeamRoute):
 
 OUR_MIRROR = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}{MIRROR_SUFFIX}"
 """What our mirrors are called."""
+OURS = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}({MIRROR_SUFFIX})?"
+"""What our versions and mirrors are called."""
 
 
 def mirror_filter(candidate: str, port: int, share: int) -> dict[str, Any]:

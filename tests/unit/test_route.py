@@ -91,8 +91,51 @@ class TestClaim:
         assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
 
     def test_drops_backends_of_earlier_deployments(self) -> None:
-        after = claimed_from(body([backend("payments-old-1", 0), backend(STABLE, 100)]))
+        left = [backend("payments-abcdef0-1795417000", 0), backend("payments-abcdef0-1795417000-shadow", 0)]
+        after = claimed_from(body([*left, backend(STABLE, 100)]))
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}]
+
+    def test_drops_what_served_before_the_first_deployment_once_it_is_no_way_back(self) -> None:
+        """Whoever deletes that Service must not find that some gateways answer 500 to everybody then."""
+        promoted = write(shifted(100), routes.promote(shifted(100), OURS, STABLE, CANDIDATE))
+        route = write(promoted, routes.confirm(promoted, OURS))
+        later = "payments-fffffff-1795417999"
+        after = write(route, routes.claim(route, "DEP-2-00000000", CANDIDATE, later)[1])
+        assert [{b.name: b.weight for b in after.backends(0)}] == [{CANDIDATE: 100, later: 0}]
+
+    def test_keeps_what_the_team_has_switched_off(self) -> None:
+        """Backends and whole rules: whatever a deployment does, they are as they were."""
+        own, off = backend("payments-by-hand", 0), [backend(STABLE, 0), backend("maintenance", 0)]
+        route = claimed_from(body([backend(STABLE, 1), own], off))
+
+        def is_kept(now: Route) -> bool:
+            rules = now.body["spec"]["rules"]
+            return own in rules[0]["backendRefs"] and rules[1]["backendRefs"] == off
+
+        for share in (5, 100):
+            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0))
+            assert is_kept(route)
+            assert not routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0)
+            restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+            assert is_kept(restored)
+            assert restored.serving() == STABLE
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        route = write(route, routes.confirm(route, OURS))
+        assert (is_kept(route), route.serving()) == (True, CANDIDATE)
+        back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+        assert (is_kept(back), back.serving()) == (True, STABLE)
+
+    def test_a_first_version_keeps_them_too(self) -> None:
+        own = backend("payments-by-hand", 0)
+        route = Route(body([own]))
+        after = write(route, routes.claim(route, RUN, "", CANDIDATE)[1])
+        assert own in after.body["spec"]["rules"][0]["backendRefs"]
+
+    def test_what_is_switched_on_meanwhile_is_somebody_elses_change(self) -> None:
+        route = claimed_from(body([backend(STABLE, 1), backend("payments-by-hand", 0)]))
+        route.body["spec"]["rules"][0]["backendRefs"][2]["weight"] = 1
+        with pytest.raises(FencedError, match="somebody else set them"):
+            routes.shift(route, OURS, STABLE, CANDIDATE, 5, 1.0)
 
     def test_a_rule_that_names_the_stable_twice_is_refused(self) -> None:
         """Two backends of one name cannot share one weight: the sum would no longer be 100."""
@@ -765,7 +808,7 @@ class TestReading:
         ("rules", "who"),
         [
             ([[backend("a", 1), backend("b", 1)]], "a and b"),
-            ([[backend("a", 1)], [backend("b", 1)]], "a and b"),
+            ([[backend("a", 1)], [backend("a", 1), backend("b", 1)]], "a and b"),
             ([[backend("a", 0)]], "no Service"),
             ([[]], "no Service"),
             ([], "no Service"),
@@ -774,6 +817,10 @@ class TestReading:
     def test_the_stable_must_serve_alone(self, rules: list[list[Body]], who: str) -> None:
         with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
             Route(body(*rules)).stable()
+
+    def test_rules_of_several_services_need_routes_of_their_own(self) -> None:
+        with pytest.raises(RefusedError, match=r"a and b serves it; its rules lead to several .* a route of its own"):
+            Route(body([backend("a", 1)], [backend("b", 1)])).serving()
 
     def test_a_canary_that_is_not_over_is_named(self) -> None:
         with pytest.raises(RefusedError, match=rf"serves it; the deployment {OURS} is not over: wait until it is"):
