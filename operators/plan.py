@@ -51,7 +51,7 @@ class PlanDeploymentOperator(DeployOperator):
             commit = repository.resolve(request.commit)
         cluster = Cluster(spec.connections.kubernetes)
         route = cluster.team_route_or_absent(*spec.place)
-        _refuse_gitops(route)
+        _refuse_gitops(route, spec)
         plan = DeploymentPlan(
             dag_id=run.dag_id,
             run_id=run.run_id,
@@ -142,11 +142,12 @@ def _refuse_backdated(plan: DeploymentPlan) -> None:
         )
 
 
-def _refuse_gitops(route: TeamRoute) -> None:
-    if managers := route.gitops_managers():
+def _refuse_gitops(route: TeamRoute, spec: DeploymentSpec) -> None:
+    if (managers := route.gitops_managers()) and not spec.route.ignored_by_gitops:
+        # It owns them still when it ignores them: only the team knows.
         raise RefusedError(
             f"route {route.name}: {' and '.join(managers)} owns its {route.DIVIDES} and would set back what"
-            f" divides the traffic; let it ignore the differences at {route.IGNORED}"
+            f" divides the traffic; let it ignore {route.IGNORED}, then set route.ignored_by_gitops: true"
         )
 
 

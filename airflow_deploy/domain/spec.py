@@ -87,6 +87,8 @@ class Route(Model):
     """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
     gateway: Gateway | None = None
     hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
+    ignored_by_gitops: bool = False
+    """Whether the GitOps tool that owns the route was told to leave alone what divides the traffic."""
 
     @model_validator(mode="after")
     def _check(self) -> "Route":

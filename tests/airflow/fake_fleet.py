@@ -138,6 +138,9 @@ class Fleet:
     def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
         return self.clusters[namespace].team_route(namespace, name, router)
 
+    def team_route_or_absent(self, namespace: str, name: str, router: str) -> TeamRoute:
+        return self.clusters[namespace].team_route_or_absent(namespace, name, router)
+
     def withdraw(self, route: TeamRoute, version: str) -> None:
         self.clusters[route.body["metadata"]["namespace"]].withdraw(route, version)
 

@@ -123,9 +123,12 @@ def test_a_version_that_serves_already_is_refused(world: World) -> None:
 def test_a_route_that_a_gitops_tool_would_set_back_is_refused(world: World) -> None:
     manager = {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}}
     world.cluster.body["metadata"]["managedFields"] = [manager]
-    with pytest.raises(RefusedError, match=r"argocd-controller owns its rules .* let it ignore .* /spec/rules/\*"):
+    said = r"argocd-controller owns its rules .* let it ignore /spec/rules/\*/backendRefs, .* ignored_by_gitops: true"
+    with pytest.raises(RefusedError, match=said):
         world.plan()
     assert (world.steps(), world.cluster.writes) == ([], 0)
+    route = {"name": "payments-route", "ignored_by_gitops": True}
+    assert world.plan(route=route).stable == "payments"
 
 
 def test_a_service_reached_by_several_ports_is_refused(world: World) -> None:

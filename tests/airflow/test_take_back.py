@@ -295,7 +295,7 @@ class Calls:
         self.at: int | None = None
         self.after = False
         self.how: Callable[[], BaseException] = Killed
-        for name in ("team_route", "ready", "patch_route", "withdraw", "exists", "scale"):
+        for name in ("team_route", "team_route_or_absent", "ready", "patch_route", "withdraw", "exists", "scale"):
             monkeypatch.setattr(fleet, name, self._counted(name, getattr(fleet, name)))
         for name in ("read_text", "write_text", "replace"):
             monkeypatch.setattr(ObjectStoragePath, name, self._counted(name, getattr(ObjectStoragePath, name)))
@@ -332,10 +332,10 @@ MADE = [
     "ready",
     "patch_route",
     "withdraw",  # of nothing
-    "team_route",  # settle
+    "team_route_or_absent",  # settle
     "patch_route",  # of nothing
     "withdraw",  # of nothing
-    "team_route",
+    "team_route_or_absent",
     "exists",
     "scale",
     "read_text",  # the transitions

@@ -92,7 +92,7 @@ class TestHarm:
         with_a_rule_for_the_candidate_alone(world.cluster)
         event = ended(world.trigger("watch"))
         assert (event["verdict"], event["restored_at"]) == ("BREACHED", None)
-        assert world.cluster.now.phase == routes.CANARY
+        assert (world.cluster.now.phase, world.cluster.weights()[world.plan.candidate]) == (routes.BRAKED, 0)
 
     def test_a_cluster_that_answers_late_costs_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)

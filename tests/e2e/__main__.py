@@ -26,6 +26,7 @@ ASIDE = (
         "test_judgement.py",
         "test_replicas.py",
         "test_rights.py",
+        "test_rules.py",
         "test_shadow.py",
         "test_testers.py",
         "test_versions.py",

@@ -134,6 +134,15 @@ def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(wor
     assert min(request.sent for request in by_candidate) > unix(first["at"])
 
 
+def test_a_candidate_that_fails_costs_no_user_anything(world: World) -> None:
+    deployment = Deployment(world, world.sample.bad)
+    deployment.taken_back("BREACHED", "error_rate")
+    assert (deployment.failed(), deployment.answers()[0]) == ([], [])
+    assert deployment.summary["first_exposed_at"] is None
+    assert deployment.summary["mirrored_at"]
+    assert mirrors() == []
+
+
 def test_a_candidate_that_hangs_and_loses_its_service_and_its_pods_costs_no_user_anything(world: World) -> None:
     declare(world.info, world.sample, STALL, bake=120, resources=SMALL, **ASKED)
     world.api.await_read(world.dag)

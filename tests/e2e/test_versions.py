@@ -102,6 +102,21 @@ def minimum() -> int:
     return int(kubectl("-n", BAZAAR, "get", "hpa", BAZAAR, "-o", "jsonpath={.spec.minReplicas}"))
 
 
+def by_hand(world: World, version: str, tidy: Callable[[], str]) -> None:
+    """Go back to a version as the page says; a pass of the tidying comes at the worst moment."""
+    kubectl("-n", BAZAAR, "scale", "deployment", version, "--replicas=2")
+    kubectl("-n", BAZAAR, "rollout", "status", f"deployment/{version}", "--timeout=60s")
+    tidy()
+    to = [{"name": version, "port": 80, "weight": 100}]
+    patch = [{"op": "replace", "path": "/spec/rules/0/backendRefs", "value": to}]
+    kubectl("-n", BAZAAR, "patch", "httproute", BAZAAR, "--type=json", "-p", json.dumps(patch))
+    tidy()
+    assert world.replicas(version) == 2
+    since = time.time() + 1
+    world.until(lambda: [r for r in world.requests() if r.sent > since], "users are served")
+    assert {r.version for r in world.requests() if r.sent > since} == {version}
+
+
 def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
     world: World, tidy: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,9 +126,10 @@ def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
     run = world.deploy(world.sample.good)
     world.until(lambda: minimum() == team, "the team's autoscaler is kept from shrinking it")
     first, _ = verified(world, run)
-    assert minimum() == 1
+    assert minimum() == team, "within the window it may have to take everything back"
     second, since = verified(world, world.deploy(world.sample.good))
     assert "success" in tidy()
+    assert minimum() == 1
     assert (world.replicas(first), world.replicas(second)) == (2, 2)
 
     def stopped() -> bool:
@@ -137,6 +153,10 @@ def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
         "PodDisruptionBudget is missing",
         "Deployment.spec.template.spec.terminationGracePeriodSeconds was changed",
     ]
+
+    by_hand(world, first, tidy)
+    by_hand(world, second, tidy)
+    kubectl("-n", BAZAAR, "scale", "deployment", first, "--replicas=0")
 
     third, _ = verified(world, world.deploy(world.sample.good))
     world.until(lambda: tidy() and not objects_of(first), "the version beyond those kept is deleted", 60)

@@ -39,7 +39,7 @@ REFUSING = "till"
 """The service of what is refused."""
 OTHERS = (
     *("airflow", "bazaar", "booth", "debut", "desk", "generated", "jetty", "kiosk", "meter", "orders", "payments"),
-    *("quay", "rights", "scout", "shop", "stall", "vault", "wharf"),
+    *("pier", "quay", "rights", "scout", "shop", "stall", "vault", "wharf"),
 )
 """Where other tests work than those of what is refused, which make sure that nothing is left anywhere: namespaces,
 repositories of images, and folders of artifacts."""

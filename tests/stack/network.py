@@ -32,6 +32,8 @@ KERNEL_SETTINGS = {
 }
 """What a kubelet wants to find in /proc/sys. It finds files that say so; the host's own settings stay as they are."""
 
+UNANSWERED = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent"
+
 _MADE = RUN / "made-folders"
 _READY = RUN / "namespaces-ready"
 _HOLDER = "namespaces"
@@ -52,6 +54,9 @@ def create() -> Process:
         "ip link set node0 up",
         "ip route add default dev node0",
         "sysctl -qw net.ipv4.ip_forward=1",
+        # A connection that begins while kube-proxy writes a Service's first endpoints, between its two tables, leads
+        # nowhere; for as long as that is remembered (two minutes, usually) so do others that get the same port.
+        f"[ ! -e /proc/sys/{UNANSWERED} ] || echo 5 > /proc/sys/{UNANSWERED}",
         f"ip addr add {ADDRESS}/30 dev host0",
         "ip link set host0 up",
     ]
