@@ -17,7 +17,7 @@ from airflow_deploy.operators.base import DeployOperator, record
 
 
 class ApplyManifestOperator(DeployOperator):
-    """Server-side apply the version's ConfigMap, Deployment, Service, PodDisruptionBudget and NetworkPolicy.
+    """Server-side apply the version's ConfigMap, Service, PodDisruptionBudget and NetworkPolicy; make its Deployment.
 
     :param agreed: ids of the judge and of the question before, one of which must have let it.
     """
@@ -36,12 +36,11 @@ class ApplyManifestOperator(DeployOperator):
         Artifacts(plan).freeze(render(plan))
         record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         hold_autoscalers(cluster, plan)
-        if plan.divides_pods:
-            # Applied again, it would lose the pods that serve by then: it is made once, and then scaled alone.
-            cluster.apply([item for item in manifest if item["kind"] != "Deployment"])
-            cluster.make(next(item for item in manifest if item["kind"] == "Deployment"))
-        else:
-            cluster.apply(manifest)
+        # Applied again (a person clears the run, say), it would lose the pods that serve by then: it is made once, and
+        # then scaled alone.
+        cluster.apply([item for item in manifest if item["kind"] != "Deployment"])
+        cluster.make(next(item for item in manifest if item["kind"] == "Deployment"))
+        if not plan.divides_pods:
             scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])

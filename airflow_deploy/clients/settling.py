@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
 from airflow_deploy.domain.plan import DeploymentPlan
@@ -132,8 +133,10 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     if route.serves(plan.candidate):
         raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
-    # Where a later deployment names it, it is that one's warm previous version.
-    overtaken = not had_route and route.names(plan.candidate)
+    # Where a later deployment names it, it is that one's warm previous version. What was verified may be so too,
+    # whatever a later deployment that came to nothing has left on the route.
+    mine = not had_route and there
+    overtaken = mine and (route.names(plan.candidate) or bool(one_promoted(plan.spec.service, plan.deployment_id)))
     if stop := there and not overtaken:
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     returned = (

@@ -192,6 +192,11 @@ class FakeCluster:
             mirrors = {item["kind"]: dict(item) for item in objects if item["metadata"]["name"].endswith("-shadow")}
             self.mirror.update(mirrors)
 
+    def make(self, item: Mapping[str, Any]) -> None:
+        """Deployments alone are made, each of them once."""
+        self._raise("make")
+        self.replicas.setdefault(item["metadata"]["name"], item["spec"]["replicas"])
+
     def mirrors(self, namespace: str) -> list[dict[str, Any]]:
         self._raise("mirrors")
         return [copy.deepcopy(self.mirror["Service"])] if "Service" in self.mirror else []

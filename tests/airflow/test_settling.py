@@ -27,6 +27,7 @@ from airflow_deploy.operators import settle as settling
 from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
 from tests.airflow.fake_cluster import FakeCluster
+from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.test_operators import ENDING, STAGE, Run
 from tests.unit.builders import make_plan
 
@@ -401,6 +402,19 @@ def test_settle_after_a_rollback_that_failed_does_not_try_again_but_fails_the_ru
         with pytest.raises(NotSettledError):
             execute(run, task, cluster, monkeypatch)
     assert recorded(run.context, ["settle"]) == []
+
+
+@pytest.mark.usefixtures("store")
+def test_a_version_that_was_verified_stays_warm_whatever_a_later_deployment_has_left_on_the_route() -> None:
+    """It may be the way back of the one that serves. Who stops it is the task that tidies up."""
+    plan = planned()
+    verified(plan)
+    cluster = FakeCluster.verified(plan)
+    cluster.annotate(routes.OWNER, "DEP-3-ffffffff/9").annotate(routes.PHASE, routes.SETTLED)
+    for ref in cluster.body["spec"]["rules"][0]["backendRefs"]:
+        ref["name"] = {plan.candidate: "payments-2222222-2", plan.stable: "payments-3333333-3"}[ref["name"]]
+    settled = settle(real(cluster), plan)
+    assert (settled.acted, settled.overtaken, cluster.replicas[plan.candidate]) == (False, True, 2)
 
 
 def test_the_previous_version_of_a_later_deployment_stays_warm_when_an_old_run_is_cleared(
