@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from sys import float_info
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, PlainValidator, StringConstraints, ValidationError, model_validator
@@ -118,7 +118,7 @@ def _limit(value: Any) -> float | OwnGate:
             raise ValueError(explain("the gate", error)) from None
     if isinstance(value, OwnGate):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= float_info.max:
         raise ValueError("write its limit, or for a gate of your own: bad, total and limit, or gauge and limit")
     return float(value)
 

@@ -195,7 +195,7 @@ class FakeCluster:
     def make(self, item: Mapping[str, Any]) -> None:
         """Deployments alone are made, each of them once."""
         self._raise("make")
-        self.replicas.setdefault(item["metadata"]["name"], item["spec"]["replicas"])
+        self.replicas.setdefault(item["metadata"]["name"], item["spec"].get("replicas", 1))
 
     def mirrors(self, namespace: str) -> list[dict[str, Any]]:
         self._raise("mirrors")

@@ -104,6 +104,8 @@ class Fleet:
         self.now = START
         self.connections: dict[str, Exception] = {}
         """Connections that cannot be used."""
+        self.purposes: list[str] = []
+        """What was connected for, in turn."""
         monkeypatch.setattr(verification, "time", SimpleNamespace(time=lambda: self.now))
         monkeypatch.setattr(verification, "Cluster", self._connect)
         monkeypatch.setattr(verification, "Prometheus", SimpleNamespace(connect=self._connect))
@@ -126,6 +128,7 @@ class Fleet:
     def _connect(self, connection: str, purpose: str = "") -> Fleet:
         if connection in self.connections:
             raise self.connections[connection]
+        self.purposes.append(purpose)
         return self
 
     def _observer(self, prometheus: Fleet, plan: DeploymentPlan, *, copies: bool) -> Observer:

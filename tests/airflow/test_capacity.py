@@ -201,13 +201,17 @@ class TestPromotion:
 class TestApplying:
     def apply(self, cluster: Slow, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         applied: list[dict[str, Any]] = []
+        make = cluster.make
 
         def take(objects: list[dict[str, Any]], *, dry_run: bool = False) -> None:
             applied.extend([] if dry_run else objects)
-            # A Deployment that says nothing of its pods has one, or those that it had.
-            cluster.replicas.setdefault(cluster.plan.candidate, 1)
 
-        monkeypatch.setattr(cluster, "apply", take, raising=False)
+        def noted(item: dict[str, Any]) -> None:
+            applied.append(item)
+            make(item)
+
+        monkeypatch.setattr(cluster, "apply", take)
+        monkeypatch.setattr(cluster, "make", noted)
         ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump()).execute(Run().at("apply"))
         return applied
 
@@ -227,6 +231,18 @@ class TestApplying:
         cluster = at_share(50)
         self.apply(cluster, monkeypatch)
         assert cluster.replicas[cluster.plan.candidate] == 4
+
+    def test_done_again_when_somebody_has_given_it_more_pods_takes_none_away(
+        self, at_share: Callable[..., Slow], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A person clears the run of the version that serves."""
+        cluster = at_share(100, capacity="full")
+        cluster.replicas[cluster.plan.candidate] = 9
+        applied = self.apply(cluster, monkeypatch)
+        assert [item["spec"]["replicas"] for item in applied if item["kind"] == "Deployment"] == [
+            cluster.plan.spec.replicas
+        ]
+        assert cluster.replicas[cluster.plan.candidate] == 9
 
 
 def test_scaling_says_why_there_will_be_no_pods() -> None:

@@ -123,7 +123,7 @@ def test_a_version_that_serves_already_is_refused(world: World) -> None:
 def test_a_route_that_a_gitops_tool_would_set_back_is_refused(world: World) -> None:
     manager = {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}}
     world.cluster.body["metadata"]["managedFields"] = [manager]
-    said = r"argocd-controller owns its rules .* let it ignore /spec/rules/\*/backendRefs, .* ignored_by_gitops: true"
+    said = r"argocd-controller owns its rules .* let it ignore /spec/rules/\*/backendRefs, .*ignored_by_gitops: true"
     with pytest.raises(RefusedError, match=said):
         world.plan()
     assert (world.steps(), world.cluster.writes) == ([], 0)

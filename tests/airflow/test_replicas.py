@@ -459,7 +459,7 @@ class TestPlan:
                 lambda c: c.body["metadata"].update(
                     managedFields=[{"manager": "argocd", "fieldsV1": {"f:spec": {"f:selector": {}}}}]
                 ),
-                "argocd owns its selector .* differences at /spec/selector",
+                "argocd owns its selector .* let it ignore /spec/selector",
             ),
         ],
     )

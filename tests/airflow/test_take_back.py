@@ -158,6 +158,13 @@ class TestBrake:
         check_taken_back(fleet, plan)
         assert summary(plan)["restored_at"] == target["event"]["restored_at"]
 
+    def test_has_a_client_of_its_own_that_sends_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+        """The next task tries again: meanwhile no other service's users wait."""
+        fleet.turns_bad(plan)
+        fleet.purposes.clear()
+        Pass(fleet).check()
+        assert fleet.purposes[-1] == "brake"
+
     def test_without_an_answer_leaves_it_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         target = found(fleet, plan)
         assert target["event"]["restored_at"] is None

@@ -218,6 +218,28 @@ class TestRoute:
             testers.see_delivered(real(stage.cluster), stage.plan, "DEP-1-00000000/1")
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
 
+    def test_of_an_earlier_run_is_not_written_over_by_one_that_was_overtaken(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        named = {"name": "testers-payments-route", "namespace": "shop", "labels": LABELS}
+        theirs: dict[str, Any] = {"metadata": {**named, "annotations": {}}, "spec": {"rules": ["an earlier run's"]}}
+        stage.cluster.create_route(theirs)
+        route = stage.cluster.route
+
+        def meanwhile(*where: str) -> Route:
+            """Let the next one write its own between our two reads and our write."""
+            there = stage.cluster.route_or_absent("shop", "testers-payments-route")
+            patch = [{"op": "replace", "path": "/spec/rules", "value": ["theirs"]}]
+            monkeypatch.setattr(stage.cluster, "route", route)
+            stage.cluster.patch_route(there, patch)
+            return route(*where)
+
+        monkeypatch.setattr(stage.cluster, "route", meanwhile)
+        with pytest.raises(TemporaryError):
+            testers._open(real(stage.cluster), stage.plan, stage.cluster.claim, mirrored=False)
+        assert stage.cluster.testers is not None
+        assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
+
     @pytest.mark.parametrize("labels", [{}, {"app.kubernetes.io/managed-by": "airflow-deploy"}])
     def test_of_a_team_is_left_alone(self, stage: Stage, labels: dict[str, str]) -> None:
         """As is one that the first deployment of a service has made whose name is so."""

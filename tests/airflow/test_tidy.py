@@ -184,7 +184,8 @@ class TestTheRecord:
                 written.append(frozen_plan(service.name, plan.deployment_id) == plan)
 
         service.cluster.replicas[plan.candidate] = 2
-        monkeypatch.setattr(service.cluster, "apply", write, raising=False)
+        monkeypatch.setattr(service.cluster, "apply", write)
+        monkeypatch.setattr(service.cluster, "make", write)
         monkeypatch.setattr(applying, "Cluster", lambda _: service.cluster)
         monkeypatch.setattr(applying, "check_agreed", lambda *_: None)
         operator = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan.dump())
@@ -192,7 +193,7 @@ class TestTheRecord:
 
     def test_comes_before_the_first_object(self, apply: Callable[[], object], written: list[bool]) -> None:
         apply()
-        assert written == [True]
+        assert set(written) == {True}
 
     def test_that_cannot_be_kept_keeps_everything_else_from_being_written(
         self, apply: Callable[[], object], written: list[bool], monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -93,6 +94,28 @@ class TestHarm:
         event = ended(world.trigger("watch"))
         assert (event["verdict"], event["restored_at"]) == ("BREACHED", None)
         assert (world.cluster.now.phase, world.cluster.weights()[world.plan.candidate]) == (routes.BRAKED, 0)
+
+    def test_the_brake_needs_no_thread_of_the_triggerers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Others' triggers may have taken all of them, and hang."""
+        world = World(monkeypatch, planned(), HARMFUL)
+        braked, waited = threading.Event(), []
+        begin, patch = LookTrigger._begin, world.cluster.patch_route
+
+        async def then_all_are_taken(trigger: LookTrigger) -> Looks:
+            looks = await begin(trigger)
+            taken = ThreadPoolExecutor(1)
+            asyncio.get_running_loop().set_default_executor(taken)
+            taken.submit(lambda: waited.append(braked.wait(30)))
+            return looks
+
+        def noted(*arguments: Any) -> Any:
+            braked.set()
+            return patch(*arguments)
+
+        monkeypatch.setattr(LookTrigger, "_begin", then_all_are_taken)
+        monkeypatch.setattr(world.cluster, "patch_route", noted)
+        assert ended(world.trigger("watch"))["restored_at"] is not None
+        assert waited == [True]
 
     def test_a_cluster_that_answers_late_costs_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)

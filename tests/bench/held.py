@@ -7,6 +7,7 @@ that call. The verification waits for an incident that is over when we say so.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import threading
@@ -334,8 +335,10 @@ def unwatched(answers: Sequence[float], looks: Sequence[float], until: float | N
 
     :param answers: when it did; ``looks``: when looks were completed, in their order; both in unix seconds.
     :param until: when it was verified, and so needed no looks any more.
-    :returns: None where it never had a user, or nobody was seen to look.
+    :returns: None where it never had a user since the first look; infinite where it had one and nobody ever looked.
     """
+    if not looks and any(until is None or at <= until for at in answers):
+        return math.inf
     gaps = [
         at - looks[index - 1] for at in answers if (index := bisect_right(looks, at)) and (until is None or at <= until)
     ]

@@ -123,7 +123,7 @@ class Row:
     :param orphans: workloads that run though nobody needs them.
     :param audit_legal: the audit trail is a path through the state machine, and its verdicts follow from its evidence.
     :param unwatched_s: how long ago the last look was, at most, when the candidate answered a user; None where the
-        candidate had no traffic, or no look was seen.
+        candidate had no traffic, and infinite where nobody was seen to look.
     :param seconds: from the kill to the run's end.
     """
 

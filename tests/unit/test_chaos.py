@@ -1,6 +1,7 @@
 """The kill matrix says of every cell what must happen, and names what did not."""
 
 import json
+import math
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -45,6 +46,7 @@ def test_a_cell_as_it_must_be_is_not_broken() -> None:
         (replace(GOOD, orphans=("held-1",)), "left behind: held-1"),
         (replace(GOOD, audit_legal=False), "the audit"),
         (replace(GOOD, unwatched_s=56.0), "unwatched for 56.0 s"),
+        (replace(GOOD, unwatched_s=math.inf), "unwatched for inf s"),
     ],
 )
 def test_what_is_broken_is_named_and_stands_out(row: Row, said: str) -> None:
@@ -60,7 +62,8 @@ def test_users_are_unwatched_since_the_last_look_until_the_version_is_verified()
     assert unwatched([100.5, 128.0, 500.0], looks, until=132.0) == 27.0
     assert unwatched([100.5, 500.0], looks, None) == 369.0
     assert unwatched([99.0], looks, None) is None
-    assert unwatched([100.5], [], None) is None
+    assert unwatched([], [], None) is None
+    assert unwatched([100.5], [], None) == math.inf
 
 
 def test_only_the_writes_of_a_promotion_and_of_a_rollback_are_held() -> None:

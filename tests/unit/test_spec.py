@@ -131,6 +131,7 @@ class TestRefused:
             ({"gates": {"error_rate": 0}}, "gates"),
             ({"gates": {"error_rate": 0.9}}, "gates"),
             ({"gates": {"error_rate": float("nan")}}, "gates"),
+            ({"gates": {"error_rate": 10**400}}, "gates"),
             ({"gates": {"memory": float("inf")}}, "gates"),
             ({"gates": {"memory": "90%"}}, "gates.memory"),
             ({"blindness": {"then": "promote"}}, "blindness.then"),
