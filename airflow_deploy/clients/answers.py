@@ -21,6 +21,19 @@ QUICK: Timeout = (1.0, 1.0)
 """The same, for a question whose answer is not worth a longer wait."""
 
 
+class GoneIsWell:
+    """Lets be what the cluster does not have (404): there is nothing to do to it, or to return."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Keep that error from whoever asked, and no other."""
+        from kubernetes.client import ApiException
+
+        return isinstance(error, ApiException) and error.status == 404
+
+
 @contextmanager
 def errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[None]:
     """Turn the client's errors into ours.

@@ -9,7 +9,7 @@ from typing import Any
 
 from urllib3 import Retry
 
-from airflow_deploy.clients.answers import TIMEOUT, Timeout
+from airflow_deploy.clients.answers import TIMEOUT, GoneIsWell, Timeout
 from airflow_deploy.clients.answers import errors as _errors
 from airflow_deploy.clients.inventory import Inventory
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
@@ -137,16 +137,10 @@ class Cluster(Inventory):
 
     def exists(self, namespace: str, name: str) -> bool:
         """Whether the Deployment ``name`` is there."""
-        from kubernetes.client import ApiException
-
-        with _errors(f"reading Deployment {namespace}/{name}"):
-            try:
-                self._apps.read_namespaced_deployment(name, namespace, _request_timeout=self._timeout)
-            except ApiException as error:
-                if error.status == 404:
-                    return False
-                raise
-        return True
+        with _errors(f"reading Deployment {namespace}/{name}"), GoneIsWell():
+            self._apps.read_namespaced_deployment(name, namespace, _request_timeout=self._timeout)
+            return True
+        return False
 
     def parts_of(self, namespace: str, service: str) -> Parts:
         """Return what the pods behind the Service ``service`` are made of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_deploy.clients.answers import errors
+from airflow_deploy.clients.answers import GoneIsWell, errors
 from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, Traffic
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
@@ -69,40 +69,28 @@ class Inventory(Traffic):
         :param item: the object as it was read; without what only a reader knows, there is no fence.
         :raises TemporaryError: it has changed.
         """
-        from kubernetes.client import ApiException
-
         metadata = item["metadata"]
         fence = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
         path = f"{OWN_KINDS[item['kind']].format(metadata['namespace'])}/{metadata['name']}"
-        with errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"):
-            try:
-                self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+        with errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"), GoneIsWell():
+            self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
 
     def delete_route(self, route: Route) -> None:
         """Delete an HTTPRoute of our own, unless it is another one by now; what is gone already is well.
 
         :raises TemporaryError: it has changed.
         """
-        from kubernetes.client import ApiException
-
         metadata = route.body["metadata"]
         fence = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-        with errors(f"deleting route {route.name}"):
-            try:
-                self._custom.delete_namespaced_custom_object(
-                    *GATEWAY_API,
-                    metadata["namespace"],
-                    "httproutes",
-                    metadata["name"],
-                    body={"preconditions": fence},
-                    _request_timeout=self._timeout,
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+        with errors(f"deleting route {route.name}"), GoneIsWell():
+            self._custom.delete_namespaced_custom_object(
+                *GATEWAY_API,
+                metadata["namespace"],
+                "httproutes",
+                metadata["name"],
+                body={"preconditions": fence},
+                _request_timeout=self._timeout,
+            )
 
     def mirrors(self, namespace: str) -> list[dict[str, Any]]:
         """Return the Services of the namespace's mirrors."""
@@ -110,18 +98,12 @@ class Inventory(Traffic):
 
     def delete_mirror(self, service: Mapping[str, Any]) -> None:
         """Delete a mirror, which is its ``service`` and all that has the same name; what is gone already is well."""
-        from kubernetes.client import ApiException
-
         metadata = service["metadata"]
         for kind, path in MIRROR_KINDS.items():
             path = f"{path.format(metadata['namespace'])}/{metadata['name']}"
-            with errors(f"deleting {kind} {metadata['namespace']}/{metadata['name']}"):
-                try:
-                    self._call("PATCH", path, body=UNHELD, content_type="application/merge-patch+json")
-                    self._call("DELETE", path, body={"propagationPolicy": "Background"})
-                except ApiException as error:
-                    if error.status != 404:
-                        raise
+            with errors(f"deleting {kind} {metadata['namespace']}/{metadata['name']}"), GoneIsWell():
+                self._call("PATCH", path, body=UNHELD, content_type="application/merge-patch+json")
+                self._call("DELETE", path, body={"propagationPolicy": "Background"})
 
     def selectors(self, namespace: str) -> list[dict[str, str]]:
         """Return which labels each of the namespace's Services asks for; those without any are left out."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from airflow_deploy.clients.answers import TIMEOUT, Timeout, errors
+from airflow_deploy.clients.answers import TIMEOUT, GoneIsWell, Timeout, errors
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.lease import LABEL, Lease
@@ -55,11 +55,7 @@ class Traffic:
 
     def route(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute."""
-        with errors(f"reading route {namespace}/{name}"):
-            body = self._custom.get_namespaced_custom_object(
-                *GATEWAY_API, namespace, "httproutes", name, _request_timeout=self._timeout
-            )
-        return Route(body)
+        return Route(self.team_route(namespace, name, Route.ROUTER).body)
 
     def route_or_absent(self, namespace: str, name: str) -> Route:
         """Read an HTTPRoute that may not be there yet."""
@@ -67,8 +63,6 @@ class Traffic:
 
     def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
         """Read what divides a service's traffic."""
-        if router == Route.ROUTER:
-            return self.route(namespace, name)
         kind, path = ROUTES[router]
         with errors(f"reading route {namespace}/{name}"):
             return kind(self._call("GET", f"{path.format(namespace)}/{name}"))
@@ -126,18 +120,12 @@ class Traffic:
 
         Whoever calls this has said so on the route before, so that nobody gives them back.
         """
-        from kubernetes.client import ApiException
-
         if not isinstance(route, PodsRoute):
             return
         namespace = route.body["metadata"]["namespace"]
         gone = {"op": "add", "path": annotation(WITHDRAWN), "value": "yes"}
-        with errors(f"scaling Deployment {namespace}/{version}"):
-            try:
-                self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [gone, _set_pods(0)])
-            except ApiException as error:
-                if error.status != 404:  # what is not there has no pods
-                    raise
+        with errors(f"scaling Deployment {namespace}/{version}"), GoneIsWell():
+            self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [gone, _set_pods(0)])
 
     def ready(
         self,
@@ -191,18 +179,13 @@ class Traffic:
 
     def lease(self, namespace: str, name: str) -> Lease | None:
         """Read a Lease; None where there is none."""
-        from kubernetes.client import ApiException
-
-        with errors(f"reading Lease {namespace}/{name}"):
-            try:
-                body = self._custom.get_namespaced_custom_object(
+        with errors(f"reading Lease {namespace}/{name}"), GoneIsWell():
+            return Lease(
+                self._custom.get_namespaced_custom_object(
                     *LEASE_API, namespace, "leases", name, _request_timeout=self._timeout
                 )
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
-        return Lease(body)
+            )
+        return None
 
     def leases(self, namespace: str | None) -> list[Lease]:
         """Return the Leases of all our routes, in one namespace or in all."""
@@ -230,18 +213,12 @@ class Traffic:
 
         :raises FencedError: one of its tests failed.
         """
-        from kubernetes.client import ApiException
-
-        with errors(f"writing Lease {namespace}/{name}", invalid=FencedError):
-            try:
-                self._custom.patch_namespaced_custom_object(
-                    *LEASE_API, namespace, "leases", name, patch, **PATCH, _request_timeout=self._timeout
-                )
-            except ApiException as error:
-                if error.status == 404:
-                    return False
-                raise
-        return True
+        with errors(f"writing Lease {namespace}/{name}", invalid=FencedError), GoneIsWell():
+            self._custom.patch_namespaced_custom_object(
+                *LEASE_API, namespace, "leases", name, patch, **PATCH, _request_timeout=self._timeout
+            )
+            return True
+        return False
 
     @staticmethod
     def _or_absent(namespace: str, name: str, kind: type[R], read: Callable[[], R]) -> R:
