@@ -275,9 +275,10 @@ class TestSeveral:
         (lease,) = cluster.leases(None)
         slow = copy.deepcopy(dict(lease.body))
         slow["metadata"]["namespace"] = "slow"
-        released, gave_up = threading.Event(), []
+        released, begun, gave_up = threading.Event(), [], []
 
         def read(namespace: str, name: str, router: str) -> TeamRoute:
+            begun.append(namespace)
             if namespace == "slow" and not released.wait(60):
                 gave_up.append(name)
             return cluster.team_route_or_absent(plan.spec.namespace, name, router)
@@ -285,11 +286,11 @@ class TestSeveral:
         answers = {name: getattr(cluster, name) for name in ("ready", "patch_route", "withdraw")}
         both = SimpleNamespace(leases=lambda _: [Lease(slow), lease], team_route_or_absent=read, **answers)
         post.guards = [Guard(cast("Traffic", both), clock=post.clock.time)]
-        post.passes(LEASE + 1)
+        post.passes(LEASE + 5)
         deadline = time.monotonic() + 60
         while not returned(cluster) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert (returned(cluster), gave_up) == (True, [])
+        assert (returned(cluster), gave_up, begun.count("slow")) == (True, [], 1)
         released.set()
 
 

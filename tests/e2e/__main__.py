@@ -24,6 +24,8 @@ ASIDE = (
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
+    ),
+    (
         "test_replicas.py",
         "test_rights.py",
         "test_rules.py",

@@ -31,7 +31,7 @@ TERMINATING = 5
 """Seconds for which pods that were taken away may still be asked: until their addresses are withdrawn."""
 
 
-UNNEEDED = ("api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
+UNNEEDED = ("worker", "api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
 """What looks do without: only the triggerer makes them, and BLIND ones count."""
 NEEDED = ("triggerer", "postgres", "kube-apiserver", "gateway")
 
