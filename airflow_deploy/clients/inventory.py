@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from airflow_deploy.clients.answers import GoneIsWell, errors
-from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, Traffic
+from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, PODS, Traffic, lives
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.mirror import LABELS as MIRROR
 from airflow_deploy.domain.record import Patch
-from airflow_deploy.domain.versions import MANAGED_BY, MANAGER
+from airflow_deploy.domain.versions import MANAGED_BY, MANAGER, VERSION
 
 AUTOSCALING_API = ("autoscaling", "v2")
 OWN_KINDS = {
@@ -46,6 +47,17 @@ class Inventory(Traffic):
         labels = f"app.kubernetes.io/managed-by=airflow-deploy,app.kubernetes.io/name={service}"
         kinds = [kind for kind in OWN_KINDS if kind != "ConfigMap"]
         return [item for kind in kinds for item in self._listed(kind, namespace, labelSelector=labels)]
+
+    def started(self, namespace: str) -> dict[str, float]:
+        """Return when the oldest pod of each version was made, in unix seconds, by the version's name."""
+        with errors(f"listing the pods of {namespace}"):
+            answer = self._call("GET", PODS.format(namespace), query_params=[("labelSelector", VERSION)])
+        found: dict[str, float] = {}
+        for pod in filter(lives, answer["items"]):
+            name = pod["metadata"]["labels"][VERSION]
+            made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
+            found[name] = min(made, found.get(name, made))
+        return found
 
     def make(self, item: Mapping[str, Any]) -> None:
         """Make one of our own objects; where it is there already, it stays as it is.

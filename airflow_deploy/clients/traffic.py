@@ -154,8 +154,7 @@ class Traffic:
             )
         found: dict[str, int] = {}
         for pod in answer["items"]:
-            over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-            if not over and not pod["metadata"].get("deletionTimestamp"):
+            if lives(pod):
                 name = _workload_of(pod)
                 found[name] = found.get(name, 0) + _is_ready(pod)
         return found
@@ -268,6 +267,12 @@ def _workload_of(pod: Mapping[str, Any]) -> str:
         if owner["kind"] == "ReplicaSet" and owner.get("controller") and owner["name"].endswith(f"-{digest}"):
             return str(owner["name"].removesuffix(f"-{digest}"))
     return str(metadata["name"])
+
+
+def lives(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod is neither over nor about to be."""
+    over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return not over and not pod["metadata"].get("deletionTimestamp")
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

@@ -54,8 +54,11 @@ class Tidied:
 
 def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
     """Read the service's versions and then its routes, which may say already that a run has begun."""
-    versions = versions_of(plan.spec.service, cluster.objects(plan.spec.namespace, plan.spec.service))
-    plans = (frozen_plan(plan.spec.service, version.deployment_id) for version in versions)
+    service, namespace = plan.spec.service, plan.spec.namespace
+    # The pods first: whoever starts some after this changes a Deployment that is read later, or was read.
+    started = cluster.started(namespace)
+    versions = versions_of(service, cluster.objects(namespace, service), started)
+    plans = (frozen_plan(service, version.deployment_id) for version in versions)
     before = {one.spec.place for one in plans if one} - {plan.spec.place}
     route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]
     return Surveyed(plan, cluster, route, versions, [one for one in others if one.is_there])

@@ -20,20 +20,22 @@ WITHDRAWN = f"{PREFIX}/withdrawn"
 SETTLES_ITSELF = 900.0
 """Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it.
 
-Whoever starts a version by hand has as long to give it traffic.
+Whoever starts a version by hand has as long to give it traffic: no pod of it is older then.
 """
-SCALERS = frozenset({MANAGER, "kube-controller-manager"})
-"""What the managers of fields are called that scale by themselves: we, and autoscalers."""
 
 Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Version:
-    """All objects of one version, by kind. Where a deletion was cut short, some are missing."""
+    """All objects of one version, by kind. Where a deletion was cut short, some are missing.
+
+    ``started_at`` is when the oldest of its pods was made, in unix seconds; 0 where it has none.
+    """
 
     name: str
     objects: Mapping[str, Object]
+    started_at: float = 0.0
 
     @property
     def deployment_id(self) -> str:
@@ -65,19 +67,6 @@ class Version:
         times = (item["metadata"]["creationTimestamp"] for item in self.objects.values())
         return min(datetime.fromisoformat(moment).timestamp() for moment in times)
 
-    @property
-    def started_at(self) -> float:
-        """When a person has last set how many pods it has, in unix seconds; 0 where none has."""
-        deployment = self.objects.get("Deployment") or {"metadata": {}}
-        found = (
-            datetime.fromisoformat(entry["time"]).timestamp()
-            for entry in deployment["metadata"].get("managedFields") or []
-            if entry.get("manager") not in SCALERS
-            and "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
-            and "time" in entry
-        )
-        return max(found, default=0.0)
-
 
 @dataclass(frozen=True)
 class Previous:
@@ -102,8 +91,11 @@ class Chores:
     elsewhere: tuple[Version, ...] = ()
 
 
-def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
-    """Return the versions of ``service`` that we made, the latest one first; whatever else there is, is left out."""
+def versions_of(service: str, objects: Iterable[Object], started: Mapping[str, float]) -> list[Version]:
+    """Return the versions of ``service`` that we made, the latest one first; whatever else there is, is left out.
+
+    :param started: when the oldest pod of each was made, by its name.
+    """
     found: dict[str, dict[str, Object]] = {}
     for item in objects:
         labels, name = item["metadata"].get("labels") or {}, item["metadata"]["name"]
@@ -111,7 +103,7 @@ def versions_of(service: str, objects: Iterable[Object]) -> list[Version]:
         if ours and re.fullmatch(f"{re.escape(service)}-[0-9a-f]{{7}}-[0-9]{{1,12}}", name):
             found.setdefault(name, {})[item["kind"]] = item
     latest_first = sorted(found, key=lambda name: (int(name.rpartition("-")[2]), name), reverse=True)
-    return [Version(name, found[name]) for name in latest_first]
+    return [Version(name, found[name], started.get(name, 0.0)) for name in latest_first]
 
 
 def chores(

@@ -22,6 +22,8 @@ class FakeVersions(FakeCluster):
     def __init__(self, plan: DeploymentPlan) -> None:
         super().__init__(plan)
         self.made: dict[tuple[str, str], dict[str, Any]] = {}
+        self.born: dict[str, list[float]] = {}
+        """When each version's pods were made."""
         self._numbers = count(1)
 
     def has(self, plan: DeploymentPlan) -> list[str]:
@@ -44,6 +46,7 @@ class FakeVersions(FakeCluster):
         deployment = self.made["Deployment", plan.candidate]
         deployment["spec"]["replicas"] = plan.spec.replicas
         deployment["status"] = {"replicas": plan.spec.replicas}
+        self.born[plan.candidate] = [at] * plan.spec.replicas
 
     def claimed(self, plan: DeploymentPlan, share: int = 0) -> None:
         """Do what ``claim_route`` and one shift do."""
@@ -68,6 +71,10 @@ class FakeVersions(FakeCluster):
         listed = [item for (kind, _), item in self.made.items() if kind != "ConfigMap"]
         return [copy.deepcopy(item) for item in listed if wanted <= item["metadata"]["labels"].items()]
 
+    def started(self, namespace: str) -> dict[str, float]:
+        self._raise("started")
+        return {name: min(times) for name, times in self.born.items() if times}
+
     def has_config_map(self, namespace: str, name: str) -> bool:
         self._raise("has_config_map")
         return ("ConfigMap", name) in self.made
@@ -78,6 +85,7 @@ class FakeVersions(FakeCluster):
             raise TemporaryError(f"{name} has changed")
         super().scale(namespace, name, replicas)
         live["spec"]["replicas"] = live["status"]["replicas"] = replicas
+        self.born[name] = self.born[name][:replicas]
         self.wrote("Deployment", name)
 
     def delete(self, item: Mapping[str, Any]) -> None:

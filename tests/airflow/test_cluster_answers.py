@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from airflow_deploy.clients.cluster import Cluster, Parts
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.httproute import Route
 from airflow_deploy.domain.podsroute import PodsRoute
+from airflow_deploy.domain.versions import VERSION
 from airflow_deploy.sensors.looks import IN_TIME
 from tests.unit import kubeconfig
 
@@ -233,6 +235,18 @@ def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(answering: Ca
     found = {"payments": 1, "payments-0123456-1795417200": 2, "other": 0, "alone": 1, "young": 0}
     assert cluster.workloads("shop", {"app": "payments"}) == found
     assert [cluster.ready("shop", name, {"app": "payments"}) for name in ("payments", "gone")] == [1, 0]
+
+
+def test_a_version_was_started_when_its_oldest_pod_was_made(answering: Callable[..., Cluster]) -> None:
+    def made(version: str, minute: int, **metadata: Any) -> dict[str, Any]:
+        at = f"2026-11-23T17:{minute:02}:00Z"
+        return {"metadata": {"labels": {VERSION: version}, "creationTimestamp": at, **metadata}, "status": {}}
+
+    over = {**made("old", 1), "status": {"phase": "Failed"}}
+    pods = [made("old", 9), made("old", 3), made("new", 8), made("new", 2, deletionTimestamp="now"), over]
+    cluster = answering({PODS: (200, {"items": pods})})
+    began = datetime(2026, 11, 23, 17, tzinfo=UTC).timestamp()
+    assert cluster.started("shop") == {"old": began + 180, "new": began + 480}
 
 
 def test_pods_are_taken_away_and_that_is_kept(answering: Callable[..., Cluster], sent: list[Any]) -> None:

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -421,17 +420,10 @@ class TestBetweenTheSurveyAndTheDeed:
         assert take_back(real(service.cluster), third, "worse")
 
 
-def by_hand(service: Service, plan: DeploymentPlan, manager: str = "kubectl") -> None:
+def by_hand(service: Service, plan: DeploymentPlan) -> None:
     """Start a version as ``kubectl scale`` does."""
     service.cluster.scale("payments", plan.candidate, 2)
-    service.cluster.made["Deployment", plan.candidate]["metadata"]["managedFields"] = [
-        {
-            "manager": manager,
-            "subresource": "scale",
-            "time": datetime.fromtimestamp(service.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "fieldsV1": {"f:spec": {"f:replicas": {}}},
-        }
-    ]
+    service.cluster.born[plan.candidate] = [service.now + 1, service.now]
 
 
 def given_to(service: Service, plan: DeploymentPlan) -> None:
@@ -461,10 +453,12 @@ class TestByHand:
         by_hand(service, old)
         assert service.tidied(SETTLES_ITSELF).done == [f"stopped {old.candidate}"]
 
-    @pytest.mark.parametrize("manager", ["airflow-deploy", "kube-controller-manager"])
-    def test_what_scales_by_itself_is_no_person(self, service: Service, old: DeploymentPlan, manager: str) -> None:
-        by_hand(service, old, manager)
-        assert service.tidied(1).done == [f"stopped {old.candidate}"]
+    def test_a_pod_that_was_replaced_keeps_none_alive(self, service: Service) -> None:
+        """A node was drained, say, or an autoscaler has added one."""
+        old = service.applied()
+        service.now += SETTLES_ITSELF
+        service.cluster.born[old.candidate][0] = service.now
+        assert service.tidied().done == [f"stopped {old.candidate}"]
 
     @pytest.mark.parametrize("which", ["the previous one", "an older one"])
     def test_a_version_that_is_given_traffic_in_this_moment_is_not_stopped(self, service: Service, which: str) -> None:
@@ -765,7 +759,7 @@ class TestThePass:
         (said,) = one_pass(service, live=live)
         assert said.split()[1] == "LEFT"
 
-    @pytest.mark.parametrize("method", ["objects", "route", "patch_route", "scale"])
+    @pytest.mark.parametrize("method", ["started", "objects", "route", "patch_route", "scale"])
     @pytest.mark.parametrize("error", [TemporaryError("no answer"), ZeroDivisionError("a\nb")])
     def test_leaves_to_a_later_one_what_does_not_answer(
         self, one_pass: Callable[..., list[str]], method: str, error: Exception

@@ -1,17 +1,20 @@
 """After the promotion, on the real stack: the scheduled DAG takes back what does not hold, and nothing else."""
 
+import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
 import requests
 
+from tests.e2e.test_versions import AUTOSCALER
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions
 from tests.e2e.world import INCIDENT, World
+from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployments
 from tests.stack.layout import DAGS
 from tests.stack.processes import recorded
@@ -79,7 +82,19 @@ def pay_in_yen(world: World) -> None:
         assert requests.post(url, json=body, headers={"Host": f"{world.service}.test"}, timeout=10).ok
 
 
-def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) -> None:
+@pytest.fixture
+def least(world: World) -> Iterator[Callable[[], int]]:
+    """Give the team's own Deployment an autoscaler that would leave it one pod; return how to read its minimum."""
+    where = {"name": world.service, "namespace": world.service}
+    spec = {**AUTOSCALER["spec"], "scaleTargetRef": {**AUTOSCALER["spec"]["scaleTargetRef"], "name": world.service}}
+    kubectl("apply", "-f", "-", stdin=json.dumps({**AUTOSCALER, "metadata": where, "spec": spec}))
+    of = "-n", world.service, "get", "hpa", world.service, "-o", "jsonpath={.spec.minReplicas}"
+    yield lambda: int(kubectl(*of))
+    kubectl("-n", world.service, "delete", "hpa", world.service)
+
+
+def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World, least: Callable[[], int]) -> None:
+    team = world.replicas(world.service)
     run = world.deploy(world.sample.late)
     assert world.ended(run) == "success"
     folder = audited(world, run)
@@ -88,6 +103,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) ->
     ended, said = verify(world)
     assert ended == "success"
     assert "HEALTHY" in said
+    assert least() == team > 1, "it may have to take everything back"
 
     verified_by_hand(world, limit=0)
     pay_in_yen(world)
@@ -110,7 +126,8 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World) ->
     check_consistent(folder)
     assert "error_rate" in summary(folder)["reason"] or "error_rate" in transitions(folder)[-2]["reason"]
     assert summary(folder)["verdict_at"] <= summary(folder)["restored_at"]
-    assert world.replicas(candidate) == 0
+    assert (world.replicas(candidate), world.replicas(world.service)) == (0, team)
+    world.until(lambda: least() == 1, "the autoscaler is let go")
     # The way back lost nothing: whoever failed was answered by the fix.
     assert {request.version for request in world.requests() if request.failed} == {candidate}
     asked = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"

@@ -31,9 +31,7 @@ with DAG("{DAG}", schedule=None, is_paused_upon_creation=False) as dag:
     TidyVersionsOperator(task_id="tidy", retries=0)
 """
 """The scheduled DAG's own task, so that a test need not wait for the minute: it runs beside that one."""
-
-
-AUTOSCALER = {
+AUTOSCALER: dict[str, Any] = {
     "apiVersion": "autoscaling/v2",
     "kind": "HorizontalPodAutoscaler",
     "metadata": {"name": BAZAAR, "namespace": BAZAAR},
@@ -93,7 +91,9 @@ def drifted(world: World, version: str) -> list[str]:
 
     A version that is stopped may differ without failing a pass of the scheduled DAG, which others' tests count.
     """
-    (live,) = [item for item in versions_of(BAZAAR, Cluster("bazaar").objects(BAZAAR, BAZAAR)) if item.name == version]
+    (live,) = [
+        item for item in versions_of(BAZAAR, Cluster("bazaar").objects(BAZAAR, BAZAAR), {}) if item.name == version
+    ]
     manifest = world.artifacts(live.deployment_id) / f"manifest_{live.deployment_id}.yaml"
     return drift([item for item in yaml.safe_load_all(manifest.read_text()) if item], live)
 
