@@ -133,10 +133,13 @@ class SettleOperator(RecordingOperator):
         reached = {step.to for step in recorded(context, steps_of)}
         verified = State.VERIFIED in reached and State.ROLLING_BACK not in reached
         settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
+        unsettled: NotSettledError | None = None
         if not settled:
             why = "the run ended before the deployment was verified"
             try:
                 self._take_back(context, plan, why, reached)
+            except NotSettledError as error:
+                unsettled = error  # recorded as FAILED, which the artifacts have to tell
             except DeployError:
                 _release(plan, settled=False)
                 raise
@@ -144,7 +147,11 @@ class SettleOperator(RecordingOperator):
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
         if State.DEPLOYING in reached:
-            _release(plan, verified=verified)
+            # After FAILED the traffic may still have to come back.
+            failed = State.FAILED in {step.to for step in recorded(context, steps_of)}
+            _release(plan, settled=not failed, verified=verified)
+        if unsettled:
+            raise unsettled
         if not verified:
             raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)

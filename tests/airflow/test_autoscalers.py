@@ -24,7 +24,7 @@ from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_approval import AGREED
 from tests.airflow.test_operators import Run
 from tests.airflow.test_plan import World
-from tests.airflow.test_settling import deploying, execute, real
+from tests.airflow.test_settling import deploying, execute, real, with_a_rule_for_the_candidate_alone
 from tests.airflow.test_tidy import WINDOW, Service
 from tests.unit.builders import make_plan
 from tests.unit.json_patch import apply_patch
@@ -148,6 +148,14 @@ class TestEnding:
         with pytest.raises(NotSettledError):
             self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (1, False)
+
+    def test_as_failed_holds_it_on(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Traffic is left at the candidate, and comes back when somebody has done what is asked."""
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+        scaled(cluster, by=plan.deployment_id)
+        with pytest.raises(NotSettledError, match="does not name payments"):
+            self.settle(cluster, monkeypatch)
+        assert minimum(cluster) == (5, True)
 
     def test_leaves_what_another_deployment_holds(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = scaled(FakeCluster.verified(plan), by="DEP-9-ffffffff")

@@ -333,6 +333,18 @@ class TestBothWaysBack:
             execute(run, task, cluster, monkeypatch)
         assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
         assert cluster.now.phase == routes.ABANDONED
+        # Nobody comes after the teardown.
+        assert bool(run.ti.xcom_pull(task_ids="settle")) == (task == "settle")
+
+    @pytest.mark.parametrize("last", [False, True])
+    def test_whose_route_somebody_changed_they_say_so_at_whatever_try(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str, last: bool
+    ) -> None:
+        deploying(run, plan)
+        run.ti.try_number = 31 if last else 1
+        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+        with pytest.raises(NotSettledError, match="somebody changed its backends"):
+            execute(run, task, cluster, monkeypatch)
 
     def test_under_a_foreign_owner_they_tell_a_person_and_write_nothing(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
