@@ -20,8 +20,10 @@ WITHDRAWN = f"{PREFIX}/withdrawn"
 SETTLES_ITSELF = 900.0
 """Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it.
 
-Whoever starts a version by hand has as long to give it traffic: no pod of it is older then.
+Whoever starts a version by hand has as long to give it traffic.
 """
+FIRST_PODS = 60.0
+"""Seconds after a version is made in which its first pods are. Where all are younger, it was started again."""
 
 Object = Mapping[str, Any]
 
@@ -123,7 +125,8 @@ def chores(
     """
 
     def settled(version: Version) -> bool:
-        if version.pods and at < version.started_at + SETTLES_ITSELF:
+        again = version.pods and version.started_at > version.made_at + FIRST_PODS
+        if again and at < version.started_at + SETTLES_ITSELF:
             return False
         if previous and version.name == previous.name:
             return at >= previous.until

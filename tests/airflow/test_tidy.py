@@ -25,7 +25,7 @@ from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.podsroute import PodsRoute
 from airflow_deploy.domain.teamroute import TeamRoute, absent
 from airflow_deploy.domain.testers import made
-from airflow_deploy.domain.versions import SETTLES_ITSELF
+from airflow_deploy.domain.versions import SETTLES_ITSELF, Previous, chores
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import tidy as tidying
 from airflow_deploy.operators.apply import ApplyManifestOperator
@@ -452,6 +452,18 @@ class TestByHand:
     def test_a_version_that_is_given_none_is_stopped_again(self, service: Service, old: DeploymentPlan) -> None:
         by_hand(service, old)
         assert service.tidied(SETTLES_ITSELF).done == [f"stopped {old.candidate}"]
+
+    def test_one_that_was_just_made_was_started_by_nobody(self, service: Service) -> None:
+        """Windows may be short."""
+        service.applied()
+        for age in (0.0, 60.0):
+            service.cluster.born[service.plans[0].candidate] = [START + age]
+            version = survey(real(service.cluster), service.plans[0]).versions[0]
+            previous = Previous(version.name, START + 1)
+            assert chores([version], service.cluster.now, previous, 1, START + 61).stop == (version,)
+        service.cluster.born[service.plans[0].candidate] = [START + 61]
+        version = survey(real(service.cluster), service.plans[0]).versions[0]
+        assert chores([version], service.cluster.now, previous, 1, START + 61).stop == ()
 
     def test_a_pod_that_was_replaced_keeps_none_alive(self, service: Service) -> None:
         """A node was drained, say, or an autoscaler has added one."""
