@@ -55,9 +55,9 @@ class Tidied:
 def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
     """Read the service's versions and then its routes, which may say already that a run has begun."""
     service, namespace = plan.spec.service, plan.spec.namespace
-    # The pods first: whoever starts some after this changes a Deployment that is read later, or was read.
-    started = cluster.started(namespace)
-    versions = versions_of(service, cluster.objects(namespace, service), started)
+    # The pods last: a Deployment that was started before it was read has some by now, or will have.
+    objects = cluster.objects(namespace, service)
+    versions = versions_of(service, objects, cluster.started(namespace))
     plans = (frozen_plan(service, version.deployment_id) for version in versions)
     before = {one.spec.place for one in plans if one} - {plan.spec.place}
     route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]

@@ -125,7 +125,9 @@ def chores(
     """
 
     def settled(version: Version) -> bool:
-        again = version.pods and version.started_at > version.made_at + FIRST_PODS
+        if version.pods and not version.started_at:
+            return False  # somebody is just starting it; and where it cannot start, there is nothing to stop
+        again = version.started_at > version.made_at + FIRST_PODS
         if again and at < version.started_at + SETTLES_ITSELF:
             return False
         if previous and version.name == previous.name:

@@ -453,6 +453,14 @@ class TestByHand:
         by_hand(service, old)
         assert service.tidied(SETTLES_ITSELF).done == [f"stopped {old.candidate}"]
 
+    def test_whoever_has_started_it_in_this_moment_has_time_too(self, service: Service, old: DeploymentPlan) -> None:
+        """Its Deployment wants pods, and none of them is there yet."""
+        service.cluster.scale("payments", old.candidate, 2)
+        assert service.tidied(1) == Tidied()
+        by_hand(service, old)
+        assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
+        assert service.tidied(1).done == [f"stopped {old.candidate}"]
+
     def test_one_that_was_just_made_was_started_by_nobody(self, service: Service) -> None:
         """Windows may be short."""
         service.applied()
