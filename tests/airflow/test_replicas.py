@@ -545,7 +545,8 @@ class TestTidy:
             item["metadata"] |= made
         found["Deployment"]["spec"]["replicas"] = pods
         found.pop("ConfigMap")
-        return Surveyed(cluster.plan, real(cluster), cluster.service, [Version(CANDIDATE, found)])
+        made_at = Version(CANDIDATE, found).made_at
+        return Surveyed(cluster.plan, real(cluster), cluster.service, [Version(CANDIDATE, found, started_at=made_at)])
 
     @pytest.fixture(autouse=True)
     def _store(self, store: None) -> None:
