@@ -362,6 +362,7 @@ class TestTidying:
         cluster.claimed(plan, 100)
         cluster.then_settled(plan)
         cluster.scale(plan.spec.namespace, plan.candidate, 1)  # by a person, and forgotten
+        cluster.born[plan.candidate] = [START]
         tidied = tidy(survey(real(cluster), plan), START + SETTLES_ITSELF)
         assert (tidied.done, tidied.alarms, tidied.left) == ([f"stopped {plan.candidate}"], [], None)
 
