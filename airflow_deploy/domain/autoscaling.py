@@ -39,7 +39,7 @@ def hold(autoscaler: Object, deployment_id: str, pods: int) -> Patch:
         return []
     raised = max(wanted, now)
     record = {"by": deployment_id, "before": now if before is None else before, "raised": raised}
-    if record == _record(autoscaler):
+    if now == raised and record == _record(autoscaler):
         return []
     annotated: Patch = [{"op": "add", "path": _HELD, "value": json.dumps(record)}]
     if not autoscaler["metadata"].get("annotations"):

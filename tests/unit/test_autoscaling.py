@@ -39,9 +39,17 @@ class TestHolding:
     def test_writes_nothing_where_it_keeps_as_many_anyway(self, pods: int) -> None:
         assert hold(autoscaler(minimum=2), RUN, pods) == []
 
-    def test_twice_is_as_good_as_once(self) -> None:
-        once = held(5)
-        assert apply_patch(once, hold(once, RUN, 5)) == once
+    def test_twice_writes_nothing_more(self) -> None:
+        assert hold(held(5), RUN, 5) == []
+
+    @pytest.mark.parametrize("minimum", [1, 2, 3])
+    def test_one_that_somebody_has_lowered_meanwhile_is_raised_again(self, minimum: int) -> None:
+        """The team applies its own manifest again, say."""
+        lowered = held(5, minimum=2)
+        lowered["spec"]["minReplicas"] = minimum
+        after = apply_patch(lowered, hold(lowered, RUN, 5))
+        assert after["spec"]["minReplicas"] == 5
+        assert apply_patch(after, release(after))["spec"]["minReplicas"] == minimum
 
     def test_keeps_what_others_have_noted(self) -> None:
         assert held(5, note="theirs")["metadata"]["annotations"]["note"] == "theirs"
