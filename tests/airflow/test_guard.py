@@ -310,6 +310,18 @@ class TestWhileItIsBlind:
         post.passes(LEASE)
         assert not returned(cluster)
 
+    def test_nor_while_it_sees_only_now_and_then(self, plan: DeploymentPlan) -> None:
+        cluster = FakeCluster.at_share(plan, 25)
+        post = Post(cluster)
+        post.passes(1)
+
+        def fails_after_each_second() -> None:
+            if int(post.clock.now) % 3:
+                cluster.fail("leases", TemporaryError("the cluster does not answer"))
+
+        post.passes(3 * LEASE, fails_after_each_second)
+        assert not returned(cluster)
+
     def test_it_goes_on_whatever_the_cluster_answers(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.fail("leases", TemporaryError("500"), RefusedError("401"), KeyError("items"), ValueError("no JSON"))
