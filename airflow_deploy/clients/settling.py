@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from airflow_deploy.clients.answers import QUICK
 from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.draining import see_drained
 from airflow_deploy.clients.promoted import one_promoted
 from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
@@ -124,6 +125,8 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
 def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     """Return the traffic to the stable, then stop the candidate's pods. It may run twice, and beside the watch's brake.
 
+    Where a gateway divides the traffic, the pods wait until it is seen to send them no more requests.
+
     :raises FencedError: somebody changed the route so that the candidate has traffic that cannot be taken back here.
     """
     had_route = return_traffic(cluster, plan, routes.SETTLED)
@@ -137,12 +140,15 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     # whatever a later deployment that came to nothing has left on the route.
     mine = not had_route and there
     overtaken = mine and (route.names(plan.candidate) or bool(one_promoted(plan.spec.service, plan.deployment_id)))
+    unseen = None
     if stop := there and not overtaken:
+        if had_route and not plan.divides_pods:
+            unseen = see_drained(plan)
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     returned = (
         plan.returned if route.is_there or not plan.stable else f"route {route.name} is gone, so nobody has traffic"
     )
-    reason = returned + (f", {plan.candidate} is stopped" if stop else "")
+    reason = returned + (f", {plan.candidate} is stopped" if stop else "") + (f"; {unseen}" if unseen else "")
     log.info("settled: %s", reason)
     return Settled(acted=had_route or stop, reason=reason, overtaken=overtaken)
 

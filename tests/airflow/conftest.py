@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_deploy.domain.plan import DeploymentPlan
 from tests.airflow.fake_registry import FakeRegistry
 from tests.unit.airflow_home import isolate
 
@@ -25,3 +26,11 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
     made = FakeRegistry()
     monkeypatch.setattr("airflow_deploy.clients.wayback.Images", made)
     return made
+
+
+@pytest.fixture(autouse=True)
+def drained(monkeypatch: pytest.MonkeyPatch) -> list[DeploymentPlan]:
+    """Whose last requests were waited for: no test here has a gateway, and each is seen to send no more at once."""
+    asked: list[DeploymentPlan] = []
+    monkeypatch.setattr("airflow_deploy.clients.settling.see_drained", asked.append)
+    return asked

@@ -202,6 +202,31 @@ class TestSettling:
         assert cluster.now.phase == routes.SETTLED
         assert cluster.replicas == {plan.stable: 2, plan.candidate: 0}
 
+    def test_the_pods_wait_until_the_gateway_sends_them_no_more(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has lost the API server for a while, say, and goes on by the weights that it knows."""
+        cluster = FakeCluster.at_share(plan, 50)
+        seen: list[Any] = []
+
+        def still_comes(asked: DeploymentPlan) -> str:
+            seen.append((asked, cluster.weights()[plan.candidate], cluster.replicas[plan.candidate]))
+            return "some still came"
+
+        monkeypatch.setattr("airflow_deploy.clients.settling.see_drained", still_comes)
+        settled = settle(real(cluster), plan)
+        assert seen == [(plan, 0, 2)]
+        assert cluster.replicas[plan.candidate] == 0
+        assert settled.reason.endswith(f"{plan.candidate} is stopped; some still came")
+
+    def test_what_never_had_the_route_is_stopped_at_once(
+        self, plan: DeploymentPlan, drained: list[DeploymentPlan]
+    ) -> None:
+        cluster = FakeCluster.at_share(plan, 50).annotate(routes.OWNER, "DEP-2-ffffffff/9")
+        cluster.body["spec"]["rules"][0]["backendRefs"] = [{"name": plan.stable, "port": 80, "weight": 100}]
+        settle(real(cluster), plan)
+        assert (cluster.replicas[plan.candidate], drained) == (0, [])
+
     def test_twice_is_as_good_as_once(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 50)
         first = settle(real(cluster), plan)
