@@ -226,6 +226,7 @@ class Fleet:
             audit_legal=folder is not None and said["irregular"] is None and _replays(folder),
             unwatched_s=unwatched(answers, self.leases[one.service], _verified_at(folder) if folder else None),
             seconds=round((one.ended_at or time.time()) - killed_at, 1),
+            lost=sum(request.failed for request in one.requests if request.sent >= killed_at),
         )
 
     def _repeat(self, work: Callable[[], None], every: float) -> None:

@@ -24,6 +24,9 @@ LEASE = 45.0
 """Seconds of the default Lease."""
 GUARDED = LEASE + 10.0
 """Seconds: the Lease, and what the guard and the gateway need to act on it."""
+DEAF = 60.0
+"""Seconds after which a gateway that has lost the API server asks it again, at most. Until then it goes on by what it
+knows, whatever is written."""
 WATCHED = 20.0
 """Seconds between two looks at most where nothing stops them: one a second is due, and the machine is a small one."""
 
@@ -39,6 +42,7 @@ class Death:
     :param away: seconds until it is started again.
     :param ended: how a run may end whose candidate has traffic; ``early``: one whose candidate has none yet.
     :param unwatched: seconds for which users may be sent to a candidate at which nobody looks.
+    :param loses: whether it takes users' requests with it.
     :param why: what an operator is told.
     """
 
@@ -47,6 +51,7 @@ class Death:
     why: str
     early: frozenset[str] = HELD
     away: float = 20.0
+    loses: bool = False
 
 
 DEATHS = {
@@ -77,12 +82,13 @@ DEATHS = {
         EITHER,
         WATCHED,
         "Here its data plane dies too: users are lost by the gateway, looks are BLIND, its counters begin anew.",
+        loses=True,
     ),
     "kube-apiserver": Death(
         EITHER,
-        GUARDED,
+        GUARDED + DEAF,
         "Traffic stays as it is. Looks are BLIND and can renew no Lease; the guard counts only time in which it can see"
-        " the Lease itself.",
+        " the Lease itself. The gateway hears of what is written afterwards up to a minute later.",
         early=EITHER,
     ),
     "kubelet": Death(HELD, WATCHED, "Pods run on; none becomes ready or ends before it is back."),
@@ -102,16 +108,18 @@ class Cell:
 
     ended: frozenset[str]
     unwatched: float
+    loses: bool
 
 
 def must(component: str, state: str) -> Cell:
     """Return what must happen where ``component`` dies while a deployment is in ``state``."""
     death = DEATHS[component]
+    ended = death.early if state in ("BUILDING", "DEPLOYING") else death.ended
     if state == "ROLLING_BACK":
-        return Cell(BACK, death.unwatched)
-    if state == "BUILDING":  # where nothing is deployed yet, the end may be that nothing is
-        return Cell(death.early | ({"REJECTED"} if "ROLLED_BACK" in death.early else frozenset()), death.unwatched)
-    return Cell(death.early if state == "DEPLOYING" else death.ended, death.unwatched)
+        ended = BACK
+    if state == "BUILDING" and "ROLLED_BACK" in ended:  # where nothing is deployed yet, the end may be that nothing is
+        ended |= {"REJECTED"}
+    return Cell(ended, death.unwatched, death.loses)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ class Row:
     :param unwatched_s: how long ago the last look was, at most, when the candidate answered a user; None where the
         candidate had no traffic, and infinite where nobody was seen to look.
     :param seconds: from the kill to the run's end.
+    :param lost: how many users got no answer, or one of 500 or more, from the kill on.
     """
 
     component: str
@@ -135,6 +144,7 @@ class Row:
     audit_legal: bool
     unwatched_s: float | None
     seconds: float
+    lost: int
 
     @property
     def broken(self) -> list[str]:
@@ -146,6 +156,7 @@ class Row:
             f"left behind: {', '.join(self.orphans)}": not self.orphans,
             "the audit trail is not legal": self.audit_legal,
             f"unwatched for {self.unwatched_s} s": (self.unwatched_s or 0.0) <= cell.unwatched,
+            f"{self.lost} requests lost": cell.loses or not self.lost,
         }
         return [rule for rule, kept in rules.items() if not kept]
 
