@@ -24,6 +24,7 @@ ASIDE = (
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
+        "test_own_cluster.py",
     ),
     (
         "test_replicas.py",
@@ -31,6 +32,7 @@ ASIDE = (
         "test_rules.py",
         "test_shadow.py",
         "test_testers.py",
+        "test_verification.py",
         "test_versions.py",
     ),
 )
