@@ -31,6 +31,7 @@ def see_drained(plan: DeploymentPlan) -> str | None:
 
     :returns: None once that is seen; after ``PATIENCE`` seconds, why it was not.
     """
+    log.info("%s ends when no request has come to it for %.0f s", plan.candidate, QUIET)
     began = last = time.time()
     deadline = time.monotonic() + PATIENCE
     why = "there are no counters"
