@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.record import GARBLED
 from airflow_deploy.domain.values import printable
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiException
 
 Timeout = tuple[float, float]
 
@@ -32,6 +38,14 @@ class GoneIsWell:
         from kubernetes.client import ApiException
 
         return isinstance(error, ApiException) and error.status == 404
+
+
+def exists_already(error: ApiException) -> bool:
+    """Whether nothing was made because it is there. A quota that is written by two at once answers 409 as well."""
+    try:
+        return bool(error.status == 409 and json.loads(error.body)["reason"] == "AlreadyExists")
+    except GARBLED:
+        return False
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from urllib3 import Retry
 
-from airflow_deploy.clients.answers import TIMEOUT, GoneIsWell, Timeout
+from airflow_deploy.clients.answers import TIMEOUT, GoneIsWell, Timeout, exists_already
 from airflow_deploy.clients.answers import errors as _errors
 from airflow_deploy.clients.inventory import Inventory
 from airflow_deploy.clients.shared import KEPT_ALIVE, shared
@@ -166,7 +166,7 @@ class Cluster(Inventory):
                     namespace, {"metadata": {"name": name}}, dry_run="All", _request_timeout=self._timeout
                 )
             except ApiException as error:
-                if error.status == 409:
+                if exists_already(error):
                     return True
                 raise
         return False

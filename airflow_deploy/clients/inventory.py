@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_deploy.clients.answers import GoneIsWell, errors
+from airflow_deploy.clients.answers import GoneIsWell, errors, exists_already
 from airflow_deploy.clients.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, PODS, Traffic, lives
 from airflow_deploy.domain import autoscaling
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
@@ -63,6 +63,7 @@ class Inventory(Traffic):
         """Make one of our own objects; where it is there already, it stays as it is.
 
         :raises RefusedError: the server does not accept it.
+        :raises TemporaryError: it was not made, and is not there.
         """
         from kubernetes.client import ApiException
 
@@ -72,7 +73,7 @@ class Inventory(Traffic):
             try:
                 self._call("POST", path, query_params=[("fieldManager", FIELD_MANAGER)], body=item)
             except ApiException as error:
-                if error.status != 409:
+                if not exists_already(error):
                     raise
 
     def delete(self, item: Mapping[str, Any]) -> None:

@@ -197,12 +197,21 @@ def test_a_service_without_pods_is_made_of_nothing(answering: Callable[..., Clus
     assert cluster.ready_endpoints("shop", "payments") == 1
 
 
-@pytest.mark.parametrize(("status", "there"), [(409, True), (201, False)])
+EXISTS, CONFLICT = {"reason": "AlreadyExists"}, {"reason": "Conflict"}
+"""What a server says that has made nothing: it is there, or a quota was written at the same moment."""
+
+
+@pytest.mark.parametrize(("status", "said", "there"), [(409, EXISTS, True), (201, {"kind": "ConfigMap"}, False)])
 def test_a_config_map_is_looked_for_without_reading_or_writing_it(
-    answering: Callable[..., Cluster], status: int, there: bool
+    answering: Callable[..., Cluster], status: int, said: Any, there: bool
 ) -> None:
-    cluster = answering({CONFIG_MAPS: (status, {"kind": "ConfigMap", "metadata": {"name": "settings"}})})
-    assert cluster.has_config_map("shop", "settings") is there
+    assert answering({CONFIG_MAPS: (status, said)}).has_config_map("shop", "settings") is there
+
+
+@pytest.mark.parametrize("said", [CONFLICT, {}, [], None])
+def test_a_conflict_does_not_say_that_a_config_map_is_there(answering: Callable[..., Cluster], said: Any) -> None:
+    with pytest.raises(TemporaryError, match="the cluster answers 409"):
+        answering({CONFIG_MAPS: (409, said)}).has_config_map("shop", "settings")
 
 
 def test_a_config_map_that_may_not_be_looked_for_is_an_error(answering: Callable[..., Cluster]) -> None:
@@ -290,12 +299,21 @@ def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting
         answering({path: (404, {})}).team_route_or_absent(*place)
 
 
-@pytest.mark.parametrize(("status", "error"), [(201, None), (409, None), (422, RefusedError), (500, TemporaryError)])
+@pytest.mark.parametrize(
+    ("status", "said", "error"),
+    [
+        (201, {}, None),
+        (409, EXISTS, None),
+        (409, CONFLICT, TemporaryError),
+        (422, {}, RefusedError),
+        (500, {}, TemporaryError),
+    ],
+)
 def test_what_is_there_is_not_made_again(
-    answering: Callable[..., Cluster], status: int, error: type[Exception] | None
+    answering: Callable[..., Cluster], status: int, said: Any, error: type[Exception] | None
 ) -> None:
     path = "/apis/apps/v1/namespaces/shop/deployments"
-    cluster = answering({path: (status, {})}, creating=True)
+    cluster = answering({path: (status, said)}, creating=True)
     item = {"kind": "Deployment", "metadata": {"namespace": "shop", "name": "payments"}}
     with pytest.raises(error) if error else nullcontext():
         cluster.make(item)
