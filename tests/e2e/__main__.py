@@ -24,7 +24,6 @@ ASIDE = (
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
-        "test_own_cluster.py",
     ),
     (
         "test_replicas.py",
@@ -32,7 +31,6 @@ ASIDE = (
         "test_rules.py",
         "test_shadow.py",
         "test_testers.py",
-        "test_verification.py",
         "test_versions.py",
     ),
 )
