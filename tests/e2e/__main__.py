@@ -20,12 +20,14 @@ ASIDE = (
     (
         "test_application_metrics.py",
         "test_compose.py",
+        "test_first.py",
         "test_first_pods.py",
         "test_how_to.py",
         "test_images.py",
         "test_judgement.py",
     ),
     (
+        "test_capacity.py",
         "test_replicas.py",
         "test_rights.py",
         "test_rules.py",
@@ -34,7 +36,8 @@ ASIDE = (
         "test_versions.py",
     ),
 )
-"""The files of each lane but the first, which has all others. More lanes only take the processors from each other."""
+"""The files of each lane but the first, which has all others: those that deploy the demo's service must take turns.
+More lanes only take the processors from each other."""
 ALONE = ("test_guard.py", "test_chaos.py")
 """What kills the servers that all others need, and so comes after them."""
 
