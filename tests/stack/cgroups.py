@@ -7,6 +7,7 @@ hierarchy per controller, v2 a single one.
 """
 
 import contextlib
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -60,9 +61,9 @@ def members() -> list[int]:
     """Every process in our cgroup or below it."""
     found = []
     for hierarchy in hierarchies():
-        for procs in (hierarchy / CGROUP).rglob("cgroup.procs"):
+        for folder in _folders(hierarchy / CGROUP):
             with contextlib.suppress(OSError):
-                found += [int(pid) for pid in procs.read_text().split()]
+                found += [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
     return found
 
 
@@ -74,14 +75,18 @@ def remove(seconds: float = 5) -> list[Path]:
     deadline = time.monotonic() + seconds
     while left := [hierarchy / CGROUP for hierarchy in hierarchies() if (hierarchy / CGROUP).is_dir()]:
         for root in left:
-            folders = [path for path in root.rglob("*") if path.is_dir()]
-            for folder in [*sorted(folders, key=lambda path: len(path.parts), reverse=True), root]:
+            for folder in _folders(root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
         if time.monotonic() > deadline:
             break
         time.sleep(0.05)
     return left
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return it and all below it, what is inside before what it is inside of; any may go meanwhile, as its pod ends."""
+    return [Path(folder) for folder, _, _ in os.walk(root, topdown=False)]
 
 
 def _servers() -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.stack import cgroups, processes
-from tests.stack.layout import MARKER
+from tests.stack.layout import CGROUP, MARKER
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +55,22 @@ def test_what_is_somebody_elses_is_left_alone() -> None:
         assert processes.end_all() == []
         assert alive(other.pid)
         other.kill()
+
+
+def test_a_cgroup_that_goes_while_it_is_looked_for_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod's cgroup is there when its parent is listed, and gone when it is its turn."""
+    for number, name in enumerate(("", "kubepods", "kubepods/ending", "servers")):
+        (folder := tmp_path / CGROUP / name).mkdir()
+        (folder / "cgroup.procs").write_text(f"{number}\n")
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [tmp_path])
+    scandir = os.scandir
+
+    def ends_first(path: Path | str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("ending"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", ends_first)
+    assert sorted(cgroups.members()) == [0, 1, 3]
