@@ -9,7 +9,7 @@ from __future__ import annotations
 import kubernetes.client  # noqa: F401 - for the forks
 from airflow.plugins_manager import AirflowPlugin
 
-import airflow_deploy.dags  # noqa: F401 - for the forks
+import airflow_deploy.factory.loader  # noqa: F401 - for the forks
 
 
 class DeployPlugin(AirflowPlugin):

@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [
             {
                 "connection-type": "prometheus",
-                "hook-class-name": "airflow_deploy.clients.prometheus.PrometheusHook",
+                "hook-class-name": "airflow_deploy.clients.prometheus.hook.PrometheusHook",
                 "hook-name": "Prometheus",
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "extra"],
@@ -28,7 +28,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "extra-links": ["airflow_deploy.sensors.graph.PrometheusGraphLink"],
+        "extra-links": ["airflow_deploy.sensors.graph_link.PrometheusGraphLink"],
         "config": {
             "airflow_deploy": {
                 "description": "Progressive delivery to Kubernetes.",

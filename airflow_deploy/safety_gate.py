@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_deploy.clients.airflow_api import AirflowApi
-from airflow_deploy.clients.runs import Run, check_conf
-from airflow_deploy.domain.outcome import DeployResult
+from airflow_deploy.clients.airflow_rest.api import AirflowApi
+from airflow_deploy.clients.airflow_rest.runs import Run, check_conf
+from airflow_deploy.domain.lifecycle.result import DeployResult
 
 WAIT = 4 * 3600.0
 """Seconds to wait by default: four stages of half an hour each at most, and an approval of an hour."""

@@ -7,13 +7,13 @@ from typing import Any
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.autoscalers import hold_autoscalers
-from airflow_deploy.clients.capacity import scale_up
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import objects, render
-from airflow_deploy.domain.states import State
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.workloads.manifests import objects, render
 from airflow_deploy.operators.approval import check_agreed
-from airflow_deploy.operators.base import DeployOperator, record
+from airflow_deploy.rollout.autoscalers import hold_autoscalers
+from airflow_deploy.rollout.capacity import scale_up
+from airflow_deploy.tasks.base import DeployOperator, record
 
 
 class ApplyManifestOperator(DeployOperator):

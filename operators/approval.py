@@ -9,13 +9,13 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.domain.approval import APPROVE, REJECT, Answer, Person, answered
-from airflow_deploy.domain.confidence import Confidence
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
-from airflow_deploy.domain.question import About, Question
-from airflow_deploy.domain.states import STEPS_KEY, State
-from airflow_deploy.operators.base import DeployOperator, record, recorded, resolved
-from airflow_deploy.sensors.questions import QuestionTrigger
+from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT, Answer, Person, answered
+from airflow_deploy.domain.lifecycle.confidence import Confidence
+from airflow_deploy.domain.lifecycle.question import About, Question
+from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State
+from airflow_deploy.tasks.base import DeployOperator, record, recorded, resolved
+from airflow_deploy.tasks.question_trigger import QuestionTrigger
 
 
 class DeploymentApprovalOperator(DeployOperator):

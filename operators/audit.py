@@ -11,12 +11,12 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.manifests import render
 from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
 from airflow_deploy.domain.names import SHADOW
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
-from airflow_deploy.operators.base import DeployOperator, recorded
+from airflow_deploy.domain.workloads.manifests import render
+from airflow_deploy.tasks.base import DeployOperator, recorded
 
 
 def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str]) -> str:

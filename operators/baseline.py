@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.operators.base import DeployOperator
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.tasks.base import DeployOperator
 
 
 class CaptureBaselineOperator(DeployOperator):

@@ -8,12 +8,12 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_deploy.clients.images import Images
-from airflow_deploy.clients.source import Repository
+from airflow_deploy.clients.docker import Images
+from airflow_deploy.clients.git import Repository
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import DeployOperator, record
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.tasks.base import DeployOperator, record
 
 
 class BuildImageOperator(DeployOperator):

@@ -8,21 +8,22 @@ from typing import Any
 
 from airflow.sdk import Context, XComArg
 
-from airflow_deploy.clients import lease, manifests, mirror
-from airflow_deploy.clients.autoscalers import hold_autoscalers
-from airflow_deploy.clients.capacity import provide
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.services import adopt
-from airflow_deploy.clients.testers import see_delivered
-from airflow_deploy.clients.wayback import check_way_back
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.record import Patch
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.teamroute import TeamRoute
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.record import Patch
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.domain.workloads import manifests
 from airflow_deploy.operators.approval import check_agreed
-from airflow_deploy.operators.base import DeployOperator, explain, record, resolved
+from airflow_deploy.rollout import lease, mirror
+from airflow_deploy.rollout.adoption import adopt
+from airflow_deploy.rollout.autoscalers import hold_autoscalers
+from airflow_deploy.rollout.capacity import provide
+from airflow_deploy.rollout.preflight import check_way_back
+from airflow_deploy.rollout.probe import see_delivered
+from airflow_deploy.tasks.base import DeployOperator, explain, record, resolved
 
 
 class ClaimRouteOperator(DeployOperator):

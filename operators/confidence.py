@@ -8,10 +8,10 @@ from typing import Any
 from airflow.sdk import BaseBranchOperator, Context, XComArg
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.confidence import Confidence, Known, score
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import RETRIES, DeployOperator, record, resolved
+from airflow_deploy.domain.lifecycle.confidence import Confidence, Known, score
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.tasks.base import RETRIES, DeployOperator, record, resolved
 
 
 class ScoreConfidenceOperator(DeployOperator):

@@ -6,25 +6,24 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_deploy.clients import manifests
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.autoscalers import check_autoscalers
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.mirror import NEEDS
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.clients.services import check_shares, serving
-from airflow_deploy.clients.source import Repository
-from airflow_deploy.clients.wayback import check_way_back
-from airflow_deploy.domain import mirror
+from airflow_deploy.clients.git import Repository
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.config.request import DeployRequest, parse_request
+from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import PORT, Route
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import triggered_at
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.request import DeployRequest, parse_request
-from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.teamroute import TeamRoute
-from airflow_deploy.operators.base import DeployOperator, record
+from airflow_deploy.domain.routing.http_route import PORT, Route
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.domain.workloads import manifests, mirror
+from airflow_deploy.rollout.adoption import check_shares, serving
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.rollout.autoscalers import check_autoscalers
+from airflow_deploy.rollout.mirror import NEEDS
+from airflow_deploy.rollout.preflight import check_way_back
+from airflow_deploy.tasks.base import DeployOperator, record
 
 
 class PlanDeploymentOperator(DeployOperator):

@@ -17,20 +17,20 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.clients.prometheus import Prometheus
-from airflow_deploy.clients.promoted import Promoted, one_promoted, promoted
-from airflow_deploy.clients.recheck import Recheck, recheck
-from airflow_deploy.clients.settling import settle, take_back
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.prometheus.hook import Prometheus
+from airflow_deploy.domain.config.spec import Connections
 from airflow_deploy.domain.errors import DeployError, HarmError
-from airflow_deploy.domain.record import GARBLED
-from airflow_deploy.domain.spec import Connections
-from airflow_deploy.domain.states import State, Step
+from airflow_deploy.domain.lifecycle.states import State, Step
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.record import GARBLED
 from airflow_deploy.domain.values import printable
 from airflow_deploy.operators.audit import amend_audit
-from airflow_deploy.operators.base import RETRIES
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.rollout.analysis.recheck import Recheck, recheck
+from airflow_deploy.rollout.history import Promoted, one_promoted, promoted
+from airflow_deploy.rollout.rollback import settle, take_back
+from airflow_deploy.tasks.base import RETRIES
 
 log = logging.getLogger(__name__)
 

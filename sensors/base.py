@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow.sdk import Context, conf
 
-from airflow_deploy.operators.base import DeployOperator
-from airflow_deploy.sensors.triggers import OneEventTrigger
+from airflow_deploy.tasks.base import DeployOperator
+from airflow_deploy.tasks.triggers import OneEventTrigger
 
 
 class DeploySensor(DeployOperator):

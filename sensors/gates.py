@@ -10,15 +10,15 @@ from typing import Any
 from airflow.sdk import Context, XComArg
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, HarmError
-from airflow_deploy.domain.states import State
-from airflow_deploy.operators.base import record, resolved
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.rollout.analysis.loop import Assignment, Role
 from airflow_deploy.sensors.base import DeploySensor
-from airflow_deploy.sensors.graph import PrometheusGraphLink
-from airflow_deploy.sensors.looks import Assignment, Role
-from airflow_deploy.sensors.triggers import LookTrigger
+from airflow_deploy.sensors.graph_link import PrometheusGraphLink
+from airflow_deploy.tasks.base import record, resolved
+from airflow_deploy.tasks.triggers import LookTrigger
 
 
 class LookSensor(DeploySensor):

@@ -9,7 +9,7 @@ from airflow.sdk import Context
 
 from airflow_deploy.domain.errors import HarmError
 from airflow_deploy.sensors.base import DeploySensor
-from airflow_deploy.sensors.triggers import ReadyTrigger
+from airflow_deploy.tasks.triggers import ReadyTrigger
 
 PATIENCE = 360
 """Seconds, somewhat more than the Deployment's own ``progressDeadlineSeconds``: it knows the better reason."""

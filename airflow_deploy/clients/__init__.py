@@ -1,1 +1,1 @@
-"""Thin clients of the outside world: the cluster, Prometheus, Docker, Git and the artifact store."""
+"""Thin clients, one file or folder for each outside system. They translate its errors, and decide nothing."""

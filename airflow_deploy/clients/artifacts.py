@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from airflow.sdk import ObjectStoragePath, conf
 
-from airflow_deploy.domain.confidence import Outcomes
+from airflow_deploy.domain.lifecycle.confidence import Outcomes
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest, triggered_at
-from airflow_deploy.domain.plan import DeploymentPlan
 from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)

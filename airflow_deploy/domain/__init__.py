@@ -1,1 +1,1 @@
-"""The pure core: what a deployment is and how it is judged. It imports no Airflow, Kubernetes, Docker or HTTP."""
+"""The pure core: what a deployment is and how it is judged. No Airflow, Kubernetes, Docker or HTTP in here."""

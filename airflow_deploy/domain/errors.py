@@ -12,7 +12,7 @@
     │   └── NotSettledError     the system could not return to a whole state by itself
     └── TemporaryError          a server did not answer, or lost a race: the task is tried again
 
-Operators map the two branches to Airflow's retries in one place, ``airflow_deploy.operators.base``.
+Operators map the two branches to Airflow's retries in one place, ``airflow_deploy.tasks.base``.
 """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.airflow.fake_registry import FakeRegistry
 from tests.unit.airflow_home import isolate
 
@@ -24,7 +24,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
     """The registry that is asked for the stable's images: no test here has a Docker daemon."""
     made = FakeRegistry()
-    monkeypatch.setattr("airflow_deploy.clients.wayback.Images", made)
+    monkeypatch.setattr("airflow_deploy.rollout.preflight.Images", made)
     return made
 
 
@@ -32,5 +32,5 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
 def drained(monkeypatch: pytest.MonkeyPatch) -> list[DeploymentPlan]:
     """Whose last requests were waited for: no test here has a gateway, and each is seen to send no more at once."""
     asked: list[DeploymentPlan] = []
-    monkeypatch.setattr("airflow_deploy.clients.settling.see_drained", asked.append)
+    monkeypatch.setattr("airflow_deploy.rollout.rollback.see_drained", asked.append)
     return asked

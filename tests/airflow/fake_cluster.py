@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from airflow_deploy.clients.answers import TIMEOUT
-from airflow_deploy.clients.cluster import Parts, Readiness
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Parts, Readiness
+from airflow_deploy.clients.kubernetes.errors import TIMEOUT
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.lease import Lease, held, name_of
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.record import Patch
-from airflow_deploy.domain.teamroute import TeamRoute, absent
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.lease import Lease, held, name_of
+from airflow_deploy.domain.routing.record import Patch
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 R = TypeVar("R", bound=TeamRoute)

@@ -16,18 +16,18 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.answers import TIMEOUT
 from airflow_deploy.clients.artifacts import Artifacts, store
-from airflow_deploy.clients.observer import Observer
+from airflow_deploy.clients.kubernetes.errors import TIMEOUT
 from airflow_deploy.domain.errors import IllegalTransition
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.record import Patch
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.teamroute import TeamRoute
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing.record import Patch
+from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.audit import AuditOperator
-from airflow_deploy.operators.base import record
 from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, TakeBackOperator
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.tasks.base import record
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import STAGE, TASKS, Run
 from tests.airflow.test_recheck import WITHOUT_CONDITION, Gateway, Load

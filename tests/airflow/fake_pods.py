@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_deploy.clients.answers import TIMEOUT
+from airflow_deploy.clients.kubernetes.errors import TIMEOUT
 from airflow_deploy.domain.errors import TemporaryError
-from airflow_deploy.domain.lease import held
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import PodsRoute
-from airflow_deploy.domain.teamroute import TeamRoute, absent
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.lease import held
+from airflow_deploy.domain.routing.service_route import PodsRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.builders import make_plan, make_spec
 

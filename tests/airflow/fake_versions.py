@@ -9,10 +9,10 @@ from itertools import count
 from typing import Any
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.manifests import objects, render
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.workloads.manifests import objects, render
 from tests.airflow.fake_cluster import FakeCluster
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.observer import Observer, Seen
+from airflow_deploy.domain.analysis.final_verdict import Outcome
 from airflow_deploy.domain.errors import DeployError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.telemetry import CounterReader, Series
-from airflow_deploy.domain.word import Outcome
-from airflow_deploy.sensors import looks, triggers
-from airflow_deploy.sensors.looks import Assignment, Looks, Role
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import CounterReader, Series
+from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.rollout.analysis import loop as looks
+from airflow_deploy.rollout.analysis.loop import Assignment, Looks, Role
+from airflow_deploy.rollout.analysis.observer import Observer, Seen
+from airflow_deploy.tasks import triggers
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START
 from tests.unit.test_telemetry import label

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
-from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.approval import Answer
-from airflow_deploy.domain.confidence import Known, Outcomes, score
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.question import About
-from airflow_deploy.domain.states import State, Step
+from airflow_deploy.domain.lifecycle.approval import Answer
+from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.question import About
+from airflow_deploy.domain.lifecycle.states import State, Step
+from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import apply, approval, canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.approval import DeploymentApprovalOperator, check_agreed
-from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.sensors.questions import QuestionTrigger
+from airflow_deploy.tasks.base import recorded
+from airflow_deploy.tasks.question_trigger import QuestionTrigger
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
 from tests.unit.builders import make_plan

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from airflow_deploy.clients.artifacts import HISTORY, Artifacts
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.unit.airflow_home import isolate
 from tests.unit.builders import make_plan, make_spec
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import lease
-from airflow_deploy.clients.settling import take_back
-from airflow_deploy.clients.versions import Tidied
-from airflow_deploy.domain.autoscaling import HELD, hold
 from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.workloads.autoscaling import HELD, hold
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ShiftCanaryOperator
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout.cleanup import Tidied
+from airflow_deploy.rollout.rollback import take_back
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_approval import AGREED
 from tests.airflow.test_operators import Run

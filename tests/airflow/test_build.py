@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.images import Images
+from airflow_deploy.clients.docker import Images
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.operators.build import BuildImageOperator
 from tests.unit.builders import DIGEST, make_plan, make_spec
 from tests.unit.test_source import Team

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import capacity, lease
-from airflow_deploy.clients.capacity import PATIENCE, provide, scale_up
-from airflow_deploy.clients.cluster import Cluster, Readiness
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster, Readiness
 from airflow_deploy.domain.errors import CapacityError, FencedError, PermanentError
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
+from airflow_deploy.rollout import capacity, lease
+from airflow_deploy.rollout.capacity import PATIENCE, provide, scale_up
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
 from tests.unit.builders import make_plan, make_spec

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import TemporaryError
 from tests.stack.tls import Authority
 from tests.unit import kubeconfig

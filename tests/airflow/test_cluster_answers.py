@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from kubernetes.client.rest import RESTClientObject
 
-from airflow_deploy.clients.answers import PROMPT
-from airflow_deploy.clients.cluster import Cluster, Parts
+from airflow_deploy.clients.kubernetes.cluster import Cluster, Parts
+from airflow_deploy.clients.kubernetes.errors import PROMPT
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.podsroute import PodsRoute
-from airflow_deploy.domain.versions import VERSION
-from airflow_deploy.sensors.looks import IN_TIME
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.service_route import PodsRoute
+from airflow_deploy.domain.workloads.versions import VERSION
+from airflow_deploy.rollout.analysis.loop import IN_TIME
 from tests.unit import kubeconfig
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"

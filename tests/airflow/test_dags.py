@@ -21,13 +21,13 @@ from airflow.sdk import DAG, TriggerRule
 from airflow.sdk.exceptions import ParamValidationError, TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_deploy.dag import build_dag
-from airflow_deploy.domain.confidence import Known, Outcomes, score
+from airflow_deploy.domain.config.request import parse_request
+from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import PermanentError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.question import verbatim
-from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.spec import DeploymentSpec
+from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.question import verbatim
+from airflow_deploy.factory.deployment import build_dag
 from tests.airflow.rules import RAN, descendants, play
 from tests.airflow.test_operators import TaskInstance
 from tests.hostile import PARTS, drawn, odd_confs

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_deploy.clients import draining
-from airflow_deploy.clients.draining import PATIENCE, QUIET, see_drained
-from airflow_deploy.clients.observer import Observer
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.rollout import draining
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.rollout.draining import PATIENCE, QUIET, see_drained
 from tests.airflow.fake_world import Clock, FakeObserver, Stage
 from tests.unit.builders import make_plan
 from tests.unit.test_judge import SCRAPE, START

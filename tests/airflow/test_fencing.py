@@ -11,19 +11,19 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import lease
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.settling import settle
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, PermanentError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import canary
-from airflow_deploy.operators import settle as settling
-from airflow_deploy.operators.base import recorded
+from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ClaimRouteOperator, OwnedOperator, PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.operators.settle import SettleOperator
+from airflow_deploy.operators.finalize import SettleOperator
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout.rollback import settle
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_operators import ENDING, Run, event

@@ -10,20 +10,20 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import capacity, lease
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.clients.prometheus import Prometheus
-from airflow_deploy.clients.settling import settle, take_back
-from airflow_deploy.clients.versions import survey, tidy
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.prometheus.hook import Prometheus
 from airflow_deploy.domain.errors import FencedError, NotSettledError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.versions import SETTLES_ITSELF
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.workloads.versions import SETTLES_ITSELF
 from airflow_deploy.operators import canary
-from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
+from airflow_deploy.rollout import capacity, lease
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.rollout.cleanup import survey, tidy
+from airflow_deploy.rollout.rollback import settle, take_back
 from airflow_deploy.sensors.gates import HealthGateSensor, WatchSensor
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions

@@ -8,19 +8,19 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import lease
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.guard import Guard
-from airflow_deploy.clients.inventory import Inventory
-from airflow_deploy.clients.settling import return_traffic, settle, take_back
-from airflow_deploy.clients.traffic import Traffic
-from airflow_deploy.clients.versions import Surveyed, tidy
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.inventory import Inventory
+from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import NOBODY
-from airflow_deploy.domain.versions import MANAGED_BY, MANAGER, VERSION
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.service_route import NOBODY
+from airflow_deploy.domain.workloads.versions import MANAGED_BY, MANAGER, VERSION
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout.cleanup import Surveyed, tidy
+from airflow_deploy.rollout.guard import Guard
+from airflow_deploy.rollout.rollback import return_traffic, settle, take_back
 from tests.airflow.fake_pods import LABELS, FakePods
 from tests.airflow.fake_pods import planned as second_planned
 from tests.airflow.fake_world import Clock, Stage, World

@@ -10,11 +10,11 @@ import pytest
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_deploy.dag import build_dag
-from airflow_deploy.domain.graph import graph_page
-from airflow_deploy.domain.word import Outcome
+from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.graphs import graph_page
+from airflow_deploy.factory.deployment import build_dag
 from airflow_deploy.sensors.gates import LookSensor, VerifySensor
-from airflow_deploy.sensors.graph import PrometheusGraphLink
+from airflow_deploy.sensors.graph_link import PrometheusGraphLink
 from tests.unit.builders import make_plan, make_spec
 
 PLAN = make_plan()

@@ -14,21 +14,21 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import guard as guarding
-from airflow_deploy.clients.guard import REMIND, Guard
-from airflow_deploy.clients.traffic import Traffic
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.domain.analysis.final_verdict import Outcome
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.lease import Lease
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import PodsRoute
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.teamroute import TeamRoute, absent
-from airflow_deploy.domain.word import Outcome
-from airflow_deploy.operators import settle as settling
-from airflow_deploy.operators.base import recorded
-from airflow_deploy.operators.settle import RollbackOperator
-from airflow_deploy.sensors.looks import Role
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.lease import Lease
+from airflow_deploy.domain.routing.service_route import PodsRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent
+from airflow_deploy.operators import finalize as settling
+from airflow_deploy.operators.finalize import RollbackOperator
+from airflow_deploy.rollout import guard as guarding
+from airflow_deploy.rollout.analysis.loop import Role
+from airflow_deploy.rollout.guard import REMIND, Guard
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock, Stage, World
 from tests.airflow.test_looks import HEALTHY, planned

@@ -9,17 +9,18 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import lease, wayback
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.lease import LABEL, UNKNOWN_SECONDS, Lease
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.lease import LABEL, UNKNOWN_SECONDS, Lease
 from airflow_deploy.operators import canary
-from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import UNSEEN, ClaimRouteOperator, ShiftCanaryOperator
-from airflow_deploy.sensors.looks import IN_TIME, Role
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout import preflight as wayback
+from airflow_deploy.rollout.analysis.loop import IN_TIME, Role
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_registry import FakeRegistry
 from tests.airflow.fake_world import Clock, Stage, World
@@ -273,7 +274,7 @@ class TestClaim:
             clock.sleep(seconds)
             cluster.hold_lease(owner)
 
-        monkeypatch.setattr("airflow_deploy.clients.lease.time.sleep", sleep)
+        monkeypatch.setattr("airflow_deploy.rollout.lease.time.sleep", sleep)
         writes = cluster.writes
         with pytest.raises(RefusedError, match=rf"by {owner}, which is under way: wait until it has ended"):
             self.claim(self.another(cluster), cluster, monkeypatch)
@@ -337,7 +338,7 @@ class TestClaim:
             clock.sleep(seconds)
             lease.renew(cast("Cluster", cluster), another, f"{another.deployment_id}/1")
 
-        monkeypatch.setattr("airflow_deploy.clients.lease.time.sleep", sleep)
+        monkeypatch.setattr("airflow_deploy.rollout.lease.time.sleep", sleep)
         monkeypatch.setattr(where, name, meanwhile)
         with pytest.raises(DeployError):
             self.claim(cluster.plan, cluster, monkeypatch)

@@ -7,10 +7,10 @@ from itertools import groupby
 
 import pytest
 
-from airflow_deploy.domain.report import QUIET, Report
-from airflow_deploy.sensors import looks
-from airflow_deploy.sensors.looks import Looks
-from airflow_deploy.sensors.telling import LINES_PER_SECOND, MOST_LINES, Allowance
+from airflow_deploy.domain.analysis.report import QUIET, Report
+from airflow_deploy.rollout.analysis import loop as looks
+from airflow_deploy.rollout.analysis.log_budget import LINES_PER_SECOND, MOST_LINES, Allowance
+from airflow_deploy.rollout.analysis.loop import Looks
 from tests.airflow.fake_world import Stage, World
 from tests.airflow.test_looks import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.answers import PROMPT, TIMEOUT
-from airflow_deploy.clients.observer import CHUNK, LOOKBACK
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.errors import PROMPT, TIMEOUT
+from airflow_deploy.domain.analysis.evidence import replay
+from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import replay
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.telemetry import CounterReader, Series
-from airflow_deploy.domain.word import Outcome
-from airflow_deploy.sensors import looks
-from airflow_deploy.sensors.looks import BRAKING, HANDOVER, UNVERIFIED, Role
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import CounterReader, Series
+from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.rollout.analysis import loop as looks
+from airflow_deploy.rollout.analysis.loop import BRAKING, HANDOVER, UNVERIFIED, Role
+from airflow_deploy.rollout.analysis.observer import CHUNK, LOOKBACK
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
@@ -491,7 +491,7 @@ class TestBrake:
             sleep(seconds)
             world.cluster.replicas[stable] = int(world.clock.now > START + 60)
 
-        monkeypatch.setattr("airflow_deploy.sensors.looks.time.sleep", until_started)
+        monkeypatch.setattr("airflow_deploy.rollout.analysis.loop.time.sleep", until_started)
         braked_at = world.loop("watch").brake(WORD)
         assert braked_at is not None
         assert START + 60 < braked_at < START + 61

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.observer import CHUNK, COUNTERS, LONG_STEP, LOOKBACK, SCRAPES, Observer, unsighted
-from airflow_deploy.clients.prometheus import Prometheus
+from airflow_deploy.clients.prometheus.hook import Prometheus
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.joint import LABEL
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.telemetry import CounterReader, Series
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.batch_query import LABEL
+from airflow_deploy.domain.metrics.counters import CounterReader, Series
+from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.rollout.analysis.observer import CHUNK, COUNTERS, LONG_STEP, LOOKBACK, SCRAPES, Observer, unsighted
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_gates import CARDS, QUEUE
 from tests.unit.test_judge import START

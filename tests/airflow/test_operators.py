@@ -15,11 +15,8 @@ from airflow.sdk import Context, ExceptionRetryPolicy, RetryAction
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.settling import Settled
-from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.approval import Answer, Person
-from airflow_deploy.domain.confidence import Known, Outcomes, score
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import (
     DeclinedError,
     FencedError,
@@ -30,19 +27,22 @@ from airflow_deploy.domain.errors import (
     RefusedError,
     TemporaryError,
 )
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.states import STEPS_KEY, State, Step
-from airflow_deploy.operators import settle as settling
+from airflow_deploy.domain.lifecycle.approval import Answer, Person
+from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State, Step
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
-from airflow_deploy.operators.base import RETRIES, RETURN_RETRIES, record, recorded
 from airflow_deploy.operators.confidence import (
     RefuseOperator,
     RouteOnConfidenceOperator,
     ScoreConfidenceOperator,
 )
-from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
+from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
+from airflow_deploy.rollout.rollback import Settled
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
+from airflow_deploy.tasks.base import RETRIES, RETURN_RETRIES, record, recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.hostile import drawn, odd_confs
 from tests.unit.airflow_home import isolate

@@ -14,16 +14,16 @@ import pytest
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.clients.source import Repository
+from airflow_deploy.clients.git import Repository
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.operators import canary
 from airflow_deploy.operators import plan as planning
-from airflow_deploy.operators.base import recorded
 from airflow_deploy.operators.canary import ClaimRouteOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
 from tests.hostile import FIELDS, ODD_TEXTS

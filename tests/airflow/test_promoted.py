@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.promoted import one_promoted, promoted
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.rollout.history import one_promoted, promoted
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import GOOD_BASELINE
 

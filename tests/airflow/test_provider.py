@@ -42,7 +42,11 @@ def test_what_forks_airflows_tasks_has_imported_what_they_need() -> None:
     code = f"import sys, {found.module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert issubclass(found.load(), AirflowPlugin)
-    assert {"airflow_deploy.dag", "airflow_deploy.clients.cluster", "kubernetes.client"} <= set(loaded)
+    assert {
+        "airflow_deploy.factory.deployment",
+        "airflow_deploy.clients.kubernetes.cluster",
+        "kubernetes.client",
+    } <= set(loaded)
 
 
 def test_the_package_name_is_the_distributions() -> None:

@@ -14,12 +14,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.sensors import questions
-from airflow_deploy.sensors.questions import QuestionTrigger
-from airflow_deploy.sensors.triggers import INTERVAL
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.tasks import question_trigger as questions
+from airflow_deploy.tasks.question_trigger import QuestionTrigger
+from airflow_deploy.tasks.triggers import INTERVAL
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_triggers import ended
@@ -206,7 +206,7 @@ class TestRestart:
         cluster.annotate(routes.PHASE, routes.BRAKED)
         first = ended(trigger)["closed"]
         path, arguments = trigger.serialize()
-        assert path == "airflow_deploy.sensors.questions.QuestionTrigger"
+        assert path == "airflow_deploy.tasks.question_trigger.QuestionTrigger"
         second = ended(QuestionTrigger(**json.loads(json.dumps(arguments))))["closed"]
         assert (second["said"], second["why"]) == (first["said"], first["why"])
         assert asked.answers == [["Reject"]]

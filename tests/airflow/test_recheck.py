@@ -12,16 +12,16 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.observer import CHUNK, LOOKBACK, Observer
-from airflow_deploy.clients.promoted import Promoted
-from airflow_deploy.clients.recheck import EVERY, POINTS, WINDOW, Recheck, recheck
-from airflow_deploy.domain.baseline import Baseline
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.analysis.evidence import replay
+from airflow_deploy.domain.analysis.judge import ALPHA
+from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import replay
-from airflow_deploy.domain.judge import ALPHA
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.request import parse_request
-from airflow_deploy.domain.telemetry import Counts, Series
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import Counts, Series
+from airflow_deploy.rollout.analysis.observer import CHUNK, LOOKBACK, Observer
+from airflow_deploy.rollout.analysis.recheck import EVERY, POINTS, WINDOW, Recheck, recheck
+from airflow_deploy.rollout.history import Promoted
 from tests.airflow.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
 from tests.unit.builders import CONF, MISSING, changed, make_plan
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START

@@ -9,24 +9,24 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients import capacity, lease
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.guard import Guard
-from airflow_deploy.clients.manifests import guard as guard_manifest
-from airflow_deploy.clients.manifests import objects
-from airflow_deploy.clients.settling import return_traffic, settle, take_back
-from airflow_deploy.clients.traffic import Traffic
-from airflow_deploy.clients.versions import Surveyed, tidy
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.domain.analysis.final_verdict import Outcome
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.versions import VERSION, Version
-from airflow_deploy.domain.word import Outcome
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.workloads.manifests import guard as guard_manifest
+from airflow_deploy.domain.workloads.manifests import objects
+from airflow_deploy.domain.workloads.versions import VERSION, Version
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.sensors.triggers import ReadyTrigger
+from airflow_deploy.rollout import capacity, lease
+from airflow_deploy.rollout.cleanup import Surveyed, tidy
+from airflow_deploy.rollout.guard import Guard
+from airflow_deploy.rollout.rollback import return_traffic, settle, take_back
+from airflow_deploy.tasks.triggers import ReadyTrigger
 from tests.airflow.fake_pods import LABELS, FakePods, planned
 from tests.airflow.fake_world import Clock, Stage, World
 from tests.airflow.test_looks import BAKE, MAX_BAKE

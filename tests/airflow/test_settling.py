@@ -10,9 +10,7 @@ from typing import Any, cast
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.settling import abandon, return_traffic, settle
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import (
     DeployError,
     FencedError,
@@ -21,11 +19,13 @@ from airflow_deploy.domain.errors import (
     RefusedError,
     TemporaryError,
 )
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
-from airflow_deploy.operators import settle as settling
-from airflow_deploy.operators.base import recorded
-from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.operators import finalize as settling
+from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
+from airflow_deploy.rollout.rollback import abandon, return_traffic, settle
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.test_operators import ENDING, STAGE, Run
@@ -213,7 +213,7 @@ class TestSettling:
             seen.append((asked, cluster.weights()[plan.candidate], cluster.replicas[plan.candidate]))
             return "some still came"
 
-        monkeypatch.setattr("airflow_deploy.clients.settling.see_drained", still_comes)
+        monkeypatch.setattr("airflow_deploy.rollout.rollback.see_drained", still_comes)
         settled = settle(real(cluster), plan)
         assert seen == [(plan, 0, 2)]
         assert cluster.replicas[plan.candidate] == 0

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import mirror
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import render
-from airflow_deploy.clients.versions import survey, tidy
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError, UndeliveredError
-from airflow_deploy.domain.mirror import made
+from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.record import SETTLED
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.testers import MARK, leads_to
-from airflow_deploy.operators.base import recorded
-from airflow_deploy.operators.settle import SettleOperator
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.record import SETTLED
+from airflow_deploy.domain.routing.testers import MARK, leads_to
+from airflow_deploy.domain.workloads.manifests import render
+from airflow_deploy.domain.workloads.mirror import made
+from airflow_deploy.operators.finalize import SettleOperator
+from airflow_deploy.rollout import mirror
+from airflow_deploy.rollout.cleanup import survey, tidy
+from airflow_deploy.tasks.base import recorded
 from tests.airflow import fake_world
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_versions import FakeVersions

@@ -14,13 +14,13 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.promoted import one_promoted
-from airflow_deploy.clients.settling import take_back
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, IllegalTransition, NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State, Step, assemble
 from airflow_deploy.domain.names import digest
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State, Step, assemble
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.rollout.history import one_promoted
+from airflow_deploy.rollout.rollback import take_back
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.airflow.test_operators import Run

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import lease, testers
-from airflow_deploy.clients.testers import PATIENCE, close
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError, UndeliveredError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.testers import LABELS
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.testers import LABELS
 from airflow_deploy.operators import canary
-from airflow_deploy.operators import settle as settling
-from airflow_deploy.operators.base import recorded
+from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ShiftCanaryOperator
-from airflow_deploy.operators.settle import RollbackOperator, SettleOperator
+from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout import probe as testers
+from airflow_deploy.rollout.probe import PATIENCE, close
+from airflow_deploy.tasks.base import recorded
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_operators import ENDING, Run

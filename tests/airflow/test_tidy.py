@@ -13,23 +13,24 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import Context
 
-from airflow_deploy.clients import lease, versions
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
-from airflow_deploy.clients.inventory import OWN_KINDS
-from airflow_deploy.clients.settling import take_back
-from airflow_deploy.clients.versions import Surveyed, Tidied, survey, tidy
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.inventory import OWN_KINDS
 from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import PodsRoute
-from airflow_deploy.domain.teamroute import TeamRoute, absent
-from airflow_deploy.domain.testers import made
-from airflow_deploy.domain.versions import SETTLES_ITSELF, Previous, chores
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.service_route import PodsRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent
+from airflow_deploy.domain.routing.testers import made
+from airflow_deploy.domain.workloads.versions import SETTLES_ITSELF, Previous, chores
 from airflow_deploy.operators import apply as applying
-from airflow_deploy.operators import tidy as tidying
+from airflow_deploy.operators import cleanup as tidying
 from airflow_deploy.operators.apply import ApplyManifestOperator
-from airflow_deploy.operators.tidy import TidyVersionsOperator
+from airflow_deploy.operators.cleanup import TidyVersionsOperator
+from airflow_deploy.rollout import cleanup as versions
+from airflow_deploy.rollout import lease
+from airflow_deploy.rollout.cleanup import Surveyed, Tidied, survey, tidy
+from airflow_deploy.rollout.rollback import take_back
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
 from tests.airflow.fake_world import Clock

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from airflow_deploy.clients.traffic import Traffic
+from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.lease import held, renewed
+from airflow_deploy.domain.routing.lease import held, renewed
 
 LEASE = {**held("shop", "payments", "DEP-1/1", 45), "metadata": {"name": "airflow-deploy-payments"}}
 PATH = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"

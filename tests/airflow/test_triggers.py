@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.cluster import Readiness
-from airflow_deploy.clients.observer import Observer
-from airflow_deploy.domain import route as routes
+from airflow_deploy.clients.kubernetes.cluster import Readiness
+from airflow_deploy.domain.analysis.final_verdict import Outcome
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
-from airflow_deploy.domain.word import Outcome
-from airflow_deploy.sensors import triggers
-from airflow_deploy.sensors.looks import Looks, Role
-from airflow_deploy.sensors.triggers import (
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.rollout.analysis.loop import Looks, Role
+from airflow_deploy.rollout.analysis.observer import Observer
+from airflow_deploy.tasks import triggers
+from airflow_deploy.tasks.triggers import (
     AT_ONCE,
     FAILING,
     INTERVAL,
@@ -434,7 +434,7 @@ class TestPace:
 
     def test_the_triggerers_loop_imports_nothing_heavy(self) -> None:
         script = (
-            "import sys, airflow_deploy.sensors.triggers, airflow_deploy.sensors.questions\n"
+            "import sys, airflow_deploy.tasks.triggers, airflow_deploy.tasks.question_trigger\n"
             "print([name for name in ('numpy', 'kubernetes', 'requests') if name in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -18,16 +18,16 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.promoted import promoted
-from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.analysis.evidence import replay
 from airflow_deploy.domain.errors import HarmError, RefusedError, TemporaryError
-from airflow_deploy.domain.evidence import replay
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.factory.verification import verification_dag
 from airflow_deploy.operators import verification
-from airflow_deploy.operators.base import RETURN_RETRIES
 from airflow_deploy.operators.verification import ReportOperator
-from airflow_deploy.verification import verification_dag
+from airflow_deploy.rollout.history import promoted
+from airflow_deploy.tasks.base import RETURN_RETRIES
 from tests.airflow.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.airflow.rules import play
 from tests.airflow.test_dags import DAGS, serialised

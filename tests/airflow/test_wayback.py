@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import wayback
-from airflow_deploy.clients.cluster import Parts
+from airflow_deploy.clients.kubernetes.cluster import Parts
 from airflow_deploy.domain.errors import PermanentError, RefusedError, TemporaryError
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator
+from airflow_deploy.rollout import preflight as wayback
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_registry import FakeRegistry
 from tests.airflow.test_operators import Run

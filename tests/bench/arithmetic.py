@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import cast
 from unittest.mock import patch
 
-from airflow_deploy.clients.observer import COUNTERS, SCRAPES, Observer, Seen
-from airflow_deploy.clients.prometheus import Prometheus
-from airflow_deploy.domain.joint import LABEL, fullest, parted, restored
-from airflow_deploy.domain.presets import SATURATION
-from airflow_deploy.domain.telemetry import Series
-from airflow_deploy.sensors import looks
-from airflow_deploy.sensors.looks import Looks
+from airflow_deploy.clients.prometheus.hook import Prometheus
+from airflow_deploy.domain.metrics.batch_query import LABEL, fullest, parted, restored
+from airflow_deploy.domain.metrics.counters import Series
+from airflow_deploy.domain.metrics.sources import SATURATION
+from airflow_deploy.rollout.analysis import loop as looks
+from airflow_deploy.rollout.analysis.loop import Looks
+from airflow_deploy.rollout.analysis.observer import COUNTERS, SCRAPES, Observer, Seen
 from tests.bench.fleet import Gate, began, gate
 from tests.bench.stand_ins import answer_series
 

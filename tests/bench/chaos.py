@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 
-from airflow_deploy.domain.states import ENDS
+from airflow_deploy.domain.lifecycle.states import ENDS
 from tests.bench.held import Fleet, Say, fleet
 from tests.bench.matrix import DEATHS, Row, load, table
 from tests.bench.stack import BENCH, measure

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from airflow_deploy.domain.gates import GATES, Gate
-from airflow_deploy.domain.sequential import Array
-from airflow_deploy.domain.spec import Canary
+from airflow_deploy.domain.analysis.sequential import Array
+from airflow_deploy.domain.config.gates import GATES, Gate
+from airflow_deploy.domain.config.spec import Canary
 from tests.bench.engine import LIMIT, begin
 
 SCRAPE = 5

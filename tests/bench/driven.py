@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_deploy.domain.states import State
-from airflow_deploy.domain.word import Outcome
+from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
-from airflow_deploy.operators.base import record
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
+from airflow_deploy.operators.finalize import RollbackOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
-from airflow_deploy.operators.settle import RollbackOperator
+from airflow_deploy.rollout.analysis.loop import Assignment, Looks
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
-from airflow_deploy.sensors.looks import Assignment, Looks
 from airflow_deploy.sensors.ready import WaitReadySensor
-from airflow_deploy.sensors.triggers import INTERVAL
+from airflow_deploy.tasks.base import record
+from airflow_deploy.tasks.triggers import INTERVAL
 
 AGREED = ("score_confidence", "")
 

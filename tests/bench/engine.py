@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from airflow_deploy.domain.counted import CountedTests
-from airflow_deploy.domain.gates import GATES
-from airflow_deploy.domain.judge import ALPHA
-from airflow_deploy.domain.sequential import Array, dispersion
+from airflow_deploy.domain.analysis.count_tests import CountedTests
+from airflow_deploy.domain.analysis.judge import ALPHA
+from airflow_deploy.domain.analysis.sequential import Array, dispersion
+from airflow_deploy.domain.config.gates import GATES
 
 LIMIT = GATES["error_rate"].default
 GATES_COUNTED = sum(gate.counted for gate in GATES.values())

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from airflow_deploy.domain.counted import BETA
-from airflow_deploy.domain.gates import GATES
-from airflow_deploy.domain.judge import ALPHA
-from airflow_deploy.domain.sequential import EProcess, Starts, log_threshold, trials_needed, upper_bound
+from airflow_deploy.domain.analysis.count_tests import BETA
+from airflow_deploy.domain.analysis.judge import ALPHA
+from airflow_deploy.domain.analysis.sequential import EProcess, Starts, log_threshold, trials_needed, upper_bound
+from airflow_deploy.domain.config.gates import GATES
 from tests.stack.layout import CHECKOUT
 
 FOLDER = CHECKOUT / "docs/concepts"

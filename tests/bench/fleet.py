@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from airflow_deploy.domain.baseline import Baseline
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.telemetry import Counts
-from airflow_deploy.sensors.looks import Assignment
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import Counts
+from airflow_deploy.rollout.analysis.loop import Assignment
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.builders import make_plan, make_spec
 

@@ -29,7 +29,7 @@ import psutil
 import yaml
 from cryptography.fernet import Fernet
 
-from airflow_deploy.sensors.triggers import INTERVAL, LOOKS_PER_SECOND
+from airflow_deploy.tasks.triggers import INTERVAL, LOOKS_PER_SECOND
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / ".bench" / "gates.json"

@@ -25,11 +25,11 @@ import docker
 import requests
 import yaml
 
-from airflow_deploy.clients.replays import judge_again
-from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.approval import APPROVE, REJECT
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.rollout.analysis.replay import judge_again
 from tests.bench.matrix import STATES, Row
 from tests.e2e.trail import summary, transitions, unix
 from tests.e2e.world import INCIDENT, RISKY, dag_of

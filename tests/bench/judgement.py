@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from airflow_deploy.domain.gates import GATES
-from airflow_deploy.domain.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.sequential import Array
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
+from airflow_deploy.domain.analysis.sequential import Array
+from airflow_deploy.domain.config.gates import GATES
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.bench import deployments, peers, results
 from tests.bench.deployments import FRESH, SCENARIOS, SCRAPE, STABLE_ERROR, STAGES, Deployments, Scenario
 from tests.bench.engine import ALPHA_GATE, GATES_COUNTED, LIMIT

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from airflow_deploy.domain.sequential import Array
+from airflow_deploy.domain.analysis.sequential import Array
 from tests.bench.deployments import SCRAPE, Deployments
 
 POINTS = 50

@@ -210,7 +210,7 @@ class Bench:
 
 
 def _name(deployment: "Driven") -> str:
-    from airflow_deploy.domain.plan import DeploymentPlan
+    from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 
     return DeploymentPlan.load(deployment.plan).candidate
 

@@ -15,7 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
-from airflow_deploy.sensors.triggers import LookTrigger
+from airflow_deploy.tasks.triggers import LookTrigger
 from tests.bench.fleet import gate
 from tests.bench.pulse import PulseTrigger
 

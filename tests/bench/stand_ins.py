@@ -24,8 +24,8 @@ from urllib.parse import parse_qs
 
 import uvloop
 
-from airflow_deploy.domain.joint import LABEL
-from airflow_deploy.domain.presets import PRESETS, SATURATION
+from airflow_deploy.domain.metrics.batch_query import LABEL
+from airflow_deploy.domain.metrics.sources import PRESETS, SATURATION
 from tests.bench.fleet import SCRAPE, began, gate, route_body
 from tests.stack.tls import Authority
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.airflow_api import AirflowApi, Login
+from airflow_deploy.clients.airflow_rest.api import AirflowApi, Login
 from airflow_deploy.domain.errors import RefusedError
 from tests.e2e.terminal import run, summary
 from tests.e2e.world import World

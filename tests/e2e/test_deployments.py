@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import requests
 
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.states import State
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.metrics.sources import PRESETS
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.e2e import terminal
 from tests.e2e.graphs import graphs, link

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.podsroute import NOBODY
-from airflow_deploy.domain.versions import VERSION
+from airflow_deploy.domain.routing.service_route import NOBODY
+from airflow_deploy.domain.workloads.versions import VERSION
 from tests.e2e.counted import by_pod, counted
 from tests.e2e.test_judgement import Deployment
 from tests.e2e.trail import unix

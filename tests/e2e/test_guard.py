@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from requests import HTTPError
 
-from airflow_deploy.domain.lease import name_of
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.lease import name_of
 from tests.e2e.counted import by_pod, counted
 from tests.e2e.trail import folder_of, states, summary, transitions, unix
 from tests.e2e.world import World, served

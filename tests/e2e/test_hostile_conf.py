@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
+from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.request import parse_request
 from tests.e2e.snapshot import snapshot
 from tests.e2e.world import REFUSING, World, dag_of
 from tests.hostile import Hostile, drawn, hostile_confs

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.e2e.trail import audited, check_consistent, states, summary, transitions, unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo, prometheus

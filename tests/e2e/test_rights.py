@@ -11,12 +11,12 @@ import pytest
 import yaml
 from kubernetes import client
 
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import guard, objects, rbac, route
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.lease import held, name_of, renewed
-from airflow_deploy.domain.mirror import made
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.lease import held, name_of, renewed
+from airflow_deploy.domain.workloads.manifests import guard, objects, rbac, route
+from airflow_deploy.domain.workloads.mirror import made
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl

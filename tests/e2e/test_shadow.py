@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import mirror, testers
-from airflow_deploy.clients.cluster import Cluster
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import claim
+from airflow_deploy.domain.routing.transitions import claim
+from airflow_deploy.rollout import mirror
+from airflow_deploy.rollout import probe as testers
 from tests.e2e.test_judgement import Deployment, afresh
 from tests.e2e.trail import states, transitions, unix
 from tests.e2e.world import SMALL, World, served

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import pytest
 
-from airflow_deploy.clients import testers
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.clients.manifests import objects, route
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.route import claim
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.transitions import claim
+from airflow_deploy.domain.workloads.manifests import objects, route
+from airflow_deploy.rollout import probe as testers
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl

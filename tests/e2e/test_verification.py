@@ -22,7 +22,7 @@ from tests.stack.processes import recorded
 DAG = "verify_deployments"
 
 BY_HAND = """
-from airflow_deploy.verification import verification_dag
+from airflow_deploy.factory.verification import verification_dag
 
 dag = verification_dag(schedule=None, limit={limit})
 dag.tags.add("limit {limit}")

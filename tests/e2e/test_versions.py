@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_deploy.clients.cluster import Cluster
-from airflow_deploy.domain.versions import drift, versions_of
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.workloads.versions import drift, versions_of
 from tests.e2e.trail import audited, summary, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo
@@ -25,7 +25,7 @@ DAG = "tidy_up"
 BY_HAND = f"""
 from airflow.sdk import DAG
 
-from airflow_deploy.operators.tidy import TidyVersionsOperator
+from airflow_deploy.operators.cleanup import TidyVersionsOperator
 
 with DAG("{DAG}", schedule=None, is_paused_upon_creation=False) as dag:
     TidyVersionsOperator(task_id="tidy", retries=0)

@@ -5,8 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_deploy.clients.replays import judge_again
 from airflow_deploy.domain.names import digest
+from airflow_deploy.rollout.analysis.replay import judge_again
 from tests.e2e.world import World
 
 

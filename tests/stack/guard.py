@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from airflow_deploy.clients import manifests
+from airflow_deploy.domain.workloads import manifests
 from tests.stack.access import add_account, kubectl
 from tests.stack.cluster import Cluster
 from tests.stack.layout import GUARD_KUBECONFIG, INFO

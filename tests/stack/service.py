@@ -14,8 +14,8 @@ import docker
 import yaml
 from docker.errors import DockerException
 
-from airflow_deploy.clients.manifests import rbac
-from airflow_deploy.domain.spec import parse_spec
+from airflow_deploy.domain.config.spec import parse_spec
+from airflow_deploy.domain.workloads.manifests import rbac
 from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployment
 from tests.stack.cluster import Cluster

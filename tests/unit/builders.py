@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.request import DeployRequest, parse_request
-from airflow_deploy.domain.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.config.request import DeployRequest, parse_request
+from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "sha256:" + "ab" * 32

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from airflow_deploy.clients import runs
+from airflow_deploy.clients.airflow_rest import runs
 from tests.unit.airflow_home import isolate
 from tests.unit.fake_airflow import FakeAirflow, serving
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.bins import Bins
-from airflow_deploy.domain.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.telemetry import CounterReader, Counts, Series, Tick
+from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
+from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series, Tick
+from airflow_deploy.domain.metrics.scrape_windows import Bins
+from airflow_deploy.domain.metrics.sources import PRESETS
 from tests.unit.test_judge import GOOD_BASELINE, gauges_are_fine, limits
 from tests.unit.test_telemetry import CANDIDATE, STABLE, poll, total
 

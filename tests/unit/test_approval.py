@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from airflow_deploy.domain.approval import Answer, Option, Person, answered
+from airflow_deploy.domain.lifecycle.approval import Answer, Option, Person, answered
 
 AT = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
 GRACE = Person(id="3", name="grace")

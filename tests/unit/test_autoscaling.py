@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.autoscaling import HELD, hold, holder, of, release
+from airflow_deploy.domain.workloads.autoscaling import HELD, hold, holder, of, release
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 RUN, LATER = "DEP-1-aaaaaaaa", "DEP-2-bbbbbbbb"

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from airflow_deploy.domain.baseline import HISTORY, RECENT, Baseline, capture, quietest
-from airflow_deploy.domain.gates import GATES
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.analysis.baseline import HISTORY, RECENT, Baseline, capture, quietest
+from airflow_deploy.domain.config.gates import GATES
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.unit.test_judge import SCRAPE, STABLE, START, answered
 from tests.unit.test_sequential import binomial
 

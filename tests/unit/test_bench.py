@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from airflow_deploy.domain.baseline import Baseline
-from airflow_deploy.domain.gates import GATES
-from airflow_deploy.domain.judge import Judge, Terms
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.sequential import dispersion
-from airflow_deploy.domain.telemetry import CounterReader, Counts, Series, Tick
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.analysis.judge import Judge, Terms
+from airflow_deploy.domain.analysis.sequential import dispersion
+from airflow_deploy.domain.config.gates import GATES
+from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series, Tick
+from airflow_deploy.domain.metrics.sources import PRESETS
 from tests.bench.deployments import SCENARIOS, SCRAPE, STABLE_ERROR, STAGES, Counters, Deployments, Load, deploy
 from tests.bench.engine import begin
 from tests.bench.judgement import Cell, rows, simulate, wald

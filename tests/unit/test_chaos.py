@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_deploy.domain import route as routes
+from airflow_deploy.domain.routing import transitions as routes
 from tests.bench.held import name_of, slow_build, unwatched, writes
 from tests.bench.matrix import DEATHS, STATES, Row, load, must, table
 from tests.stack.failures import COMPONENTS

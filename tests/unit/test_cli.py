@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_deploy.cli import main
-from airflow_deploy.clients.runs import Run, Snapshot
+from airflow_deploy.cli.main import main
+from airflow_deploy.clients.airflow_rest.runs import Run, Snapshot
 from tests.hostile import drawn, hostile_confs
 from tests.unit import kubeconfig
 from tests.unit.builders import CONF, make_plan
@@ -323,15 +323,13 @@ class TestGuard:
         assert "set KUBECONFIG" in capsys.readouterr().err
 
     def test_it_needs_no_airflow(self) -> None:
-        code = (
-            "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli import main; sys.exit(main(['--help']))"
-        )
+        code = "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli.main import main; main(['--help'])"
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
     def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
         """Whatever its cluster answers: this one refuses the connection."""
         path = kubeconfig.write(tmp_path, "http://127.0.0.1:9")
-        code = "import sys; from airflow_deploy.cli import main; sys.exit(main(['guard', '--namespace', 'shop']))"
+        code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['guard', '--namespace', 'shop']))"
         environment = {**os.environ, "KUBECONFIG": str(path)}
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
@@ -379,6 +377,6 @@ class TestHelp:
         assert capsys.readouterr().err.startswith("usage: airflow-deploy")
 
     def test_it_runs_as_a_program(self) -> None:
-        code = "import sys; from airflow_deploy.cli import main; sys.exit(main(['--version']))"
+        code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['--version']))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("airflow-deploy ")

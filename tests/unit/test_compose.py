@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_deploy.clients import manifests
+from airflow_deploy.domain.workloads import manifests
 from tests.stack import airflow, gateway, go_modules, prometheus
 from tests.stack.layout import CHECKOUT
 

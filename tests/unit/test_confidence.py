@@ -9,10 +9,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.confidence import ASK, FACTORS, GO_ALONE, Confidence, Known, Outcomes, score, vetoes
-from airflow_deploy.domain.criticality import CRITICALITY
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.request import parse_request
+from airflow_deploy.domain.config.criticality import CRITICALITY
+from airflow_deploy.domain.config.request import parse_request
+from airflow_deploy.domain.lifecycle.confidence import (
+    ASK,
+    FACTORS,
+    GO_ALONE,
+    Confidence,
+    Known,
+    Outcomes,
+    score,
+    vetoes,
+)
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.unit.builders import CONF, Path, changed, make_plan, make_spec
 
 MISSION = Outcomes(verified=8, undone=2)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from airflow_deploy.domain.baseline import BIN
-from airflow_deploy.domain.delivery import WATCHED, Delivery
-from airflow_deploy.domain.findings import Finding
+from airflow_deploy.domain.analysis.baseline import BIN
+from airflow_deploy.domain.analysis.delivery import WATCHED, Delivery
+from airflow_deploy.domain.analysis.verdict import Finding
 from tests.unit.test_judge import SCRAPE, START
 from tests.unit.test_sequential import binomial
 

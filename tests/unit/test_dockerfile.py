@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.clients import dockerfiles
-from airflow_deploy.clients.dockerfiles import PIP, generate, read_folder, render
-from airflow_deploy.domain.dockerfile import LANGUAGES, detect, dockerignore
+from airflow_deploy.dockerfile import repository as dockerfiles
+from airflow_deploy.dockerfile.languages import LANGUAGES, detect, dockerignore
+from airflow_deploy.dockerfile.repository import PIP, generate, read_folder, render
 from airflow_deploy.domain.errors import RefusedError
 
 Tree = dict[str, str]

@@ -9,11 +9,11 @@ from math import exp
 import pytest
 import yaml
 
-from airflow_deploy.domain.counted import BETA
-from airflow_deploy.domain.gates import GATES, OwnGate
-from airflow_deploy.domain.judge import evaluate
-from airflow_deploy.domain.sequential import trials_needed
-from airflow_deploy.domain.telemetry import Tick
+from airflow_deploy.domain.analysis.count_tests import BETA
+from airflow_deploy.domain.analysis.judge import evaluate
+from airflow_deploy.domain.analysis.sequential import trials_needed
+from airflow_deploy.domain.config.gates import GATES, OwnGate
+from airflow_deploy.domain.metrics.counters import Tick
 from airflow_deploy.domain.values import parse_duration
 from tests.stack.layout import CHECKOUT
 from tests.unit.builders import make_spec

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.baseline import Baseline
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.analysis.evidence import EvidenceLog, Replayed, replay
+from airflow_deploy.domain.analysis.judge import Terms
+from airflow_deploy.domain.analysis.verdict import Verdict
+from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.evidence import EvidenceLog, Replayed, replay
-from airflow_deploy.domain.findings import Verdict
-from airflow_deploy.domain.judge import Terms
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 from airflow_deploy.domain.names import digest
-from airflow_deploy.domain.request import ResolvedWhen
-from airflow_deploy.domain.telemetry import Counts, Tick
 from tests.unit.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, START, Traffic, limits
 
 numbers = st.integers(0, 10**9).map(float)

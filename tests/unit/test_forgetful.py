@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError
-from airflow_deploy.domain.httproute import FINE, Route
-from airflow_deploy.domain.record import BRAKED, SETTLED
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import FINE, Route
+from airflow_deploy.domain.routing.record import BRAKED, SETTLED
 from tests.unit.json_patch import PatchRefused
 from tests.unit.test_route import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
 

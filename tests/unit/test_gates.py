@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from airflow_deploy.domain.config.gates import GATES, OwnGate, table
+from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.gates import GATES, OwnGate, table
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.spec import DeploymentSpec
-from airflow_deploy.domain.telemetry import Counts
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import Counts
 from tests.unit.builders import make_plan, make_spec
 
 CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}

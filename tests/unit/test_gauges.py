@@ -8,7 +8,7 @@ from math import exp, inf, nan, sin
 
 import pytest
 
-from airflow_deploy.domain.gauges import LEAK_HORIZON, LEAK_SPAN, SUSTAINED, GaugeWatch, projection
+from airflow_deploy.domain.analysis.gauges import LEAK_HORIZON, LEAK_SPAN, SUSTAINED, GaugeWatch, projection
 from tests.unit.test_judge import START
 
 Shape = Callable[[float], float]

@@ -7,8 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_deploy.domain.graph import BEFORE, LIVE, graph_page, graph_queries
-from airflow_deploy.domain.presets import PRESETS
+from airflow_deploy.domain.analysis.graphs import BEFORE, LIVE, graph_page, graph_queries
+from airflow_deploy.domain.metrics.sources import PRESETS
 from tests.unit.builders import make_plan, make_spec
 
 TRAEFIK = PRESETS["traefik"]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from airflow_deploy.clients.manifests import render
-from airflow_deploy.domain.confidence import Known, Outcomes, score
+from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.request import DeployRequest, parse_request
+from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.workloads.manifests import render
 from tests.hostile import FIELDS, NULLABLE, PARTS, WHOLE, Hostile, drawn, hostile_confs, odd_confs, seconds
 from tests.unit.builders import CONF, MISSING, changed, make_plan
 

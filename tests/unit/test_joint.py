@@ -8,8 +8,8 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.joint import LABEL, fullest, joined, parted, restored
-from airflow_deploy.domain.telemetry import Series
+from airflow_deploy.domain.metrics.batch_query import LABEL, fullest, joined, parted, restored
+from airflow_deploy.domain.metrics.counters import Series
 
 Samples = list[tuple[float, float]]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.baseline import Baseline
-from airflow_deploy.domain.evidence import EvidenceLog
-from airflow_deploy.domain.findings import Verdict
-from airflow_deploy.domain.gates import GATES, merge_limits
-from airflow_deploy.domain.gauges import SUSTAINED
-from airflow_deploy.domain.judge import ALPHA, Judge, Terms, evaluate
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.analysis.evidence import EvidenceLog
+from airflow_deploy.domain.analysis.gauges import SUSTAINED
+from airflow_deploy.domain.analysis.judge import ALPHA, Judge, Terms, evaluate
+from airflow_deploy.domain.analysis.verdict import Verdict
+from airflow_deploy.domain.config.gates import GATES, merge_limits
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.unit.test_sequential import binomial
 
 

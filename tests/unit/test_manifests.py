@@ -10,9 +10,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_deploy.clients.manifests import objects, render
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.workloads.manifests import objects, render
 from tests.unit.builders import COMMIT, DIGEST, make_plan, make_spec
 
 LONGEST = "a" * 44

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain import mirror, testers
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import FencedError, RefusedError
-from airflow_deploy.domain.httproute import TRAEFIK, Route, mirror_filter
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.record import BRAKED, SETTLED, Patch, Shift
+from airflow_deploy.domain.routing import testers
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import TRAEFIK, Route, mirror_filter
+from airflow_deploy.domain.routing.record import BRAKED, SETTLED, Patch, Shift
+from airflow_deploy.domain.workloads import mirror
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused
 from tests.unit.test_forgetful import ENVOY, taken_by

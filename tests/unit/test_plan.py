@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from airflow_deploy.domain.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.unit.builders import COMMIT, DIGEST, make_plan, make_spec
 
 words = st.text(max_size=30)

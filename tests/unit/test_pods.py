@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_deploy.domain.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.pods import LOOKS, SECONDS, UNSEEN, PodWatch
+from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
+from airflow_deploy.domain.analysis.pods import LOOKS, SECONDS, UNSEEN, PodWatch
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import CANDIDATE, STABLE, START, limits
 

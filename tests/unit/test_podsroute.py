@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.division import pods_for, share_of
+from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import FencedError, RefusedError
-from airflow_deploy.domain.lease import SUFFIXES, Lease, held, name_of
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.podsroute import ADOPTED, PodsRoute
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.record import OWNER, Patch, Shift
-from airflow_deploy.domain.spec import DeploymentSpec
-from airflow_deploy.domain.teamroute import absent
-from airflow_deploy.domain.versions import VERSION
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.lease import SUFFIXES, Lease, held, name_of
+from airflow_deploy.domain.routing.pod_shares import pods_for, share_of
+from airflow_deploy.domain.routing.record import OWNER, Patch, Shift
+from airflow_deploy.domain.routing.service_route import ADOPTED, PodsRoute
+from airflow_deploy.domain.routing.team_route import absent
+from airflow_deploy.domain.workloads.versions import VERSION
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused, apply_patch
 

@@ -16,11 +16,12 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from airflow_deploy.clients import prometheus, shared
-from airflow_deploy.clients.prometheus import Prometheus, PrometheusHook
+from airflow_deploy.clients import shared
+from airflow_deploy.clients.prometheus import hook as prometheus
+from airflow_deploy.clients.prometheus.hook import Prometheus, PrometheusHook
 from airflow_deploy.clients.shared import FRESH
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.telemetry import Series
+from airflow_deploy.domain.metrics.counters import Series
 
 CONNECTION = "AIRFLOW_CONN_PROMETHEUS_DEFAULT"
 

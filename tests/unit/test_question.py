@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.confidence import Known, Outcomes, score
-from airflow_deploy.domain.counted import BETA
-from airflow_deploy.domain.judge import Judge, Terms
-from airflow_deploy.domain.plan import DeploymentPlan
-from airflow_deploy.domain.question import LONGEST, About, Question, escaped, table, verbatim
-from airflow_deploy.domain.sequential import trials_needed, upper_bound
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.analysis.count_tests import BETA
+from airflow_deploy.domain.analysis.judge import Judge, Terms
+from airflow_deploy.domain.analysis.sequential import trials_needed, upper_bound
+from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.question import LONGEST, About, Question, escaped, table, verbatim
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.unit.builders import MISSING, make_plan, make_request, make_spec
 
 PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_deploy.cli import MOST_DIFFERENCES, main
-from airflow_deploy.clients.replays import judge_again
+from airflow_deploy.cli.main import MOST_DIFFERENCES, main
 from airflow_deploy.domain.names import digest
+from airflow_deploy.rollout.analysis.replay import judge_again
 from tests.unit.test_evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]
@@ -161,5 +161,5 @@ def test_impossible_values_are_differences_too(tmp_path: Path, old: str, new: st
 
 
 def test_it_needs_no_airflow() -> None:
-    code = "import sys, airflow_deploy.clients.replays; sys.exit('airflow' in sys.modules)"
+    code = "import sys, airflow_deploy.rollout.analysis.replay; sys.exit('airflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_deploy.domain.counted import BETA
-from airflow_deploy.domain.findings import Finding, Verdict
-from airflow_deploy.domain.gates import Kind, table
-from airflow_deploy.domain.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.report import QUIET, Look, Report, more_needed, summary
-from airflow_deploy.domain.sequential import upper_bound
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.analysis.count_tests import BETA
+from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
+from airflow_deploy.domain.analysis.report import QUIET, Look, Report, more_needed, summary
+from airflow_deploy.domain.analysis.sequential import upper_bound
+from airflow_deploy.domain.analysis.verdict import Finding, Verdict
+from airflow_deploy.domain.config.gates import Kind, table
+from airflow_deploy.domain.metrics.counters import Counts, Tick
 
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
 START = 1_795_417_200.0

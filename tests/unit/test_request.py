@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_deploy.domain.config.request import MAX_BYTES, DeployRequest, parse_request
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.request import MAX_BYTES, DeployRequest, parse_request
 from tests.hostile import GREEDY
 from tests.unit.builders import CONF, MISSING, Path, changed
 

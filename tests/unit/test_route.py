@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.record import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Patch, Shift
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.record import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Patch, Shift
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients import airflow_api, runs
-from airflow_deploy.clients.airflow_api import AirflowApi, Login
-from airflow_deploy.clients.runs import Run
+from airflow_deploy.clients.airflow_rest import api as airflow_api
+from airflow_deploy.clients.airflow_rest import runs
+from airflow_deploy.clients.airflow_rest.api import AirflowApi, Login
+from airflow_deploy.clients.airflow_rest.runs import Run
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.outcome import DeployResult, Verdict, state_of
-from airflow_deploy.domain.states import ENDS, State, Step
+from airflow_deploy.domain.lifecycle.result import DeployResult, Verdict, state_of
+from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.unit.builders import CONF, make_plan
 from tests.unit.fake_airflow import (
@@ -111,7 +112,7 @@ class TestBeforeAnyCall:
             deploy()
 
     def test_nothing_of_airflow_is_imported(self) -> None:
-        code = "import airflow_deploy.cli, airflow_deploy.safety_gate, sys; sys.exit('airflow' in sys.modules)"
+        code = "import airflow_deploy.cli.main, airflow_deploy.safety_gate, sys; sys.exit('airflow' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True)
 
 

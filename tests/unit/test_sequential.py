@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.sequential import (
+from airflow_deploy.domain.analysis.sequential import (
     FIRST,
     MINUTES,
     MOST_DISPERSION,

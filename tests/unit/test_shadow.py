@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.dag import build_dag
-from airflow_deploy.domain import mirror
-from airflow_deploy.domain import route as routes
-from airflow_deploy.domain.baseline import BIN
-from airflow_deploy.domain.delivery import Delivery
+from airflow_deploy.domain.analysis.baseline import BIN
+from airflow_deploy.domain.analysis.delivery import Delivery
+from airflow_deploy.domain.analysis.evidence import EvidenceLog, replay
+from airflow_deploy.domain.analysis.judge import Judge, Terms
+from airflow_deploy.domain.analysis.verdict import Finding
 from airflow_deploy.domain.errors import FencedError, RefusedError
-from airflow_deploy.domain.evidence import EvidenceLog, replay
-from airflow_deploy.domain.findings import Finding
-from airflow_deploy.domain.httproute import Route, mirror_ref
-from airflow_deploy.domain.judge import Judge, Terms
+from airflow_deploy.domain.metrics.counters import Counts, Tick
+from airflow_deploy.domain.metrics.sources import PRESETS
 from airflow_deploy.domain.names import SERVICE_MAX, mirror_name
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.record import BRAKED, CANARY, SETTLED, SHIFTS, WORD, Patch, Shift
-from airflow_deploy.domain.telemetry import Counts, Tick
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import Route, mirror_ref
+from airflow_deploy.domain.routing.record import BRAKED, CANARY, SETTLED, SHIFTS, WORD, Patch, Shift
+from airflow_deploy.domain.workloads import mirror
+from airflow_deploy.factory.deployment import build_dag
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START

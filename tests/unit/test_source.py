@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_deploy.clients.source import Repository
+from airflow_deploy.clients.git import Repository
+from airflow_deploy.domain.config.spec import Source
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.spec import Source
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_deploy.domain.config.gates import GATES
+from airflow_deploy.domain.config.spec import DeploymentSpec, load_spec, parse_spec
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.gates import GATES
+from airflow_deploy.domain.metrics.sources import PRESETS
 from airflow_deploy.domain.names import version_name
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.spec import DeploymentSpec, load_spec, parse_spec
 from tests.hostile import any_value
 from tests.unit.builders import COMMIT, SPEC, changed, make_spec
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from airflow_deploy.domain.errors import IllegalTransition, PermanentError
-from airflow_deploy.domain.states import ENDS, EXITS, NEXT, State, Step, Transition, assemble
+from airflow_deploy.domain.lifecycle.states import ENDS, EXITS, NEXT, State, Step, Transition, assemble
 
 S = State
 START = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)

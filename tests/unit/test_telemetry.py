@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_deploy.domain.metrics.counters import CounterReader, Counts, OwnSeries, Series, Tick
+from airflow_deploy.domain.metrics.sources import PRESETS, SATURATION, saturation_query
 from airflow_deploy.domain.names import promql_string
-from airflow_deploy.domain.presets import PRESETS, SATURATION, saturation_query
-from airflow_deploy.domain.telemetry import CounterReader, Counts, OwnSeries, Series, Tick
 
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
 TRAEFIK = PRESETS["traefik"]

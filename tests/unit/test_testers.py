@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain import route as routes
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.httproute import Route
-from airflow_deploy.domain.presets import PRESETS
-from airflow_deploy.domain.testers import EVERYTHING, MARK, made, name_of, question
+from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.testers import EVERYTHING, MARK, made, name_of, question
 from tests.unit.builders import make_spec
 from tests.unit.json_patch import apply_patch
 from tests.unit.test_telemetry import label

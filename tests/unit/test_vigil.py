@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.lease import Lease
-from airflow_deploy.domain.vigil import LATE, Vigil
+from airflow_deploy.domain.routing.lease import Lease
+from airflow_deploy.domain.routing.lease_monitor import LATE, Vigil
 
 SECONDS = 15
 

@@ -1,0 +1,1 @@
+"""Airflow's REST API, for callers outside of Airflow. Nothing in here imports Airflow."""

@@ -1,0 +1,1 @@
+"""Prometheus: the Airflow connection type, and queries with a timeout."""

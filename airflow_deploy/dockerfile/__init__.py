@@ -1,0 +1,1 @@
+"""The generator of Dockerfiles for repositories that have none."""

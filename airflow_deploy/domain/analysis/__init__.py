@@ -1,0 +1,1 @@
+"""The judgement: sequential tests, baseline, gates' verdicts, and the evidence behind them."""

@@ -1,0 +1,104 @@
+"""Prometheus' own graphs of what a deployment is judged by: a page for people, by which nothing is decided.
+
+The judge counts raw samples; a person sees more in rates.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode
+
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.sources import SATURATION, Preset, edge_pattern, saturation_query
+from airflow_deploy.domain.names import promql_string
+
+WINDOW = "1m"
+"""What each point of a line is the mean of."""
+BEFORE = 300
+"""Seconds before the trigger that are shown too: what served before is the measure."""
+LIVE = 1800
+"""Seconds that are shown of a deployment that goes on."""
+
+
+def graph_page(server: str, plan: DeploymentPlan, until: float | None = None) -> str:
+    """Return the address of a page with one graph for each of ``graph_queries``.
+
+    :param server: Prometheus' URL, as people reach it.
+    :param until: unix seconds at which the deployment was over; None while it goes on: the page then ends when it is
+        looked at.
+    """
+    shown = {"tab": "0", "range_input": f"{LIVE}s"}
+    if until is not None:
+        shown["range_input"] = f"{int(until) - plan.created + BEFORE}s"
+        shown["end_input"] = f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}"
+    panels = [{"expr": query, **shown} for query in graph_queries(plan)]
+    given = {f"g{number}.{name}": value for number, panel in enumerate(panels) for name, value in panel.items()}
+    # Prometheus 3 sends /graph on to /query, and cleans what follows like a path: an escaped slash is safe from that.
+    return f"{server}/graph?{urlencode(given, safe='(),*:', quote_via=quote)}"
+
+
+def graph_queries(plan: DeploymentPlan) -> list[str]:
+    """Return one query for each graph: requests a second, the share of bad ones by each counted gate, and gauges.
+
+    A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
+    """
+    spec, preset = plan.spec, plan.spec.metrics.names
+    matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in plan.versions}
+    graphs = [_lines("version", {version: _requests(preset, matcher) for version, matcher in matchers.items()})]
+    for name, (gate, limit) in spec.counted_gates.items():
+        if own := spec.own_gates.get(name):
+            shares = {version: _own_share(own.queries(version)) for version in matchers}
+        else:
+            shares = {version: BAD_SHARE[gate.kind](preset, matcher, limit) for version, matcher in matchers.items()}
+        graphs.append(_lines("version", shares) + _limit(name, gate.allowed(limit)))
+    gauges = (_lines("gauge", one) + "".join(_limit(name, spec.limits[name]) for name in one) for one in _gauges(plan))
+    return [*graphs, *gauges]
+
+
+def _gauges(plan: DeploymentPlan) -> list[dict[str, str]]:
+    """Return the gauges of each graph: how full pods are is one; nobody knows how large a team's own gauges are."""
+    full = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
+    own = {name: gate.queries(plan.candidate) for name, gate in plan.spec.own_gates.items() if gate.gauge}
+    return [full, *({name: f"max(\n{queries['gauge']}\n)"} for name, queries in own.items())]
+
+
+def _requests(preset: Preset, matcher: str) -> str:
+    return _rate(f"{preset.requests}{{{matcher}}}")
+
+
+def _errors(preset: Preset, matcher: str, _: float) -> str:
+    failed = f"{matcher},{preset.code}=~{promql_string('5..')}"
+    return _share(_requests(preset, failed), _requests(preset, matcher))
+
+
+def _slow(preset: Preset, matcher: str, limit: float) -> str:
+    within = f"{matcher},le=~{promql_string(edge_pattern(limit))}"
+    return f"1 - {_rate(f'{preset.duration}_bucket{{{within}}}')} / {_rate(f'{preset.duration}_count{{{matcher}}}')}"
+
+
+BAD_SHARE: Mapping[str, Callable[[Preset, str, float], str]] = {"errors": _errors, "latency": _slow}
+"""By the kind of a counted gate of ours, the query for the share of bad requests among those that match."""
+
+
+def _own_share(queries: Mapping[str, str]) -> str:
+    # A query may end in a comment, and need be no selector, which alone may have a range.
+    bad, total = (f"sum(rate((\n{queries[role]}\n)[{WINDOW}:5s]))" for role in ("bad", "total"))
+    return _share(bad, total)
+
+
+def _share(bad: str, total: str) -> str:
+    # Before the first bad one there is no such series, and there would be no line.
+    return f"({bad} or vector(0)) / {total}"
+
+
+def _rate(selector: str) -> str:
+    return f"sum(rate({selector}[{WINDOW}]))"
+
+
+def _lines(label: str, queries: Mapping[str, str]) -> str:
+    """Return one query for several lines, each with its name as ``label`` and no other."""
+    named = (f'label_replace({query}, "{label}", {promql_string(name)}, "", "")' for name, query in queries.items())
+    return " or ".join(named)
+
+
+def _limit(name: str, limit: float) -> str:
+    return f" or {_lines('limit', {name: f'vector({limit!r})'})}"

@@ -1,0 +1,1 @@
+"""What people write, validated: a team's spec, a trigger's request, gates and their PromQL."""

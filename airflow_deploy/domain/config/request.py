@@ -1,0 +1,139 @@
+"""What a trigger sends: the ``conf`` of a DAG run. All of it is hostile input until this module has accepted it."""
+
+import json
+from math import isnan
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+
+from airflow_deploy.domain.config.promql import check_ranges
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.names import COMMIT_PATTERN
+from airflow_deploy.domain.values import DURATION, LINE_PATTERN, Line, Model, explain
+
+MAX_BYTES = 64 * 1024
+"""A conf is a few hundred bytes; more is a mistake or an attack on the metadata database."""
+
+COMMIT = f"^{COMMIT_PATTERN}$"
+INCIDENT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+QUERY = r"^[^\x00-\x08\x0b-\x1f\x7f]*$"
+RECOMMENDATION = r"^[A-Z][A-Z_]{0,31}$"
+PATTERNS = {
+    COMMIT: "send 6 to 64 hex digits, in lower case",
+    INCIDENT_ID: "send up to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit",
+    LINE_PATTERN: "send one line, without control characters",
+    QUERY: "send PromQL without control characters",
+    RECOMMENDATION: "send a word in capitals such as DEPLOY",
+}
+"""What a text must look like, in words."""
+
+Count = Annotated[int, Field(ge=0, le=10_000_000)]
+
+
+COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
+
+
+class ResolvedWhen(Model):
+    """The incident's own end: this PromQL yields one number, and the comparison holds for ``for`` seconds."""
+
+    query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=QUERY), AfterValidator(check_ranges)]
+    op: Literal["<", "<=", ">", ">="]
+    value: float
+    for_: Annotated[int, Field(alias="for", ge=0, le=86_400), DURATION] = 0
+
+    def holds(self, value: float) -> bool:
+        """Whether the query's number says that the incident is over; not a number says nothing, so it does not."""
+        return COMPARE[self.op](value, self.value)
+
+    def denied(self, value: float | None) -> bool:
+        """Whether the query's number says that the incident is not over; none, and not a number, say nothing."""
+        return value is not None and not isnan(value) and not self.holds(value)
+
+
+class Incident(Model):
+    """The incident that the change is meant to end."""
+
+    id: Annotated[str, StringConstraints(pattern=INCIDENT_ID)]
+    title: Line
+    severity: Literal["critical", "high", "medium", "low"]
+    resolved_when: ResolvedWhen | None = None
+
+
+class Tests(Model):
+    """How many of the change's tests passed."""
+
+    passed: Count
+    total: Count
+
+    @model_validator(mode="after")
+    def _passed_within_total(self) -> "Tests":
+        if self.passed > self.total:
+            raise ValueError("passed is larger than total; correct the numbers")
+        return self
+
+
+class Vulnerabilities(Model):
+    """Known vulnerabilities by severity."""
+
+    critical: Count = 0
+    high: Count = 0
+
+
+class SafetyGate(Model):
+    """What the safety gate said of the change. Recorded as stated by the caller."""
+
+    recommendation: Annotated[str, StringConstraints(pattern=RECOMMENDATION)]
+    tests: Tests
+    coverage: Annotated[float, Field(ge=0, le=1)] | None = None
+    lint_issues: Count | None = None
+    vulnerabilities: Vulnerabilities | None = None
+    build: Literal["success", "failure"] | None = None
+
+
+class Change(Model):
+    """The size and kind of the change."""
+
+    files: Count
+    lines: Count
+    migrations: bool = False
+    dependencies: bool = False
+    configuration: bool = False
+
+
+class Emergency(Model):
+    """Why this deployment cannot wait. It is recorded; it opens no gate."""
+
+    reason: Line
+
+
+class DeployRequest(Model):
+    """One deployment, as asked for."""
+
+    commit: Annotated[str, StringConstraints(pattern=COMMIT)]
+    incident: Incident
+    safety_gate: SafetyGate
+    change: Change
+    emergency: Emergency | None = None
+
+
+def parse_request(conf: Any) -> DeployRequest:
+    """Return the request in ``conf``.
+
+    :raises RefusedError: one sentence that names each wrong field.
+    """
+    if not isinstance(conf, dict) or not conf:
+        raise RefusedError(
+            "conf: is empty or no object; send the commit, the incident, the safety gate's result and the change"
+        )
+    try:
+        size = len(json.dumps(conf).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RefusedError(
+            f"conf: is not plain JSON ({type(error).__name__}); send objects, texts and numbers"
+        ) from None
+    if size > MAX_BYTES:
+        raise RefusedError(f"conf: is {size} bytes large, and {MAX_BYTES} are permitted; shorten its texts")
+    try:
+        return DeployRequest.model_validate(conf)
+    except ValidationError as error:
+        raise RefusedError(explain("conf", error, PATTERNS)) from None

@@ -1,0 +1,1 @@
+"""One deployment from trigger to end: its states, plan, confidence, approvals and result."""

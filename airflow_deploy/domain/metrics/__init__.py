@@ -1,0 +1,1 @@
+"""From Prometheus' samples to counts by version: sources, the batch query, scrape windows, counters."""

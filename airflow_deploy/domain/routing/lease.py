@@ -1,0 +1,114 @@
+"""The Lease beside a route: as long as it changes, somebody looks at the deployment that holds it.
+
+Its times are for people. Who wants to know whether a run is alive watches whether the Lease changes, by its own clock,
+so that no two clocks need to agree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_deploy.domain.routing.record import Patch
+
+LABEL = {"app.kubernetes.io/managed-by": "airflow-deploy"}
+PREFIX = "airflow-deploy-"
+UNKNOWN_SECONDS = 45
+"""How long a Lease lasts that somebody has written something else into."""
+
+
+SUFFIXES = {"gateway": "", "replicas": ".pods"}
+"""What the names of Leases end with, by router: no route's name has a dot, so that no two Leases have one name."""
+
+
+def name_of(route: str, router: str = "gateway") -> str:
+    """Return the name of the one Lease that a route has, in the route's own namespace."""
+    return f"{PREFIX}{route}{SUFFIXES[router]}"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a Lease says. ``body`` is the object itself."""
+
+    body: Mapping[str, Any]
+
+    @property
+    def namespace(self) -> str:
+        """The route's namespace."""
+        return str(self.body["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """``namespace/route``, for messages."""
+        return f"{self.namespace}/{self.route}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all other Leases of a cluster: two routers may have a route of one name."""
+        return self.namespace, str(self.body["metadata"]["name"])
+
+    @property
+    def route(self) -> str:
+        """The name of the route that it stands for."""
+        return str(self.body["metadata"]["name"]).removeprefix(PREFIX).removesuffix(SUFFIXES[self.router])
+
+    @property
+    def router(self) -> str:
+        """The router of that route."""
+        name = str(self.body["metadata"]["name"])
+        return next((router for router, suffix in SUFFIXES.items() if suffix and name.endswith(suffix)), "gateway")
+
+    @property
+    def holder(self) -> str | None:
+        """The route's owner, ``<DEP-id>/<epoch>``, who renews it."""
+        return self._spec.get("holderIdentity")
+
+    @property
+    def seconds(self) -> int:
+        """How long a run may be silent."""
+        seconds = self._spec.get("leaseDurationSeconds")
+        return seconds if isinstance(seconds, int) and seconds > 0 else UNKNOWN_SECONDS
+
+    @property
+    def version(self) -> tuple[str, str]:
+        """Another one after every write, and after somebody has deleted it and it was made again."""
+        metadata = self.body["metadata"]
+        return str(metadata.get("uid")), str(metadata["resourceVersion"])
+
+    @property
+    def _spec(self) -> Mapping[str, Any]:
+        return self.body.get("spec") or {}
+
+
+def held(namespace: str, route: str, owner: str, seconds: int, router: str = "gateway") -> dict[str, Any]:
+    """Return the Lease of a route that ``owner`` holds from now on."""
+    now = _now()
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name_of(route, router), "namespace": namespace, "labels": LABEL},
+        "spec": {"holderIdentity": owner, "leaseDurationSeconds": seconds, "acquireTime": now, "renewTime": now},
+    }
+
+
+def taken_over(lease: Lease, owner: str, seconds: int) -> Patch:
+    """Return the patch by which ``owner`` takes the Lease from an earlier deployment; fenced by what was read."""
+    metadata = lease.body["metadata"]
+    anew = held(lease.namespace, lease.route, owner, seconds, lease.router)
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        {"op": "add", "path": "/metadata/labels", "value": {**(metadata.get("labels") or {}), **LABEL}},
+        {"op": "add", "path": "/spec", "value": anew["spec"]},
+    ]
+
+
+def renewed(owner: str) -> Patch:
+    """Return the patch by which ``owner``, and nobody else, renews the Lease."""
+    return [
+        {"op": "test", "path": "/spec/holderIdentity", "value": owner},
+        {"op": "add", "path": "/spec/renewTime", "value": _now()},
+    ]
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,197 @@
+"""Where there is no gateway: the team's Service is the route, and the number of pods behind it divides the traffic.
+
+A Service's selector knows three states, and is written together with the record, as a gateway's weights are:
+
+- the stable alone, by what its pods have and no other version's;
+- both: each pod gets as much as any other, so that the candidate's share is that of its pods;
+- the candidate alone, at 100 % and after the promotion.
+
+A version's pods carry the labels of all three from the start, and those that the Service had before us: where somebody
+applies its old manifest, these may come to what stands there. A stable that the team has brought has no others, and is
+never changed: for it, the selector that the Service had stands for the first two, so that the candidate is taken back
+by its pods being taken away. That is the rollback's second write, for all stables alike.
+
+A service's first version has no stable: from its claim on, and after it was taken back, the Service selects nobody.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import ClassVar
+
+from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.routing.record import CANARY, GARBLED, PREFIX, Patch, Shift, put, same
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.domain.workloads.versions import VERSION
+
+ADOPTED = f"{PREFIX}/adopted"
+"""The annotation that says by which labels the Service knew what served before us."""
+BESIDE = "beside.airflow-deploy/"
+LINKED = "yes"
+NOBODY = {f"{PREFIX}/serves": "nobody"}
+"""Labels that no pod has."""
+
+SELECTOR = "/spec/selector"
+
+
+def beside(stable: str) -> dict[str, str]:
+    """Return the labels that a stable of ours and whatever is deployed beside it have in common, and nobody else."""
+    return {f"{BESIDE}{stable}": LINKED}
+
+
+class PodsRoute(TeamRoute):
+    """A team's Service, as it was read."""
+
+    ROUTER: ClassVar[str] = "replicas"
+    DIVIDES: ClassVar[str] = "selector"
+    IGNORED: ClassVar[str] = SELECTOR
+
+    @property
+    def selector(self) -> Mapping[str, str]:
+        """The labels of the pods that are served."""
+        return self.body["spec"].get("selector") or {}
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """The labels by which the team would have its pods served; those of before, while nobody is selected."""
+        labels = {key: value for key, value in self.selector.items() if key not in NOBODY}
+        return labels or self.adopted.get("", {})
+
+    @property
+    def adopted(self) -> Mapping[str, Mapping[str, str]]:
+        """By its name, the labels of what served before us; empty before the first claim.
+
+        Under an empty name, those that were selected when no pod had them.
+
+        :raises FencedError: somebody else has written the annotation.
+        """
+        try:
+            found = {
+                str(name): dict(labels) for name, labels in json.loads(self.annotations.get(ADOPTED, "{}")).items()
+            }
+        except GARBLED as error:
+            raise FencedError(f"route {self.name}: somebody changed the annotation {ADOPTED}") from error
+        return found
+
+    def adopt(self, stable: str) -> Patch:
+        """Return the patch that says that the selector knows ``stable``, the team's own; empty where it is said.
+
+        :param stable: empty where no pod is selected.
+        """
+        if (self.serving() == stable) if stable else (self.selector == NOBODY):
+            return []
+        patch: Patch = [same("/metadata/resourceVersion", self.body["metadata"]["resourceVersion"])]
+        if not self.annotations:
+            patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+        return [*patch, put(ADOPTED, json.dumps({**self.adopted, stable: dict(self.asked)}))]
+
+    def serving(self) -> str:
+        """Return the version that serves, the stable while two do; an empty name where nobody we know of does.
+
+        A Deployment that the team has brought is a version too.
+        """
+        if not (adopted := self.adopted) or not self.selector:
+            return ""
+        for name, labels in adopted.items():
+            if name and self.selector == labels:
+                return name
+        mine = [(key, value) for key, value in self.selector.items() if key == VERSION or key.startswith(BESIDE)]
+        known = {pair for labels in adopted.values() for pair in labels.items()}
+        if len(mine) != 1 or not self.selector.items() <= known | set(mine):
+            return ""
+        ((key, value),) = mine
+        return value if key == VERSION else key.removeprefix(BESIDE)
+
+    def stable(self) -> str:
+        """Return the version that serves.
+
+        :raises RefusedError: somebody has changed the selector.
+        """
+        if serving := self.serving():
+            return serving
+        raise RefusedError(
+            f"route {self.name}: its Service selects {_said(self.selector)}, which no deployment has set; the next"
+            " deployment adopts what it finds there"
+        )
+
+    def serves(self, version: str) -> bool:
+        """Whether ``version`` gets any traffic."""
+        if version == self.serving():
+            return True
+        mine = self.phase == CANARY and version == self.versions[1]
+        return mine and any(shift.share for shift in self.shifts[-1:])
+
+    def names(self, version: str) -> bool:
+        """Whether the latest claim is of ``version``."""
+        return self.owner is not None and version in self.versions
+
+    def mentions(self, version: str) -> bool:
+        """Whether ``version`` serves, or the latest claim is of it."""
+        return version == self.serving() or self.names(version)
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether pods with these labels get traffic, whoever has set the selector."""
+        return bool(self.selector) and self.selector.items() <= labels.items()
+
+    def copies_to(self, version: str) -> bool:
+        """Return False: a Service copies nothing."""
+        return False
+
+    def labels_of(self, version: str) -> Mapping[str, str]:
+        """Return the labels of the version's pods; with those of what the team has brought, others' may have them.
+
+        :param version: empty for nobody.
+        """
+        return (self.adopted.get(version) or {VERSION: version}) if version else NOBODY
+
+    def joined(self, stable: str, candidate: str) -> Patch:
+        """Return the part that selects the stable as our own writes do; a version without pods has no share yet."""
+        return [*self.unchanged(candidate), _select(self.labels_of(stable))]
+
+    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
+        """Check that the selector is that of the shift."""
+        if self.selector != (ours := self._selector(stable, candidate, shift)):
+            raise FencedError(
+                f"route {self.name}: its Service selects {_said(self.selector)}, and the last shift set {_said(ours)};"
+                " somebody else set it"
+            )
+
+    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+        """Return the part of a shift that sets the selector."""
+        return [*self.unchanged(candidate), _select(self._selector(stable, candidate, shift))]
+
+    def unchanged(self, candidate: str) -> Patch:
+        """Return a test that fails as soon as the selector is not as it was read."""
+        return [same(SELECTOR, dict(self.selector))]
+
+    def is_whole(self, stable: str, candidate: str) -> bool:
+        """Whether the selector is the stable's."""
+        return self.selector == self.labels_of(stable)
+
+    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+        """Return the part that selects the stable, whatever is selected by now."""
+        return [_select(self.labels_of(stable))]
+
+    def keeps(self, stable: str, candidate: str) -> bool:
+        """Return False: the selector is one."""
+        return False
+
+    def taken_back(self, stable: str, candidate: str) -> Patch:
+        """Return the part that selects the stable instead of the candidate."""
+        return [*self.unchanged(candidate), _select(self.labels_of(stable))]
+
+    def dropped(self, version: str) -> Patch:
+        """Return nothing: a version without traffic is not selected."""
+        return []
+
+    def _selector(self, stable: str, candidate: str, shift: Shift) -> Mapping[str, str]:
+        if shift.share == 0:
+            return self.labels_of(stable)
+        return {VERSION: candidate} if shift.share == 100 else self.adopted.get(stable) or beside(stable)
+
+
+def _select(labels: Mapping[str, str]) -> dict[str, object]:
+    return {"op": "add", "path": SELECTOR, "value": dict(labels)}
+
+
+def _said(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={labels[key]}" for key in sorted(labels)) or "nothing"

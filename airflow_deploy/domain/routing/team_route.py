@@ -1,0 +1,129 @@
+"""What of the team's divides the traffic of a service between two versions, whatever kind of object that is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+from airflow_deploy.domain.routing.record import Patch, Record, Shift, same
+
+
+class TeamRoute(Record, ABC):
+    """An object whose one write moves traffic, and which keeps the record of the deployment that has it.
+
+    Patches are the parts that move traffic; ``domain.route`` fences them, and adds what is recorded.
+    """
+
+    ROUTER: ClassVar[str]
+    """What the spec calls it."""
+    DIVIDES: ClassVar[str]
+    """The field of its spec that divides the traffic."""
+    IGNORED: ClassVar[str]
+    """What a GitOps tool must not set back."""
+
+    @abstractmethod
+    def serving(self) -> str:
+        """Return the one version that serves now; an empty name where nobody does, or nobody knows who.
+
+        :raises RefusedError: several share the traffic unasked.
+        """
+
+    @abstractmethod
+    def stable(self) -> str:
+        """Return the one version that serves now.
+
+        :raises RefusedError: there is none, or several are.
+        """
+
+    @abstractmethod
+    def serves(self, version: str) -> bool:
+        """Whether ``version`` gets any traffic."""
+
+    @abstractmethod
+    def names(self, version: str) -> bool:
+        """Whether ``version`` is one of those between which traffic is divided, whatever it gets."""
+
+    @abstractmethod
+    def mentions(self, version: str) -> bool:
+        """Whether ``version`` is named at all, so that it must not be deleted."""
+
+    @abstractmethod
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether pods with these labels get traffic by them alone, whatever version they are of."""
+
+    @abstractmethod
+    def copies_to(self, version: str) -> bool:
+        """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
+
+    @abstractmethod
+    def labels_of(self, version: str) -> Mapping[str, str] | None:
+        """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
+
+    @abstractmethod
+    def joined(self, stable: str, candidate: str) -> Patch:
+        """Return the part of a claim that lets the candidate have a share later; it has none yet."""
+
+    @abstractmethod
+    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
+        """Check that the traffic is divided as that shift has left it.
+
+        :raises FencedError: somebody else has changed it.
+        """
+
+    @abstractmethod
+    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+        """Return the part of a shift that divides the traffic, while it is divided as it was read."""
+
+    @abstractmethod
+    def unchanged(self, candidate: str) -> Patch:
+        """Return tests that fail as soon as the traffic is not divided as it was read."""
+
+    @abstractmethod
+    def is_whole(self, stable: str, candidate: str) -> bool:
+        """Whether the stable has all traffic; without one, whether the candidate has none."""
+
+    @abstractmethod
+    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+        """Return the part that gives the stable all traffic, however it is divided by now.
+
+        :param for_good: whether the candidate's pods are about to end.
+        """
+
+    @abstractmethod
+    def keeps(self, stable: str, candidate: str) -> bool:
+        """Whether ``returned`` leaves requests to the candidate, by what somebody has made that no stable is in."""
+
+    @abstractmethod
+    def taken_back(self, stable: str, candidate: str) -> Patch:
+        """Return the part that gives all traffic of a promotion back to the stable, which may not be named any more."""
+
+    @abstractmethod
+    def dropped(self, version: str) -> Patch:
+        """Return the part by which a version that gets no traffic may lose its pods too."""
+
+    def as_read(self) -> Patch:
+        """Return tests that fail as soon as the record, or what divides the traffic, is not as it was read."""
+        read = (
+            ("/metadata/annotations", self.annotations),
+            (f"/spec/{self.DIVIDES}", self.body["spec"].get(self.DIVIDES)),
+        )
+        return [same(path, value) for path, value in read if value]
+
+    def gitops_managers(self) -> list[str]:
+        """Return the GitOps tools that own what divides the traffic, and would set it back."""
+        return [
+            entry["manager"]
+            for entry in self.body["metadata"].get("managedFields") or []
+            if entry.get("manager", "").startswith(GITOPS)
+            and f"f:{self.DIVIDES}" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+        ]
+
+
+T = TypeVar("T", bound=TeamRoute)
+
+
+def absent(kind: type[T], namespace: str, name: str) -> T:
+    """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
+    return kind({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
+
+
+GITOPS = ("argocd", "kustomize-controller", "helm-controller")

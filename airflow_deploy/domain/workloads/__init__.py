@@ -1,0 +1,1 @@
+"""What runs in the cluster for a version: manifests, retention, drift, mirror, autoscaling."""

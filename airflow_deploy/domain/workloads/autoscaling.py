@@ -1,0 +1,96 @@
+"""Keep an autoscaler from shrinking the stable while it idles, and give it back its minimum afterwards.
+
+What the minimum was stands on the autoscaler itself, so whoever finds it can restore it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_deploy.domain.routing.record import GARBLED, PREFIX, Patch
+
+HELD = f"{PREFIX}/held"
+_HELD = "/metadata/annotations/" + HELD.replace("/", "~1")
+
+Object = Mapping[str, Any]
+
+
+def of(
+    services: Iterable[Object], deployments: Iterable[Object], autoscalers: Iterable[Object]
+) -> list[dict[str, Any]]:
+    """Return the autoscalers of the Deployments whose pods the Services select."""
+    selectors = [selector.items() for item in services if (selector := item["spec"].get("selector"))]
+    labels = {
+        item["metadata"]["name"]: item["spec"]["template"]["metadata"].get("labels") or {} for item in deployments
+    }
+    scaled = {name for name, has in labels.items() if any(selector <= has.items() for selector in selectors)}
+    refs = ((item, item["spec"]["scaleTargetRef"]) for item in autoscalers)
+    return [dict(item) for item, ref in refs if ref["kind"] == "Deployment" and ref["name"] in scaled]
+
+
+def hold(autoscaler: Object, deployment_id: str, pods: int) -> Patch:
+    """Return the patch that keeps at least ``pods`` pods until the deployment is over; empty where it would anyway.
+
+    Where an earlier deployment has left it raised, what it was before that one stays known.
+    """
+    now, before = _minimum(autoscaler), _before(autoscaler)
+    wanted = min(pods, int(autoscaler["spec"]["maxReplicas"]))
+    if wanted <= now and before is None:
+        return []
+    raised = max(wanted, now)
+    record = {"by": deployment_id, "before": now if before is None else before, "raised": raised}
+    if now == raised and record == _record(autoscaler):
+        return []
+    annotated: Patch = [{"op": "add", "path": _HELD, "value": json.dumps(record)}]
+    if not autoscaler["metadata"].get("annotations"):
+        annotated.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})
+    return [_as_read(autoscaler), *annotated, _set_minimum(raised)]
+
+
+def holder(autoscaler: Object) -> str | None:
+    """Return the id of the deployment that keeps its minimum raised, None where none does."""
+    by = (_record(autoscaler) or {}).get("by")
+    return by if isinstance(by, str) else None
+
+
+def release(autoscaler: Object) -> Patch:
+    """Return the patch that gives a raised minimum back; empty where it is not raised.
+
+    A minimum that somebody has set meanwhile stays.
+    """
+    if _record(autoscaler) is None:
+        return []
+    before = _before(autoscaler)
+    restored = [] if before is None else [_set_minimum(before)]
+    return [_as_read(autoscaler), *restored, {"op": "remove", "path": _HELD}]
+
+
+def _minimum(autoscaler: Object) -> int:
+    return int(autoscaler["spec"].get("minReplicas", 1))
+
+
+def _record(autoscaler: Object) -> dict[str, Any] | None:
+    text = (autoscaler["metadata"].get("annotations") or {}).get(HELD)
+    if text is None:
+        return None
+    try:
+        return dict(json.loads(text))
+    except GARBLED:
+        return {}
+
+
+def _before(autoscaler: Object) -> int | None:
+    """Return what the minimum was, None where it is not raised by us, or somebody has changed it since."""
+    record = _record(autoscaler) or {}
+    before, raised = record.get("before"), record.get("raised")
+    mine = type(before) is int and type(raised) is int and 0 < before <= raised == _minimum(autoscaler)
+    return before if mine else None
+
+
+def _as_read(autoscaler: Object) -> dict[str, Any]:
+    version = autoscaler["metadata"]["resourceVersion"]
+    return {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+
+
+def _set_minimum(pods: int) -> dict[str, Any]:
+    return {"op": "add", "path": "/spec/minReplicas", "value": pods}

@@ -1,0 +1,66 @@
+"""The Kubernetes objects that we make, from Jinja templates: a version's own, and the rights to make them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.templates import template
+from airflow_deploy.domain.values import printable
+
+
+def quoted(value: Any) -> str:
+    """Return ``value`` as JSON that is YAML as well: YAML knows no surrogate pairs, which JSON writes beyond U+FFFF."""
+
+    def whole(pair: re.Match[str]) -> str:
+        character: str = json.loads('"' + pair[0] + '"')
+        return f"\\U{ord(character):08x}"
+
+    return re.sub(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", whole, json.dumps(value))
+
+
+def render(plan: DeploymentPlan) -> str:
+    """Return the YAML of all objects of the plan's version."""
+    return template("version.yaml.j2", quoted).render(plan=plan, spec=plan.spec)
+
+
+def objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
+    """Return the objects of the plan's version, in the order in which they are applied."""
+    return [item for item in yaml.safe_load_all(render(plan)) if item]
+
+
+def route(spec: DeploymentSpec) -> dict[str, Any]:
+    """Return the HTTPRoute that a service's first deployment makes; nobody serves it yet."""
+    body: dict[str, Any] = yaml.safe_load(template("route.yaml.j2", quoted).render(spec=spec))
+    return body
+
+
+def rbac(namespace: str, accounts: Sequence[str]) -> str:
+    """Return the YAML of the Role that deployments to ``namespace`` need, and of its binding.
+
+    :param accounts: who gets it, ServiceAccounts as ``namespace:name``.
+    :raises RefusedError: one of them is none.
+    """
+    for account in accounts:
+        if not all(account.partition(":")):
+            raise RefusedError(f"{printable(account)} is no ServiceAccount; give it as NAMESPACE:NAME")
+    named = [account.split(":", 1) for account in accounts]
+    return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)
+
+
+def guard(image: str, home: str, namespaces: Sequence[str], *, replicas: bool = False) -> str:
+    """Return the YAML of the guard: two pods, and the least that they need.
+
+    :param image: one that has airflow-deploy.
+    :param home: the namespace in which the guard lives.
+    :param namespaces: those of services that it guards; none are all.
+    :param replicas: whether pods divide the traffic of some of them, which takes more rights.
+    """
+    return template("guard.yaml.j2", quoted).render(image=image, home=home, namespaces=namespaces, replicas=replicas)

@@ -1,0 +1,1 @@
+"""The DAGs: one for each service's YAML, and the scheduled verification."""

@@ -1,0 +1,141 @@
+"""A team's Service in the place of a gateway's route: who serves behind it, and whether pods may divide its traffic."""
+
+from __future__ import annotations
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.config.criticality import CRITICALITY
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.sources import POD_NAMED
+from airflow_deploy.domain.routing.record import BRAKED, CANARY
+from airflow_deploy.domain.routing.service_route import PodsRoute, beside
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.domain.workloads.versions import VERSION
+
+FAIR = {
+    "publishNotReadyAddresses": False,
+    "sessionAffinity": "None",
+    "internalTrafficPolicy": "Cluster",
+    "trafficDistribution": None,
+}
+"""What a Service must say, or leave out, so that each ready pod gets as much as any other."""
+
+
+def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
+    """Return the Deployment that serves now, and by name the labels of what the team has brought.
+
+    Its name is empty where there is none, and none that only lacks its pods: whatever is deployed is the first version.
+
+    :raises RefusedError: it is not clear who serves, or whoever is deployed beside it could not serve.
+    """
+    service = _checked(spec, route)
+    # Those that are still starting too: the pods of a run that died would join the others later.
+    behind = cluster.workloads(spec.namespace, service.selector)
+    known, adopted = service.serving(), {name: dict(labels) for name, labels in service.adopted.items()}
+    idle = [] if behind or known else cluster.deployed(spec.namespace, service.asked)
+    if not (behind or known or idle):
+        return "", {**adopted, "": dict(service.asked)}
+    if len(behind) != 1 or not any(behind.values()):
+        raise _unclear(service, " and ".join(sorted(behind)) if len(behind) > 1 else "no ready pod", idle)
+    (stable,) = behind
+    if not known and service.phase in (CANARY, BRAKED) and stable == service.versions[1]:
+        # A first version that is not over, to which somebody has let the Service's old selector lead.
+        raise _unclear(service, stable, idle)
+    if known and known != stable:
+        raise RefusedError(
+            f"route {route.name}: the last deployment left {known} there, and {stable} serves; select the pods of"
+            " one of them by a label that the other does not have"
+        )
+    if len(stable) > POD_NAMED:
+        raise RefusedError(
+            f"route {route.name}: the name of the Deployment {stable} is too long, so that its pods cannot be told"
+            f" apart by theirs; {POD_NAMED} characters are possible"
+        )
+    if not known:
+        return stable, {**adopted, stable: dict(service.selector)}
+    if stable not in adopted and not cluster.workloads(spec.namespace, beside(stable)).get(stable):
+        raise RefusedError(
+            f"route {route.name}: the pods of {stable} were not made to share a Service, and no label tells them and"
+            " the next version from all others; let the Service select what served before, then deploy again"
+        )
+    return stable, adopted
+
+
+def _unclear(service: PodsRoute, found: str, idle: list[str]) -> RefusedError:
+    """Say why nobody knows who serves.
+
+    :param found: what is selected; ``idle``: the Deployments whose pods would be.
+    """
+    remedy = "let the pods of one Deployment serve it, then deploy again"
+    if service.phase in (CANARY, BRAKED):
+        remedy = f"the deployment {service.owner} is not over: wait until it is, or let the guard return its traffic"
+    elif idle:
+        remedy = f"start {' or '.join(idle)} and let it select that, or delete it, then deploy again"
+    return RefusedError(f"route {service.name}: behind its Service there is {found}; {remedy}")
+
+
+def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute:
+    """Let the Service say by which labels it knows what serves, before it is claimed, and return it.
+
+    Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late. What
+    a run that died has recorded, and may still be starting, is taken away.
+
+    :raises RefusedError: it is not clear who serves.
+    :raises TemporaryError: somebody else has written the Service since it was read.
+    """
+    service = _checked(plan.spec, route)
+    stable, _ = serving(cluster, plan.spec, service)
+    if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
+        cluster.withdraw(service, service.versions[1])
+    return cluster.patch_route(service, service.adopt(stable))
+
+
+def check_shares(plan: DeploymentPlan) -> None:
+    """Check that pods give the shares that a deployment needs.
+
+    A service's first version has nobody to share with.
+
+    :raises RefusedError: one pod is more than the criticality permits at first, or all pods are fewer than those that
+        carry the traffic now.
+    """
+    if plan.spec.replicas < plan.stable_ready:
+        raise RefusedError(
+            f"replicas: {plan.spec.replicas} pods would have to carry what {plan.stable_ready} pods of {plan.stable}"
+            f" carry now, and could not be tried with so much before; set replicas to {plan.stable_ready} at least"
+        )
+    if not plan.stable:
+        return
+    first = plan.share(plan.spec.canary.stages[0])
+    most = CRITICALITY[plan.spec.criticality].first_share
+    if first > most:
+        raise RefusedError(
+            f"criticality: {plan.spec.criticality} permits {most} % at first, and beside {plan.stable_ready} pods of"
+            f" {plan.stable} the candidate's would get {first} %; let more pods serve before, or use a gateway"
+        )
+
+
+def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
+    if not isinstance(route, PodsRoute) or not route.is_there:
+        raise RefusedError(f"route: there is no Service {route.name}; correct route.name")
+    if not route.asked:
+        raise RefusedError(f"route {route.name}: its Service selects no pods; let it select those that serve")
+    if (selected := route.selector.get(VERSION)) and not route.serving():
+        remedy = f"let it select {VERSION}={selected} alone" if route.adopted else "let it select them by another label"
+        raise RefusedError(
+            f"route {route.name}: its Service selects pods by {VERSION}, by which versions are told apart; {remedy}"
+        )
+    for field, fair in FAIR.items():
+        if (found := route.body["spec"].get(field) or fair) != fair:
+            raise RefusedError(
+                f"route {route.name}: {field} of its Service is {found}, so that its pods would not get equal shares;"
+                " remove it, or use a gateway"
+            )
+    for port in route.body["spec"].get("ports") or []:
+        target = port.get("targetPort", port["port"])
+        if target not in ("http", spec.port):
+            raise RefusedError(
+                f"port: Service {route.name} sends requests to {target} of its pods, and a version has {spec.port},"
+                " which is called http; correct port, or the Service's targetPort"
+            )
+    return route

@@ -1,0 +1,97 @@
+"""One look at a version that was verified before: does it still hold, and is its incident still over?
+
+It has no memory: everything that it judges is asked of Prometheus anew, so any worker may do it at any time. It looks
+half an hour back. Each minute since the verification has its own share of the bound on false alarms and a span of time
+that does not move within it, so a pass may be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from airflow_deploy.domain.analysis.evidence import EvidenceLog
+from airflow_deploy.domain.analysis.judge import ALPHA, Terms
+from airflow_deploy.domain.analysis.verdict import Verdict
+from airflow_deploy.domain.config.request import ResolvedWhen
+from airflow_deploy.domain.errors import DeployError
+from airflow_deploy.rollout.analysis.observer import LONG_STEP, Observer, chunks, unsighted
+from airflow_deploy.rollout.history import Promoted
+
+WINDOW = 1800.0
+"""Seconds that a pass looks back. A harm so rare that this long does not show it is not seen."""
+EVERY = 60.0
+"""Seconds that share one part of the bound on false alarms."""
+POINTS = 5
+"""How often the incident's query is asked over its span: one bad sample says nothing."""
+FULL = 300.0
+"""Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What was found at ``at`` (unix seconds): HEALTHY, BREACHED or BLIND, with the evidence as JSON lines."""
+
+    verdict: Verdict
+    reason: str
+    at: float
+    evidence: str
+
+
+def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
+    """Look once; an error of Prometheus' is BLIND."""
+    number = int((at - item.verified_at) // EVERY) + 1
+    plan = item.plan
+    condition = plan.request.incident.resolved_when
+    terms = Terms(
+        limits=plan.spec.limits,
+        kinds=plan.spec.kinds,
+        candidate=plan.candidate,
+        stable=plan.stable,
+        # The shift is long past: fewer users than then are not its fault.
+        baseline=replace(item.baseline, quietest=0.0),
+        # By Ville's inequality and the union bound, all passes together give a false alarm with chance ALPHA at most.
+        alpha=ALPHA / (number * (number + 1)),
+        sustained=FULL,
+        resolved_when=condition,
+        relapse_after=_span(condition) if condition else None,
+        apart=plan.spec.metrics.names.apart,
+    )
+    log = EvidenceLog(terms, observer.queries)
+    since = max(item.verified_at, item.verified_at + (number - 1) * EVERY - WINDOW)
+    try:
+        blind = _take_in(log, item, observer, since, at)
+        if condition and not blind:
+            _ask_incident(log, item, condition, observer, at)
+    except DeployError as error:
+        blind = str(error)
+    verdict, findings = log.look(at, blind, None, final=True)
+    return Recheck(verdict, "; ".join(finding.reason for finding in findings), at, log.lines())
+
+
+def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float, at: float) -> str | None:
+    """Tell the judge what has been counted; return why that cannot be trusted, None where it can."""
+    reader = observer.reader(newborn=False)
+    for seconds, until in chunks(since, at):
+        seen = observer.ask(seconds, until, LONG_STEP)
+        for tick in reader.feed(seen.counters, seen.own, seen.gauges):
+            if tick.at > since:  # the scrape at that moment tells of what was before it
+                log.tick(tick, 100)
+    return unsighted(reader, item.plan, item.verified_at, at)
+
+
+def _span(condition: ResolvedWhen) -> float:
+    return max(float(condition.for_), EVERY)
+
+
+def _ask_incident(log: EvidenceLog, item: Promoted, condition: ResolvedWhen, observer: Observer, at: float) -> None:
+    """Tell the judge what the incident's query yields, until it says once that the incident is not back."""
+    span = _span(condition)
+    # The query speaks of the service and not of a version: what a later deployment did meanwhile is not this one's.
+    if at - span < max(item.verified_at, item.disturbed_until):
+        return
+    for index in range(POINTS):
+        when = at - span * (POINTS - 1 - index) / (POINTS - 1)
+        value = observer.number(condition.query, when)
+        log.answer(when, value)
+        if not condition.denied(value):
+            return

@@ -1,0 +1,61 @@
+"""The autoscalers of the stable: kept from shrinking it while it may have to take everything back, and then let go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.workloads.autoscaling import hold, holder, release
+
+log = logging.getLogger(__name__)
+
+
+def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Check that the stable's autoscalers may be kept from shrinking it while it idles; nothing is written.
+
+    :raises RefusedError: they may not, and what to do.
+    """
+    for item in _stables(cluster, plan):
+        name = item["metadata"]["name"]
+        try:
+            cluster.patch_autoscaler(item, hold(item, plan.deployment_id, plan.stable_ready), dry_run=True)
+        except RefusedError as error:
+            raise RefusedError(
+                f"HorizontalPodAutoscaler {plan.spec.namespace}/{name} could shrink {plan.stable} while it has no"
+                f" traffic, and may not be kept from it; apply what `airflow-deploy rbac` prints, or set its"
+                f" minReplicas to {plan.stable_ready}: {error}"
+            ) from error
+
+
+def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Let none of them shrink the stable below what it has now, or had when the run was planned.
+
+    They are let go when the deployment has come to nothing, or its rollback window is over.
+    """
+    for item in _stables(cluster, plan):
+        now = cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))
+        if patch := hold(item, plan.deployment_id, pods := max(now, plan.stable_ready)):
+            cluster.patch_autoscaler(item, patch)
+            log.info("%s keeps at least %d pods", item["metadata"]["name"], pods)
+
+
+def _stables(cluster: Cluster, plan: DeploymentPlan) -> list[dict[str, Any]]:
+    return cluster.autoscalers(plan.spec.namespace, plan.stable_service) if plan.stable else []
+
+
+def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], bool]) -> list[str]:
+    """Give back their minimum to those that a deployment holds which is over, and return their names.
+
+    :param over: whether a deployment is, by its id.
+    """
+    released: list[str] = []
+    for item in cluster.all_autoscalers(namespace):
+        by = holder(item)
+        if by and over(by):
+            cluster.patch_autoscaler(item, release(item))
+            released.append(item["metadata"]["name"])
+    return released

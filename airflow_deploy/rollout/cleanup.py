@@ -1,0 +1,236 @@
+"""Look after what a service's deployments left in the cluster: stop it, delete it, and say what was changed by hand.
+
+It has no memory and keeps nothing: what there is, it reads anew each time, and each write is fenced by what was read.
+So it may be killed anywhere, and two may be at it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import yaml
+
+from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.inventory import OWN_KINDS
+from airflow_deploy.domain.errors import PermanentError, RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.names import triggered_at
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.domain.values import printable
+from airflow_deploy.domain.workloads.versions import (
+    SETTLES_ITSELF,
+    Chores,
+    Previous,
+    Version,
+    chores,
+    drift,
+    versions_of,
+)
+from airflow_deploy.rollout import lease, mirror
+from airflow_deploy.rollout.autoscalers import release_autoscalers
+from airflow_deploy.rollout.history import one_promoted
+from airflow_deploy.rollout.probe import close
+from airflow_deploy.rollout.rollback import settle
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the cluster has of one service; ``plan`` is its latest deployment's.
+
+    ``elsewhere`` are other routes by which one of its versions was deployed, and that are still there.
+    """
+
+    plan: DeploymentPlan
+    cluster: Cluster
+    route: TeamRoute
+    versions: list[Version]
+    elsewhere: list[TeamRoute] = field(default_factory=list)
+
+
+@dataclass
+class Tidied:
+    """What was done and what a person must hear of; or why nothing may be touched now."""
+
+    done: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    left: str | None = None
+
+
+def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
+    """Read the service's versions and then its routes, which may say already that a run has begun."""
+    service, namespace = plan.spec.service, plan.spec.namespace
+    # The pods last: a Deployment that was started before it was read has some by now, or will have.
+    objects = cluster.objects(namespace, service)
+    versions = versions_of(service, objects, cluster.started(namespace))
+    plans = (frozen_plan(service, version.deployment_id) for version in versions)
+    before = {one.spec.place for one in plans if one} - {plan.spec.place}
+    route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]
+    return Surveyed(plan, cluster, route, versions, [one for one in others if one.is_there])
+
+
+def tidy(seen: Surveyed, at: float) -> Tidied:
+    """Do what is to be done ``at`` (unix seconds).
+
+    Whoever calls it has made sure *after* the survey that no run of the service is live: what a run makes from then on
+    is not among what was surveyed.
+
+    :raises PermanentError: the cluster does not let us, or cannot.
+    :raises TemporaryError: something has changed since the survey.
+    """
+    try:
+        do = _decide(seen, at)
+    except RefusedError as error:
+        return Tidied(left=str(error))
+    return do()
+
+
+def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
+    """Return what is to be done.
+
+    :raises RefusedError: nothing may be touched.
+    """
+    if not seen.route.is_there:
+        return partial(_without_route, seen)
+    if seen.route.phase in routes.UNDER_WAY:
+        return partial(_settle, seen, _dead_run(seen, at))
+    previous = _previous(seen)
+    todo = chores(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at, seen.elsewhere)
+    return partial(_look_after, seen, todo, previous, at)
+
+
+def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
+    owner = seen.route.owner or ""
+    if lease.is_alive(seen.cluster, dead, owner):
+        return Tidied(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
+    settled = settle(seen.cluster, dead)
+    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no live run of it: {settled.reason}"
+    return Tidied(alarms=[said])
+
+
+def _without_route(seen: Surveyed) -> Tidied:
+    """Touch nothing but a mirror, which nobody asks any more: a namespace that has one cannot be deleted."""
+    return Tidied(_close_mirrors(seen), left=f"route {seen.route.name} is not there")
+
+
+def _ended(seen: Surveyed) -> Callable[[str], bool]:
+    """Return whether a deployment is over: whoever holds something is no live run any more."""
+    return lambda by: frozen_plan(seen.plan.spec.service, by) is not None
+
+
+def _close_mirrors(seen: Surveyed) -> list[str]:
+    spec = seen.plan.spec
+    closed = mirror.close(seen.cluster, spec.namespace, spec.service, spec.route.name, _ended(seen))
+    return [f"deleted mirror {name}" for name in closed]
+
+
+def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None, at: float) -> Tidied:
+    tidied = Tidied()
+    namespace, ended = seen.plan.spec.namespace, _ended(seen)
+    within = previous is not None and at < previous.until
+    by_gateway = not seen.plan.divides_pods
+    if by_gateway and (closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
+        tidied.done.append(f"deleted route {closed}")
+    tidied.done += _close_mirrors(seen)
+    tidied.alarms += [
+        f"{version.name} has users, and {seen.route.serving()} should have them all: somebody has changed what the"
+        " Service selects; let it select one of them"
+        for version in todo.selected
+    ]
+    if not within:  # until then, users may have to be given back to it
+        tidied.alarms += [
+            f"{version.name} is not stopped: it has users by a route that its service had before; let them come by"
+            f" route {seen.route.name}"
+            for version in todo.elsewhere
+        ]
+    route = seen.route
+    for version in todo.stop:
+        if seen.route.selects(version.labels) and not _can_serve(seen):
+            tidied.alarms.append(f"{version.name} alone has users, since {seen.route.serving()} has no ready pod")
+            continue
+        route = _stop(seen, route, version, for_good=previous is not None and version.name == previous.name)
+        tidied.done.append(f"stopped {version.name}")
+    for version in todo.delete:
+        _delete(seen, version)
+        tidied.done.append(f"deleted {version.name}")
+    # The previous version is kept large enough for as long as it may have to take everything back.
+    keeps = {version.deployment_id for version in seen.versions if within and seen.route.serves(version.name)}
+    released = release_autoscalers(seen.cluster, namespace, lambda by: by not in keeps and ended(by))
+    tidied.done += [f"gave {name} its minimum back" for name in released]
+    for version in seen.versions:
+        if version.pods and version not in todo.stop and (changed := _drift(seen, version)):
+            tidied.alarms.append(f"{version.name} is not as it was applied: {printable('; '.join(changed), 500)}")
+    return tidied
+
+
+def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
+    """Return the plan of a run that is no more: whoever deleted it in Airflow, say, deleted its teardown too.
+
+    :raises RefusedError: it is not known, or its own teardown may still be at it.
+    """
+    route = seen.route
+    plan = frozen_plan(seen.plan.spec.service, (route.owner or "").rpartition("/")[0])
+    candidate = next((version for version in seen.versions if plan and version.name == plan.candidate), None)
+    if plan is None or candidate is None or at < candidate.made_at + SETTLES_ITSELF:
+        raise RefusedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}")
+    return plan
+
+
+def _previous(seen: Surveyed) -> Previous | None:
+    """Return the version that a rollback would return to; None where what serves was not deployed by us.
+
+    :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
+    """
+    if seen.route.phase not in routes.AT_REST:
+        raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
+    if not seen.route.serving() and seen.route.phase == routes.SETTLED and not seen.route.versions[0]:
+        return None  # the first version was taken back
+    serving, service = seen.route.stable(), seen.plan.spec.service
+    if all(version.name != serving for version in seen.versions):
+        return None
+    for identity in reversed(deployment_ids(service)):
+        if triggered_at(identity) == int(serving.rpartition("-")[2]):
+            item = one_promoted(service, identity)
+            if item and item.plan.candidate == serving:
+                return Previous(item.plan.stable, item.until)
+    raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
+
+
+def _can_serve(seen: Surveyed) -> bool:
+    stable = seen.route.stable()
+    return seen.cluster.ready(seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
+
+
+def _stop(seen: Surveyed, route: TeamRoute, version: Version, *, for_good: bool) -> TeamRoute:
+    """Stop it, and return the route as it is then.
+
+    :raises TemporaryError: the route or the Deployment is not as it was read.
+    """
+    # The route first: whoever gives traffic to it at this moment (a verification, say, or a person) comes before it, so
+    # that nothing is stopped; and a verification that comes later finds that it may not return to it.
+    written = seen.cluster.patch_route(route, routes.stop(route, version.name, for_good=for_good))
+    seen.cluster.scale(seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
+    return written
+
+
+def _delete(seen: Surveyed, version: Version) -> None:
+    unread = {"kind": "ConfigMap", "metadata": {"namespace": seen.plan.spec.namespace, "name": version.name}}
+    there = {**version.objects, "ConfigMap": unread}
+    for kind in OWN_KINDS:
+        if kind in there:
+            seen.cluster.delete(there[kind])
+
+
+def _drift(seen: Surveyed, version: Version) -> list[str]:
+    manifest = frozen_manifest(seen.plan.spec.service, version.deployment_id)
+    if manifest is None:
+        return []
+    try:
+        found = drift([item for item in yaml.safe_load_all(manifest) if item], version)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise PermanentError(f"the manifest of {version.deployment_id} in the artifacts is not readable") from error
+    there = seen.cluster.has_config_map(seen.plan.spec.namespace, version.name)
+    return found if there else [*found, "ConfigMap is missing"]

@@ -1,0 +1,54 @@
+"""See that a version is sent no more requests, before its pods end.
+
+A gateway hears of a route's weights from the API server. Where that was away for a while, the gateway asks it anew up
+to a minute later, and goes on by the weights that it knows until then. Were the pods gone by that time, these requests
+would be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from airflow_deploy.domain.errors import DeployError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.rollout.analysis.observer import Observer
+
+log = logging.getLogger(__name__)
+
+QUIET = 10.0
+"""Seconds without a request after which none comes any more."""
+PATIENCE = 90.0
+"""Seconds for which that is awaited: a gateway built on Kubernetes' own client is deaf for a minute at most."""
+BEFORE = 120
+"""Seconds of the past that are asked for too: what is added by the first scrape is known by the one before."""
+POLL = 1.0
+"""Seconds between two looks."""
+
+
+def see_drained(plan: DeploymentPlan) -> str | None:
+    """Wait until no request has come to the candidate for ``QUIET`` seconds, by the counters that it is judged by.
+
+    :returns: None once that is seen; after ``PATIENCE`` seconds, why it was not.
+    """
+    log.info("%s ends when no request has come to it for %.0f s", plan.candidate, QUIET)
+    began = last = time.time()
+    deadline = time.monotonic() + PATIENCE
+    why = "there are no counters"
+    observer = reader = None
+    while time.monotonic() < deadline:
+        try:
+            observer = observer or Observer.connect(plan)
+            reader = reader or observer.reader(newborn=False)
+            for tick in reader.feed(observer.ask(int(time.time() - began) + BEFORE).counters):
+                if tick.counts[plan.candidate].requests:
+                    last = max(last, tick.at)
+                    why = f"the last was seen {last - began:.0f} s after its traffic was returned"
+                if tick.at >= last + QUIET:
+                    return None
+        except DeployError as error:
+            why = str(error)
+        time.sleep(POLL)
+    said = f"whether {plan.candidate} gets no more requests was not seen in {PATIENCE:.0f} s: {why}"
+    log.warning("%s", said)
+    return said

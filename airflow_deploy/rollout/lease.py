@@ -1,0 +1,94 @@
+"""Hold a route's Lease: a run makes it before it claims the route, and each completed look renews it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.lease import Lease, held, name_of, renewed, taken_over
+
+log = logging.getLogger(__name__)
+
+POLL = 0.3
+"""Seconds between two looks at a Lease that should change."""
+
+
+def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None) -> None:
+    """Make the route's Lease, or take over the one that an earlier deployment has left.
+
+    A claim takes the Lease first and the route then, so that of two claims at once the one that comes too late to the
+    route could have taken the other's Lease: whoever holds it and was not seen on the route must not be alive.
+
+    :param before: the route's owner, as the claim has read it.
+    :raises TemporaryError: somebody else does the same in this moment, or has just done it.
+    """
+    lease = _read(cluster, plan)
+    if lease is None:
+        _make(cluster, plan, owner)
+    elif lease.holder != owner:
+        holder, seen = lease.holder or "", {_deployment(one) for one in (owner, before or "", "")}
+        if _deployment(holder) not in seen and is_alive(cluster, plan, holder):
+            raise TemporaryError(f"{holder} holds the Lease and renews it, and was not seen on the route")
+        patch = taken_over(lease, owner, plan.spec.lease)
+        try:
+            cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
+        except FencedError as error:
+            raise TemporaryError(f"somebody else has written the Lease: {error}") from error
+
+
+def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    """Renew it. Where somebody has deleted it, it is made again; where somebody else holds it, it is theirs."""
+    try:
+        if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewed(owner)):
+            _make(cluster, plan, owner)
+    except FencedError as error:
+        log.error("the Lease is held by somebody else: %s", error)
+
+
+class Sign:
+    """Waits for a sign of life: that ``owner``, and nobody else, has renewed the Lease since this was made."""
+
+    def __init__(self, cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+        self._cluster, self._plan, self._owner = cluster, plan, owner
+        self._before = self._version()
+
+    def seen(self) -> bool:
+        """Whether it has been renewed by now."""
+        now = self._version()
+        return now is not None and now != self._before
+
+    def _version(self) -> tuple[str, str] | None:
+        lease = _read(self._cluster, self._plan)
+        return lease.version if lease and lease.holder == self._owner else None
+
+
+def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
+    """Whether somebody looks at the deployment that owns the plan's route; to deny it takes as long as the Lease."""
+    sign = Sign(cluster, plan, owner)
+    lease = _read(cluster, plan)
+    deadline = time.monotonic() + (lease.seconds if lease else plan.spec.lease)
+    while not (seen := sign.seen()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return seen
+
+
+def _deployment(owner: str) -> str:
+    """Return whose claim it is; that of a guard is the deployment's own."""
+    return owner.rpartition("/")[0]
+
+
+def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:
+    return cluster.lease(plan.spec.namespace, _name(plan))
+
+
+def _make(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    namespace, route, router = plan.spec.place
+    cluster.create_lease(namespace, held(namespace, route, owner, plan.spec.lease, router))
+
+
+def _name(plan: DeploymentPlan) -> str:
+    _, route, router = plan.spec.place
+    return name_of(route, router)

@@ -1,0 +1,65 @@
+"""Copy requests to the candidate before anybody is answered by it, and take the mirror away again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import UndeliveredError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.workloads.mirror import deployment_of, made
+from airflow_deploy.domain.workloads.versions import NAME
+from airflow_deploy.rollout import probe as testers
+
+log = logging.getLogger(__name__)
+
+HEARD = 5.0
+"""Seconds in which a gateway has surely heard that no route names the mirror any more."""
+NEEDS = (
+    "a Gateway at route.url that mirrors by the filter RequestMirror, or Traefik with its CRDs and"
+    " providers.kubernetescrd with allowEmptyServices, and the rights that airflow-deploy rbac prints"
+)
+
+
+def set_up(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+    """Make the mirror, see that the stable answers through it, and return in words what was seen.
+
+    Only testers' requests are at risk meanwhile. There is no pod to copy to yet: a gateway that serves nobody then
+    would serve no user once the candidate has lost its pods.
+
+    :param owner: who the team's route belongs to.
+    :raises UndeliveredError: the gateway answers otherwise.
+    :raises FencedError: another deployment has the route; RefusedError: the cluster does not let us make it.
+    """
+    by_filter = cluster.route(plan.spec.namespace, plan.spec.route.name).mirrors_by_filter
+    cluster.apply(made(plan, copied=False, by_filter=by_filter))
+    try:
+        seen = testers.see_mirrored(cluster, plan, owner)
+    except UndeliveredError as error:
+        raise UndeliveredError(f"nothing is mirrored: {error}; shadow needs {NEEDS}; or remove shadow") from error
+    cluster.apply(made(plan, copied=True, by_filter=by_filter))
+    return seen
+
+
+def close(cluster: Cluster, namespace: str, service: str, route: str, over: Callable[[str], bool]) -> list[str]:
+    """Delete the mirrors of the service's deployments that are over, unless the route names them; return their names.
+
+    :param over: whether a deployment is, by its id.
+    """
+    there = [item for item in cluster.mirrors(namespace) if item["metadata"]["labels"].get(NAME) == service]
+    ended = [item for item in there if over(deployment_of(item))]
+    if not ended:
+        return []
+    team = cluster.route_or_absent(namespace, route)
+    # While it may still shift, it may name the mirror the moment after we have looked.
+    ended = [item for item in ended if not (team.owned_by(deployment_of(item)) and team.phase == routes.CANARY)]
+    ended = [item for item in ended if not team.mentions(item["metadata"]["name"])]
+    if ended:
+        time.sleep(HEARD)
+    for item in ended:
+        cluster.delete_mirror(item)
+        log.info("deleted mirror %s", item["metadata"]["name"])
+    return [item["metadata"]["name"] for item in ended]

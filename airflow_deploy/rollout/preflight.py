@@ -1,0 +1,51 @@
+"""The preflight of the way back: where the stable could not take everything back, nothing starts."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_deploy.clients.docker import Images
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import PermanentError, RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+
+log = logging.getLogger(__name__)
+
+
+def check_way_back(cluster: Cluster, plan: DeploymentPlan) -> None:
+    """Check that the stable has ready pods, and that what they are made of is still there to make another one.
+
+    From a service's first version the way back is to no traffic, which is always there.
+
+    :raises RefusedError: it is not, and what to do.
+    :raises TemporaryError: the cluster or the registry does not answer.
+    """
+    namespace, stable = plan.spec.namespace, plan.stable
+    if not stable:
+        return
+    if not cluster.ready(namespace, stable, plan.labels_of(stable)):
+        raise RefusedError(
+            f"{stable} has no ready pod, so there would be no way back; start it, or give the traffic of route"
+            f" {plan.spec.route.name} to a Service that serves, then deploy again"
+        )
+    parts = cluster.parts_of(namespace, plan.stable_service)
+    for name in parts.config_maps:
+        if not cluster.has_config_map(namespace, name):
+            raise RefusedError(
+                f"ConfigMap {namespace}/{name} is gone, and no pod of {stable} could start without it, so there would"
+                " be no way back; restore it, then deploy again"
+            )
+    images = Images(plan.spec.connections.docker)
+    for image in parts.images:
+        try:
+            there = images.digest(image) is not None
+        except PermanentError as error:
+            # The nodes may have a login that we lack: that it may not be asked for does not mean that it is gone.
+            log.warning("whether the registry still has the image of %s is not known: %s", stable, error)
+        else:
+            if not there:
+                raise RefusedError(
+                    f"the registry has {image} no more, and no pod of {stable} could start anew without it, so there"
+                    " would be no way back; push it again, then deploy again"
+                )
+    log.info("%s can take everything back: %d pods are ready", stable, plan.stable_ready)

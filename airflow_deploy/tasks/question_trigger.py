@@ -1,0 +1,108 @@
+"""An open question: it waits in the triggerer, and ends when its time or its route does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from airflow.sdk.api.datamodels._generated import HITLDetailResponse
+from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail, update_hitl_detail_response
+from asgiref.sync import sync_to_async
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.lifecycle.approval import REJECT, Answer
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.record import GARBLED
+from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.tasks.triggers import INTERVAL, OneEventTrigger, in_thread
+
+
+class QuestionTrigger(OneEventTrigger):
+    """Close a question that nobody answers in time, or that the route shows to be decided.
+
+    A person's answer does not come this way: Airflow resumes the task with it. But only a trigger can close a question,
+    and only a question that is closed says to whoever answers late that it is too late.
+
+    :param question: id of the task instance that asks.
+    :param deadline: unix seconds at which silence counts.
+    :param planned: the plan's JSON; it is not called ``plan`` for the reason that ``ReadyTrigger`` gives.
+    :param held: the owner that ``claim_route`` returned; None before there is a claim, when the route says nothing.
+    """
+
+    def __init__(self, question: str, deadline: float, planned: dict[str, Any], held: str | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.question = question
+        self.deadline = deadline
+        self.planned = planned
+        self.held = held
+        self._cluster: Cluster | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what the triggerer needs to build this again."""
+        arguments = {name: getattr(self, name) for name in ("question", "deadline", "planned", "held")}
+        return f"{__name__}.{type(self).__qualname__}", arguments
+
+    async def event(self) -> dict[str, Any]:
+        """Return the answer as Airflow's own events hold it, or what closed the question as ``closed``."""
+        while True:
+            try:
+                asked = await sync_to_async(get_hitl_detail_content_detail)(ti_id=UUID(self.question))
+                if asked.response_received and asked.responded_by_user:  # before this task was deferred
+                    return _as_airflow_does(asked)
+                closed = await self._end()
+                if not asked.response_received:  # else it was closed here, before a restart
+                    await sync_to_async(update_hitl_detail_response)(UUID(self.question), [REJECT], {})
+                return {"closed": closed.model_dump(mode="json")}
+            except Exception:
+                # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
+                self.log.exception("the question cannot be closed yet")
+            await asyncio.sleep(INTERVAL)
+
+    async def _end(self) -> Answer:
+        """Wait until the question is moot, and return what made it so."""
+        while time.time() < self.deadline:
+            if self.held and (why := await self._decided()):
+                return Answer(said="withdrawn", at=_now(), why=why)
+            await asyncio.sleep(INTERVAL)
+        return Answer(said="silence", at=_now())
+
+    async def _decided(self) -> str | None:
+        """Return how the route shows that nobody needs to answer any more."""
+        plan = DeploymentPlan.load(self.planned)
+        try:
+            if self._cluster is None:
+                self._cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
+            cluster = self._cluster
+            route = await in_thread(lambda: cluster.team_route(*plan.spec.place))
+        except Exception as error:  # whatever the cluster answers, the deadline stands
+            self.log.warning("%s; the question stays open", error)
+            return None
+        if route.owner != self.held:
+            return f"route {route.name} is owned by {route.owner or 'nobody'}"
+        return None if route.phase == routes.CANARY else f"route {route.name} is {route.phase}{_word(route)}"
+
+
+def _word(route: TeamRoute) -> str:
+    with suppress(*GARBLED):
+        said = json.loads(route.word or "")
+        return f": {said['verdict']}: {said['reason']}"
+    return ""
+
+
+def _as_airflow_does(asked: HITLDetailResponse) -> dict[str, Any]:
+    by = asked.responded_by_user
+    return {
+        "chosen_options": list(asked.chosen_options or []),
+        "responded_at": asked.responded_at and asked.responded_at.isoformat(),
+        "responded_by_user": by and {"id": by.id, "name": by.name},
+    }
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)

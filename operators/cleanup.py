@@ -1,0 +1,98 @@
+"""``tidy``: stop and delete what old deployments left, and say what was changed of the versions that run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, TypeVar
+
+from airflow.sdk import BaseOperator, Context
+
+from airflow_deploy.clients.artifacts import latest_plans
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import DeployError, PermanentError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.values import printable
+from airflow_deploy.rollout.cleanup import Surveyed, survey, tidy
+from airflow_deploy.tasks.base import RETRIES
+
+log = logging.getLogger(__name__)
+
+LOOKS = 8
+"""How many services are looked after at the same time."""
+LIVE = ["queued", "running"]
+"""States of a run that may still act."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one service."""
+
+    plan: DeploymentPlan
+    word: str
+    text: str
+
+
+class TidyVersionsOperator(BaseOperator):
+    """Look after the versions of every service that was ever deployed, and is not being deployed now.
+
+    What one service cannot have done to it is said and done by a later pass.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**RETRIES, **kwargs})
+
+    def execute(self, context: Context) -> None:
+        """Tidy.
+
+        :raises PermanentError: a version is not as it was applied, or a run had left its traffic half shifted: a person
+            must hear of it.
+        """
+        plans, cluster = latest_plans(), cache(Cluster)
+        # Connections are read here and not in the threads.
+        clusters = [_attempt(partial(cluster, plan.spec.connections.kubernetes)) for plan in plans]
+        with ThreadPoolExecutor(LOOKS) as threads:
+            seen = list(threads.map(_survey, clusters, plans))
+            # Only now: a run that begins after this has nothing among what was seen.
+            live = {id_ for id_ in {plan.dag_id for plan in plans} if context["ti"].get_dr_count(id_, states=LIVE)}
+            done = list(threads.map(lambda plan, one: _tidy(plan, one, live=plan.dag_id in live), plans, seen))
+        self.log.info("::group::%d services", len(done))
+        for each in done:
+            self.log.info("%-20s %-6s %s", each.plan.spec.service, each.word, printable(each.text, 1000))
+        self.log.info("::endgroup::")
+        if alarms := [f"{each.plan.spec.service}: {each.text}" for each in done if each.word == "ALARM"]:
+            raise PermanentError("; ".join(alarms))
+
+
+def _attempt(do: Callable[[], T]) -> T | Exception:
+    """Return the result, or the error: what one service suffers is no other's."""
+    try:
+        return do()
+    except Exception as error:
+        if not isinstance(error, DeployError):
+            log.exception("nobody thought of this")
+        return error
+
+
+def _survey(cluster: Cluster | Exception, plan: DeploymentPlan) -> Surveyed | Exception:
+    return cluster if isinstance(cluster, Exception) else _attempt(lambda: survey(cluster, plan))
+
+
+def _tidy(plan: DeploymentPlan, seen: Surveyed | Exception, *, live: bool) -> Done:
+    if live:
+        return Done(plan, "LEFT", f"a run of {plan.dag_id} is under way")
+    tidied = seen if isinstance(seen, Exception) else _attempt(lambda: tidy(seen, time.time()))
+    if isinstance(tidied, Exception):
+        # What could be read and may not be done is a person's: the rights are not enough, say.
+        refused = isinstance(tidied, PermanentError) and isinstance(seen, Surveyed)
+        return Done(plan, "ALARM" if refused else "LEFT", str(tidied) or repr(tidied))
+    if tidied.left:
+        return Done(plan, "LEFT", tidied.left)
+    word = "ALARM" if tidied.alarms else "TIDIED" if tidied.done else "TIDY"
+    return Done(plan, word, "; ".join([*tidied.alarms, *tidied.done]) or "nothing to do")

@@ -1,0 +1,169 @@
+"""The way back: ``rollback`` as soon as anything fails, and ``settle``, the teardown that runs whatever happened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.states import ENDS, State
+from airflow_deploy.operators.audit import RecordingOperator, write_audit
+from airflow_deploy.rollout import mirror
+from airflow_deploy.rollout.autoscalers import release_autoscalers
+from airflow_deploy.rollout.probe import close
+from airflow_deploy.rollout.rollback import abandon, settle
+from airflow_deploy.tasks.base import RETURN_RETRIES, WHY_KEY, record, recorded
+
+log = logging.getLogger(__name__)
+
+HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
+
+
+def take_back(
+    context: Context, plan: DeploymentPlan, why: str, *, reached: Collection[State], at: datetime | None = None
+) -> bool:
+    """Settle this deployment and record it; return False where it had left nothing to undo.
+
+    :param reached: the states recorded so far; after DEPLOYING the way back is recorded too, whatever is found.
+    :param at: when the verdict fell, where that is known.
+    :raises NotSettledError: a person must look at the route.
+    """
+    cluster = Cluster(plan.spec.connections.kubernetes)
+    try:
+        settled = settle(cluster, plan)
+    except FencedError as error:
+        abandon(cluster, plan)
+        record(context, State.ROLLING_BACK, why, at=at)
+        record(context, State.FAILED, str(error))
+        raise NotSettledError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
+    if settled.verified and State.VERIFIED not in reached:  # its task died between the route and its record
+        record(context, State.VERIFIED, settled.reason)
+    kept = settled.verified or settled.overtaken
+    undone = not kept and (settled.acted or State.DEPLOYING in reached)
+    if undone:
+        record(context, State.ROLLING_BACK, why, at=at)
+        record(context, State.ROLLED_BACK, settled.reason)
+    return undone
+
+
+class RollbackOperator(RecordingOperator):
+    """Return the traffic, then stop the candidate.
+
+    :param judges: ids of the tasks whose verdict may be the reason.
+    :param gates: ids of those that ask a person where they are undecided, which is no reason then.
+    """
+
+    def __init__(self, *, judges: Sequence[str], gates: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        self.judges = list(judges)
+        self.gates = list(gates)
+
+    def execute(self, context: Context) -> None:
+        """Take the deployment back; skip where it failed before anything was applied."""
+        plan = self.latest_plan(context)
+        why, at = self._reason(context)
+        reached = {step.to for step in recorded(context, self.steps_of)}
+        if not take_back(context, plan, why, reached=reached, at=at):
+            raise AirflowSkipException("nothing was applied, so there is nothing to take back")
+
+    def _reason(self, context: Context) -> tuple[str, datetime | None]:
+        for task in [*self.judges, *self.gates]:
+            event = context["ti"].xcom_pull(task_ids=task) or {}
+            asks = task in self.gates and event.get("verdict") == "UNDECIDED"
+            if event.get("verdict") in HARMFUL and not asks:
+                return f"{task}: {event['verdict']}: {event['reason']}", datetime.fromisoformat(event["at"])
+        for step in recorded(context, self.steps_of):
+            for answer in step.answers:
+                if answer.counts and not answer.agreed:
+                    return f"{step.task}: {answer.sentence}", answer.at
+        for task in self.steps_of:
+            if why := context["ti"].xcom_pull(task_ids=task, key=WHY_KEY):
+                return f"{task}: {why}", None
+        return "a step failed", None
+
+
+def _release(plan: DeploymentPlan, *, settled: bool = True, verified: bool = False) -> None:
+    """Give up what was held for the run: autoscalers, the testers' route, and the mirror.
+
+    What cannot be done now is done by the task that tidies up: nobody waits.
+
+    :param settled: otherwise only the mirror, if no route names it: a namespace that has it cannot be deleted.
+    :param verified: then autoscalers are held on: until the rollback window is over, the previous version may have to
+        take everything back.
+    """
+    try:
+        cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
+        if settled and not verified:
+            release_autoscalers(cluster, plan.spec.namespace, mine)
+        if settled and not plan.divides_pods:
+            close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
+        if plan.spec.shadow:
+            mirror.close(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)
+    except DeployError as error:
+        log.warning("what was held for the run is not given up yet: %s", error)
+
+
+class SettleOperator(RecordingOperator):
+    """The teardown: whatever happened, the route is whole before the run ends.
+
+    :param audit: id of the task that writes the artifacts.
+    """
+
+    def __init__(self, *, audit: str, **kwargs: Any) -> None:
+        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        self.audit = audit
+
+    def execute(self, context: Context) -> None:
+        """Settle what nobody has settled yet.
+
+        :raises NotSettledError: unless the deployment is VERIFIED: the run must not end as a success.
+        """
+        try:
+            plan = self.latest_plan(context)
+        except AirflowSkipException as error:
+            raise NotSettledError("the request was refused; nothing was written anywhere") from error
+        steps_of = [*self.steps_of, context["ti"].task_id]
+        reached = {step.to for step in recorded(context, steps_of)}
+        verified = State.VERIFIED in reached and State.ROLLING_BACK not in reached
+        settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
+        unsettled: NotSettledError | None = None
+        if not settled:
+            why = "the run ended before the deployment was verified"
+            try:
+                self._take_back(context, plan, why, reached)
+            except NotSettledError as error:
+                unsettled = error  # recorded as FAILED, which the artifacts have to tell
+            except DeployError:
+                _release(plan, settled=False)
+                raise
+            verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
+        if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
+            context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
+        if State.DEPLOYING in reached:
+            # After FAILED the traffic may still have to come back.
+            failed = State.FAILED in {step.to for step in recorded(context, steps_of)}
+            _release(plan, settled=not failed, verified=verified)
+        if unsettled:
+            raise unsettled
+        if not verified:
+            raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
+        self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)
+
+    def _take_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
+        try:
+            take_back(context, plan, why, reached=reached)
+        except NotSettledError:
+            raise
+        except DeployError as error:
+            if context["ti"].try_number <= (self.retries or 0) or State.DEPLOYING not in reached:
+                raise
+            # Nobody tries again after this.
+            record(context, State.ROLLING_BACK, why)
+            record(context, State.FAILED, str(error))
