@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
-from airflow_deploy.clients.airflow_rest.runs import Run, check_conf
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, check_conf
 from airflow_deploy.domain.lifecycle.result import DeployResult
 
 WAIT = 4 * 3600.0
@@ -67,7 +67,7 @@ def deploy_from_safety_gate(
     if emergency is not None:
         conf["emergency"] = {"reason": emergency}
     check_conf(conf)
-    run = Run.start(AirflowApi.from_environment(url, token), service, conf)
+    run = DeploymentRun.start(AirflowApi.from_environment(url, token), service, conf)
     return run.result(run.wait(timeout) if wait else None)
 
 

@@ -9,11 +9,11 @@ from airflow.sdk import Context
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.workloads.manifests import objects, render
+from airflow_deploy.domain.workloads.manifests import render_version, version_objects
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.rollout.autoscalers import hold_autoscalers
 from airflow_deploy.rollout.capacity import scale_up
-from airflow_deploy.tasks.base import DeployOperator, record
+from airflow_deploy.tasks.base import DeployOperator, record_step
 
 
 class ApplyManifestOperator(DeployOperator):
@@ -31,10 +31,10 @@ class ApplyManifestOperator(DeployOperator):
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        manifest = objects(plan)
+        manifest = version_objects(plan)
         cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
-        Artifacts(plan).freeze(render(plan))
-        record(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
+        Artifacts(plan).freeze(render_version(plan))
+        record_step(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         hold_autoscalers(cluster, plan)
         # Applied again (a person clears the run, say), it would lose the pods that serve by then: it is made once, and
         # then scaled alone.

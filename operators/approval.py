@@ -14,7 +14,7 @@ from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT, Answer, Pe
 from airflow_deploy.domain.lifecycle.confidence import Confidence
 from airflow_deploy.domain.lifecycle.question import About, Question
 from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State
-from airflow_deploy.tasks.base import DeployOperator, record, recorded, resolved
+from airflow_deploy.tasks.base import DeployOperator, record_step, recorded_steps, resolved
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 
 
@@ -56,7 +56,7 @@ class DeploymentApprovalOperator(DeployOperator):
         gate = _event(context, self.seen[-1]) if self.seen else {}
         if isinstance(self.about, int) and gate.get("verdict") == "HEALTHY":
             raise AirflowSkipException("the gate has decided, so nobody is asked")
-        record(context, State.AWAITING_APPROVAL, self._why(gate))
+        record_step(context, State.AWAITING_APPROVAL, self._why(gate))
         self._ask(context, deadline=time.time() + self.timeout)
 
     def answered(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class DeploymentApprovalOperator(DeployOperator):
         if answer.agreed:
             return answer.model_dump(mode="json")
         if self.about == "deployment":  # else the rollback records what follows
-            record(context, State.REJECTED, answer.sentence)
+            record_step(context, State.REJECTED, answer.sentence)
         raise (FencedError if answer.said == "withdrawn" else DeclinedError)(answer.sentence)
 
     def _ask(self, context: Context, deadline: float) -> None:
@@ -139,7 +139,7 @@ def _said(context: Context, task: str) -> list[str]:
     event = _event(context, task)
     if "verdict" in event:
         return [f"{event['verdict']}: {event['reason']}"]
-    return [answer.sentence for step in recorded(context, [task]) for answer in step.answers]
+    return [answer.sentence for step in recorded_steps(context, [task]) for answer in step.answers]
 
 
 def _keep(context: Context, answer: Answer) -> None:
@@ -147,7 +147,7 @@ def _keep(context: Context, answer: Answer) -> None:
     ti = context["ti"]
     steps = [
         step.model_copy(update={"answers": (*(a for a in step.answers if a.by != answer.by), answer)})
-        for step in recorded(context, [ti.task_id])
+        for step in recorded_steps(context, [ti.task_id])
         if step.to == State.AWAITING_APPROVAL
     ]
     ti.xcom_push(key=STEPS_KEY, value=[step.model_dump(mode="json") for step in steps])

@@ -11,12 +11,12 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.domain.errors import IllegalTransitionError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
 from airflow_deploy.domain.names import SHADOW
-from airflow_deploy.domain.workloads.manifests import render
-from airflow_deploy.tasks.base import DeployOperator, recorded
+from airflow_deploy.domain.workloads.manifests import render_version
+from airflow_deploy.tasks.base import DeployOperator, recorded_steps
 
 
 def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str]) -> str:
@@ -26,7 +26,7 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     :raises IllegalTransition: what was recorded is no path (a person marked a task as done, say). The artifacts are
         written all the same, and say so.
     """
-    steps = recorded(context, steps_of)
+    steps = recorded_steps(context, steps_of)
     if steps and steps[-1].to in UNDEPLOYED and not {step.to for step in steps} & {State.DEPLOYING, *EXITS}:
         steps.append(_rejection(context))
     path, irregular = _joined(steps)
@@ -36,7 +36,7 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     score = {task: context["ti"].xcom_pull(task_ids=task) for task in ("score_confidence", "score_promotion")}
     artifacts.write(f"confidence_{identity}.json", _json({task: item for task, item in score.items() if item}))
     if plan.digest:
-        artifacts.write(f"manifest_{identity}.yaml", render(plan))
+        artifacts.write(f"manifest_{identity}.yaml", render_version(plan))
     artifacts.write(f"transitions_{identity}.jsonl", _lines(path))
     # What the verification needs to go on looking at this deployment, and to take it back.
     frozen = {"plan": plan.dump(), "baseline": context["ti"].xcom_pull(task_ids="capture_baseline")}
@@ -73,11 +73,11 @@ def amend_audit(plan: DeploymentPlan, steps: Sequence[Step], judgement: dict[str
     return artifacts.path
 
 
-def _joined(steps: Sequence[Step]) -> tuple[list[Transition], IllegalTransition | None]:
+def _joined(steps: Sequence[Step]) -> tuple[list[Transition], IllegalTransitionError | None]:
     """Return the transitions that the steps make, and why they are no path, None where they are one."""
     try:
         return assemble(steps), None
-    except IllegalTransition as error:
+    except IllegalTransitionError as error:
         return chain(steps), error
 
 

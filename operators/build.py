@@ -13,7 +13,7 @@ from airflow_deploy.clients.git import Repository
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.tasks.base import DeployOperator, record
+from airflow_deploy.tasks.base import DeployOperator, record_step
 
 
 class BuildImageOperator(DeployOperator):
@@ -22,7 +22,7 @@ class BuildImageOperator(DeployOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the plan's JSON. A tag that the registry has already is not built again."""
         plan = self.load_plan()
-        record(context, State.BUILDING, f"building {plan.image_tag}")
+        record_step(context, State.BUILDING, f"building {plan.image_tag}")
         images = Images(plan.spec.connections.docker)
         digest = images.digest(plan.image_tag) or self._build(images, plan)
         self.log.info("%s is %s", plan.image_tag, digest)

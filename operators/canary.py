@@ -18,12 +18,12 @@ from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.domain.workloads import manifests
 from airflow_deploy.operators.approval import check_agreed
 from airflow_deploy.rollout import lease, mirror
-from airflow_deploy.rollout.adoption import adopt
+from airflow_deploy.rollout.adoption import adopt_service
 from airflow_deploy.rollout.autoscalers import hold_autoscalers
-from airflow_deploy.rollout.capacity import provide
-from airflow_deploy.rollout.preflight import check_way_back
-from airflow_deploy.rollout.probe import see_delivered
-from airflow_deploy.tasks.base import DeployOperator, explain, record, resolved
+from airflow_deploy.rollout.capacity import provide_capacity
+from airflow_deploy.rollout.preflight import check_rollback_possible
+from airflow_deploy.rollout.probe import probe_candidate
+from airflow_deploy.tasks.base import DeployOperator, push_reason, record_step, resolved
 
 
 class ClaimRouteOperator(DeployOperator):
@@ -43,16 +43,16 @@ class ClaimRouteOperator(DeployOperator):
                     f"route {route.name} is {route.phase} by this deployment; trigger a new run to try again"
                 )
             return route.owner
-        check_way_back(cluster, plan)
+        check_rollback_possible(cluster, plan)
         # Only now: a registry may take long to answer, and somebody else may have claimed it meanwhile.
         route = self._route(cluster, plan)
-        if route.owner and route.phase in routes.WATCHED and lease.is_alive(cluster, plan, route.owner):
+        if route.owner and route.phase in routes.WATCHED_PHASES and lease.is_alive(cluster, plan, route.owner):
             raise RefusedError(
                 f"route {route.name} is {route.phase} by {route.owner}, which is under way: wait until it has ended,"
                 " and trigger a new run"
             )
         if plan.divides_pods:
-            route = adopt(cluster, plan, route)
+            route = adopt_service(cluster, plan, route)
         owner, patch = routes.claim(route, plan.deployment_id, plan.stable, plan.candidate)
         # First of all, so that there is no moment in which the guard does not know of a claim.
         lease.take(cluster, plan, owner, route.owner)
@@ -68,7 +68,7 @@ class ClaimRouteOperator(DeployOperator):
         if plan.stable or cluster.route_or_absent(*where).is_there:
             return cluster.route(*where)
         self.log.info("making route %s, which nobody serves yet", plan.spec.route.name)
-        return cluster.create_route(manifests.route(plan.spec))
+        return cluster.create_route(manifests.route_object(plan.spec))
 
 
 class OwnedOperator(DeployOperator):
@@ -84,7 +84,7 @@ class OwnedOperator(DeployOperator):
         self.claim: Any = claim
 
 
-UNSEEN = 60.0
+WATCH_WAIT_SECONDS = 60.0
 """Seconds for which a shift waits for a look."""
 
 
@@ -116,11 +116,11 @@ class ShiftCanaryOperator(OwnedOperator):
             for share in self._shares(cluster, plan):
                 self._give(context, cluster, plan, share)
         except PermanentError as error:
-            explain(context, str(error))
+            push_reason(context, str(error))
             raise
         what = self._what(plan.share(self.share))
         declared = f"{what} of traffic {'are' if self.mirrored else 'is'} declared"
-        record(context, State.CANARY_WAITING, f"{declared} for {plan.candidate}")
+        record_step(context, State.CANARY_WAITING, f"{declared} for {plan.candidate}")
 
     def _shares(self, cluster: Cluster, plan: DeploymentPlan) -> tuple[int, ...]:
         """Return the shares on the way; none of them, but the last, where an earlier try has given that."""
@@ -134,14 +134,14 @@ class ShiftCanaryOperator(OwnedOperator):
         """Capacity before weight; only where the pods beside the stable's are the share, they come with it."""
         hold_autoscalers(cluster, plan)  # what it has grown to since: after this share it needs less, for now
         alongside = plan.divides_pods and share < 100
-        provide(cluster, plan, resolved(self.claim), 0 if alongside else share)
+        provide_capacity(cluster, plan, resolved(self.claim), 0 if alongside else share)
         seen = self._delivered(cluster, plan)
         route, patch = self._looked_at(cluster, plan, share)
         what = self._what(share)
-        record(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
+        record_step(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
         cluster.patch_route(route, patch)
         if alongside:
-            provide(cluster, plan, resolved(self.claim), share)
+            provide_capacity(cluster, plan, resolved(self.claim), share)
             self._shift(cluster, plan, share)
         self.log.info("route %s gives %s %s", route.name, plan.candidate, what)
 
@@ -161,8 +161,8 @@ class ShiftCanaryOperator(OwnedOperator):
         route = cluster.team_route(*plan.spec.place)
         if route.shifts or route.owner != (owner := resolved(self.claim)):
             return ""
-        seen = [mirror.set_up(cluster, plan, owner)] if self.mirrored else []
-        seen.append(see_delivered(cluster, plan, owner))
+        seen = [mirror.set_up_mirror(cluster, plan, owner)] if self.mirrored else []
+        seen.append(probe_candidate(cluster, plan, owner))
         self.log.info("%s", "; ".join(seen))
         return f"; {'; '.join(seen)}"
 
@@ -171,17 +171,18 @@ class ShiftCanaryOperator(OwnedOperator):
 
         After whatever restart: whoever raises a share knows that the brake is held.
         """
-        sign = lease.Sign(cluster, plan, resolved(self.claim))
-        deadline = time.monotonic() + UNSEEN
+        sign = lease.LeaseRenewal(cluster, plan, resolved(self.claim))
+        deadline = time.monotonic() + WATCH_WAIT_SECONDS
         while True:
             route, patch = self._shift(cluster, plan, share)
             if not patch or sign.seen():
                 return route, patch
             if time.monotonic() >= deadline:
                 raise TemporaryError(
-                    f"nobody has looked for {UNSEEN:.0f} s, so {share} % are not given: is a triggerer running?"
+                    f"watch has not renewed its Lease for {WATCH_WAIT_SECONDS:.0f} s; not shifting to {share} %;"
+                    " check that a triggerer is running"
                 )
-            time.sleep(lease.POLL)
+            time.sleep(lease.LEASE_POLL_SECONDS)
 
 
 class PromoteOperator(OwnedOperator):
@@ -202,10 +203,10 @@ class PromoteOperator(OwnedOperator):
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        provide(cluster, plan, resolved(self.claim), 100, way_back=False)
+        provide_capacity(cluster, plan, resolved(self.claim), 100, way_back=False)
         route = cluster.team_route(*plan.spec.place)
         patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
-        record(context, State.PROMOTING, f"{plan.candidate} passed every stage")
+        record_step(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster.patch_route(route, patch)
         before = f"; {plan.stable} stays warm" if plan.stable else ""
-        record(context, State.PROMOTED, f"{plan.candidate} is the stable{before}")
+        record_step(context, State.PROMOTED, f"{plan.candidate} is the stable{before}")

@@ -1,4 +1,4 @@
-"""``tidy``: stop and delete what old deployments left, and say what was changed of the versions that run."""
+"""``clean_up``: stop and delete what old deployments left, and say what was changed of the versions that run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import DeployError, PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.values import printable
-from airflow_deploy.rollout.cleanup import Surveyed, survey, tidy
+from airflow_deploy.rollout.cleanup import Survey, clean_up, survey
 from airflow_deploy.tasks.base import RETRIES
 
 log = logging.getLogger(__name__)
 
-LOOKS = 8
+CONCURRENT_CLEANUPS = 8
 """How many services are looked after at the same time."""
-LIVE = ["queued", "running"]
+LIVE_RUN_STATES = ["queued", "running"]
 """States of a run that may still act."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Done:
+class ServiceCleanup:
     """What became of one service."""
 
     plan: DeploymentPlan
@@ -39,7 +39,7 @@ class Done:
     text: str
 
 
-class TidyVersionsOperator(BaseOperator):
+class CleanupOperator(BaseOperator):
     """Look after the versions of every service that was ever deployed, and is not being deployed now.
 
     What one service cannot have done to it is said and done by a later pass.
@@ -57,10 +57,14 @@ class TidyVersionsOperator(BaseOperator):
         plans, cluster = latest_plans(), cache(Cluster)
         # Connections are read here and not in the threads.
         clusters = [_attempt(partial(cluster, plan.spec.connections.kubernetes)) for plan in plans]
-        with ThreadPoolExecutor(LOOKS) as threads:
+        with ThreadPoolExecutor(CONCURRENT_CLEANUPS) as threads:
             seen = list(threads.map(_survey, clusters, plans))
             # Only now: a run that begins after this has nothing among what was seen.
-            live = {id_ for id_ in {plan.dag_id for plan in plans} if context["ti"].get_dr_count(id_, states=LIVE)}
+            live = {
+                id_
+                for id_ in {plan.dag_id for plan in plans}
+                if context["ti"].get_dr_count(id_, states=LIVE_RUN_STATES)
+            }
             done = list(threads.map(lambda plan, one: _tidy(plan, one, live=plan.dag_id in live), plans, seen))
         self.log.info("::group::%d services", len(done))
         for each in done:
@@ -80,19 +84,19 @@ def _attempt(do: Callable[[], T]) -> T | Exception:
         return error
 
 
-def _survey(cluster: Cluster | Exception, plan: DeploymentPlan) -> Surveyed | Exception:
+def _survey(cluster: Cluster | Exception, plan: DeploymentPlan) -> Survey | Exception:
     return cluster if isinstance(cluster, Exception) else _attempt(lambda: survey(cluster, plan))
 
 
-def _tidy(plan: DeploymentPlan, seen: Surveyed | Exception, *, live: bool) -> Done:
+def _tidy(plan: DeploymentPlan, seen: Survey | Exception, *, live: bool) -> ServiceCleanup:
     if live:
-        return Done(plan, "LEFT", f"a run of {plan.dag_id} is under way")
-    tidied = seen if isinstance(seen, Exception) else _attempt(lambda: tidy(seen, time.time()))
+        return ServiceCleanup(plan, "LEFT", f"a run of {plan.dag_id} is under way")
+    tidied = seen if isinstance(seen, Exception) else _attempt(lambda: clean_up(seen, time.time()))
     if isinstance(tidied, Exception):
         # What could be read and may not be done is a person's: the rights are not enough, say.
-        refused = isinstance(tidied, PermanentError) and isinstance(seen, Surveyed)
-        return Done(plan, "ALARM" if refused else "LEFT", str(tidied) or repr(tidied))
+        refused = isinstance(tidied, PermanentError) and isinstance(seen, Survey)
+        return ServiceCleanup(plan, "ALARM" if refused else "LEFT", str(tidied) or repr(tidied))
     if tidied.left:
-        return Done(plan, "LEFT", tidied.left)
+        return ServiceCleanup(plan, "LEFT", tidied.left)
     word = "ALARM" if tidied.alarms else "TIDIED" if tidied.done else "TIDY"
-    return Done(plan, word, "; ".join([*tidied.alarms, *tidied.done]) or "nothing to do")
+    return ServiceCleanup(plan, word, "; ".join([*tidied.alarms, *tidied.done]) or "nothing to do")

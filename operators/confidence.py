@@ -9,9 +9,9 @@ from airflow.sdk import BaseBranchOperator, Context, XComArg
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.lifecycle.confidence import Confidence, Known, score
+from airflow_deploy.domain.lifecycle.confidence import Confidence, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.tasks.base import RETRIES, DeployOperator, record, resolved
+from airflow_deploy.tasks.base import RETRIES, DeployOperator, record_step, resolved
 
 
 class ScoreConfidenceOperator(DeployOperator):
@@ -28,7 +28,7 @@ class ScoreConfidenceOperator(DeployOperator):
         """Return a ``Confidence`` as JSON."""
         plan = self.load_plan()
         verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
-        confidence = score(Known(plan, Artifacts(plan).earlier(), verdicts))
+        confidence = score(ScoreInputs(plan, Artifacts(plan).earlier(), verdicts))
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)
         for line in report(confidence):
             self.log.info("%s", line)
@@ -84,5 +84,5 @@ class RefuseOperator(DeployOperator):
         confidence = Confidence.load(resolved(self.confidence))
         reason = "; ".join(confidence.vetoes) or f"confidence {confidence.score:g} is below 60"
         if self.state:
-            record(context, self.state, reason)
+            record_step(context, self.state, reason)
         raise RefusedError(f"refused: {reason}")

@@ -1,4 +1,4 @@
-"""The way back: ``rollback`` as soon as anything fails, and ``settle``, the teardown that runs whatever happened."""
+"""``rollback``, which runs as soon as anything fails, and ``finalize``, the teardown that always runs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError
+from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import ENDS, State
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
 from airflow_deploy.rollout import mirror
 from airflow_deploy.rollout.autoscalers import release_autoscalers
-from airflow_deploy.rollout.probe import close
-from airflow_deploy.rollout.rollback import abandon, settle
-from airflow_deploy.tasks.base import RETURN_RETRIES, WHY_KEY, record, recorded
+from airflow_deploy.rollout.probe import delete_testers_route
+from airflow_deploy.rollout.rollback import abandon_route, finish_rollback
+from airflow_deploy.tasks.base import REASON_KEY, ROLLBACK_RETRIES, record_step, recorded_steps
 
 log = logging.getLogger(__name__)
 
 HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 
 
-def take_back(
+def roll_back(
     context: Context, plan: DeploymentPlan, why: str, *, reached: Collection[State], at: datetime | None = None
 ) -> bool:
     """Settle this deployment and record it; return False where it had left nothing to undo.
@@ -37,19 +37,19 @@ def take_back(
     """
     cluster = Cluster(plan.spec.connections.kubernetes)
     try:
-        settled = settle(cluster, plan)
+        settled = finish_rollback(cluster, plan)
     except FencedError as error:
-        abandon(cluster, plan)
-        record(context, State.ROLLING_BACK, why, at=at)
-        record(context, State.FAILED, str(error))
-        raise NotSettledError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
+        abandon_route(cluster, plan)
+        record_step(context, State.ROLLING_BACK, why, at=at)
+        record_step(context, State.FAILED, str(error))
+        raise NotFinalizedError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
     if settled.verified and State.VERIFIED not in reached:  # its task died between the route and its record
-        record(context, State.VERIFIED, settled.reason)
+        record_step(context, State.VERIFIED, settled.reason)
     kept = settled.verified or settled.overtaken
     undone = not kept and (settled.acted or State.DEPLOYING in reached)
     if undone:
-        record(context, State.ROLLING_BACK, why, at=at)
-        record(context, State.ROLLED_BACK, settled.reason)
+        record_step(context, State.ROLLING_BACK, why, at=at)
+        record_step(context, State.ROLLED_BACK, settled.reason)
     return undone
 
 
@@ -61,7 +61,7 @@ class RollbackOperator(RecordingOperator):
     """
 
     def __init__(self, *, judges: Sequence[str], gates: Sequence[str], **kwargs: Any) -> None:
-        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        super().__init__(**{**ROLLBACK_RETRIES, **kwargs})
         self.judges = list(judges)
         self.gates = list(gates)
 
@@ -69,8 +69,8 @@ class RollbackOperator(RecordingOperator):
         """Take the deployment back; skip where it failed before anything was applied."""
         plan = self.latest_plan(context)
         why, at = self._reason(context)
-        reached = {step.to for step in recorded(context, self.steps_of)}
-        if not take_back(context, plan, why, reached=reached, at=at):
+        reached = {step.to for step in recorded_steps(context, self.steps_of)}
+        if not roll_back(context, plan, why, reached=reached, at=at):
             raise AirflowSkipException("nothing was applied, so there is nothing to take back")
 
     def _reason(self, context: Context) -> tuple[str, datetime | None]:
@@ -79,12 +79,12 @@ class RollbackOperator(RecordingOperator):
             asks = task in self.gates and event.get("verdict") == "UNDECIDED"
             if event.get("verdict") in HARMFUL and not asks:
                 return f"{task}: {event['verdict']}: {event['reason']}", datetime.fromisoformat(event["at"])
-        for step in recorded(context, self.steps_of):
+        for step in recorded_steps(context, self.steps_of):
             for answer in step.answers:
                 if answer.counts and not answer.agreed:
                     return f"{step.task}: {answer.sentence}", answer.at
         for task in self.steps_of:
-            if why := context["ti"].xcom_pull(task_ids=task, key=WHY_KEY):
+            if why := context["ti"].xcom_pull(task_ids=task, key=REASON_KEY):
                 return f"{task}: {why}", None
         return "a step failed", None
 
@@ -103,21 +103,21 @@ def _release(plan: DeploymentPlan, *, settled: bool = True, verified: bool = Fal
         if settled and not verified:
             release_autoscalers(cluster, plan.spec.namespace, mine)
         if settled and not plan.divides_pods:
-            close(cluster, plan.spec.namespace, plan.spec.route.name, mine)
+            delete_testers_route(cluster, plan.spec.namespace, plan.spec.route.name, mine)
         if plan.spec.shadow:
-            mirror.close(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)
+            mirror.delete_mirrors(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)
     except DeployError as error:
         log.warning("what was held for the run is not given up yet: %s", error)
 
 
-class SettleOperator(RecordingOperator):
+class FinalizeOperator(RecordingOperator):
     """The teardown: whatever happened, the route is whole before the run ends.
 
     :param audit: id of the task that writes the artifacts.
     """
 
     def __init__(self, *, audit: str, **kwargs: Any) -> None:
-        super().__init__(**{**RETURN_RETRIES, **kwargs})
+        super().__init__(**{**ROLLBACK_RETRIES, **kwargs})
         self.audit = audit
 
     def execute(self, context: Context) -> None:
@@ -128,42 +128,42 @@ class SettleOperator(RecordingOperator):
         try:
             plan = self.latest_plan(context)
         except AirflowSkipException as error:
-            raise NotSettledError("the request was refused; nothing was written anywhere") from error
+            raise NotFinalizedError("the request was refused; nothing was written anywhere") from error
         steps_of = [*self.steps_of, context["ti"].task_id]
-        reached = {step.to for step in recorded(context, steps_of)}
+        reached = {step.to for step in recorded_steps(context, steps_of)}
         verified = State.VERIFIED in reached and State.ROLLING_BACK not in reached
         settled = verified or bool(reached & (ENDS - {State.VERIFIED}))
-        unsettled: NotSettledError | None = None
+        unsettled: NotFinalizedError | None = None
         if not settled:
             why = "the run ended before the deployment was verified"
             try:
                 self._take_back(context, plan, why, reached)
-            except NotSettledError as error:
+            except NotFinalizedError as error:
                 unsettled = error  # recorded as FAILED, which the artifacts have to tell
             except DeployError:
                 _release(plan, settled=False)
                 raise
-            verified = State.VERIFIED in {step.to for step in recorded(context, [context["ti"].task_id])}
+            verified = State.VERIFIED in {step.to for step in recorded_steps(context, [context["ti"].task_id])}
         if not settled or not context["ti"].xcom_pull(task_ids=self.audit):
             context["ti"].xcom_push(key="return_value", value=write_audit(context, plan, steps_of))
         if State.DEPLOYING in reached:
             # After FAILED the traffic may still have to come back.
-            failed = State.FAILED in {step.to for step in recorded(context, steps_of)}
+            failed = State.FAILED in {step.to for step in recorded_steps(context, steps_of)}
             _release(plan, settled=not failed, verified=verified)
         if unsettled:
             raise unsettled
         if not verified:
-            raise NotSettledError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
+            raise NotFinalizedError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)
 
     def _take_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
         try:
-            take_back(context, plan, why, reached=reached)
-        except NotSettledError:
+            roll_back(context, plan, why, reached=reached)
+        except NotFinalizedError:
             raise
         except DeployError as error:
             if context["ti"].try_number <= (self.retries or 0) or State.DEPLOYING not in reached:
                 raise
             # Nobody tries again after this.
-            record(context, State.ROLLING_BACK, why)
-            record(context, State.FAILED, str(error))
+            record_step(context, State.ROLLING_BACK, why)
+            record_step(context, State.FAILED, str(error))

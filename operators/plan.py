@@ -15,15 +15,15 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import triggered_at
-from airflow_deploy.domain.routing.http_route import PORT, Route
+from airflow_deploy.domain.routing.http_route import DEFAULT_PORT, HttpRoute
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.domain.workloads import manifests, mirror
-from airflow_deploy.rollout.adoption import check_shares, serving
+from airflow_deploy.rollout.adoption import check_shares, find_serving
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.autoscalers import check_autoscalers
-from airflow_deploy.rollout.mirror import NEEDS
-from airflow_deploy.rollout.preflight import check_way_back
-from airflow_deploy.tasks.base import DeployOperator, record
+from airflow_deploy.rollout.mirror import MIRROR_REQUIREMENTS
+from airflow_deploy.rollout.preflight import check_rollback_possible
+from airflow_deploy.tasks.base import DeployOperator, record_step
 
 
 class PlanDeploymentOperator(DeployOperator):
@@ -67,16 +67,16 @@ class PlanDeploymentOperator(DeployOperator):
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
-        if isinstance(route, Route):
+        if isinstance(route, HttpRoute):
             _check_shadow(cluster, plan, route)
         else:
             check_shares(plan)
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
-        check_way_back(cluster, plan)
+        check_rollback_possible(cluster, plan)
         check_autoscalers(cluster, plan)
-        record(
+        record_step(
             context,
             State.INIT,
             f"{plan.requester or 'nobody who has signed in'} asked for {commit[:12]} to end {request.incident.id}",
@@ -98,18 +98,18 @@ class PlanDeploymentOperator(DeployOperator):
 
 def _served(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
     """Return what the plan says of whoever serves now."""
-    if not isinstance(route, Route):
-        stable, adopted = serving(cluster, spec, route)
+    if not isinstance(route, HttpRoute):
+        stable, adopted = find_serving(cluster, spec, route)
         labels = adopted.get(stable) or route.labels_of(stable)
         ready = cluster.ready(spec.namespace, stable, labels) if stable else 0
-        return {"stable": stable, "adopted": adopted, "stable_port": PORT, "stable_ready": ready}
+        return {"stable": stable, "adopted": adopted, "stable_port": DEFAULT_PORT, "stable_ready": ready}
     if not (stable := _stable(cluster, spec, route)):
-        return {"stable": "", "stable_port": PORT, "stable_ready": 0}
+        return {"stable": "", "stable_port": DEFAULT_PORT, "stable_ready": 0}
     ready = cluster.ready_endpoints(spec.namespace, stable)
     return {"stable": stable, "stable_port": route.port_of(stable), "stable_ready": ready}
 
 
-def _stable(cluster: Cluster, spec: DeploymentSpec, route: Route) -> str:
+def _stable(cluster: Cluster, spec: DeploymentSpec, route: HttpRoute) -> str:
     """Return the Service that serves now; an empty name where nobody does, and nobody could.
 
     :raises RefusedError: it is not clear who serves, or no first version could.
@@ -120,10 +120,10 @@ def _stable(cluster: Cluster, spec: DeploymentSpec, route: Route) -> str:
                 f"route: there is no HTTPRoute {route.name}; correct route.name, or set route.gateway and"
                 " route.hostnames, and the first deployment makes it"
             )
-        cluster.create_route(manifests.route(spec), dry_run=True)
+        cluster.create_route(manifests.route_object(spec), dry_run=True)
         return ""
-    if serving := route.serving():
-        return serving
+    if find_serving := route.serving():
+        return find_serving
     # Somebody has taken its traffic from a Service that could serve: it is not for us to decide who shall.
     if any(cluster.ready_endpoints(spec.namespace, name) for name in route.named):
         return route.stable()
@@ -150,7 +150,7 @@ def _refuse_gitops(route: TeamRoute, spec: DeploymentSpec) -> None:
         )
 
 
-def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: Route) -> None:
+def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: HttpRoute) -> None:
     if not plan.spec.shadow:
         return
     if not plan.stable:
@@ -163,9 +163,9 @@ def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: Route) -> None:
             " them to the rule, or remove shadow"
         )
     try:
-        cluster.apply(mirror.made(plan, copied=False, by_filter=route.mirrors_by_filter), dry_run=True)
+        cluster.apply(mirror.mirror_objects(plan, copied=False, by_filter=route.mirrors_by_filter), dry_run=True)
     except RefusedError as error:
-        raise RefusedError(f"shadow: {error}; shadow needs {NEEDS}; or remove shadow") from error
+        raise RefusedError(f"shadow: {error}; shadow needs {MIRROR_REQUIREMENTS}; or remove shadow") from error
 
 
 def _check_resolved_when(observer: Observer, request: DeployRequest, spec: DeploymentSpec) -> None:

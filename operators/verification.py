@@ -23,31 +23,31 @@ from airflow_deploy.domain.config.spec import Connections
 from airflow_deploy.domain.errors import DeployError, HarmError
 from airflow_deploy.domain.lifecycle.states import State, Step
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.record import GARBLED
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.values import printable
 from airflow_deploy.operators.audit import amend_audit
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.analysis.recheck import Recheck, recheck
-from airflow_deploy.rollout.history import Promoted, one_promoted, promoted
-from airflow_deploy.rollout.rollback import settle, take_back
+from airflow_deploy.rollout.history import PromotedDeployment, promoted_deployment, promoted_deployments
+from airflow_deploy.rollout.rollback import finish_rollback, roll_back_promotion
 from airflow_deploy.tasks.base import RETRIES
 
 log = logging.getLogger(__name__)
 
 Clients = tuple[Cluster, Prometheus]
 
-LOOKS = 8
+CONCURRENT_RECHECKS = 8
 """How many services are looked at at the same time."""
 
 
 @dataclass(frozen=True)
-class Found:
+class RecheckFinding:
     """What a pass says of one deployment: a verdict, LEFT where there is nothing to judge, or BACK.
 
     BACK: it was taken back, and whoever did it died before it was recorded.
     """
 
-    item: Promoted
+    item: PromotedDeployment
     verdict: str
     reason: str
     at: float
@@ -72,16 +72,16 @@ class CheckPromotedOperator(BaseOperator):
         self.limit = limit
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Return a target for ``TakeBackOperator`` by service.
+        """Return a target for ``RollBackPromotedOperator`` by service.
 
         :raises HarmError: more than ``limit`` breach; nothing is taken back.
         """
-        items = promoted(time.time())
+        items = promoted_deployments(time.time())
         live = {item.plan.dag_id for item in items if context["ti"].get_dr_count(item.plan.dag_id, states=["running"])}
         cluster, prometheus = cache(Cluster), cache(Prometheus.connect)
         # Connections are read here and not in the threads.
         clients = [_clients(item.plan.spec.connections, cluster, prometheus) for item in items]
-        with ThreadPoolExecutor(LOOKS) as threads:
+        with ThreadPoolExecutor(CONCURRENT_RECHECKS) as threads:
             looked = threads.map(lambda item, both: look(item, both, live=item.plan.dag_id in live), items, clients)
             found = list(looked)
         self.log.info("::group::%d services within their rollback window", len(found))
@@ -101,11 +101,11 @@ class CheckPromotedOperator(BaseOperator):
         return [_target(each, at) for each, at in zip(chosen, restored, strict=True)]
 
 
-def _brake(found: Found) -> str | None:
-    """Return the traffic; where that fails, ``TakeBackOperator`` tries again and says why."""
+def _brake(found: RecheckFinding) -> str | None:
+    """Return the traffic; where that fails, ``RollBackPromotedOperator`` tries again and says why."""
     plan = found.item.plan
     try:
-        if take_back(Cluster(plan.spec.connections.kubernetes, "brake"), plan, json.dumps(found.event)):
+        if roll_back_promotion(Cluster(plan.spec.connections.kubernetes, "brake"), plan, json.dumps(found.event)):
             return datetime.now(UTC).isoformat()
     except Exception as error:  # whatever it is, the others' traffic is returned all the same
         log.warning("%s: %s", plan.spec.service, printable(repr(error), 500))
@@ -121,11 +121,11 @@ def _clients(
         return error
 
 
-def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
+def look(item: PromotedDeployment, clients: Clients | Exception, *, live: bool) -> RecheckFinding:
     """Say how one deployment stands."""
     plan, at = item.plan, time.time()
     if live:
-        return Found(item, "LEFT", f"a run of {plan.dag_id} is under way", at)
+        return RecheckFinding(item, "LEFT", f"a run of {plan.dag_id} is under way", at)
     try:
         if isinstance(clients, Exception):
             raise clients
@@ -134,32 +134,32 @@ def look(item: Promoted, clients: Clients | Exception, *, live: bool) -> Found:
         if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
             return _unfinished(item, route.word, at)
         if not routes.at_rest(route, plan.deployment_id, plan.candidate):
-            return Found(item, "LEFT", f"route {route.name} is {route.phase} by {route.owner}", at)
+            return RecheckFinding(item, "LEFT", f"route {route.name} is {route.phase} by {route.owner}", at)
         said: Recheck = recheck(item, Observer(prometheus, plan, copies=False), at)
-        return Found(item, said.verdict, said.reason, said.at, said.evidence)
+        return RecheckFinding(item, said.verdict, said.reason, said.at, said.evidence)
     except DeployError as error:
-        return Found(item, "BLIND", str(error), at)
+        return RecheckFinding(item, "BLIND", str(error), at)
     except Exception as error:  # whatever it is, it is this service's: the others are looked at all the same
         log.exception("%s could not be looked at", plan.deployment_id)
-        return Found(item, "BLIND", f"{type(error).__name__}: {error}", at)
+        return RecheckFinding(item, "BLIND", f"{type(error).__name__}: {error}", at)
 
 
-def _unfinished(item: Promoted, word: str | None, at: float) -> Found:
+def _unfinished(item: PromotedDeployment, word: str | None, at: float) -> RecheckFinding:
     reason = "it was taken back before"
-    with suppress(*GARBLED):  # anybody may have written over the word
+    with suppress(*ANNOTATION_ERRORS):  # anybody may have written over the word
         said = json.loads(word or "")
         reason = printable(str(said["reason"]), 500)
         at = max(item.verified_at, min(at, datetime.fromisoformat(said["at"]).timestamp()))
-    return Found(item, "BACK", reason, at)
+    return RecheckFinding(item, "BACK", reason, at)
 
 
-def _target(found: Found, restored_at: str | None) -> dict[str, Any]:
+def _target(found: RecheckFinding, restored_at: str | None) -> dict[str, Any]:
     plan = found.item.plan
     event = {**found.event, **_keep_evidence(found), "restored_at": restored_at}
     return {"service": plan.spec.service, "deployment_id": plan.deployment_id, "event": event}
 
 
-def _keep_evidence(found: Found) -> dict[str, Any]:
+def _keep_evidence(found: RecheckFinding) -> dict[str, Any]:
     """Write the evidence; a store that fails must not cost the verdict."""
     plan = found.item.plan
     artifacts, name = Artifacts(plan), f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
@@ -172,7 +172,7 @@ def _keep_evidence(found: Found) -> dict[str, Any]:
         return {"evidence": None, "evidence_sha256": None}
 
 
-class TakeBackOperator(BaseOperator):
+class RollBackPromotedOperator(BaseOperator):
     """Return the traffic of one promoted version to the one before it, stop it, and record that.
 
     :param target: what ``CheckPromotedOperator`` returned of it.
@@ -190,15 +190,15 @@ class TakeBackOperator(BaseOperator):
         :raises NotSettledError: the version before it cannot take the traffic.
         """
         event = self.target["event"]
-        item = one_promoted(self.target["service"], self.target["deployment_id"])
+        item = promoted_deployment(self.target["service"], self.target["deployment_id"])
         if item is None:
             raise AirflowSkipException("it is recorded as taken back already")
         plan = item.plan
         cluster = Cluster(plan.spec.connections.kubernetes)
-        if not take_back(cluster, plan, json.dumps(event)):
+        if not roll_back_promotion(cluster, plan, json.dumps(event)):
             raise AirflowSkipException(f"another deployment has route {plan.spec.route.name} by now")
         restored = datetime.fromisoformat(event["restored_at"]) if event["restored_at"] else datetime.now(UTC)
-        settled = settle(cluster, plan)
+        settled = finish_rollback(cluster, plan)
         ti = context["ti"]
         common: dict[str, Any] = {"task": f"{ti.dag_id}.{ti.task_id}", "try_number": ti.try_number}
         why = Step(

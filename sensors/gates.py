@@ -17,11 +17,11 @@ from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis.loop import Assignment, Role
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink
-from airflow_deploy.tasks.base import record, resolved
-from airflow_deploy.tasks.triggers import LookTrigger
+from airflow_deploy.tasks.base import record_step, resolved
+from airflow_deploy.tasks.triggers import AnalysisTrigger
 
 
-class LookSensor(DeploySensor):
+class AnalysisSensor(DeploySensor):
     """Look at the deployment until there is a word to say.
 
     :param claim: the owner that ``claim_route`` returned.
@@ -39,7 +39,7 @@ class LookSensor(DeploySensor):
         self.claim: Any = claim
         self.baseline: Any = baseline
 
-    def trigger(self, context: Context) -> LookTrigger:
+    def trigger(self, context: Context) -> AnalysisTrigger:
         """Return the loop of looks."""
         plan = self.load_plan()
         assignment = Assignment(
@@ -50,7 +50,7 @@ class LookSensor(DeploySensor):
             started=time.time(),
             next_share=self.next_share and plan.share(self.next_share),
         )
-        return LookTrigger(asdict(assignment), context["ti"].task_id)
+        return AnalysisTrigger(asdict(assignment), context["ti"].task_id)
 
     def keep(self, context: Context, event: dict[str, Any]) -> str:
         """Push the event, so that it is kept also where the task fails, and return its sentence."""
@@ -59,7 +59,7 @@ class LookSensor(DeploySensor):
         return f"{event['verdict']}: {event['reason']}"
 
 
-class WatchSensor(LookSensor):
+class WatchSensor(AnalysisSensor):
     """Judge harm and sight from the first shift until the promotion is verified, and hold the brake."""
 
     role = "watch"
@@ -77,7 +77,7 @@ class WatchSensor(LookSensor):
         return event
 
 
-class HealthGateSensor(LookSensor):
+class HealthGateSensor(AnalysisSensor):
     """Wait until the next share may be given, or it is clear that a person must decide.
 
     :param next_share: that share in %.
@@ -97,21 +97,21 @@ class HealthGateSensor(LookSensor):
         said = self.keep(context, event)
         if event["verdict"] == "CLOSED":
             raise AirflowSkipException(said)
-        record(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
+        record_step(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
         if event["verdict"] not in ("HEALTHY", "UNDECIDED"):
             raise HarmError(said)
         return event
 
 
-class VerifySensor(LookSensor):
+class VerifySensor(AnalysisSensor):
     """After the promotion: is it still healthy, and is the incident over?"""
 
     role = "verify"
     next_share = 100
 
-    def trigger(self, context: Context) -> LookTrigger:
+    def trigger(self, context: Context) -> AnalysisTrigger:
         """Record that the verification begins."""
-        record(context, State.VERIFYING, "looking at the promoted version")
+        record_step(context, State.VERIFYING, "looking at the promoted version")
         return super().trigger(context)
 
     def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class VerifySensor(LookSensor):
         if event["verdict"] not in ("HEALTHY", "CLOSED"):
             raise HarmError(said)
         self._confirm()
-        record(context, State.VERIFIED, said, evidence=event["evidence_sha256"])
+        record_step(context, State.VERIFIED, said, evidence=event["evidence_sha256"])
         return event
 
     def _confirm(self) -> None:

@@ -11,7 +11,7 @@ from airflow_deploy.domain.errors import HarmError
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.tasks.triggers import ReadyTrigger
 
-PATIENCE = 360
+READY_WAIT_SECONDS = 360
 """Seconds, somewhat more than the Deployment's own ``progressDeadlineSeconds``: it knows the better reason."""
 
 
@@ -20,7 +20,7 @@ class WaitReadySensor(DeploySensor):
 
     def trigger(self, context: Context) -> ReadyTrigger:
         """Return the readiness check."""
-        return ReadyTrigger(self.load_plan().dump(), time.time() + PATIENCE)
+        return ReadyTrigger(self.load_plan().dump(), time.time() + READY_WAIT_SECONDS)
 
     def finish(self, context: Context, event: dict[str, Any]) -> int:
         """Return the number of ready pods."""

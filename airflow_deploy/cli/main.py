@@ -17,18 +17,18 @@ from typing import Any
 
 from airflow_deploy import __version__
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
-from airflow_deploy.clients.airflow_rest.runs import Run, Snapshot
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, RunSnapshot
 from airflow_deploy.dockerfile.repository import generate
 from airflow_deploy.domain.config.request import MAX_BYTES
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.result import DeployResult
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.values import printable
-from airflow_deploy.domain.workloads.manifests import guard, rbac
-from airflow_deploy.rollout.analysis.replay import judge_again
+from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac
+from airflow_deploy.rollout.analysis.replay import replay_file
 from airflow_deploy.rollout.guard import Guard, connect
 
-VERIFIED, UNDONE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_VERIFIED, EXIT_UNDONE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes."""
 
 EXIT_CODES = """\
@@ -144,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(given)
     except DeployError as error:
         print(f"airflow-deploy: {error}", file=sys.stderr)
-        return UNREACHABLE if isinstance(error, TemporaryError) else REFUSED
+        return EXIT_UNREACHABLE if isinstance(error, TemporaryError) else EXIT_REFUSED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,14 +212,14 @@ def _described(make: Callable[..., argparse.ArgumentParser], text: str, **argume
 
 def _trigger(given: argparse.Namespace) -> int:
     conf = _read_conf(given.conf)
-    run = Run.start(AirflowApi.from_environment(given.url), given.service, conf)
+    run = DeploymentRun.start(AirflowApi.from_environment(given.url), given.service, conf)
     print(run.run_id, flush=True)
     print(f"triggered: {run.page}", file=sys.stderr)
-    return _follow(run) if given.wait else VERIFIED
+    return _follow(run) if given.wait else EXIT_VERIFIED
 
 
 def _watch(given: argparse.Namespace) -> int:
-    return _follow(Run(AirflowApi.from_environment(given.url), given.service, given.run_id))
+    return _follow(DeploymentRun(AirflowApi.from_environment(given.url), given.service, given.run_id))
 
 
 def _dockerfile(given: argparse.Namespace) -> int:
@@ -227,32 +227,32 @@ def _dockerfile(given: argparse.Namespace) -> int:
     for reason in made.because:
         print(reason, file=sys.stderr)
     print(made.dockerignore if given.ignore else made.dockerfile, end="")
-    return VERIFIED
+    return EXIT_VERIFIED
 
 
 def _rbac(given: argparse.Namespace) -> int:
-    print(rbac(given.namespace, given.service_account), end="")
-    return VERIFIED
+    print(render_rbac(given.namespace, given.service_account), end="")
+    return EXIT_VERIFIED
 
 
 def _guard(given: argparse.Namespace) -> int:
     namespaces = given.namespace or []
     if given.manifest:
-        print(guard(given.manifest, given.home, namespaces, replicas=given.replicas), end="")
-        return VERIFIED
+        print(render_guard(given.manifest, given.home, namespaces, replicas=given.replicas), end="")
+        return EXIT_VERIFIED
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ", level="INFO")
     logging.Formatter.converter = time.gmtime
     # A pipe, and no event: a signal may come while its own thread holds the event's lock, and would wait for ever.
     end, told = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(told, b"."))
     Guard(connect(), namespaces).run(lambda seconds: bool(select.select([end], [], [], seconds)[0]))
-    return VERIFIED
+    return EXIT_VERIFIED
 
 
 def _replay(given: argparse.Namespace) -> int:
     agreed = True
     for path in given.files:
-        name, judged = printable(str(path), 300), judge_again(path)
+        name, judged = printable(str(path), 300), replay_file(path)
         for difference in judged.differences[:MOST_DIFFERENCES]:
             print(f"{name}: {printable(difference, 500)}")
         if hidden := judged.differences[MOST_DIFFERENCES:]:
@@ -260,7 +260,7 @@ def _replay(given: argparse.Namespace) -> int:
         if not judged.differences:
             print(f"{name}: all {judged.lines} lines agree, {judged.verdict or 'without a verdict'} at last")
         agreed = agreed and not judged.differences
-    return VERIFIED if agreed else UNDONE
+    return EXIT_VERIFIED if agreed else EXIT_UNDONE
 
 
 def _read_conf(name: str) -> Any:
@@ -283,11 +283,11 @@ def _read_conf(name: str) -> Any:
         raise RefusedError(f"conf: is not valid JSON ({printable(str(error), 120)}); correct it") from error
 
 
-def _follow(run: Run) -> int:
+def _follow(run: DeploymentRun) -> int:
     tasks: dict[str, str | None] = {}
     state: State | None = None
     asked: str | None = None
-    seen: Snapshot | None = None
+    seen: RunSnapshot | None = None
     for seen in run.follow():
         changed = [f"{task} {now}" for task, now in seen.tasks.items() if now in SHOWN and tasks.get(task) != now]
         if changed or seen.state != state:
@@ -298,7 +298,7 @@ def _follow(run: Run) -> int:
     result = run.result(seen)
     for line in _summary(result):
         print(line, flush=True)
-    return {State.VERIFIED: VERIFIED, State.REJECTED: REFUSED}.get(result.state, UNDONE)
+    return {State.VERIFIED: EXIT_VERIFIED, State.REJECTED: EXIT_REFUSED}.get(result.state, EXIT_UNDONE)
 
 
 def _summary(result: DeployResult) -> list[str]:

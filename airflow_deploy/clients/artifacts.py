@@ -10,16 +10,16 @@ from uuid import uuid4
 
 from airflow.sdk import ObjectStoragePath, conf
 
-from airflow_deploy.domain.lifecycle.confidence import Outcomes
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest, triggered_at
 from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)
 
-LOCAL = frozenset({"", "file", "local"})
+LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
 """Protocols of file systems, where a write has a middle; an object store takes an object whole, or not at all."""
-HISTORY = 20
+HISTORY_LENGTH = 20
 """How many earlier deployments count as a service's history."""
 
 
@@ -89,7 +89,7 @@ class Artifacts:
         """Write one artifact, whole, and return its SHA-256. Written twice, the later one stays."""
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.protocol in LOCAL:
+        if target.protocol in LOCAL_PROTOCOLS:
             # Whoever is killed here, or finds the disk full, must not leave half of what others read again.
             part = target.with_name(f".{target.name}.{uuid4().hex}")
             part.write_text(text, encoding="utf-8")
@@ -115,10 +115,12 @@ class Artifacts:
         """Return the ids of the service's other deployments, the latest one last."""
         return [name for name in deployment_ids(self._plan.spec.service) if name != self._plan.deployment_id]
 
-    def earlier(self) -> Outcomes:
+    def earlier(self) -> PastDeployments:
         """Return how the service's latest deployments before this one ended."""
-        states = [self._state(name) for name in self.others()[-HISTORY:]]
-        return Outcomes(verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED"))
+        states = [self._state(name) for name in self.others()[-HISTORY_LENGTH:]]
+        return PastDeployments(
+            verified=states.count("VERIFIED"), undone=states.count("ROLLED_BACK") + states.count("FAILED")
+        )
 
     def _state(self, deployment_id: str) -> Any:
         path = self._service / deployment_id / f"{deployment_id}.json"

@@ -13,7 +13,7 @@ from airflow_deploy.domain.config.spec import Source
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.values import printable
 
-TIMEOUT = 120
+GIT_TIMEOUT = 120
 """Seconds that one Git command may take."""
 PASSED_ON = frozenset({"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"})
 
@@ -77,13 +77,13 @@ class Repository:
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",  # a server says what it likes
-                timeout=TIMEOUT,
+                timeout=GIT_TIMEOUT,
                 check=False,
             )
         except FileNotFoundError as error:
             raise RefusedError("git is not installed where Airflow's tasks run; install it") from error
         except subprocess.TimeoutExpired as error:
-            raise TemporaryError(f"git {arguments[0]} took longer than {TIMEOUT} s") from error
+            raise TemporaryError(f"git {arguments[0]} took longer than {GIT_TIMEOUT} s") from error
         if done.returncode:
             raise TemporaryError(f"git {arguments[0]} failed: {printable(done.stderr.strip(), 300)}")
         return done.stdout

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import TypeVar
 
-FRESH = 60.0
+CLIENT_LIFETIME = 60.0
 """Seconds for which a client is given out. Who begins later gets one that knows what the connection says by then."""
 
-KEPT_ALIVE = 100
+POOL_SIZE = 100
 """Connections to one server that are kept open; more are opened where more are needed at one time."""
 
 T = TypeVar("T")
 
 
 def shared(make: Callable[..., T]) -> Callable[..., T]:
-    """Let those who ask for the same within ``FRESH`` seconds have the same; any number of threads may use it."""
+    """Share one client among all calls with the same arguments for ``CLIENT_LIFETIME`` seconds. Thread-safe."""
 
     @lru_cache(maxsize=16)
     def made(_age: int, *arguments: str) -> T:
@@ -25,6 +25,6 @@ def shared(make: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(make)
     def share(*arguments: str) -> T:
-        return made(int(time.monotonic() // FRESH), *arguments)
+        return made(int(time.monotonic() // CLIENT_LIFETIME), *arguments)
 
     return share

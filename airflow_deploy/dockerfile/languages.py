@@ -26,8 +26,10 @@ GO_OLDEST = (1, 26)
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 """The oldest Go, and the Pythons, that still get security fixes. What a repository declares is the least it needs."""
 
-READ = re.compile(r"go\.mod|pyproject\.toml|\.python-version|requirements\.txt|Procfile|([^/]+|cmd/[^/]+/[^/]+)\.go")
-LISTED = re.compile(r"cmd(/[^/]+)?|vendor")
+READ_FILES = re.compile(
+    r"go\.mod|pyproject\.toml|\.python-version|requirements\.txt|Procfile|([^/]+|cmd/[^/]+/[^/]+)\.go"
+)
+LISTED_FOLDERS = re.compile(r"cmd(/[^/]+)?|vendor")
 IGNORED = (".git", ".github", ".gitlab", ".idea", ".vscode", ".dockerignore", "Dockerfile*", "**/.env", "**/.env.*")
 """What no image needs: history, other tools' settings, and the files in which people keep secrets."""
 
@@ -66,12 +68,12 @@ class Language:
 
 def is_read(path: str) -> bool:
     """Whether the decisions need the text of the file at ``path``, and not only its name."""
-    return READ.fullmatch(path) is not None
+    return READ_FILES.fullmatch(path) is not None
 
 
 def is_listed(folder: str) -> bool:
     """Whether the decisions ask for the files of ``folder``, a path below the root; the root's own always count."""
-    return LISTED.fullmatch(folder) is not None
+    return LISTED_FOLDERS.fullmatch(folder) is not None
 
 
 def detect(files: Files) -> Recipe:

@@ -13,9 +13,9 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.templates import template
 from airflow_deploy.domain.values import printable
 
-MOST_FILES = 5_000
+MAX_FILES = 5_000
 """Bound of one reading, in entries of all folders that are looked into."""
-MOST_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024
 HEAD_BYTES = 16 * 1024
 """Bounds of one file that is read: a declaration is read whole or refused; of a Go file its head is enough."""
 
@@ -39,10 +39,10 @@ def generate(folder: Path, digest: str | None = None) -> Generated:
     :raises RefusedError: naming what is missing where something cannot be told.
     """
     recipe = detect(read_folder(folder))
-    return Generated(render(recipe, digest), dockerignore(recipe.language), recipe.because)
+    return Generated(render_dockerfile(recipe, digest), dockerignore(recipe.language), recipe.because)
 
 
-def render(recipe: Recipe, digest: str | None = None) -> str:
+def render_dockerfile(recipe: Recipe, digest: str | None = None) -> str:
     """Return the text of a recipe's Dockerfile."""
     text = template(f"dockerfile.{recipe.language}.j2", json.dumps)
     return text.render(base=pinned(recipe.base, digest), pip=PIP, **recipe.values)
@@ -76,9 +76,9 @@ def _walk(root: Path) -> Iterator[Path]:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 seen += 1
-                if seen > MOST_FILES:
+                if seen > MAX_FILES:
                     raise RefusedError(
-                        f"{printable(str(root))}: holds more than {MOST_FILES} files; name the folder of one service"
+                        f"{printable(str(root))}: holds more than {MAX_FILES} files; name the folder of one service"
                     )
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
@@ -100,9 +100,9 @@ def _read(path: Path, name: str) -> str:
     with path.open("rb") as file:
         if name.endswith(".go"):
             return file.read(HEAD_BYTES).decode("utf-8", "replace")
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise RefusedError(f"{printable(name)}: is larger than {MOST_BYTES} bytes; add a Dockerfile instead")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise RefusedError(f"{printable(name)}: is larger than {MAX_FILE_BYTES} bytes; add a Dockerfile instead")
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -44,15 +44,15 @@ class CapacityError(PermanentError):
     """A share is not given: its pods, or those that could take everything back, are not ready in time."""
 
 
-class UndeliveredError(PermanentError):
+class ProbeFailedError(PermanentError):
     """A share is not given: the gateway was not seen to bring a request to the candidate."""
 
 
-class IllegalTransition(PermanentError):
+class IllegalTransitionError(PermanentError):
     """A recorded transition is no edge of the state machine."""
 
 
-class NotSettledError(PermanentError):
+class NotFinalizedError(PermanentError):
     """A person is needed: the route or the workloads are not in a whole state."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(value: Any) -> Any:
@@ -16,7 +16,7 @@ def parse_duration(value: Any) -> Any:
         match = re.fullmatch(r"([0-9]{1,7})([smhd])", value)
         if not match:
             raise ValueError("write a duration such as 90s, 5m, 24h or 7d")
-        return int(match[1]) * UNITS[match[2]]
+        return int(match[1]) * DURATION_UNITS[match[2]]
     return value
 
 
@@ -59,7 +59,7 @@ REMEDIES = {
 }
 
 
-def explain(what: str, error: ValidationError, patterns: Mapping[str, str] | None = None) -> str:
+def explain_invalid(what: str, error: ValidationError, patterns: Mapping[str, str] | None = None) -> str:
     """Return one sentence per mistake, each naming the field: ``conf: incident.id is missing; add it``.
 
     No value is repeated: somebody may have pasted a secret. For the same reason, raise the sentence ``from None``:

@@ -31,7 +31,7 @@ from airflow_deploy.operators.confidence import (
     RouteOnConfidenceOperator,
     ScoreConfidenceOperator,
 )
-from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
+from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.sensors.ready import WaitReadySensor
@@ -40,7 +40,7 @@ from airflow_deploy.tasks.base import output_of
 EITHER_WAY = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 """The rule of a task that both a go, of a score or a gate, and a person's yes lead to."""
 
-DOC = """### Deploy {service}
+DEPLOYMENT_DOC = """### Deploy {service}
 
 Trigger it with the incident's conf. The fix is built, scored, given 5/25/50/100 % of real traffic through health gates,
 and promoted or taken back by itself. The answer to *what happened* is in the `audit` task's artifacts.
@@ -87,7 +87,7 @@ def build_dag(spec: DeploymentSpec) -> DAG:
     dag = DAG(
         dag_id=dag_id(spec),
         description=f"Deploy {spec.service} progressively to {spec.namespace}",
-        doc_md=DOC.format(service=spec.service),
+        doc_md=DEPLOYMENT_DOC.format(service=spec.service),
         schedule=None,
         catchup=False,
         max_active_runs=1,
@@ -178,7 +178,7 @@ def _tasks(spec: DeploymentSpec) -> None:
     )
     [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
     audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
-    settle = SettleOperator(task_id="settle", audit=audit.task_id, **ending)
+    settle = FinalizeOperator(task_id="settle", audit=audit.task_id, **ending)
     [deploy.refuse, rollback, verify, watch, *staged, promotion.ask] >> audit >> settle
     # A teardown without a setup: with one, clearing any task would run the setup again, and if that failed, neither
     # rollback nor settle would run.

@@ -10,13 +10,13 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, TriggerRule
 
-from airflow_deploy.operators.cleanup import TidyVersionsOperator
-from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, TakeBackOperator
-from airflow_deploy.tasks.base import RETURN_RETRIES
+from airflow_deploy.operators.cleanup import CleanupOperator
+from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, RollBackPromotedOperator
+from airflow_deploy.tasks.base import ROLLBACK_RETRIES
 
 DAG_ID = "verify_deployments"
 
-DOC = """### Verify what was promoted
+VERIFICATION_DOC = """### Verify what was promoted
 
 Every pass looks at each service's promoted version that is still within its `rollback.window`: does it keep its limits,
 compared with what served before, and does its incident stay resolved? One that does not hold is taken back: its traffic
@@ -38,7 +38,7 @@ def verification_dag(schedule: timedelta | None = timedelta(minutes=1), limit: i
     dag = DAG(
         dag_id=DAG_ID,
         description="Go on looking at what was promoted, and take back what does not hold",
-        doc_md=DOC,
+        doc_md=VERIFICATION_DOC,
         schedule=schedule,
         catchup=False,
         max_active_runs=1,
@@ -48,12 +48,12 @@ def verification_dag(schedule: timedelta | None = timedelta(minutes=1), limit: i
     with dag:
         check = CheckPromotedOperator(task_id="check", limit=limit)
         # A mapped task's retries are read before its operator is made, so they cannot be the operator's own.
-        take_back = TakeBackOperator.partial(
-            task_id="take_back", map_index_template="{{ task.target.service }}", **RETURN_RETRIES
+        take_back = RollBackPromotedOperator.partial(
+            task_id="take_back", map_index_template="{{ task.target.service }}", **ROLLBACK_RETRIES
         ).expand(target=check.output)
         # Skipped tasks are no failure: in most passes there is nothing to take back.
         report = ReportOperator(task_id="report", taken_back="take_back", trigger_rule=TriggerRule.NONE_FAILED)
         # It comes last, and whatever became of the others: nobody waits for it.
-        tidy = TidyVersionsOperator(task_id="tidy", trigger_rule=TriggerRule.ALL_DONE)
+        tidy = CleanupOperator(task_id="tidy", trigger_rule=TriggerRule.ALL_DONE)
         check >> take_back >> [report, tidy]
     return dag

@@ -6,14 +6,14 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.config.criticality import CRITICALITY
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.metrics.sources import POD_NAMED
+from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME
 from airflow_deploy.domain.routing.record import BRAKED, CANARY
-from airflow_deploy.domain.routing.service_route import PodsRoute, beside
+from airflow_deploy.domain.routing.service_route import ServiceRoute, shared_pod_labels
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.domain.workloads.versions import VERSION
 
-FAIR = {
+EQUAL_SPLIT_SETTINGS = {
     "publishNotReadyAddresses": False,
     "sessionAffinity": "None",
     "internalTrafficPolicy": "Cluster",
@@ -22,7 +22,7 @@ FAIR = {
 """What a Service must say, or leave out, so that each ready pod gets as much as any other."""
 
 
-def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
+def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the Deployment that serves now, and by name the labels of what the team has brought.
 
     Its name is empty where there is none, and none that only lacks its pods: whatever is deployed is the first version.
@@ -47,14 +47,14 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
             f"route {route.name}: the last deployment left {known} there, and {stable} serves; select the pods of"
             " one of them by a label that the other does not have"
         )
-    if len(stable) > POD_NAMED:
+    if len(stable) > MAX_DEPLOYMENT_NAME:
         raise RefusedError(
             f"route {route.name}: the name of the Deployment {stable} is too long, so that its pods cannot be told"
-            f" apart by theirs; {POD_NAMED} characters are possible"
+            f" apart by theirs; {MAX_DEPLOYMENT_NAME} characters are possible"
         )
     if not known:
         return stable, {**adopted, stable: dict(service.selector)}
-    if stable not in adopted and not cluster.workloads(spec.namespace, beside(stable)).get(stable):
+    if stable not in adopted and not cluster.workloads(spec.namespace, shared_pod_labels(stable)).get(stable):
         raise RefusedError(
             f"route {route.name}: the pods of {stable} were not made to share a Service, and no label tells them and"
             " the next version from all others; let the Service select what served before, then deploy again"
@@ -62,7 +62,7 @@ def serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[s
     return stable, adopted
 
 
-def _unclear(service: PodsRoute, found: str, idle: list[str]) -> RefusedError:
+def _unclear(service: ServiceRoute, found: str, idle: list[str]) -> RefusedError:
     """Say why nobody knows who serves.
 
     :param found: what is selected; ``idle``: the Deployments whose pods would be.
@@ -75,7 +75,7 @@ def _unclear(service: PodsRoute, found: str, idle: list[str]) -> RefusedError:
     return RefusedError(f"route {service.name}: behind its Service there is {found}; {remedy}")
 
 
-def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute:
+def adopt_service(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> ServiceRoute:
     """Let the Service say by which labels it knows what serves, before it is claimed, and return it.
 
     Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late. What
@@ -85,7 +85,7 @@ def adopt(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> PodsRoute
     :raises TemporaryError: somebody else has written the Service since it was read.
     """
     service = _checked(plan.spec, route)
-    stable, _ = serving(cluster, plan.spec, service)
+    stable, _ = find_serving(cluster, plan.spec, service)
     if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
         cluster.withdraw(service, service.versions[1])
     return cluster.patch_route(service, service.adopt(stable))
@@ -115,8 +115,8 @@ def check_shares(plan: DeploymentPlan) -> None:
         )
 
 
-def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
-    if not isinstance(route, PodsRoute) or not route.is_there:
+def _checked(spec: DeploymentSpec, route: TeamRoute) -> ServiceRoute:
+    if not isinstance(route, ServiceRoute) or not route.is_there:
         raise RefusedError(f"route: there is no Service {route.name}; correct route.name")
     if not route.asked:
         raise RefusedError(f"route {route.name}: its Service selects no pods; let it select those that serve")
@@ -125,7 +125,7 @@ def _checked(spec: DeploymentSpec, route: TeamRoute) -> PodsRoute:
         raise RefusedError(
             f"route {route.name}: its Service selects pods by {VERSION}, by which versions are told apart; {remedy}"
         )
-    for field, fair in FAIR.items():
+    for field, fair in EQUAL_SPLIT_SETTINGS.items():
         if (found := route.body["spec"].get(field) or fair) != fair:
             raise RefusedError(
                 f"route {route.name}: {field} of its Service is {found}, so that its pods would not get equal shares;"

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.workloads.autoscaling import hold, holder, release
+from airflow_deploy.domain.workloads.autoscaling import hold_patch, holder_of, release_patch
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
     for item in _stables(cluster, plan):
         name = item["metadata"]["name"]
         try:
-            cluster.patch_autoscaler(item, hold(item, plan.deployment_id, plan.stable_ready), dry_run=True)
+            cluster.patch_autoscaler(item, hold_patch(item, plan.deployment_id, plan.stable_ready), dry_run=True)
         except RefusedError as error:
             raise RefusedError(
                 f"HorizontalPodAutoscaler {plan.spec.namespace}/{name} could shrink {plan.stable} while it has no"
@@ -38,7 +38,7 @@ def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
     """
     for item in _stables(cluster, plan):
         now = cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))
-        if patch := hold(item, plan.deployment_id, pods := max(now, plan.stable_ready)):
+        if patch := hold_patch(item, plan.deployment_id, pods := max(now, plan.stable_ready)):
             cluster.patch_autoscaler(item, patch)
             log.info("%s keeps at least %d pods", item["metadata"]["name"], pods)
 
@@ -54,8 +54,8 @@ def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], 
     """
     released: list[str] = []
     for item in cluster.all_autoscalers(namespace):
-        by = holder(item)
+        by = holder_of(item)
         if by and over(by):
-            cluster.patch_autoscaler(item, release(item))
+            cluster.patch_autoscaler(item, release_patch(item))
             released.append(item["metadata"]["name"])
     return released

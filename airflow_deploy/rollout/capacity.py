@@ -12,12 +12,12 @@ from airflow_deploy.domain.routing import transitions as routes
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 300.0
+POD_WAIT_SECONDS = 300.0
 """Seconds for which a share waits for its pods."""
-PAUSE = 1.0
+POD_POLL_SECONDS = 1.0
 
 
-def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, way_back: bool = True) -> None:
+def provide_capacity(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, way_back: bool = True) -> None:
     """Give the candidate the pods that ``share`` % needs, and wait until they are ready; of none, for the stable's.
 
     Where the route is lost meanwhile it returns at once: the write that follows says so.
@@ -26,7 +26,7 @@ def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, w
     :param way_back: wait also until the stable has as many ready pods as when the run was planned.
     :raises CapacityError: they are not there in time.
     """
-    namespace, deadline = plan.spec.namespace, time.monotonic() + PATIENCE
+    namespace, deadline = plan.spec.namespace, time.monotonic() + POD_WAIT_SECONDS
     needed = {plan.candidate: plan.pods_for(share)} if share else {}
     if plan.stable and way_back:
         needed[plan.stable] = plan.stable_ready
@@ -42,10 +42,10 @@ def provide(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, w
         if failed or time.monotonic() >= deadline:
             raise CapacityError(
                 f"{share or 'more'} % of traffic is not given, since {seen} are ready"
-                f" ({failed or f'after {PATIENCE:.0f} s'}); look at the pods, then deploy again"
+                f" ({failed or f'after {POD_WAIT_SECONDS:.0f} s'}); look at the pods, then deploy again"
             )
         log.info("%d %% of traffic waits: %s are ready", share, seen)
-        time.sleep(PAUSE)
+        time.sleep(POD_POLL_SECONDS)
 
 
 def scale_up(cluster: Cluster, plan: DeploymentPlan, share: int) -> str | None:

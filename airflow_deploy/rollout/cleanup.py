@@ -21,24 +21,24 @@ from airflow_deploy.domain.names import triggered_at
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.domain.values import printable
+from airflow_deploy.domain.workloads.drift import drift
 from airflow_deploy.domain.workloads.versions import (
-    SETTLES_ITSELF,
-    Chores,
-    Previous,
+    RUN_GRACE_SECONDS,
+    CleanupPlan,
+    PreviousVersion,
     Version,
-    chores,
-    drift,
+    plan_cleanup,
     versions_of,
 )
 from airflow_deploy.rollout import lease, mirror
 from airflow_deploy.rollout.autoscalers import release_autoscalers
-from airflow_deploy.rollout.history import one_promoted
-from airflow_deploy.rollout.probe import close
-from airflow_deploy.rollout.rollback import settle
+from airflow_deploy.rollout.history import promoted_deployment
+from airflow_deploy.rollout.probe import delete_testers_route
+from airflow_deploy.rollout.rollback import finish_rollback
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class Survey:
     """What the cluster has of one service; ``plan`` is its latest deployment's.
 
     ``elsewhere`` are other routes by which one of its versions was deployed, and that are still there.
@@ -52,7 +52,7 @@ class Surveyed:
 
 
 @dataclass
-class Tidied:
+class CleanupResult:
     """What was done and what a person must hear of; or why nothing may be touched now."""
 
     done: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Tidied:
     left: str | None = None
 
 
-def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
+def survey(cluster: Cluster, plan: DeploymentPlan) -> Survey:
     """Read the service's versions and then its routes, which may say already that a run has begun."""
     service, namespace = plan.spec.service, plan.spec.namespace
     # The pods last: a Deployment that was started before it was read has some by now, or will have.
@@ -69,10 +69,10 @@ def survey(cluster: Cluster, plan: DeploymentPlan) -> Surveyed:
     plans = (frozen_plan(service, version.deployment_id) for version in versions)
     before = {one.spec.place for one in plans if one} - {plan.spec.place}
     route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]
-    return Surveyed(plan, cluster, route, versions, [one for one in others if one.is_there])
+    return Survey(plan, cluster, route, versions, [one for one in others if one.is_there])
 
 
-def tidy(seen: Surveyed, at: float) -> Tidied:
+def clean_up(seen: Survey, at: float) -> CleanupResult:
     """Do what is to be done ``at`` (unix seconds).
 
     Whoever calls it has made sure *after* the survey that no run of the service is live: what a run makes from then on
@@ -84,55 +84,55 @@ def tidy(seen: Surveyed, at: float) -> Tidied:
     try:
         do = _decide(seen, at)
     except RefusedError as error:
-        return Tidied(left=str(error))
+        return CleanupResult(left=str(error))
     return do()
 
 
-def _decide(seen: Surveyed, at: float) -> Callable[[], Tidied]:
+def _decide(seen: Survey, at: float) -> Callable[[], CleanupResult]:
     """Return what is to be done.
 
     :raises RefusedError: nothing may be touched.
     """
     if not seen.route.is_there:
         return partial(_without_route, seen)
-    if seen.route.phase in routes.UNDER_WAY:
+    if seen.route.phase in routes.ACTIVE_PHASES:
         return partial(_settle, seen, _dead_run(seen, at))
     previous = _previous(seen)
-    todo = chores(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at, seen.elsewhere)
+    todo = plan_cleanup(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at, seen.elsewhere)
     return partial(_look_after, seen, todo, previous, at)
 
 
-def _settle(seen: Surveyed, dead: DeploymentPlan) -> Tidied:
+def _settle(seen: Survey, dead: DeploymentPlan) -> CleanupResult:
     owner = seen.route.owner or ""
     if lease.is_alive(seen.cluster, dead, owner):
-        return Tidied(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
-    settled = settle(seen.cluster, dead)
+        return CleanupResult(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
+    settled = finish_rollback(seen.cluster, dead)
     said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no live run of it: {settled.reason}"
-    return Tidied(alarms=[said])
+    return CleanupResult(alarms=[said])
 
 
-def _without_route(seen: Surveyed) -> Tidied:
+def _without_route(seen: Survey) -> CleanupResult:
     """Touch nothing but a mirror, which nobody asks any more: a namespace that has one cannot be deleted."""
-    return Tidied(_close_mirrors(seen), left=f"route {seen.route.name} is not there")
+    return CleanupResult(_close_mirrors(seen), left=f"route {seen.route.name} is not there")
 
 
-def _ended(seen: Surveyed) -> Callable[[str], bool]:
+def _ended(seen: Survey) -> Callable[[str], bool]:
     """Return whether a deployment is over: whoever holds something is no live run any more."""
     return lambda by: frozen_plan(seen.plan.spec.service, by) is not None
 
 
-def _close_mirrors(seen: Surveyed) -> list[str]:
+def _close_mirrors(seen: Survey) -> list[str]:
     spec = seen.plan.spec
-    closed = mirror.close(seen.cluster, spec.namespace, spec.service, spec.route.name, _ended(seen))
+    closed = mirror.delete_mirrors(seen.cluster, spec.namespace, spec.service, spec.route.name, _ended(seen))
     return [f"deleted mirror {name}" for name in closed]
 
 
-def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None, at: float) -> Tidied:
-    tidied = Tidied()
+def _look_after(seen: Survey, todo: CleanupPlan, previous: PreviousVersion | None, at: float) -> CleanupResult:
+    tidied = CleanupResult()
     namespace, ended = seen.plan.spec.namespace, _ended(seen)
     within = previous is not None and at < previous.until
     by_gateway = not seen.plan.divides_pods
-    if by_gateway and (closed := close(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
+    if by_gateway and (closed := delete_testers_route(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
         tidied.done.append(f"deleted route {closed}")
     tidied.done += _close_mirrors(seen)
     tidied.alarms += [
@@ -166,7 +166,7 @@ def _look_after(seen: Surveyed, todo: Chores, previous: Previous | None, at: flo
     return tidied
 
 
-def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
+def _dead_run(seen: Survey, at: float) -> DeploymentPlan:
     """Return the plan of a run that is no more: whoever deleted it in Airflow, say, deleted its teardown too.
 
     :raises RefusedError: it is not known, or its own teardown may still be at it.
@@ -174,17 +174,17 @@ def _dead_run(seen: Surveyed, at: float) -> DeploymentPlan:
     route = seen.route
     plan = frozen_plan(seen.plan.spec.service, (route.owner or "").rpartition("/")[0])
     candidate = next((version for version in seen.versions if plan and version.name == plan.candidate), None)
-    if plan is None or candidate is None or at < candidate.made_at + SETTLES_ITSELF:
+    if plan is None or candidate is None or at < candidate.made_at + RUN_GRACE_SECONDS:
         raise RefusedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}")
     return plan
 
 
-def _previous(seen: Surveyed) -> Previous | None:
+def _previous(seen: Survey) -> PreviousVersion | None:
     """Return the version that a rollback would return to; None where what serves was not deployed by us.
 
     :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
     """
-    if seen.route.phase not in routes.AT_REST:
+    if seen.route.phase not in routes.RESTING_PHASES:
         raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
     if not seen.route.serving() and seen.route.phase == routes.SETTLED and not seen.route.versions[0]:
         return None  # the first version was taken back
@@ -193,18 +193,18 @@ def _previous(seen: Surveyed) -> Previous | None:
         return None
     for identity in reversed(deployment_ids(service)):
         if triggered_at(identity) == int(serving.rpartition("-")[2]):
-            item = one_promoted(service, identity)
+            item = promoted_deployment(service, identity)
             if item and item.plan.candidate == serving:
-                return Previous(item.plan.stable, item.until)
+                return PreviousVersion(item.plan.stable, item.until)
     raise RefusedError(f"{serving} serves, and no deployment is recorded that ended so")
 
 
-def _can_serve(seen: Surveyed) -> bool:
+def _can_serve(seen: Survey) -> bool:
     stable = seen.route.stable()
     return seen.cluster.ready(seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
 
 
-def _stop(seen: Surveyed, route: TeamRoute, version: Version, *, for_good: bool) -> TeamRoute:
+def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -> TeamRoute:
     """Stop it, and return the route as it is then.
 
     :raises TemporaryError: the route or the Deployment is not as it was read.
@@ -216,7 +216,7 @@ def _stop(seen: Surveyed, route: TeamRoute, version: Version, *, for_good: bool)
     return written
 
 
-def _delete(seen: Surveyed, version: Version) -> None:
+def _delete(seen: Survey, version: Version) -> None:
     unread = {"kind": "ConfigMap", "metadata": {"namespace": seen.plan.spec.namespace, "name": version.name}}
     there = {**version.objects, "ConfigMap": unread}
     for kind in OWN_KINDS:
@@ -224,7 +224,7 @@ def _delete(seen: Surveyed, version: Version) -> None:
             seen.cluster.delete(there[kind])
 
 
-def _drift(seen: Surveyed, version: Version) -> list[str]:
+def _drift(seen: Survey, version: Version) -> list[str]:
     manifest = frozen_manifest(seen.plan.spec.service, version.deployment_id)
     if manifest is None:
         return []

@@ -14,21 +14,21 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, RefusedError
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.lease_monitor import Lapsed, Vigil
-from airflow_deploy.domain.routing.service_route import PodsRoute
+from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor
+from airflow_deploy.domain.routing.service_route import ServiceRoute
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 1.0
+GUARD_INTERVAL = 1.0
 """Seconds between two sights of the Leases."""
-REMIND = 60.0
+REMIND_SECONDS = 60.0
 """Seconds after which what still fails is said again."""
-ACTS = 32
+MAX_CONCURRENT_ROLLBACKS = 32
 """How many deployments are taken back at the same time."""
-AT_ONCE = 1.0
+ROLLBACK_WAIT_SECONDS = 1.0
 """Seconds for which a sight waits for what it has begun. What takes longer goes on beside the sights that follow: it
 stops the clock of no other Lease."""
 
@@ -61,8 +61,8 @@ class Guard:
         self, traffic: Traffic, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._traffic, self._clock = traffic, clock
-        self._vigils: dict[str | None, Vigil] = {name: Vigil() for name in namespaces or (None,)}
-        self._threads = ThreadPoolExecutor(ACTS)
+        self._vigils: dict[str | None, LeaseMonitor] = {name: LeaseMonitor() for name in namespaces or (None,)}
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_ROLLBACKS)
         self._acts: dict[Hashable, Future[None]] = {}
         self._over: dict[Hashable, tuple[str, str]] = {}
         self._said: dict[Hashable, float] = {}
@@ -74,7 +74,7 @@ class Guard:
         """
         log.info("%-12s %s", "guards", ", ".join(name or "all namespaces" for name in self._vigils))
         self.look()
-        while not ended(INTERVAL):
+        while not ended(GUARD_INTERVAL):
             self.look()
         log.info("stopped")
 
@@ -86,13 +86,13 @@ class Guard:
             try:
                 begun += self._look(namespace, vigil)
             except Exception as error:
-                vigil.blink()
+                vigil.mark_unobserved()
                 self._complain("blind", where, error, namespace)
             else:
                 self._settle("sees again", where, namespace)
-        wait(begun, AT_ONCE)
+        wait(begun, ROLLBACK_WAIT_SECONDS)
 
-    def _look(self, namespace: str | None, vigil: Vigil) -> list[Future[None]]:
+    def _look(self, namespace: str | None, vigil: LeaseMonitor) -> list[Future[None]]:
         """Return what was begun for those that have lapsed, and for which nothing is going on."""
         asked = self._clock()
         leases = self._traffic.leases(namespace)
@@ -104,7 +104,7 @@ class Guard:
                 begun.append(self._acts[key])
         return begun
 
-    def _act(self, lapsed: Lapsed) -> None:
+    def _act(self, lapsed: LapsedLease) -> None:
         """Take one deployment back; whatever stands in the way stands in no other's."""
         try:
             self._take_back(lapsed)
@@ -113,23 +113,23 @@ class Guard:
         else:
             self._settle("settled", lapsed.lease.name, lapsed.lease.key)
 
-    def _take_back(self, lapsed: Lapsed) -> None:
+    def _take_back(self, lapsed: LapsedLease) -> None:
         lease = lapsed.lease
         route = self._traffic.team_route_or_absent(lease.namespace, lease.route, lease.router)
-        if route.owner is None or route.phase not in routes.WATCHED:
-            if route.phase == routes.BRAKED and lease.router == PodsRoute.ROUTER:
+        if route.owner is None or route.phase not in routes.WATCHED_PHASES:
+            if route.phase == routes.BRAKED and lease.router == ServiceRoute.ROUTER:
                 self._traffic.withdraw(route, route.versions[1])  # who braked may have died before this
             # Whoever claims the route again takes the Lease first, which changes it.
             self._over[lease.key] = lease.version
             return
         stable, candidate = route.versions
-        if not (route.serves(candidate) or route.copies_to(candidate)):
+        if not (route.serves(candidate) or route.mirrors_to(candidate)):
             return
         if stable and not self._traffic.ready(lease.namespace, stable, route.labels_of(stable)):
             raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
         reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
-        now, keeps = time.time(), route.keeps(stable, candidate)
-        word = Outcome("BLIND", reason, now, restored_at=None if keeps else now)
+        now, keeps = time.time(), route.has_foreign_rule(stable, candidate)
+        word = FinalVerdict("BLIND", reason, now, restored_at=None if keeps else now)
         seized = self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
         self._traffic.withdraw(seized, candidate)
         moved = f"owner {route.owner}, from {candidate} to {stable or 'nobody'}"
@@ -146,7 +146,7 @@ class Guard:
     def _complain(self, what: str, about: str, error: Exception, key: Hashable) -> None:
         """Say what fails when it begins, and then now and again: it is tried every second."""
         known = isinstance(error, DeployError)
-        if self._clock() - self._said.get(key, -math.inf) >= REMIND:
+        if self._clock() - self._said.get(key, -math.inf) >= REMIND_SECONDS:
             self._said[key] = self._clock()
             text = str(error) if known else f"a mistake of the guard's own, {error!r}"
             log.error("%-12s %s: %s", what, about, text, exc_info=None if known else error)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Promoted:
+class PromotedDeployment:
     """A deployment that ended VERIFIED at ``verified_at`` (unix seconds).
 
     ``baseline`` is what the service was like before, and ``disturbed_until`` is when the last later deployment that
@@ -39,7 +39,7 @@ class Promoted:
         return self.verified_at + self.plan.spec.rollback.window
 
 
-def promoted(at: float) -> list[Promoted]:
+def promoted_deployments(at: float) -> list[PromotedDeployment]:
     """Return each service's latest verified deployment that is within its rollback window ``at`` (unix seconds)."""
     if not store().exists():
         return []
@@ -47,13 +47,13 @@ def promoted(at: float) -> list[Promoted]:
     return [item for item in found if item and item.verified_at <= at < item.until]
 
 
-def one_promoted(service: str, deployment_id: str) -> Promoted | None:
+def promoted_deployment(service: str, deployment_id: str) -> PromotedDeployment | None:
     """Return one deployment, None where it is not VERIFIED any more."""
     said = _summary(store() / service / deployment_id)
     return _verified(said) if said else None
 
 
-def _latest(service: ObjectStoragePath) -> Promoted | None:
+def _latest(service: ObjectStoragePath) -> PromotedDeployment | None:
     disturbed_until = 0.0
     for name in reversed(deployment_ids(service.name)):
         said = _summary(service / name) or {}
@@ -77,13 +77,13 @@ def _summary(folder: ObjectStoragePath) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _verified(summary: dict[str, Any]) -> Promoted | None:
+def _verified(summary: dict[str, Any]) -> PromotedDeployment | None:
     """Return the deployment, None where it ended otherwise, or was written by a version that told too little."""
     try:
         if summary["state"] != State.VERIFIED:
             return None
         ended = datetime.fromisoformat(summary["ended_at"]).timestamp()
-        return Promoted(DeploymentPlan.load(summary["plan"]), Baseline.load(summary["baseline"]), ended)
+        return PromotedDeployment(DeploymentPlan.load(summary["plan"]), Baseline.load(summary["baseline"]), ended)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         log.warning("%s cannot be verified: %s", summary.get("deployment_id"), printable(repr(error), 300))
         return None

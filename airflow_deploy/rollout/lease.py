@@ -8,11 +8,11 @@ import time
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.routing.lease import Lease, held, name_of, renewed, taken_over
+from airflow_deploy.domain.routing.lease import Lease, lease_name, new_lease, renewal_patch, takeover_patch
 
 log = logging.getLogger(__name__)
 
-POLL = 0.3
+LEASE_POLL_SECONDS = 0.3
 """Seconds between two looks at a Lease that should change."""
 
 
@@ -32,7 +32,7 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None)
         holder, seen = lease.holder or "", {_deployment(one) for one in (owner, before or "", "")}
         if _deployment(holder) not in seen and is_alive(cluster, plan, holder):
             raise TemporaryError(f"{holder} holds the Lease and renews it, and was not seen on the route")
-        patch = taken_over(lease, owner, plan.spec.lease)
+        patch = takeover_patch(lease, owner, plan.spec.lease)
         try:
             cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
         except FencedError as error:
@@ -42,13 +42,13 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None)
 def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
     """Renew it. Where somebody has deleted it, it is made again; where somebody else holds it, it is theirs."""
     try:
-        if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewed(owner)):
+        if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewal_patch(owner)):
             _make(cluster, plan, owner)
     except FencedError as error:
         log.error("the Lease is held by somebody else: %s", error)
 
 
-class Sign:
+class LeaseRenewal:
     """Waits for a sign of life: that ``owner``, and nobody else, has renewed the Lease since this was made."""
 
     def __init__(self, cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
@@ -67,11 +67,11 @@ class Sign:
 
 def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
     """Whether somebody looks at the deployment that owns the plan's route; to deny it takes as long as the Lease."""
-    sign = Sign(cluster, plan, owner)
+    sign = LeaseRenewal(cluster, plan, owner)
     lease = _read(cluster, plan)
     deadline = time.monotonic() + (lease.seconds if lease else plan.spec.lease)
     while not (seen := sign.seen()) and time.monotonic() < deadline:
-        time.sleep(POLL)
+        time.sleep(LEASE_POLL_SECONDS)
     return seen
 
 
@@ -86,9 +86,9 @@ def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:
 
 def _make(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
     namespace, route, router = plan.spec.place
-    cluster.create_lease(namespace, held(namespace, route, owner, plan.spec.lease, router))
+    cluster.create_lease(namespace, new_lease(namespace, route, owner, plan.spec.lease, router))
 
 
 def _name(plan: DeploymentPlan) -> str:
     _, route, router = plan.spec.place
-    return name_of(route, router)
+    return lease_name(route, router)

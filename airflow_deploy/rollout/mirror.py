@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import UndeliveredError
+from airflow_deploy.domain.errors import ProbeFailedError
+from airflow_deploy.domain.labels import NAME
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.workloads.mirror import deployment_of, made
-from airflow_deploy.domain.workloads.versions import NAME
+from airflow_deploy.domain.workloads.mirror import deployment_of, mirror_objects
 from airflow_deploy.rollout import probe as testers
 
 log = logging.getLogger(__name__)
 
-HEARD = 5.0
+GATEWAY_DELAY_SECONDS = 5.0
 """Seconds in which a gateway has surely heard that no route names the mirror any more."""
-NEEDS = (
+MIRROR_REQUIREMENTS = (
     "a Gateway at route.url that mirrors by the filter RequestMirror, or Traefik with its CRDs and"
     " providers.kubernetescrd with allowEmptyServices, and the rights that airflow-deploy rbac prints"
 )
 
 
-def set_up(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def set_up_mirror(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     """Make the mirror, see that the stable answers through it, and return in words what was seen.
 
     Only testers' requests are at risk meanwhile. There is no pod to copy to yet: a gateway that serves nobody then
@@ -35,16 +35,20 @@ def set_up(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     :raises FencedError: another deployment has the route; RefusedError: the cluster does not let us make it.
     """
     by_filter = cluster.route(plan.spec.namespace, plan.spec.route.name).mirrors_by_filter
-    cluster.apply(made(plan, copied=False, by_filter=by_filter))
+    cluster.apply(mirror_objects(plan, copied=False, by_filter=by_filter))
     try:
-        seen = testers.see_mirrored(cluster, plan, owner)
-    except UndeliveredError as error:
-        raise UndeliveredError(f"nothing is mirrored: {error}; shadow needs {NEEDS}; or remove shadow") from error
-    cluster.apply(made(plan, copied=True, by_filter=by_filter))
+        seen = testers.probe_mirror(cluster, plan, owner)
+    except ProbeFailedError as error:
+        raise ProbeFailedError(
+            f"nothing is mirrored: {error}; shadow needs {MIRROR_REQUIREMENTS}; or remove shadow"
+        ) from error
+    cluster.apply(mirror_objects(plan, copied=True, by_filter=by_filter))
     return seen
 
 
-def close(cluster: Cluster, namespace: str, service: str, route: str, over: Callable[[str], bool]) -> list[str]:
+def delete_mirrors(
+    cluster: Cluster, namespace: str, service: str, route: str, over: Callable[[str], bool]
+) -> list[str]:
     """Delete the mirrors of the service's deployments that are over, unless the route names them; return their names.
 
     :param over: whether a deployment is, by its id.
@@ -58,7 +62,7 @@ def close(cluster: Cluster, namespace: str, service: str, route: str, over: Call
     ended = [item for item in ended if not (team.owned_by(deployment_of(item)) and team.phase == routes.CANARY)]
     ended = [item for item in ended if not team.mentions(item["metadata"]["name"])]
     if ended:
-        time.sleep(HEARD)
+        time.sleep(GATEWAY_DELAY_SECONDS)
     for item in ended:
         cluster.delete_mirror(item)
         log.info("deleted mirror %s", item["metadata"]["name"])

@@ -12,7 +12,7 @@ from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 log = logging.getLogger(__name__)
 
 
-def check_way_back(cluster: Cluster, plan: DeploymentPlan) -> None:
+def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Check that the stable has ready pods, and that what they are made of is still there to make another one.
 
     From a service's first version the way back is to no traffic, which is always there.

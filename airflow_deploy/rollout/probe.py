@@ -8,25 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import FencedError, RefusedError, UndeliveredError
+from airflow_deploy.domain.errors import FencedError, ProbeFailedError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing import testers
-from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.record import OWNER
-from airflow_deploy.domain.routing.testers import MARK, Question, question
+from airflow_deploy.domain.routing.testers import VERSION_HEADER, ProbeRequest, probe_request
 from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
+PROBE_WAIT_SECONDS = 60.0
 """Seconds in which the gateway must be seen to deliver a request to the candidate."""
-PAUSE = 0.5
-ANSWER = (2.0, 5.0)
+PROBE_POLL_SECONDS = 0.5
+PROBE_TIMEOUT = (2.0, 5.0)
 """Seconds to connect to the gateway, and to wait for its answer."""
 
 
-def see_delivered(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def probe_candidate(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     """Open the testers' route, send a request through it, and return in words what was seen.
 
     :param owner: who the team's route belongs to.
@@ -35,36 +35,37 @@ def see_delivered(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     """
     body = _open(cluster, plan, owner, mirrored=False)
     if body is None:
-        return f"the gateway was not asked, since the route's own rules divide by {testers.HEADER} already"
-    asked = question(body)
+        return f"the gateway was not asked, since the route's own rules divide by {testers.CANARY_HEADER} already"
+    asked = probe_request(body)
     if plan.spec.route.url is None or asked is None:
         why = "no match of the route can be met by a GET" if plan.spec.route.url else "route.url is not set"
         return f"the gateway was not asked, since {why}: whether it delivers is seen by its counters alone"
     _await_answer(plan, plan.spec.route.url, asked, plan.candidate)
-    return f"a request to {plan.spec.route.url} with {testers.HEADER}: {testers.ALWAYS} was seen to arrive"
+    header = f"{testers.CANARY_HEADER}: {testers.CANARY_HEADER_VALUE}"
+    return f"a request to {plan.spec.route.url} with {header} was seen to arrive"
 
 
-def see_mirrored(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def probe_mirror(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     """Let testers be answered through the mirror, and return in words that the stable was seen to answer.
 
     :raises UndeliveredError: it was not, or nobody could see it.
     :raises FencedError: another deployment has the route; RefusedError: a team has a route of that name.
     """
     body = _open(cluster, plan, owner, mirrored=True)
-    asked = question(body) if body else None
+    asked = probe_request(body) if body else None
     if plan.spec.route.url is None or asked is None:
-        raise UndeliveredError("no GET of ours could show that the gateway answers through the mirror")
+        raise ProbeFailedError("no GET of ours could show that the gateway answers through the mirror")
     _await_answer(plan, plan.spec.route.url, asked, mirror_name(plan.candidate))
     return f"a request to {plan.spec.route.url} was seen to be answered through the mirror"
 
 
-def close(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bool]) -> str | None:
+def delete_testers_route(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bool]) -> str | None:
     """Delete the testers' route, and return its name; None where there is none of a deployment that is over.
 
     :param over: whether a deployment is, by its id.
     """
-    there = cluster.route_or_absent(namespace, testers.name_of(route))
-    if not testers.is_ours(there) or not over((there.owner or "").rpartition("/")[0]):
+    there = cluster.route_or_absent(namespace, testers.route_name_for_testers(route))
+    if not testers.is_testers_route(there) or not over((there.owner or "").rpartition("/")[0]):
         return None
     cluster.delete_route(there)
     log.info("deleted route %s", there.name)
@@ -76,28 +77,28 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str, *, mirrored: bool)
     namespace, name = plan.spec.namespace, plan.spec.route.name
     # Before the team's route: if that is ours, who claims it later also writes later, and the fence keeps us from
     # writing over what they wrote.
-    there = cluster.route_or_absent(namespace, testers.name_of(name))
-    if there.is_there and not testers.is_ours(there):
+    there = cluster.route_or_absent(namespace, testers.route_name_for_testers(name))
+    if there.is_there and not testers.is_testers_route(there):
         raise RefusedError(
             f"HTTPRoute {there.name} is not one of airflow-deploy's for testers; rename it, then deploy again"
         )
     route = cluster.route(namespace, name)
     if route.owner != owner:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
-    body = testers.made(route, owner, plan.candidate, mirrored=mirrored)
+    body = testers.route_for_testers(route, owner, plan.candidate, mirrored=mirrored)
     if body is None:
         return None
     if there.is_there:
         cluster.patch_route(there, _anew(there, body))
     else:
         cluster.create_route(body)
-    log.info("route %s leads testers to %s", body["metadata"]["name"], testers.leads_to(body)[0])
+    log.info("route %s leads testers to %s", body["metadata"]["name"], testers.backends_of(body)[0])
     return body
 
 
-def _anew(there: Route, body: dict[str, Any]) -> list[dict[str, Any]]:
+def _anew(there: HttpRoute, body: dict[str, Any]) -> list[dict[str, Any]]:
     mine = there.owner == body["metadata"]["annotations"][OWNER]
-    if mine and testers.leads_to(there.body) == testers.leads_to(body):
+    if mine and testers.backends_of(there.body) == testers.backends_of(body):
         return []  # by an earlier try
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": there.body["metadata"]["resourceVersion"]},
@@ -106,21 +107,22 @@ def _anew(there: Route, body: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _await_answer(plan: DeploymentPlan, url: str, asked: Question, backend: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _await_answer(plan: DeploymentPlan, url: str, asked: ProbeRequest, backend: str) -> None:
+    deadline = time.monotonic() + PROBE_WAIT_SECONDS
     while came := _undelivered(url, asked, backend):
         if time.monotonic() >= deadline:
-            raise UndeliveredError(
+            raise ProbeFailedError(
                 f"no traffic is given, since a GET of {url}{printable(asked.target)} with"
-                f" Host {asked.headers.get('Host', 'as in the URL')} and {testers.HEADER}: {testers.ALWAYS} was not"
-                f" seen to reach {backend} in {PATIENCE:.0f} s: {came}; see whether route.url is where the"
+                f" Host {asked.headers.get('Host', 'as in the URL')} and"
+                f" {testers.CANARY_HEADER}: {testers.CANARY_HEADER_VALUE} was not seen"
+                f" to reach {backend} in {PROBE_WAIT_SECONDS:.0f} s: {came}; see whether route.url is where the"
                 f" Gateway is reached, and what the status of HTTPRoute {plan.spec.namespace}/"
-                f"{testers.name_of(plan.spec.route.name)} says while it is tried, then deploy again"
+                f"{testers.route_name_for_testers(plan.spec.route.name)} says while it is tried, then deploy again"
             )
-        time.sleep(PAUSE)
+        time.sleep(PROBE_POLL_SECONDS)
 
 
-def _undelivered(url: str, asked: Question, backend: str) -> str | None:
+def _undelivered(url: str, asked: ProbeRequest, backend: str) -> str | None:
     """Ask once; return what came back instead of an answer by the backend, None where that was it."""
     from requests import RequestException, Session
 
@@ -129,10 +131,14 @@ def _undelivered(url: str, asked: Question, backend: str) -> str | None:
         session.trust_env = False  # a login that the worker has for that host is not for the service
         try:
             answer = session.get(
-                url + asked.target, headers=dict(asked.headers), timeout=ANSWER, allow_redirects=False, **settings
+                url + asked.target,
+                headers=dict(asked.headers),
+                timeout=PROBE_TIMEOUT,
+                allow_redirects=False,
+                **settings,
             )
         except (RequestException, OSError, ValueError) as error:
             return f"no answer ({printable(str(error), 200)})"
-    if answer.headers.get(MARK) != backend:
+    if answer.headers.get(VERSION_HEADER) != backend:
         return f"{answer.status_code} by somebody else"
     return f"{answer.status_code}" if answer.status_code >= 500 else None

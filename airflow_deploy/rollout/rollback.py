@@ -6,19 +6,19 @@ import logging
 from dataclasses import dataclass
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.errors import QUICK
-from airflow_deploy.domain.errors import DeployError, FencedError, NotSettledError, TemporaryError
+from airflow_deploy.clients.kubernetes.errors import QUICK_TIMEOUT
+from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.rollout.draining import see_drained
-from airflow_deploy.rollout.history import one_promoted
+from airflow_deploy.rollout.draining import wait_until_drained
+from airflow_deploy.rollout.history import promoted_deployment
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settled:
+class RollbackResult:
     """What was found and done.
 
     ``acted`` is False where this deployment had left nothing to undo; ``verified`` is True where its candidate was
@@ -51,7 +51,7 @@ def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str
         return False
     if route.phase == routes.SETTLED and phase == routes.BRAKED:
         return True
-    stays = route.keeps(plan.stable, plan.candidate)
+    stays = route.has_foreign_rule(plan.stable, plan.candidate)
     if route.phase != routes.SETTLED and (stays or plan.divides_pods):
         # Whoever finds it settled takes its traffic and its pods for gone: until they are, it is braked. The guard
         # completes what is.
@@ -85,13 +85,13 @@ def _route(cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
 def can_serve(cluster: Cluster, plan: DeploymentPlan) -> bool:
     """Whether the stable has a ready pod. Where the cluster does not say so at once, nobody waits: it is taken to."""
     try:
-        return cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable), QUICK) > 0
+        return cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable), QUICK_TIMEOUT) > 0
     except DeployError as error:
         log.warning("whether %s has a ready pod is not known: %s", plan.stable, error)
         return True
 
 
-def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
+def roll_back_promotion(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
     """Give all traffic of a verified promotion back to the version before it; return whether that is so now.
 
     Where another deployment is under way, or was verified since, nothing is touched.
@@ -108,12 +108,12 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
     if not routes.at_rest(route, plan.deployment_id, plan.candidate):
         return False
     if plan.stable and route.stopped == plan.stable:
-        raise NotSettledError(
+        raise NotFinalizedError(
             f"{plan.candidate} must be taken back, and the window in which {plan.stable} is kept for that is over;"
             " nothing was changed: deploy another fix"
         )
     if plan.stable and not cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable)):
-        raise NotSettledError(
+        raise NotFinalizedError(
             f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"
             " nothing was changed: start it, or deploy another fix"
         )
@@ -122,7 +122,7 @@ def take_back(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
     return True
 
 
-def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
+def finish_rollback(cluster: Cluster, plan: DeploymentPlan) -> RollbackResult:
     """Return the traffic to the stable, then stop the candidate's pods. It may run twice, and beside the watch's brake.
 
     Where a gateway divides the traffic, the pods wait until it is seen to send them no more requests.
@@ -132,28 +132,32 @@ def settle(cluster: Cluster, plan: DeploymentPlan) -> Settled:
     had_route = return_traffic(cluster, plan, routes.SETTLED)
     route = _route(cluster, plan)
     if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
-        return Settled(acted=False, verified=True, reason=f"{plan.candidate} is verified and stays")
+        return RollbackResult(acted=False, verified=True, reason=f"{plan.candidate} is verified and stays")
     if route.serves(plan.candidate):
         raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
     # Where a later deployment names it, it is that one's warm previous version. What was verified may be so too,
     # whatever a later deployment that came to nothing has left on the route.
     mine = not had_route and there
-    overtaken = mine and (route.names(plan.candidate) or bool(one_promoted(plan.spec.service, plan.deployment_id)))
+    overtaken = mine and (
+        route.names(plan.candidate) or bool(promoted_deployment(plan.spec.service, plan.deployment_id))
+    )
     unseen = None
     if stop := there and not overtaken:
         if had_route and not plan.divides_pods:
-            unseen = see_drained(plan)
+            unseen = wait_until_drained(plan)
         cluster.scale(plan.spec.namespace, plan.candidate, 0)
     returned = (
-        plan.returned if route.is_there or not plan.stable else f"route {route.name} is gone, so nobody has traffic"
+        plan.after_rollback
+        if route.is_there or not plan.stable
+        else f"route {route.name} is gone, so nobody has traffic"
     )
     reason = returned + (f", {plan.candidate} is stopped" if stop else "") + (f"; {unseen}" if unseen else "")
     log.info("settled: %s", reason)
-    return Settled(acted=had_route or stop, reason=reason, overtaken=overtaken)
+    return RollbackResult(acted=had_route or stop, reason=reason, overtaken=overtaken)
 
 
-def abandon(cluster: Cluster, plan: DeploymentPlan) -> None:
+def abandon_route(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Say on the route that this deployment touches it no more: watch and gates end, and the run with them."""
     route = _route(cluster, plan)
     if route.owned_by(plan.deployment_id) and route.owner:

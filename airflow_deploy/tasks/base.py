@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, XComArg
 
-from airflow_deploy.domain.errors import IllegalTransition, NotSettledError, PermanentError, TemporaryError
+from airflow_deploy.domain.errors import IllegalTransitionError, NotFinalizedError, PermanentError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State, Step
 
@@ -26,13 +26,15 @@ RETRIES: dict[str, Any] = {
 }
 """The one place where errors become retries. What is not ours (a lost worker, say) is retried as usual."""
 
-RETURN_RETRIES: dict[str, Any] = {
+ROLLBACK_RETRIES: dict[str, Any] = {
     "retries": 30,
     "retry_delay": timedelta(seconds=5),
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(
-                exception=[NotSettledError, IllegalTransition], action=RetryAction.FAIL, reason="a person is needed"
+                exception=[NotFinalizedError, IllegalTransitionError],
+                action=RetryAction.FAIL,
+                reason="a person is needed",
             )
         ]
     ),
@@ -81,7 +83,7 @@ def resolved(value: Any) -> Any:
         return value
 
 
-def record(
+def record_step(
     context: Context, to: State, reason: str, *, evidence: str | None = None, at: datetime | None = None
 ) -> None:
     """Push a step to XCom. A task that runs twice records each state once.
@@ -98,20 +100,20 @@ def record(
         reason=reason,
         evidence=evidence,
     )
-    steps = [item for item in recorded(context, [ti.task_id]) if item.to != to] + [step]
+    steps = [item for item in recorded_steps(context, [ti.task_id]) if item.to != to] + [step]
     ti.xcom_push(key=STEPS_KEY, value=[item.model_dump(mode="json") for item in steps])
 
 
-WHY_KEY = "why"
+REASON_KEY = "why"
 """XCom key under which a task that fails says why, for those who come after it."""
 
 
-def explain(context: Context, why: str) -> None:
+def push_reason(context: Context, why: str) -> None:
     """Push why this task fails."""
-    context["ti"].xcom_push(key=WHY_KEY, value=why)
+    context["ti"].xcom_push(key=REASON_KEY, value=why)
 
 
-def recorded(context: Context, task_ids: Sequence[str]) -> list[Step]:
+def recorded_steps(context: Context, task_ids: Sequence[str]) -> list[Step]:
     """Return the steps that these tasks pushed, in the order of ``task_ids``."""
     steps: list[Step] = []
     for task_id in task_ids:

@@ -18,9 +18,9 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.lifecycle.approval import REJECT, Answer
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.record import GARBLED
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.tasks.triggers import INTERVAL, OneEventTrigger, in_thread
+from airflow_deploy.tasks.triggers import LOOK_INTERVAL, OneEventTrigger, in_thread
 
 
 class QuestionTrigger(OneEventTrigger):
@@ -62,14 +62,14 @@ class QuestionTrigger(OneEventTrigger):
             except Exception:
                 # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
                 self.log.exception("the question cannot be closed yet")
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(LOOK_INTERVAL)
 
     async def _end(self) -> Answer:
         """Wait until the question is moot, and return what made it so."""
         while time.time() < self.deadline:
             if self.held and (why := await self._decided()):
                 return Answer(said="withdrawn", at=_now(), why=why)
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(LOOK_INTERVAL)
         return Answer(said="silence", at=_now())
 
     async def _decided(self) -> str | None:
@@ -89,7 +89,7 @@ class QuestionTrigger(OneEventTrigger):
 
 
 def _word(route: TeamRoute) -> str:
-    with suppress(*GARBLED):
+    with suppress(*ANNOTATION_ERRORS):
         said = json.loads(route.word or "")
         return f": {said['verdict']}: {said['reason']}"
     return ""

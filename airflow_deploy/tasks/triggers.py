@@ -18,39 +18,39 @@ from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster, Readiness
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest
 
 if TYPE_CHECKING:
     # The triggerer imports this module in its event loop, which must not stand still for numpy.
-    from airflow_deploy.rollout.analysis.loop import Looks
+    from airflow_deploy.rollout.analysis.loop import AnalysisLoop
 
-INTERVAL = 1.0
+LOOK_INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
 
 LOOKS_PER_SECOND = 100.0
 """Looks that one process may do. Where its loops are more than that, each of them looks less often."""
-AT_ONCE = 4
+MAX_CONCURRENT_LOOKS = 4
 """Looks that may be at work at one time; more threads would only take the time from each other."""
-HANGS = 0.3
+SLOW_LOOK_SECONDS = 0.3
 """Seconds after which a look no longer counts as at work: it waits for an answer, and nobody shall wait for it."""
 
-FAILING = 60.0
+MAX_FAILING_SECONDS = 60.0
 """Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
 
 STORE_TIMEOUT = 20.0
 """Seconds that the artifact store may take before a verdict goes on without its evidence."""
 
-BRAKES: dict[str, frozenset[str]] = {
+BRAKING_VERDICTS: dict[str, frozenset[str]] = {
     "watch": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
     "gate": frozenset({"BREACHED"}),
     "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
 }
 """The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
 
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class OneEventTrigger(BaseTrigger):
         yield TriggerEvent(await self.event())  # type: ignore[no-untyped-call]
 
 
-class LookTrigger(OneEventTrigger):
+class AnalysisTrigger(OneEventTrigger):
     """Look until there is a word to say; where that word is harm, brake before anything else.
 
     :param assignment: an ``Assignment`` as JSON.
@@ -88,13 +88,13 @@ class LookTrigger(OneEventTrigger):
         looks = await self._begin()
         with Pace() as pace:
             outcome = await self._until_said(looks, pace)
-        if outcome.verdict in BRAKES[self.assignment["role"]] and outcome.restored_at is None:
+        if outcome.verdict in BRAKING_VERDICTS[self.assignment["role"]] and outcome.restored_at is None:
             outcome = replace(outcome, restored_at=await in_thread(lambda: looks.brake(outcome)))
         return {**outcome.event(), **await self._keep_evidence(looks.evidence)}
 
-    async def _begin(self) -> Looks:
+    async def _begin(self) -> AnalysisLoop:
         """Connect; a triggerer that has just started may be ahead of what it needs."""
-        deadline = time.monotonic() + FAILING
+        deadline = time.monotonic() + MAX_FAILING_SECONDS
         while True:
             try:
                 return await sync_to_async(self._connect, thread_sensitive=False)()
@@ -102,14 +102,14 @@ class LookTrigger(OneEventTrigger):
                 if time.monotonic() > deadline:
                     raise
                 self.log.exception("the looks cannot begin yet")
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(LOOK_INTERVAL)
 
-    def _connect(self) -> Looks:
-        from airflow_deploy.rollout.analysis.loop import Assignment, Looks
+    def _connect(self) -> AnalysisLoop:
+        from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment
 
-        return Looks(Assignment(**self.assignment))
+        return AnalysisLoop(Assignment(**self.assignment))
 
-    async def _until_said(self, looks: Looks, pace: Pace) -> Outcome:
+    async def _until_said(self, looks: AnalysisLoop, pace: Pace) -> FinalVerdict:
         failing_since: float | None = None
         renewing: asyncio.Future[None] | None = None
         while True:
@@ -126,8 +126,10 @@ class LookTrigger(OneEventTrigger):
                 # watch nobody holds the brake: look again, and where it persists, take the traffic back.
                 self.log.exception("a look failed")
                 failing_since = failing_since or begun
-                if begun - failing_since > FAILING:
-                    return Outcome("BLIND", f"looks have failed for {FAILING:.0f} s: {error}", time.time())
+                if begun - failing_since > MAX_FAILING_SECONDS:
+                    return FinalVerdict(
+                        "BLIND", f"looks have failed for {MAX_FAILING_SECONDS:.0f} s: {error}", time.time()
+                    )
 
     async def _keep_evidence(self, lines: str) -> dict[str, Any]:
         """Write the evidence; a store that fails must not cost the verdict."""
@@ -175,12 +177,12 @@ class ReadyTrigger(OneEventTrigger):
                 if seen.done or seen.failed:
                     return asdict(seen)
                 self.log.info("%d of %d pods of %s are ready", seen.ready, seen.wanted, plan.candidate)
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(LOOK_INTERVAL)
         return asdict(replace(seen, failed=f"{seen.ready} of {seen.wanted} pods were ready in time"))
 
 
 class Pace:
-    """When one loop looks: every ``INTERVAL`` while its process has few loops, and less often where it has many.
+    """When one loop looks: every ``LOOK_INTERVAL`` while its process has few loops, and less often where it has many.
 
     Loops that begin together, as after a triggerer's restart, spread over the interval. Where the processor is too slow
     for all, they wait for each other: the more threads are at work, the less time is left to the triggerer's own loop.
@@ -191,7 +193,7 @@ class Pace:
 
     def __enter__(self) -> Self:
         # Multiples of the golden ratio: however many there are, none comes close to another.
-        self._phase = Pace._loops * GOLDEN % 1
+        self._phase = Pace._loops * GOLDEN_RATIO % 1
         self._due = time.monotonic() + self._phase * self._interval
         Pace._loops += 1
         return self
@@ -201,7 +203,7 @@ class Pace:
 
     @property
     def _interval(self) -> float:
-        return max(INTERVAL, Pace._loops / LOOKS_PER_SECOND)
+        return max(LOOK_INTERVAL, Pace._loops / LOOKS_PER_SECOND)
 
     async def look(self, look: Callable[[], T]) -> T:
         """Look when it is due. A look that took too long is followed at once."""
@@ -212,12 +214,12 @@ class Pace:
         self._phase = 1.0
         async with self._slots:
             looking = asyncio.ensure_future(in_thread(look))
-            await asyncio.wait({looking}, timeout=HANGS)
+            await asyncio.wait({looking}, timeout=SLOW_LOOK_SECONDS)
         return await looking
 
     @property
     def _slots(self) -> asyncio.Semaphore:
-        return Pace._slots_of.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+        return Pace._slots_of.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MAX_CONCURRENT_LOOKS))
 
 
 THREADS = ThreadPoolExecutor(sys.maxsize, "airflow-deploy")

@@ -10,14 +10,14 @@ from itertools import count
 from typing import Any, TypeVar
 
 from airflow_deploy.clients.kubernetes.cluster import Parts, Readiness
-from airflow_deploy.clients.kubernetes.errors import TIMEOUT
+from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.lease import Lease, held, name_of
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.lease import Lease, lease_name, new_lease
 from airflow_deploy.domain.routing.record import Patch
-from airflow_deploy.domain.routing.team_route import TeamRoute, absent
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 R = TypeVar("R", bound=TeamRoute)
@@ -97,8 +97,8 @@ class FakeCluster:
         self._faults[method] += errors
 
     @property
-    def now(self) -> Route:
-        return Route(copy.deepcopy(self.body))
+    def now(self) -> HttpRoute:
+        return HttpRoute(copy.deepcopy(self.body))
 
     @property
     def team(self) -> TeamRoute:
@@ -115,7 +115,7 @@ class FakeCluster:
         """The first rule's weights."""
         return {backend.name: backend.weight for backend in self.now.backends(0)}
 
-    def route(self, namespace: str, name: str) -> Route:
+    def route(self, namespace: str, name: str) -> HttpRoute:
         assert (namespace, name) == (self.plan.spec.namespace, self.plan.spec.route.name)
         self._raise("route")
         if not self.now.is_there:
@@ -130,14 +130,14 @@ class FakeCluster:
         assert router == self.plan.spec.router
         return self.route_or_absent(namespace, name)
 
-    def route_or_absent(self, namespace: str, name: str) -> Route:
+    def route_or_absent(self, namespace: str, name: str) -> HttpRoute:
         if name == self.plan.spec.route.name:
-            return self.route(namespace, name) if self.now.is_there else absent(Route, namespace, name)
+            return self.route(namespace, name) if self.now.is_there else absent_route(HttpRoute, namespace, name)
         assert (namespace, name) == (self.plan.spec.namespace, f"testers-{self.plan.spec.route.name}")
         self._raise("route_or_absent")
-        return Route(copy.deepcopy(self.testers)) if self.testers else absent(Route, namespace, name)
+        return HttpRoute(copy.deepcopy(self.testers)) if self.testers else absent_route(HttpRoute, namespace, name)
 
-    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
+    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> HttpRoute:
         self._raise("create_route")
         testers = body["metadata"]["name"].startswith("testers-")
         if self.testers if testers else self.now.is_there:
@@ -147,9 +147,9 @@ class FakeCluster:
             self._keep_testers(made)
         elif not dry_run:
             self.body = made
-        return Route(made)
+        return HttpRoute(made)
 
-    def delete_route(self, route: Route) -> None:
+    def delete_route(self, route: HttpRoute) -> None:
         self._raise("delete_route")
         if self.testers and self.testers["metadata"]["resourceVersion"] != route.body["metadata"]["resourceVersion"]:
             raise TemporaryError("409")
@@ -214,7 +214,7 @@ class FakeCluster:
         self._raise("selectors")
         return self.selected_by
 
-    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = TIMEOUT) -> int:
+    def ready_endpoints(self, namespace: str, service: str, timeout: tuple[float, float] = REQUEST_TIMEOUT) -> int:
         self._raise("ready_endpoints")
         return self.replicas.get(service, 0)
 
@@ -223,7 +223,7 @@ class FakeCluster:
         namespace: str,
         version: str,
         labels: Mapping[str, str] | None,
-        timeout: tuple[float, float] = TIMEOUT,
+        timeout: tuple[float, float] = REQUEST_TIMEOUT,
     ) -> int:
         assert labels is None
         return self.ready_endpoints(namespace, version, timeout)
@@ -278,7 +278,7 @@ class FakeCluster:
     def hold_lease(self, owner: str) -> None:
         """Let a deployment hold the Lease from now on, or renew it."""
         self.delete_lease()
-        self._keep(held(self.plan.spec.namespace, self.plan.spec.route.name, owner, self.plan.spec.lease))
+        self._keep(new_lease(self.plan.spec.namespace, self.plan.spec.route.name, owner, self.plan.spec.lease))
 
     def delete_lease(self) -> None:
         """As anybody may."""
@@ -317,7 +317,7 @@ class FakeCluster:
         self._held = {**lease, "metadata": {**lease["metadata"], "uid": uid, "resourceVersion": version}}
 
     def _check_name(self, namespace: str, name: str) -> None:
-        assert (namespace, name) == (self.plan.spec.namespace, name_of(self.plan.spec.route.name))
+        assert (namespace, name) == (self.plan.spec.namespace, lease_name(self.plan.spec.route.name))
 
     def _raise(self, method: str) -> None:
         if self._faults[method]:

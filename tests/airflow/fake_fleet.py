@@ -17,17 +17,17 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts, store
-from airflow_deploy.clients.kubernetes.errors import TIMEOUT
-from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT
+from airflow_deploy.domain.errors import IllegalTransitionError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing.record import Patch
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.audit import AuditOperator
-from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, TakeBackOperator
+from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, RollBackPromotedOperator
 from airflow_deploy.rollout.analysis.observer import Observer
-from airflow_deploy.tasks.base import record
+from airflow_deploy.tasks.base import record_step
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import STAGE, TASKS, Run
 from tests.airflow.test_recheck import WITHOUT_CONDITION, Gateway, Load
@@ -71,11 +71,11 @@ def verified(plan: DeploymentPlan, *, at: float = START - AGE, lost: State | Non
     for task, states in path.items():
         for state in states:
             if state != lost:
-                record(run.at(task), state, f"{task} says {state}", at=datetime.fromtimestamp(at, UTC))
+                record_step(run.at(task), state, f"{task} says {state}", at=datetime.fromtimestamp(at, UTC))
     run.returned("build_image", plan.dump())
     run.returned("capture_baseline", GOOD_BASELINE.dump())
     audit = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)
-    with suppress(IllegalTransition):
+    with suppress(IllegalTransitionError):
         audit.execute(run.at("audit"))
     return folder(plan)
 
@@ -155,7 +155,7 @@ class Fleet:
         namespace: str,
         version: str,
         labels: Mapping[str, str] | None,
-        timeout: tuple[float, float] = TIMEOUT,
+        timeout: tuple[float, float] = REQUEST_TIMEOUT,
     ) -> int:
         return self.clusters[namespace].ready(namespace, version, labels, timeout)
 
@@ -198,7 +198,7 @@ class Pass:
         return targets
 
     def take_back(self, target: Mapping[str, Any]) -> str:
-        return TakeBackOperator(task_id="take_back", target=copy.deepcopy(dict(target))).execute(self.context)
+        return RollBackPromotedOperator(task_id="take_back", target=copy.deepcopy(dict(target))).execute(self.context)
 
     def report(self) -> None:
         ReportOperator(task_id="report", taken_back="take_back").execute(self.context)

@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.errors import TIMEOUT
+from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.routing.lease import held
-from airflow_deploy.domain.routing.service_route import PodsRoute
-from airflow_deploy.domain.routing.team_route import TeamRoute, absent
+from airflow_deploy.domain.routing.lease import new_lease
+from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.builders import make_plan, make_spec
 
@@ -53,8 +53,8 @@ class FakePods(FakeCluster):
         return cluster
 
     @property
-    def service(self) -> PodsRoute:
-        return PodsRoute(copy.deepcopy(self.body))
+    def service(self) -> ServiceRoute:
+        return ServiceRoute(copy.deepcopy(self.body))
 
     @property
     def team(self) -> TeamRoute:
@@ -70,14 +70,18 @@ class FakePods(FakeCluster):
         return self.service
 
     def team_route_or_absent(self, namespace: str, name: str, router: str) -> TeamRoute:
-        return self.team_route(namespace, name, router) if self.team.is_there else absent(PodsRoute, namespace, name)
+        return (
+            self.team_route(namespace, name, router)
+            if self.team.is_there
+            else absent_route(ServiceRoute, namespace, name)
+        )
 
     def ready(
         self,
         namespace: str,
         version: str,
         labels: Mapping[str, str] | None,
-        timeout: tuple[float, float] = TIMEOUT,
+        timeout: tuple[float, float] = REQUEST_TIMEOUT,
     ) -> int:
         assert labels is not None
         return self.workloads(namespace, labels).get(version, 0)
@@ -112,7 +116,7 @@ class FakePods(FakeCluster):
 
     def withdraw(self, route: TeamRoute, version: str) -> None:
         self._raise("withdraw")
-        assert isinstance(route, PodsRoute)
+        assert isinstance(route, ServiceRoute)
         self.withdrawn = True
         self.replicas[version] = 0
 
@@ -126,7 +130,7 @@ class FakePods(FakeCluster):
     def hold_lease(self, owner: str) -> None:
         self.delete_lease()
         namespace, name, router = self.plan.spec.place
-        self._keep(held(namespace, name, owner, self.plan.spec.lease, router))
+        self._keep(new_lease(namespace, name, owner, self.plan.spec.lease, router))
 
     def _check_name(self, namespace: str, name: str) -> None:
         assert (namespace, name) == (self.plan.spec.namespace, f"airflow-deploy-{self.plan.spec.route.name}.pods")

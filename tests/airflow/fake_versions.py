@@ -12,7 +12,7 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.workloads.manifests import objects, render
+from airflow_deploy.domain.workloads.manifests import render_version, version_objects
 from tests.airflow.fake_cluster import FakeCluster
 
 
@@ -36,8 +36,8 @@ class FakeVersions(FakeCluster):
 
     def applied(self, plan: DeploymentPlan, at: float) -> None:
         """Do what ``apply_manifest`` does."""
-        Artifacts(plan).freeze(render(plan))
-        for item in objects(plan):
+        Artifacts(plan).freeze(render_version(plan))
+        for item in version_objects(plan):
             stamp = {"creationTimestamp": datetime.fromtimestamp(at, UTC).isoformat(), "uid": f"uid-{item['kind']}"}
             key = (item["kind"], plan.candidate)
             self.made[key] = {**item, "metadata": {**item["metadata"], **stamp}, "status": {}}
@@ -64,7 +64,7 @@ class FakeVersions(FakeCluster):
         self.patch_route(self.now, routes.restore(self.now, self.claim, plan.stable, plan.candidate, routes.SETTLED))
         self.scale(plan.spec.namespace, plan.candidate, 0)
 
-    def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
+    def version_objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
         assert namespace == self.plan.spec.namespace
         self._raise("objects")
         wanted = {"app.kubernetes.io/managed-by": "airflow-deploy", "app.kubernetes.io/name": service}.items()

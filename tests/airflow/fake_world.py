@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.rollout.analysis import loop as looks
-from airflow_deploy.rollout.analysis.loop import Assignment, Looks, Role
-from airflow_deploy.rollout.analysis.observer import Observer, Seen
+from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment, Role
+from airflow_deploy.rollout.analysis.observer import Observation, Observer
 from airflow_deploy.tasks import triggers
 from tests.airflow.fake_cluster import FakeCluster
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START
 from tests.unit.test_telemetry import label
 
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 PER_SCRAPE = 200
 BEFORE = 60
 """Seconds of the stable's history before the first shift."""
@@ -80,7 +80,7 @@ class FakeObserver:
         new = plan.candidate if newborn else None
         return CounterReader(TRAEFIK, plan.spec.namespace, plan.spec.route.name, plan.versions, newborn=new)
 
-    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Seen:
+    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Observation:
         end = self.clock.now if until is None else until
         self.asked.append((end - seconds - START, end - START))
         if any(begin <= self.clock.now - START < end for begin, end in self.away):
@@ -88,7 +88,7 @@ class FakeObserver:
         last = self.clock.now if self.frozen_at is None else START + self.frozen_at
         found = [Series(item.labels, _between(item.samples, end - seconds, min(end, last))) for item in self.series]
         steps = range(ceil((end - seconds) / step) * step, int(end) + 1, step)  # aligned, as Prometheus has them
-        return Seen([item for item in found if item.samples], [], self._gauges(steps))
+        return Observation([item for item in found if item.samples], [], self._gauges(steps))
 
     def _gauges(self, steps: range) -> dict[str, list[tuple[float, float]]]:
         shown = ((float(at), self.gauge_at(at - START)) for at in steps)
@@ -175,15 +175,15 @@ class World:
             next_share=next_share,
         )
 
-    def loop(self, role: Role, next_share: int | None = None) -> Looks:
+    def loop(self, role: Role, next_share: int | None = None) -> AnalysisLoop:
         asked = next_share if role == "watch" else next_share or 100
-        return Looks(self.assignment(role, asked))
+        return AnalysisLoop(self.assignment(role, asked))
 
-    def trigger(self, role: Role, next_share: int | None = None) -> triggers.LookTrigger:
+    def trigger(self, role: Role, next_share: int | None = None) -> triggers.AnalysisTrigger:
         asked = next_share if role == "watch" else next_share or 100
-        return triggers.LookTrigger(asdict(self.assignment(role, asked)), role)
+        return triggers.AnalysisTrigger(asdict(self.assignment(role, asked)), role)
 
-    def look(self, loop: Looks, until: float, step: float = 1.0) -> Outcome | None:
+    def look(self, loop: AnalysisLoop, until: float, step: float = 1.0) -> FinalVerdict | None:
         """Look every ``step`` seconds until there is a word, or until ``until``."""
         while self.clock.now <= START + until:
             if outcome := loop.look():

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
 from airflow_deploy.domain.lifecycle.approval import Answer
-from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import About
 from airflow_deploy.domain.lifecycle.states import State, Step
@@ -20,7 +20,7 @@ from airflow_deploy.operators import apply, approval, canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.approval import DeploymentApprovalOperator, check_agreed
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.tasks.base import recorded_steps
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
@@ -51,7 +51,7 @@ def operator(about: About = 25, plan: DeploymentPlan | None = None, **changes: A
     plan = plan or make_plan()
     fields: dict[str, Any] = {
         "plan": plan.dump(),
-        "confidence": score(Known(plan, Outcomes())).dump(),
+        "confidence": score(ScoreInputs(plan, PastDeployments())).dump(),
         "claim": None if about == "deployment" else "DEP-1/1",
         "seen": [] if about == "deployment" else [GATE],
         **changes,
@@ -81,7 +81,7 @@ def ask(run: Run, asking: DeploymentApprovalOperator) -> TaskDeferred:
 
 
 def steps(run: Run) -> list[Step]:
-    return recorded(run.context, ["ask"])
+    return recorded_steps(run.context, ["ask"])
 
 
 def undecided(run: Run) -> None:
@@ -141,7 +141,10 @@ class TestAsking:
         run.returned(GATE, {"verdict": "HEALTHY", "reason": "fine"})
         asking = operator(about)
         ask(run, asking)
-        assert steps(run)[0].reason == f"confidence {score(Known(make_plan(), Outcomes())).score:g} asks a person"
+        assert (
+            steps(run)[0].reason
+            == f"confidence {score(ScoreInputs(make_plan(), PastDeployments())).score:g} asks a person"
+        )
 
     def test_a_task_that_runs_again_asks_again_and_forgets_what_was_answered(
         self, run: Run, put: list[Mapping[str, Any]]
@@ -258,7 +261,7 @@ class TestWhatFollows:
         ):
             with pytest.raises(RefusedError, match="no yes"):
                 writing.execute(run.at(writing.task_id))
-            assert recorded(run.context, [writing.task_id]) == []
+            assert recorded_steps(run.context, [writing.task_id]) == []
 
     def test_a_yes_in_the_moment_of_a_breach_gives_no_share(
         self, run: Run, put: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -271,4 +274,4 @@ class TestWhatFollows:
         shift = ShiftCanaryOperator(task_id="shift", agreed=AGREED, share=25, plan=plan.dump(), claim=cluster.claim)
         with pytest.raises(FencedError, match="is braked"):
             shift.execute(run.at("shift"))
-        assert recorded(run.context, ["shift"]) == []
+        assert recorded_steps(run.context, ["shift"]) == []

@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from airflow_deploy.clients.artifacts import HISTORY, Artifacts
+from airflow_deploy.clients.artifacts import HISTORY_LENGTH, Artifacts
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.unit.airflow_home import isolate
 from tests.unit.builders import make_plan, make_spec
@@ -63,7 +63,7 @@ def test_an_artifact_of_another_shape_is_left_out(plan: DeploymentPlan, text: st
 
 def test_what_else_lies_there_takes_no_deployments_place(plan: DeploymentPlan) -> None:
     ended(plan, 1, summary("VERIFIED"))
-    for number in range(HISTORY):
+    for number in range(HISTORY_LENGTH):
         (isolate() / "artifacts" / plan.spec.service / f"notes-{number}").mkdir()
     assert Artifacts(plan).earlier().verified == 1
 
@@ -75,10 +75,10 @@ def test_a_deployment_is_not_its_own_past(plan: DeploymentPlan) -> None:
 
 def test_only_the_latest_count(plan: DeploymentPlan) -> None:
     ended(plan, 0, summary("FAILED"))
-    for number in range(1, HISTORY + 1):
+    for number in range(1, HISTORY_LENGTH + 1):
         ended(plan, number, summary("VERIFIED"))
     found = Artifacts(plan).earlier()
-    assert (found.verified, found.undone) == (HISTORY, 0)
+    assert (found.verified, found.undone) == (HISTORY_LENGTH, 0)
 
 
 def test_written_twice_the_later_text_stays(plan: DeploymentPlan) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import NotFinalizedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.workloads.autoscaling import HELD, hold
+from airflow_deploy.domain.workloads.autoscaling import HELD_ANNOTATION, hold_patch
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ShiftCanaryOperator
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.cleanup import Tidied
-from airflow_deploy.rollout.rollback import take_back
+from airflow_deploy.rollout.cleanup import CleanupResult
+from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_approval import AGREED
 from tests.airflow.test_operators import Run
@@ -37,13 +37,13 @@ pytestmark = pytest.mark.usefixtures("store")
 def minimum(cluster: FakeCluster) -> tuple[int, bool]:
     """Return the autoscaler's minimum, and whether somebody holds it."""
     (only,) = cluster.scalers
-    return only["spec"]["minReplicas"], HELD in only["metadata"].get("annotations", {})
+    return only["spec"]["minReplicas"], HELD_ANNOTATION in only["metadata"].get("annotations", {})
 
 
 def scaled(cluster: FakeCluster, by: str | None = None) -> FakeCluster:
     """Let the stable have an autoscaler that would leave it one pod; ``by`` holds it at five."""
     one = autoscaler(minimum=1)
-    cluster.scalers = [apply_patch(one, hold(one, by, 5)) if by else one]
+    cluster.scalers = [apply_patch(one, hold_patch(one, by, 5)) if by else one]
     return cluster
 
 
@@ -111,7 +111,7 @@ class TestShifting:
 
         monkeypatch.setattr(cluster, "patch_route", noted)
         signs = iter([1, 2])
-        monkeypatch.setattr(lease, "Sign", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
+        monkeypatch.setattr(lease, "LeaseRenewal", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
         operator = ShiftCanaryOperator(task_id="shift", share=25, agreed=AGREED, claim=cluster.claim, plan=plan.dump())
         operator.execute(Run().at("shift"))
         assert held == [(8, True)]
@@ -145,7 +145,7 @@ class TestEnding:
         with pytest.raises(TemporaryError):
             self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (1, False)
 
@@ -153,7 +153,7 @@ class TestEnding:
         """Traffic is left at the candidate, and comes back when somebody has done what is asked."""
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
         scaled(cluster, by=plan.deployment_id)
-        with pytest.raises(NotSettledError, match="does not name payments"):
+        with pytest.raises(NotFinalizedError, match="does not name payments"):
             self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
 
@@ -166,7 +166,7 @@ class TestEnding:
     def test_does_not_wait_for_it(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
         cluster = scaled(FakeCluster.at_share(plan, 50), by=plan.deployment_id)
         cluster.fail(method, RefusedError("403"))
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.settle(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
 
@@ -185,7 +185,7 @@ class TestTidying:
         service.deployed()
         plan = service.deployed()
         scaled(service.cluster, by=plan.deployment_id)
-        assert service.tidied(WINDOW - 1) == Tidied()
+        assert service.tidied(WINDOW - 1) == CleanupResult()
         assert minimum(service.cluster) == (5, True)
         assert service.tidied(1).done == [f"stopped {plan.stable}", "gave web its minimum back"]
         assert minimum(service.cluster) == (1, False)
@@ -195,7 +195,7 @@ class TestTidying:
         plan = service.deployed()
         scaled(service.cluster, by=plan.deployment_id)
         service.deployed(held=False)
-        assert service.tidied(WINDOW - 1) == Tidied()
+        assert service.tidied(WINDOW - 1) == CleanupResult()
         assert minimum(service.cluster) == (5, True)
         assert service.tidied(1).done == ["gave web its minimum back"]
 
@@ -203,7 +203,7 @@ class TestTidying:
         service = Service()
         plan = service.deployed()
         scaled(service.cluster, by=plan.deployment_id)
-        take_back(real(service.cluster), plan, "worse")
+        roll_back_promotion(real(service.cluster), plan, "worse")
         assert service.tidied().done == ["gave web its minimum back"]
 
     def test_leaves_what_another_services_run_holds(self) -> None:

@@ -16,7 +16,7 @@ from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import capacity, lease
-from airflow_deploy.rollout.capacity import PATIENCE, provide, scale_up
+from airflow_deploy.rollout.capacity import POD_WAIT_SECONDS, provide_capacity, scale_up
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
 from tests.unit.builders import make_plan, make_spec
@@ -79,7 +79,7 @@ def at_share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slow]:
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
         monkeypatch.setattr(capacity, "time", cluster.clock)
-        monkeypatch.setattr(lease.Sign, "seen", lambda _: True)  # somebody looks
+        monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)  # somebody looks
         return cluster
 
     return make
@@ -150,7 +150,7 @@ class TestShift:
         plan = cluster.plan
         with pytest.raises(CapacityError, match=f"50 % of traffic is not given, .* 0 of 2 pods of {plan.stable} "):
             shift(cluster, 50)
-        assert PATIENCE <= cluster.clock.now <= PATIENCE + 2
+        assert POD_WAIT_SECONDS <= cluster.clock.now <= POD_WAIT_SECONDS + 2
         assert cluster.weights()[plan.candidate] == 25
         assert issubclass(CapacityError, PermanentError), "the way back begins, and nothing is tried again"
 
@@ -171,7 +171,7 @@ class TestShift:
 
     def test_of_a_run_that_was_overtaken_scales_nothing(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(5)
-        provide(cast("Cluster", cluster), cluster.plan, "DEP-1-00000000/1", 50)
+        provide_capacity(cast("Cluster", cluster), cluster.plan, "DEP-1-00000000/1", 50)
         assert (cluster.scaled, cluster.clock.now) == ([], 0)
 
 

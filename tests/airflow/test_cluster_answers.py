@@ -15,12 +15,12 @@ import pytest
 from kubernetes.client.rest import RESTClientObject
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster, Parts
-from airflow_deploy.clients.kubernetes.errors import PROMPT
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.service_route import PodsRoute
-from airflow_deploy.domain.workloads.versions import VERSION
-from airflow_deploy.rollout.analysis.loop import IN_TIME
+from airflow_deploy.domain.labels import VERSION
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.rollout.analysis.loop import MAX_LOOK_SECONDS
 from tests.unit import kubeconfig
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
@@ -78,7 +78,7 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[Any]) 
     def cluster(given: Answers, *, creating: bool = False) -> Cluster:
         answers.update(given)
         creates.extend([True] * creating)
-        return Cluster(connection, "test", PROMPT)
+        return Cluster(connection, "test", PROMPT_TIMEOUT)
 
     yield cluster
     server.shutdown()
@@ -150,7 +150,7 @@ def test_what_comes_again_by_itself_is_not_awaited_longer_than_a_look_may_take(
     cluster.patch_lease("shop", "airflow-deploy-payments", [])
     cluster.ready("shop", "payments", None)
     assert len(awaited) == 8
-    assert max(map(sum, awaited)) < IN_TIME
+    assert max(map(sum, awaited)) < MAX_LOOK_SECONDS
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def test_a_version_was_started_when_its_oldest_pod_was_made(answering: Callable[
 
 def test_pods_are_taken_away_and_that_is_kept(answering: Callable[..., Cluster], sent: list[Any]) -> None:
     cluster = answering({DEPLOYMENT: (200, deployment())})
-    service = PodsRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
+    service = ServiceRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
     cluster.withdraw(service, "payments")
     assert sent == [
         [
@@ -268,7 +268,7 @@ def test_pods_are_taken_away_and_that_is_kept(answering: Callable[..., Cluster],
             {"op": "add", "path": "/spec/replicas", "value": 0},
         ]
     ]
-    cluster.withdraw(Route({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}}), "payments")
+    cluster.withdraw(HttpRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}}), "payments")
     assert len(sent) == 1  # where a gateway has taken the traffic away, nothing is
     answering({DEPLOYMENT: (404, {})}).withdraw(service, "payments")  # gone: so are its pods
     with pytest.raises(TemporaryError):

@@ -24,7 +24,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import PermanentError
-from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import verbatim
 from airflow_deploy.factory.deployment import build_dag
@@ -409,7 +409,7 @@ class TestTemplates:
     def test_a_question_shows_the_texts_as_they_were(self, task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
         plan, put = self.plan(), []
         monkeypatch.setattr("airflow.sdk.execution_time.hitl.upsert_hitl_detail", lambda **asked: put.append(asked))
-        confidence = score(Known(plan, Outcomes())).dump()
+        confidence = score(ScoreInputs(plan, PastDeployments())).dump()
         results = {"build_image": plan.dump(), "claim_route": "DEP-1/7"}
         results |= {"score_confidence": confidence, "score_promotion": confidence}
         task = self.rendered(plan.spec, task_id, results)
@@ -421,7 +421,7 @@ class TestTemplates:
         assert not set(waiting.value.trigger.serialize()[1]) & set(task.template_fields)
 
     def test_a_score_keeps_its_reasons(self) -> None:
-        confidence = score(Known(self.plan(), Outcomes())).dump()
+        confidence = score(ScoreInputs(self.plan(), PastDeployments())).dump()
         for suffix, route in (("_confidence", "route_on_confidence"), ("_promotion", "route_on_promotion")):
             task = self.rendered(make_spec(), route, {f"score{suffix}": confidence})
             assert task.choose_branch({}) == task.routes[confidence["route"]]

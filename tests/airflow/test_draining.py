@@ -11,7 +11,7 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.rollout import draining
 from airflow_deploy.rollout.analysis.observer import Observer
-from airflow_deploy.rollout.draining import PATIENCE, QUIET, see_drained
+from airflow_deploy.rollout.draining import DRAIN_WAIT_SECONDS, QUIET_SECONDS, wait_until_drained
 from tests.airflow.fake_world import Clock, FakeObserver, Stage
 from tests.unit.builders import make_plan
 from tests.unit.test_judge import SCRAPE, START
@@ -51,21 +51,23 @@ def waited(observer: FakeObserver) -> float:
 @pytest.mark.parametrize("late", [0, 5, 30, 60])
 def test_waits_until_none_comes_any_more(gateway: Make, plan: DeploymentPlan, late: float) -> None:
     observer = gateway(late)
-    assert see_drained(plan) is None
-    assert late + QUIET <= waited(observer) <= late + QUIET + 2 * SCRAPE
+    assert wait_until_drained(plan) is None
+    assert late + QUIET_SECONDS <= waited(observer) <= late + QUIET_SECONDS + 2 * SCRAPE
 
 
 def test_gives_up_on_a_gateway_that_hears_nothing(gateway: Make, plan: DeploymentPlan) -> None:
     observer = gateway(3600)
-    said = see_drained(plan) or ""
-    assert said.startswith(f"whether {plan.candidate} gets no more requests was not seen in {PATIENCE:.0f} s: the last")
-    assert waited(observer) == PATIENCE
+    said = wait_until_drained(plan) or ""
+    assert said.startswith(
+        f"whether {plan.candidate} gets no more requests was not seen in {DRAIN_WAIT_SECONDS:.0f} s: the last"
+    )
+    assert waited(observer) == DRAIN_WAIT_SECONDS
 
 
 def test_waits_for_a_prometheus_that_is_away(gateway: Make, plan: DeploymentPlan) -> None:
     observer = gateway(5)
     observer.away = [(0, RETURNED + 40)]
-    assert see_drained(plan) is None
+    assert wait_until_drained(plan) is None
     assert waited(observer) == 40
 
 
@@ -76,15 +78,15 @@ def test_says_why_nothing_was_seen(gateway: Make, plan: DeploymentPlan, told: st
         observer.away = [(0, 3600)]
     else:
         observer.series = []
-    assert (see_drained(plan) or "").endswith(f"in {PATIENCE:.0f} s: {told}")
-    assert waited(observer) == PATIENCE
+    assert (wait_until_drained(plan) or "").endswith(f"in {DRAIN_WAIT_SECONDS:.0f} s: {told}")
+    assert waited(observer) == DRAIN_WAIT_SECONDS
 
 
 def test_counters_that_stand_still_show_nothing(gateway: Make, plan: DeploymentPlan) -> None:
     observer = gateway(0)
     observer.frozen_at = RETURNED
-    assert see_drained(plan) is not None
-    assert waited(observer) == PATIENCE
+    assert wait_until_drained(plan) is not None
+    assert waited(observer) == DRAIN_WAIT_SECONDS
 
 
 def test_a_connection_that_is_not_usable_keeps_nobody(
@@ -96,4 +98,4 @@ def test_a_connection_that_is_not_usable_keeps_nobody(
         raise RefusedError("the Prometheus connection's URL is not usable")
 
     monkeypatch.setattr(Observer, "connect", lost)
-    assert (see_drained(plan) or "").endswith("the Prometheus connection's URL is not usable")
+    assert (wait_until_drained(plan) or "").endswith("the Prometheus connection's URL is not usable")

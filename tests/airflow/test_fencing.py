@@ -19,11 +19,11 @@ from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import canary
 from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ClaimRouteOperator, OwnedOperator, PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.operators.finalize import SettleOperator
+from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.rollback import settle
+from airflow_deploy.rollout.rollback import finish_rollback
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_operators import ENDING, Run, event
@@ -97,7 +97,7 @@ class TestRetriedTask:
         run.ti.try_number = 2
         stage.step(name).execute(run.at(name))
         assert (done(stage.cluster, name), stage.cluster.writes) == (True, writes)
-        assert [step.try_number for step in recorded(run.context, [name])] == [2, 2]
+        assert [step.try_number for step in recorded_steps(run.context, [name])] == [2, 2]
 
     def test_that_runs_beside_its_first_try_writes_once(
         self, stage: Stage, name: str, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +142,7 @@ class TestZombie:
             with pytest.raises(FencedError):
                 stage.step(name).execute(run.at(name))
             assert (cluster.now.body, cluster.writes) == (before, writes)
-            assert recorded(run.context, [name]) == []
+            assert recorded_steps(run.context, [name]) == []
 
     def test_that_settles_leaves_the_next_deployment_its_traffic(
         self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, run: Run
@@ -152,7 +152,7 @@ class TestZombie:
         following = claimed_by_the_next(cluster, share=25)
         run.returned("build_image", plan.dump())
         with pytest.raises(PermanentError):
-            SettleOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
+            FinalizeOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
         assert cluster.weights() == {following.stable: 75, following.candidate: 25}
         assert cluster.now.owned_by(following.deployment_id)
 
@@ -168,7 +168,7 @@ class TestPersonWhoEditsTheWeights:
         with pytest.raises(FencedError):  # permanent: a failed test never means "try harder"
             stage.step(name).execute(run.at(name))
         assert (stage.cluster.weights()[plan.candidate], stage.cluster.writes) == (10, writes)
-        assert settle(cast("Cluster", stage.cluster), plan).acted
+        assert finish_rollback(cast("Cluster", stage.cluster), plan).acted
         assert stage.cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
 
@@ -194,7 +194,7 @@ class TestSecondEvent:
         gate = HealthGateSensor(task_id="gate", next_share=25, plan=plan.dump(), claim="DEP-1/1", baseline={})
         for _ in range(2):
             gate.finish(run.at("gate"), event("HEALTHY"))
-        assert [step.to for step in recorded(run.context, ["gate"])] == [State.CANARY_EVALUATING]
+        assert [step.to for step in recorded_steps(run.context, ["gate"])] == [State.CANARY_EVALUATING]
 
     def test_of_the_verification_writes_once(
         self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, run: Run
@@ -206,4 +206,4 @@ class TestSecondEvent:
         for _ in range(2):
             verify.finish(run.at("verify"), event("HEALTHY"))
         assert (cluster.now.phase, cluster.writes) == (routes.VERIFIED, writes + 1)
-        assert [step.to for step in recorded(run.context, ["verify"])] == [State.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["verify"])] == [State.VERIFIED]

@@ -11,19 +11,19 @@ from typing import Any, cast
 import pytest
 
 from airflow_deploy.clients.prometheus.hook import Prometheus
-from airflow_deploy.domain.errors import FencedError, NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import FencedError, NotFinalizedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.workloads.versions import SETTLES_ITSELF
+from airflow_deploy.domain.workloads.versions import RUN_GRACE_SECONDS
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import capacity, lease
 from airflow_deploy.rollout.analysis.observer import Observer
-from airflow_deploy.rollout.cleanup import survey, tidy
-from airflow_deploy.rollout.rollback import settle, take_back
+from airflow_deploy.rollout.cleanup import clean_up, survey
+from airflow_deploy.rollout.rollback import finish_rollback, roll_back_promotion
 from airflow_deploy.sensors.gates import HealthGateSensor, WatchSensor
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
@@ -144,12 +144,12 @@ class Steps:
         owned: dict[str, Any] = {"plan": self.cluster.plan.dump(), "claim": self.owner, "agreed": AGREED}
         shift = ShiftCanaryOperator(task_id="shift", share=share, **owned)
         shift.execute(self.run.at(task))
-        return [step.reason for step in recorded(self.run.context, [task])]
+        return [step.reason for step in recorded_steps(self.run.context, [task])]
 
     def promote(self) -> list[str]:
         owned: dict[str, Any] = {"plan": self.cluster.plan.dump(), "claim": self.owner, "agreed": AGREED}
         PromoteOperator(task_id="promote", **owned).execute(self.run.at("promote"))
-        return [step.reason for step in recorded(self.run.context, ["promote"])]
+        return [step.reason for step in recorded_steps(self.run.context, ["promote"])]
 
 
 @pytest.mark.usefixtures("clock")
@@ -245,11 +245,11 @@ class TestTheWayBack:
     @pytest.mark.parametrize("share", [0, 100])
     def test_is_to_no_traffic(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert settled.reason == f"nobody has traffic, as before, {plan.candidate} is stopped"
         assert (cluster.weights(), cluster.replicas) == ({plan.candidate: 0}, {plan.candidate: 0})
         before = cluster.writes
-        settle(real(cluster), plan)
+        finish_rollback(real(cluster), plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.SETTLED)
 
     @pytest.mark.parametrize("task", ["rollback", "settle"])
@@ -259,16 +259,16 @@ class TestTheWayBack:
         run, cluster = Run(), FakeCluster(plan).without_route()
         cluster.replicas[plan.candidate] = 2
         deploying(run, plan)
-        with suppress(NotSettledError):  # settle says so of all that is not verified
+        with suppress(NotFinalizedError):  # settle says so of all that is not verified
             execute(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [State.ROLLING_BACK, State.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [State.ROLLING_BACK, State.ROLLED_BACK]
         assert (cluster.replicas[plan.candidate], cluster.now.is_there) == (0, False)
 
     def test_leaves_alone_who_else_serves(self, plan: DeploymentPlan) -> None:
         """Somebody has put a Service beside it: there is no stable that it would take traffic from."""
         cluster = FakeCluster.at_share(plan, 100)
         cluster.body["spec"]["rules"][0]["backendRefs"].append(ref("by-hand", 7))
-        settle(real(cluster), plan)
+        finish_rollback(real(cluster), plan)
         assert cluster.weights() == {plan.candidate: 0, "by-hand": 7}
 
     def test_is_the_guards_too(self, plan: DeploymentPlan) -> None:
@@ -279,18 +279,18 @@ class TestTheWayBack:
 
     def test_is_the_verifications_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
-        assert take_back(real(cluster), plan, "worse")
+        assert roll_back_promotion(real(cluster), plan, "worse")
         assert (cluster.weights(), cluster.now.phase, cluster.now.word) == (
             {plan.candidate: 0},
             routes.SETTLED,
             "worse",
         )
-        assert take_back(real(cluster), plan, "worse")
-        assert settle(real(cluster), plan).reason.startswith("nobody has traffic")
+        assert roll_back_promotion(real(cluster), plan, "worse")
+        assert finish_rollback(real(cluster), plan).reason.startswith("nobody has traffic")
 
     def test_leads_to_another_first_version(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 100)
-        settle(real(cluster), plan)
+        finish_rollback(real(cluster), plan)
         second = plan.model_copy(update={"run_id": "second", "created": plan.created + 60})
         assert cluster.now.serving() == second.stable
         owner, patch = routes.claim(cluster.now, second.deployment_id, "", second.candidate)
@@ -363,7 +363,7 @@ class TestTidying:
         cluster.then_settled(plan)
         cluster.scale(plan.spec.namespace, plan.candidate, 1)  # by a person, and forgotten
         cluster.born[plan.candidate] = [START]
-        tidied = tidy(survey(real(cluster), plan), START + SETTLES_ITSELF)
+        tidied = clean_up(survey(real(cluster), plan), START + RUN_GRACE_SECONDS)
         assert (tidied.done, tidied.alarms, tidied.left) == ([f"stopped {plan.candidate}"], [], None)
 
     def test_of_one_that_serves_leaves_nobody_warm(self) -> None:
@@ -372,6 +372,6 @@ class TestTidying:
         cluster.applied(plan, START)
         cluster.then_verified(plan)
         verified(plan, at=START)
-        tidied = tidy(survey(real(cluster), plan), START + 1e6)
+        tidied = clean_up(survey(real(cluster), plan), START + 1e6)
         assert (tidied.done, tidied.alarms, tidied.left) == ([], [], None)
         assert cluster.weights() == {plan.candidate: 100}

@@ -12,15 +12,15 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.inventory import Inventory
 from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.labels import MANAGED_BY, MANAGER, VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.service_route import NOBODY
-from airflow_deploy.domain.workloads.versions import MANAGED_BY, MANAGER, VERSION
+from airflow_deploy.domain.routing.service_route import MATCH_NO_POD
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.cleanup import Surveyed, tidy
+from airflow_deploy.rollout.cleanup import Survey, clean_up
 from airflow_deploy.rollout.guard import Guard
-from airflow_deploy.rollout.rollback import return_traffic, settle, take_back
+from airflow_deploy.rollout.rollback import finish_rollback, return_traffic, roll_back_promotion
 from tests.airflow.fake_pods import LABELS, FakePods
 from tests.airflow.fake_pods import planned as second_planned
 from tests.airflow.fake_world import Clock, Stage, World
@@ -75,7 +75,7 @@ class TestPlan:
     def test_nor_has_one_whose_first_version_was_taken_back(self, world: PlanWorld) -> None:
         first = planned()
         cluster = FakePods.at_share(first, 100)
-        settle(real(cluster), first)
+        finish_rollback(real(cluster), first)
         world.cluster = cluster
         plan = self.plan(world, run_after=first.created + 60)
         assert (plan.stable, plan.adopted) == ("", {"": LABELS})
@@ -87,7 +87,7 @@ class TestPlan:
     def test_a_version_that_is_down_is_no_reason_for_a_first_one(self, world: PlanWorld) -> None:
         cluster = cast("FakePods", world.cluster)
         cluster.labels["payments"], cluster.replicas = LABELS, {"payments": 0}
-        cluster.body["spec"]["selector"] = NOBODY
+        cluster.body["spec"]["selector"] = MATCH_NO_POD
         cluster.annotate("airflow-deploy/adopted", json.dumps({"": LABELS}))
         with pytest.raises(RefusedError, match="no ready pod; start payments and let it select that, or delete it"):
             self.plan(world)
@@ -113,7 +113,7 @@ class TestPlan:
             self.plan(world)
 
     def test_a_service_that_nobody_knows_who_it_was_for_is_refused(self, world: PlanWorld) -> None:
-        world.cluster.body["spec"]["selector"] = NOBODY
+        world.cluster.body["spec"]["selector"] = MATCH_NO_POD
         with pytest.raises(RefusedError, match="its Service selects no pods"):
             self.plan(world)
 
@@ -149,7 +149,7 @@ class TestTraffic:
         cluster = tasks(unclaimed(FakePods(planned())))
         claim(cluster)
         cluster.replicas[CANDIDATE] = 2
-        assert (cluster.service.selector, cluster.served()) == (NOBODY, {})
+        assert (cluster.service.selector, cluster.served()) == (MATCH_NO_POD, {})
         assert cluster.service.adopted == {"": LABELS}
 
     def test_all_pods_are_there_before_the_share(self, tasks: Met) -> None:
@@ -169,29 +169,29 @@ class TestTraffic:
         cluster.body["spec"]["selector"] = {**LABELS, VERSION: CANDIDATE}
         assert (cluster.service.serving(), cluster.served()) == (CANDIDATE, {CANDIDATE: 2})
 
-    @pytest.mark.parametrize("selector", [LABELS, {**NOBODY, **LABELS}])
+    @pytest.mark.parametrize("selector", [LABELS, {**MATCH_NO_POD, **LABELS}])
     def test_where_somebody_selects_for_it_no_share_is_given(self, tasks: Met, selector: dict[str, str]) -> None:
         """A team applies its manifest again: what then stands there is what it asked for, with ours or without."""
         cluster = tasks(FakePods.at_share(planned(), 0))
         cluster.body["spec"]["selector"] = selector
         with pytest.raises(FencedError, match="somebody else set it"):
             shift(cluster, 25)
-        settle(real(cluster), cluster.plan)
-        assert (cluster.service.selector, cluster.served()) == (NOBODY, {})
+        finish_rollback(real(cluster), cluster.plan)
+        assert (cluster.service.selector, cluster.served()) == (MATCH_NO_POD, {})
 
-    @pytest.mark.parametrize("selector", [LABELS, {**NOBODY, **LABELS}, NOBODY])
+    @pytest.mark.parametrize("selector", [LABELS, {**MATCH_NO_POD, **LABELS}, MATCH_NO_POD])
     def test_the_next_one_claims_it_whatever_was_applied_meanwhile(self, tasks: Met, selector: dict[str, str]) -> None:
         cluster = tasks(FakePods.at_share(planned(), 100))
-        settle(real(cluster), cluster.plan)
+        finish_rollback(real(cluster), cluster.plan)
         cluster.body["spec"]["selector"] = selector
         newer = cluster.plan.model_copy(update={"created": cluster.plan.created + 60, "run_id": "newer"})
         claim(cluster, newer)
-        assert (cluster.service.selector, cluster.service.adopted) == (NOBODY, {"": LABELS})
+        assert (cluster.service.selector, cluster.service.adopted) == (MATCH_NO_POD, {"": LABELS})
 
     def test_what_the_team_serves_by_itself_after_one_was_taken_back_is_adopted(self, tasks: Met) -> None:
         first = planned()
         cluster = tasks(FakePods.at_share(first, 100))
-        settle(real(cluster), first)
+        finish_rollback(real(cluster), first)
         cluster.labels["payments"], cluster.replicas["payments"] = LABELS, 2
         cluster.body["spec"]["selector"] = LABELS
         adopted = {"": LABELS, "payments": LABELS}
@@ -214,17 +214,17 @@ class TestTraffic:
 class TestTheWayBack:
     def gone(self, cluster: FakePods) -> bool:
         """Whether nobody is served, and the candidate has no pods."""
-        return (cluster.service.selector, cluster.served(), cluster.replicas[CANDIDATE]) == (NOBODY, {}, 0)
+        return (cluster.service.selector, cluster.served(), cluster.replicas[CANDIDATE]) == (MATCH_NO_POD, {}, 0)
 
     @pytest.mark.parametrize("share", [0, 100])
     def test_is_to_nobody(self, share: int) -> None:
         cluster = FakePods.at_share(planned(), share)
-        settled = settle(real(cluster), cluster.plan)
+        settled = finish_rollback(real(cluster), cluster.plan)
         assert settled.reason == f"nobody has traffic, as before, {CANDIDATE} is stopped"
         assert self.gone(cluster)
         assert cluster.service.phase == routes.SETTLED
         writes = cluster.writes
-        settle(real(cluster), cluster.plan)
+        finish_rollback(real(cluster), cluster.plan)
         assert cluster.writes == writes
 
     def test_ends_its_traffic_by_the_first_write_and_is_completed_by_whoever_comes(self) -> None:
@@ -233,7 +233,7 @@ class TestTheWayBack:
         with pytest.raises(TemporaryError):
             return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
         assert cluster.served() == {}
-        settle(real(cluster), cluster.plan)
+        finish_rollback(real(cluster), cluster.plan)
         assert self.gone(cluster)
 
     def test_no_zombie_gives_its_pods_back(self, tasks: Met) -> None:
@@ -257,9 +257,9 @@ class TestTheWayBack:
 
     def test_is_the_verifications_too(self) -> None:
         cluster = FakePods.verified(planned())
-        assert take_back(real(cluster), cluster.plan, "worse")
+        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
         assert self.gone(cluster)
-        assert take_back(real(cluster), cluster.plan, "worse")
+        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
 
     def test_is_the_watchs_which_judges_it_by_its_limits_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100, errors=0.1), kind=FakePods)
@@ -274,6 +274,6 @@ class TestTheWayBack:
     @pytest.mark.usefixtures("store")
     def test_leaves_nothing_to_tidy(self) -> None:
         cluster = FakePods.at_share(planned(), 100)
-        settle(real(cluster), cluster.plan)
-        tidied = tidy(Surveyed(cluster.plan, real(cluster), cluster.service, []), 2e9)
+        finish_rollback(real(cluster), cluster.plan)
+        tidied = clean_up(Survey(cluster.plan, real(cluster), cluster.service, []), 2e9)
         assert (tidied.done, tidied.alarms, tidied.left) == ([], [], None)

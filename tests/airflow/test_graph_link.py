@@ -10,10 +10,10 @@ import pytest
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.analysis.graphs import graph_page
 from airflow_deploy.factory.deployment import build_dag
-from airflow_deploy.sensors.gates import LookSensor, VerifySensor
+from airflow_deploy.sensors.gates import AnalysisSensor, VerifySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink
 from tests.unit.builders import make_plan, make_spec
 
@@ -36,7 +36,7 @@ def test_a_task_that_waits_links_to_a_page_that_ends_now(monkeypatch: pytest.Mon
 
 
 def test_a_task_that_is_over_links_to_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    event = Outcome("HEALTHY", "well", PLAN.created + 300.5).event()
+    event = FinalVerdict("HEALTHY", "well", PLAN.created + 300.5).event()
     assert link(monkeypatch, event) == graph_page("http://prometheus:9090", PLAN, PLAN.created + 300.5)
 
 
@@ -62,7 +62,7 @@ def test_it_leads_to_where_people_reach_prometheus_and_holds_no_login(
 def test_every_task_that_looks_has_the_link_where_airflow_reads_it() -> None:
     dag = build_dag(make_spec())
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
-    looking = {task.task_id for task in dag.tasks if isinstance(task, LookSensor)}
+    looking = {task.task_id for task in dag.tasks if isinstance(task, AnalysisSensor)}
     linked = {task.task_id for task in stored.tasks if "Prometheus graphs" in task.extra_links}
     assert {"watch", "canary_5.gate", "verify"} <= looking
     assert linked == looking

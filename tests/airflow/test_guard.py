@@ -15,20 +15,20 @@ from typing import Any, cast
 import pytest
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.lease import Lease
-from airflow_deploy.domain.routing.service_route import PodsRoute
-from airflow_deploy.domain.routing.team_route import TeamRoute, absent
+from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.finalize import RollbackOperator
 from airflow_deploy.rollout import guard as guarding
 from airflow_deploy.rollout.analysis.loop import Role
-from airflow_deploy.rollout.guard import REMIND, Guard
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.rollout.guard import REMIND_SECONDS, Guard
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock, Stage, World
 from tests.airflow.test_looks import HEALTHY, planned
@@ -49,7 +49,7 @@ def plan() -> DeploymentPlan:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each sight wait for what it has begun, however slow this machine is."""
-    monkeypatch.setattr(guarding, "AT_ONCE", 60)
+    monkeypatch.setattr(guarding, "ROLLBACK_WAIT_SECONDS", 60)
 
 
 class Post:
@@ -87,7 +87,7 @@ class TestWhoNobodyLooksAt:
         assert returned(cluster)
         assert cluster.now.phase == routes.BRAKED
         assert (cluster.now.owned_by(plan.deployment_id), cluster.claim == owner, cluster.now.epoch) == (True, False, 2)
-        word = Outcome.from_event(json.loads(cluster.now.word or ""))
+        word = FinalVerdict.from_event(json.loads(cluster.now.word or ""))
         assert word.verdict == "BLIND"
         assert word.reason == f"guard: nobody has looked for {LEASE} s, and the Lease lasts {LEASE} s"
         assert word.restored_at is not None
@@ -263,14 +263,16 @@ class TestSeveral:
         monkeypatch.setattr(cluster, "leases", lambda namespace: [*leases(namespace), Lease(other)])
 
         def either(namespace: str, name: str, router: str) -> TeamRoute:
-            return absent(PodsRoute, namespace, name) if router == "replicas" else route(namespace, name, router)
+            return (
+                absent_route(ServiceRoute, namespace, name) if router == "replicas" else route(namespace, name, router)
+            )
 
         monkeypatch.setattr(cluster, "team_route_or_absent", either)
         Post(cluster).passes(LEASE + 1)
         assert returned(cluster)
 
     def test_one_that_hangs_stops_no_others_clock(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(guarding, "AT_ONCE", 0.0)
+        monkeypatch.setattr(guarding, "ROLLBACK_WAIT_SECONDS", 0.0)
         cluster, post = FakeCluster.at_share(plan, 25), Post(FakeCluster(plan))
         (lease,) = cluster.leases(None)
         slow = copy.deepcopy(dict(lease.body))
@@ -334,7 +336,7 @@ class TestWhileItIsBlind:
         caplog.set_level(logging.INFO)
         Post(cluster).passes(101)
         said = [record.getMessage() for record in caplog.records]
-        assert len(said) == 100 // REMIND + 2
+        assert len(said) == 100 // REMIND_SECONDS + 2
         assert said[0] == "blind        all namespaces: the cluster does not answer"
         assert said[-1] == "sees again   all namespaces"
 
@@ -403,7 +405,7 @@ class TestRunThatComesBack:
         run.returned("build_image", world.plan.dump())
         monkeypatch.setattr(settling, "Cluster", lambda _: world.cluster)
         RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING).execute(run.at("rollback"))
-        steps = recorded(run.context, ["rollback"])
+        steps = recorded_steps(run.context, ["rollback"])
         assert [step.to for step in steps] == [State.ROLLING_BACK, State.ROLLED_BACK]
         assert steps[0].reason.startswith("watch: BLIND: guard: nobody has looked")
         assert world.cluster.now.phase == routes.SETTLED

@@ -14,13 +14,13 @@ from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError,
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.lease import LABEL, UNKNOWN_SECONDS, Lease
+from airflow_deploy.domain.routing.lease import DEFAULT_LEASE_SECONDS, LEASE_LABELS, Lease
 from airflow_deploy.operators import canary
-from airflow_deploy.operators.canary import UNSEEN, ClaimRouteOperator, ShiftCanaryOperator
+from airflow_deploy.operators.canary import WATCH_WAIT_SECONDS, ClaimRouteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout import preflight as wayback
-from airflow_deploy.rollout.analysis.loop import IN_TIME, Role
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.rollout.analysis.loop import MAX_LOOK_SECONDS, Role
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_registry import FakeRegistry
 from tests.airflow.fake_world import Clock, Stage, World
@@ -66,7 +66,7 @@ class TestRenewal:
         loop.renew()
         assert version(world.cluster) == before
 
-    @pytest.mark.parametrize(("took", "renews"), [(IN_TIME, True), (IN_TIME + 0.1, False)])
+    @pytest.mark.parametrize(("took", "renews"), [(MAX_LOOK_SECONDS, True), (MAX_LOOK_SECONDS + 0.1, False)])
     def test_a_look_that_took_too_long_does_not(
         self, monkeypatch: pytest.MonkeyPatch, took: float, renews: bool
     ) -> None:
@@ -91,7 +91,7 @@ class TestRenewal:
         loop.renew()
         held = world.cluster.held
         assert held is not None
-        assert (held.holder, held.seconds, held.body["metadata"]["labels"]) == (world.cluster.claim, 45, LABEL)
+        assert (held.holder, held.seconds, held.body["metadata"]["labels"]) == (world.cluster.claim, 45, LEASE_LABELS)
 
     def test_a_lease_of_somebody_else_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
@@ -164,16 +164,16 @@ class TestLookThenRaise:
         self.shift(cluster, monkeypatch, run)
         assert clock.now - begun >= 20
         assert cluster.weights()[cluster.plan.candidate] == 25
-        assert [step.to for step in recorded(run.context, ["shift"])] == [State.CANARY, State.CANARY_WAITING]
+        assert [step.to for step in recorded_steps(run.context, ["shift"])] == [State.CANARY, State.CANARY_WAITING]
 
     def test_a_look_of_before_does_not_count(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster, run, begun = FakeCluster.at_share(make_plan(), 5), Run(), clock.now
         writes = cluster.writes
         with pytest.raises(TemporaryError, match="nobody has looked for 60 s, so 25 % are not given"):
             self.shift(cluster, monkeypatch, run)
-        assert UNSEEN <= clock.now - begun < UNSEEN + 1
+        assert WATCH_WAIT_SECONDS <= clock.now - begun < WATCH_WAIT_SECONDS + 1
         assert cluster.writes == writes
-        assert recorded(run.context, ["shift"]) == []
+        assert recorded_steps(run.context, ["shift"]) == []
 
     def test_nor_does_one_of_somebody_else(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = FakeCluster.at_share(make_plan(), 5)
@@ -390,9 +390,9 @@ class TestTake:
         cluster._held["metadata"]["labels"] = {"team": "pay"}
         self.take(cluster, "DEP-1-00000000/2")
         assert cluster.held is not None
-        assert cluster.held.body["metadata"]["labels"] == {"team": "pay", **LABEL}
+        assert cluster.held.body["metadata"]["labels"] == {"team": "pay", **LEASE_LABELS}
 
     @pytest.mark.parametrize("spec", [None, {}, {"leaseDurationSeconds": None}, {"leaseDurationSeconds": 0}])
     def test_a_lease_that_says_nothing_lasts_as_usual(self, spec: Any) -> None:
         found = Lease({"metadata": {"name": "airflow-deploy-pay", "namespace": "shop"}, "spec": spec})
-        assert (found.holder, found.seconds, found.route) == (None, UNKNOWN_SECONDS, "pay")
+        assert (found.holder, found.seconds, found.route) == (None, DEFAULT_LEASE_SECONDS, "pay")

@@ -7,10 +7,10 @@ from itertools import groupby
 
 import pytest
 
-from airflow_deploy.domain.analysis.report import QUIET, Report
+from airflow_deploy.domain.analysis.report import SUMMARY_INTERVAL, AnalysisReport
 from airflow_deploy.rollout.analysis import loop as looks
-from airflow_deploy.rollout.analysis.log_budget import LINES_PER_SECOND, MOST_LINES, Allowance
-from airflow_deploy.rollout.analysis.loop import Looks
+from airflow_deploy.rollout.analysis.log_budget import LINES_PER_SECOND, MAX_LINES, LogBudget
+from airflow_deploy.rollout.analysis.loop import AnalysisLoop
 from tests.airflow.fake_world import Stage, World
 from tests.airflow.test_looks import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
 
@@ -19,7 +19,7 @@ Log = pytest.LogCaptureFixture
 
 @pytest.fixture
 def log(caplog: Log) -> Log:
-    caplog.set_level(logging.INFO, Looks.__module__)
+    caplog.set_level(logging.INFO, AnalysisLoop.__module__)
     return caplog
 
 
@@ -38,7 +38,7 @@ def test_a_gate_shows_a_table_where_its_verdict_changes_and_at_its_end(
     assert [verdict for verdict, _ in groupby(verdicts)] == ["25 % UNDECIDED", "25 % HEALTHY"]
     assert len(verdicts) == 3
     lines = [message for message in log.messages if message.startswith("look: ")]
-    assert 0 < len(lines) <= BAKE / QUIET
+    assert 0 < len(lines) <= BAKE / SUMMARY_INTERVAL
 
 
 def test_a_gate_without_traffic_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
@@ -70,7 +70,7 @@ def test_a_log_that_fails_costs_no_verdict(monkeypatch: pytest.MonkeyPatch, log:
     def broken(*_: object, **__: object) -> list[str]:
         raise RuntimeError("no words")
 
-    monkeypatch.setattr(Report, "lines", broken)
+    monkeypatch.setattr(AnalysisReport, "lines", broken)
     world = World(monkeypatch, planned(), HARMFUL)
     outcome = world.look(world.loop("watch"), 60)
     assert outcome is not None
@@ -80,19 +80,19 @@ def test_a_log_that_fails_costs_no_verdict(monkeypatch: pytest.MonkeyPatch, log:
 
 class TestAllowance:
     def test_a_thousand_loops_log_as_much_as_one_pipe_takes(self) -> None:
-        allowance, said = Allowance(), 0
+        allowance, said = LogBudget(), 0
         for second in range(1, 61):
             for _ in range(200):
                 if allowance.is_left(float(second)):
                     allowance.spend(9)
                     said += 9
-        assert 59 * LINES_PER_SECOND <= said <= MOST_LINES + 60 * (LINES_PER_SECOND + 9)
+        assert 59 * LINES_PER_SECOND <= said <= MAX_LINES + 60 * (LINES_PER_SECOND + 9)
 
     def test_what_was_not_told_is_told_when_there_is_room(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        monkeypatch.setattr(looks, "ALLOWANCE", allowance := Allowance())
+        monkeypatch.setattr(looks, "ALLOWANCE", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)
-        allowance.spend(int(MOST_LINES + 5 * LINES_PER_SECOND))
+        allowance.spend(int(MAX_LINES + 5 * LINES_PER_SECOND))
         loop = world.loop("watch")
         world.look(loop, 4)
         assert log.messages == []
@@ -101,7 +101,7 @@ class TestAllowance:
 
     def test_the_last_word_is_always_told(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        monkeypatch.setattr(looks, "ALLOWANCE", allowance := Allowance())
+        monkeypatch.setattr(looks, "ALLOWANCE", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)
         allowance.spend(10**9)
         assert world.look(world.loop("watch"), 60)

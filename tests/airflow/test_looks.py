@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.errors import PROMPT, TIMEOUT
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT
 from airflow_deploy.domain.analysis.evidence import replay
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis import loop as looks
-from airflow_deploy.rollout.analysis.loop import BRAKING, HANDOVER, UNVERIFIED, Role
-from airflow_deploy.rollout.analysis.observer import CHUNK, LOOKBACK
+from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS, GATE_GRACE_SECONDS, UNVERIFIED_SECONDS, Role
+from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Stage, World, records, ticks, verdicts
 from tests.airflow.test_settling import with_a_rule_for_the_candidate_alone
@@ -39,12 +39,12 @@ def planned(then: str = "hold", conf: dict[str, Any] = PLAIN, **spec: Any) -> De
     return make_plan(make_spec(**fields), parse_request(conf))
 
 
-def elapsed(outcome: Outcome | None) -> float:
+def elapsed(outcome: FinalVerdict | None) -> float:
     assert outcome is not None
     return outcome.at - START
 
 
-def said(outcome: Outcome | None) -> str:
+def said(outcome: FinalVerdict | None) -> str:
     assert outcome is not None
     return outcome.verdict
 
@@ -89,7 +89,7 @@ class TestScrapedApart:
         world = World(monkeypatch, planned(metrics="application"), stage)
         preset, plan = world.plan.spec.metrics.names, world.plan
         where = plan.spec.namespace, plan.spec.route.name, (plan.candidate, plan.stable)
-        traefik = PRESETS["traefik"]
+        traefik = SOURCES["traefik"]
 
         def counted_itself(item: Series) -> Series:
             service = str(traefik.service_of(item.labels, *where))
@@ -230,7 +230,7 @@ class TestPromoted:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True, until=2000)
         outcome = world.look(world.loop("watch"), 2000, step=5)
         assert said(outcome) == "UNDECIDED"
-        assert elapsed(outcome) == pytest.approx(MAX_BAKE + UNVERIFIED, abs=10)
+        assert elapsed(outcome) == pytest.approx(MAX_BAKE + UNVERIFIED_SECONDS, abs=10)
 
 
 class TestBlindness:
@@ -362,10 +362,10 @@ class TestGate:
         world.clock.now = START
         outcome = world.look(world.loop("gate", 50), 120)
         assert said(outcome) == "BREACHED"
-        assert elapsed(outcome) == breached_at + HANDOVER
+        assert elapsed(outcome) == breached_at + GATE_GRACE_SECONDS
 
     def test_does_not_pass_while_it_is_breached(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(looks, "HANDOVER", 1e9)
+        monkeypatch.setattr(looks, "GATE_GRACE_SECONDS", 1e9)
         world = World(monkeypatch, planned(), HARMFUL)
         assert world.look(world.loop("gate", 50), 3 * MAX_BAKE) is None
 
@@ -426,7 +426,7 @@ class TestVerify:
         assert elapsed(outcome) <= 6 * SCRAPE
 
 
-WORD = Outcome("BREACHED", "error_rate: worse", START + 17, numbers={"requests": 10.0, "errors": 5.0})
+WORD = FinalVerdict("BREACHED", "error_rate: worse", START + 17, numbers={"requests": 10.0, "errors": 5.0})
 
 
 class TestBrake:
@@ -435,7 +435,7 @@ class TestBrake:
         assert world.loop("watch").brake(WORD) == world.clock.now
         assert world.cluster.now.phase == routes.BRAKED
         assert world.cluster.weights() == {world.plan.stable: 100, world.plan.candidate: 0}
-        left = Outcome.from_event(json.loads(world.cluster.now.word or ""))
+        left = FinalVerdict.from_event(json.loads(world.cluster.now.word or ""))
         assert left == replace(WORD, restored_at=world.clock.now)
 
     @pytest.mark.parametrize("where", ["route", "patch_route"])
@@ -510,7 +510,7 @@ class TestBrake:
         world = World(monkeypatch, planned(), HARMFUL)
         world.cluster.fail("patch_route", *[TemporaryError("no answer")] * 10_000)
         assert world.loop("watch").brake(WORD) is None
-        assert world.clock.now >= START + BRAKING
+        assert world.clock.now >= START + BRAKE_SECONDS
 
 
 class TestTheWordOnTheRoute:
@@ -553,7 +553,7 @@ class TestTheWordOnTheRoute:
     )
     def test_garbled_it_is_as_good_as_none(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         world = self.braked(monkeypatch, "watch")
-        world.cluster.annotate(routes.WORD, word)
+        world.cluster.annotate(routes.FINAL_VERDICT, word)
         outcome = world.loop("watch").look()
         assert outcome is not None
         assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", routes.BRAKED)
@@ -588,7 +588,7 @@ class TestRebuilt:
         world.clock.sleep(1950)
         world.loop("watch").look()
         asked = world.observer.asked
-        assert max(end - begin for begin, end in asked) <= CHUNK + LOOKBACK
+        assert max(end - begin for begin, end in asked) <= CHUNK_SECONDS + LOOKBACK
         assert asked[0][0] <= -LOOKBACK
         assert asked[-1][1] == 1950
         assert all(later <= earlier for (_, earlier), (later, _) in pairwise(asked))
@@ -619,7 +619,7 @@ class TestRebuilt:
 def test_what_ends_a_loop_survives_json() -> None:
     braked = replace(WORD, restored_at=START + 18)
     for outcome in (WORD, braked):
-        assert Outcome.from_event(json.loads(json.dumps(outcome.event()))) == outcome
+        assert FinalVerdict.from_event(json.loads(json.dumps(outcome.event()))) == outcome
 
 
 def test_a_brake_gives_up_soon_what_is_not_answered_and_then_waits_for_a_slow_server(
@@ -633,9 +633,9 @@ def test_a_brake_gives_up_soon_what_is_not_answered_and_then_waits_for_a_slow_se
     def connect(connection: str, purpose: str, timeout: tuple[float, float]) -> FakeCluster:
         if purpose == "brake":
             awaited.append(timeout)
-        return slow if timeout == PROMPT else world.cluster
+        return slow if timeout == PROMPT_TIMEOUT else world.cluster
 
     monkeypatch.setattr(looks, "Cluster", connect)
     assert world.loop("watch").brake(WORD) is not None
     assert world.cluster.now.phase == routes.BRAKED
-    assert awaited == [PROMPT, TIMEOUT]
+    assert awaited == [PROMPT_TIMEOUT, REQUEST_TIMEOUT]

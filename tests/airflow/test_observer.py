@@ -11,16 +11,24 @@ import pytest
 from airflow_deploy.clients.prometheus.hook import Prometheus
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.metrics.batch_query import LABEL
+from airflow_deploy.domain.metrics.batch_query import PART_LABEL
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
-from airflow_deploy.domain.metrics.sources import PRESETS
-from airflow_deploy.rollout.analysis.observer import CHUNK, COUNTERS, LONG_STEP, LOOKBACK, SCRAPES, Observer, unsighted
+from airflow_deploy.domain.metrics.sources import SOURCES
+from airflow_deploy.rollout.analysis.observer import (
+    CHUNK_SECONDS,
+    COUNTERS,
+    LONG_STEP,
+    LOOKBACK,
+    SCRAPES,
+    Observer,
+    blind_reason,
+)
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_gates import CARDS, QUEUE
 from tests.unit.test_judge import START
 from tests.unit.test_telemetry import label
 
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 
 
 class FakePrometheus:
@@ -34,15 +42,15 @@ class FakePrometheus:
         backend = label(plan.stable, namespace=plan.spec.namespace, route=plan.spec.route.name)
         counter = {"__name__": TRAEFIK.requests, "service": backend, "instance": "gateway-0", "code": "200"}
         self.answer = [
-            Series({LABEL: COUNTERS, **counter}, [(START, 3.0), (START + 1, 3.0), (START + 2, 5.0)]),
+            Series({PART_LABEL: COUNTERS, **counter}, [(START, 3.0), (START + 1, 3.0), (START + 2, 5.0)]),
             Series(
-                {LABEL: SCRAPES, "instance": "gateway-0"},
+                {PART_LABEL: SCRAPES, "instance": "gateway-0"},
                 [(START, START - 0.5), (START + 1, START - 0.5), (START + 2, START + 1.5)],
             ),
-            Series({LABEL: "memory"}, [(START, 0.25)]),
-            Series({LABEL: "queue"}, [(START, 7.0)]),
-            Series({LABEL: f"cards bad {plan.candidate}", "pod": "a"}, [(START, 2.0)]),
-            Series({LABEL: f"cards total {plan.candidate}", "pod": "a"}, [(START, 9.0)]),
+            Series({PART_LABEL: "memory"}, [(START, 0.25)]),
+            Series({PART_LABEL: "queue"}, [(START, 7.0)]),
+            Series({PART_LABEL: f"cards bad {plan.candidate}", "pod": "a"}, [(START, 2.0)]),
+            Series({PART_LABEL: f"cards total {plan.candidate}", "pod": "a"}, [(START, 9.0)]),
         ]
 
     def matrix(self, query: str, until: float | None = None) -> list[Series]:
@@ -51,7 +59,7 @@ class FakePrometheus:
             raise TemporaryError("Prometheus does not answer")
         if self.broken and self.broken in query:
             raise RefusedError("422: many-to-many matching")
-        return [item for item in self.answer if f'"{item.labels[LABEL]}"' in query]
+        return [item for item in self.answer if f'"{item.labels[PART_LABEL]}"' in query]
 
     def query(self, query: str, at: float | None = None) -> list[Any]:
         self.asked.append(query)
@@ -95,7 +103,7 @@ def test_own_gates_that_cannot_be_evaluated_do_not_disarm_the_counters(prometheu
 def test_the_hour_before_is_asked_for_in_few_questions_with_few_steps(prometheus: FakePrometheus) -> None:
     observer(prometheus).baseline()
     asked = [re.search(r"\[([0-9]+)s:([0-9]+)s\]$", query) for query in prometheus.asked]
-    assert [(int(found[1]), int(found[2])) for found in asked if found] == [(CHUNK + LOOKBACK, LONG_STEP)] * 6
+    assert [(int(found[1]), int(found[2])) for found in asked if found] == [(CHUNK_SECONDS + LOOKBACK, LONG_STEP)] * 6
 
 
 def test_a_prometheus_that_is_away_is_not_asked_twice(prometheus: FakePrometheus) -> None:
@@ -152,20 +160,20 @@ class TestSight:
         ("age", "interval", "trusted"), [(11, 5.0, True), (13, 5.0, False), (31, 15.0, True), (33, 15.0, False)]
     )
     def test_counters_older_than_two_scrapes_are_stale(self, age: float, interval: float, trusted: bool) -> None:
-        said = unsighted(self.reader(START - age, interval), PLAN, START - 900, START)
+        said = blind_reason(self.reader(START - age, interval), PLAN, START - 900, START)
         assert (said is None) is trusted
 
     def test_the_spec_may_say_how_old_is_stale(self) -> None:
         plan = make_plan(make_spec(blindness={"stale_after": 60}))
-        assert unsighted(self.reader(START - 59), plan, START - 900, START) is None
-        assert "newer than 60 s" in str(unsighted(self.reader(START - 61), plan, START - 900, START))
+        assert blind_reason(self.reader(START - 59), plan, START - 900, START) is None
+        assert "newer than 60 s" in str(blind_reason(self.reader(START - 61), plan, START - 900, START))
 
     def test_before_the_first_scrape_nobody_is_impatient(self) -> None:
-        assert unsighted(self.reader(0, None), PLAN, START - 10, START) is None
-        assert unsighted(self.reader(0, None), PLAN, START - 20, START)
+        assert blind_reason(self.reader(0, None), PLAN, START - 10, START) is None
+        assert blind_reason(self.reader(0, None), PLAN, START - 20, START)
 
     @pytest.mark.parametrize(("silent", "trusted"), [((3, 6), True), ((4, 6), False), ((0, 0), True)])
     def test_most_of_the_series_missing_is_blindness(self, silent: tuple[int, int], trusted: bool) -> None:
-        said = unsighted(self.reader(START - 1, silent=silent), PLAN, START - 900, START)
+        said = blind_reason(self.reader(START - 1, silent=silent), PLAN, START - 900, START)
         assert (said is None) is trusted
         assert trusted or str(said).startswith("4 of 6 counters of ")

@@ -21,14 +21,14 @@ from airflow_deploy.domain.errors import (
     DeclinedError,
     FencedError,
     HarmError,
-    IllegalTransition,
-    NotSettledError,
+    IllegalTransitionError,
+    NotFinalizedError,
     PermanentError,
     RefusedError,
     TemporaryError,
 )
 from airflow_deploy.domain.lifecycle.approval import Answer, Person
-from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State, Step
 from airflow_deploy.domain.routing import transitions as routes
@@ -39,10 +39,10 @@ from airflow_deploy.operators.confidence import (
     RouteOnConfidenceOperator,
     ScoreConfidenceOperator,
 )
-from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
-from airflow_deploy.rollout.rollback import Settled
+from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.rollout.rollback import RollbackResult
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
-from airflow_deploy.tasks.base import RETRIES, RETURN_RETRIES, record, recorded
+from airflow_deploy.tasks.base import RETRIES, ROLLBACK_RETRIES, record_step, recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.hostile import drawn, odd_confs
 from tests.unit.airflow_home import isolate
@@ -85,7 +85,7 @@ class Run:
 
     def reach(self, task_id: str, *states: State) -> None:
         for state in states:
-            record(self.at(task_id), state, f"{task_id} says {state}")
+            record_step(self.at(task_id), state, f"{task_id} says {state}")
 
     def returned(self, task_id: str, value: Any) -> None:
         self.ti.store[task_id, "return_value"] = value
@@ -117,23 +117,26 @@ class TestRecording:
         run.reach("shift", S.CANARY, S.CANARY_WAITING)
         run.ti.try_number = 2
         run.reach("shift", S.CANARY, S.CANARY_WAITING)
-        steps = recorded(run.context, ["shift"])
+        steps = recorded_steps(run.context, ["shift"])
         assert [(step.to, step.try_number) for step in steps] == [(S.CANARY, 2), (S.CANARY_WAITING, 2)]
 
     def test_steps_come_in_the_dags_order(self, run: Run) -> None:
         run.reach("promote", S.PROMOTING)
         run.reach("plan", S.INIT)
-        assert [step.to for step in recorded(run.context, ["plan", "nothing", "promote"])] == [S.INIT, S.PROMOTING]
+        assert [step.to for step in recorded_steps(run.context, ["plan", "nothing", "promote"])] == [
+            S.INIT,
+            S.PROMOTING,
+        ]
 
     def test_what_is_pushed_is_plain_json(self, run: Run) -> None:
-        record(run.at("gate"), S.CANARY_EVALUATING, "fine", evidence="ab" * 32)
+        record_step(run.at("gate"), S.CANARY_EVALUATING, "fine", evidence="ab" * 32)
         (pushed,) = run.ti.store["gate", STEPS_KEY]
         assert (pushed["to"], pushed["evidence"], pushed["task"]) == ("CANARY_EVALUATING", "ab" * 32, "gate")
 
 
 class TestRetries:
     @pytest.mark.parametrize(
-        "error", [RefusedError, FencedError, DeclinedError, HarmError, IllegalTransition, NotSettledError]
+        "error", [RefusedError, FencedError, DeclinedError, HarmError, IllegalTransitionError, NotFinalizedError]
     )
     def test_trying_again_cannot_help_a_permanent_error(self, error: type[PermanentError]) -> None:
         assert self.action(error("no")) == RetryAction.FAIL
@@ -144,22 +147,22 @@ class TestRetries:
 
     @pytest.mark.parametrize("error", [RefusedError, FencedError, HarmError, PermanentError, TemporaryError, KeyError])
     def test_the_way_back_does_not_give_up_at_the_first_no(self, error: type[Exception]) -> None:
-        assert self.action(error("403"), RETURN_RETRIES) != RetryAction.FAIL
-        assert self.action(error("403"), after_parsing(RETURN_RETRIES)) != RetryAction.FAIL
+        assert self.action(error("403"), ROLLBACK_RETRIES) != RetryAction.FAIL
+        assert self.action(error("403"), after_parsing(ROLLBACK_RETRIES)) != RetryAction.FAIL
 
-    @pytest.mark.parametrize("error", [NotSettledError, IllegalTransition])
+    @pytest.mark.parametrize("error", [NotFinalizedError, IllegalTransitionError])
     def test_the_way_back_ends_at_once_where_a_person_is_needed(self, error: type[PermanentError]) -> None:
-        assert self.action(error("look"), RETURN_RETRIES) == RetryAction.FAIL
+        assert self.action(error("look"), ROLLBACK_RETRIES) == RetryAction.FAIL
 
     @pytest.mark.parametrize("task", ["rollback", "settle"])
     def test_both_ways_back_are_tried_as_long(self, task: str) -> None:
         ending = {"plans_of": ["plan"], "steps_of": TASKS}
         made: dict[str, RecordingOperator] = {
             "rollback": RollbackOperator(task_id="rollback", judges=[], gates=[], **ending),
-            "settle": SettleOperator(task_id="settle", audit="audit", **ending),
+            "settle": FinalizeOperator(task_id="settle", audit="audit", **ending),
         }
-        assert made[task].retries == RETURN_RETRIES["retries"]
-        assert made[task].retry_policy is RETURN_RETRIES["retry_policy"]
+        assert made[task].retries == ROLLBACK_RETRIES["retries"]
+        assert made[task].retry_policy is ROLLBACK_RETRIES["retry_policy"]
 
     @staticmethod
     def action(error: Exception, retries: dict[str, Any] = RETRIES) -> RetryAction:
@@ -198,7 +201,7 @@ class TestAudit:
         """A person marked a gate as done, say: exactly these runs must not go without artifacts."""
         run.reach("plan", S.INIT)
         run.reach("promote", S.PROMOTING, S.PROMOTED)
-        with pytest.raises(IllegalTransition, match="INIT may not be followed by PROMOTING"):
+        with pytest.raises(IllegalTransitionError, match="INIT may not be followed by PROMOTING"):
             audit(run, plan)
         identity = plan.deployment_id
         summary = json.loads((folder / f"{identity}.json").read_text())
@@ -309,18 +312,18 @@ class TestConfidence:
 
     @pytest.mark.parametrize("route", ["go", "ask", "refuse"])
     def test_each_route_leads_to_its_task(self, run: Run, plan: DeploymentPlan, route: str) -> None:
-        confidence = {**score(Known(plan, Outcomes())).dump(), "route": route}
+        confidence = {**score(ScoreInputs(plan, PastDeployments())).dump(), "route": route}
         routes = {"go": "agreed", "ask": "approve", "refuse": "refuse"}
         operator = RouteOnConfidenceOperator(task_id="route", confidence=confidence, routes=routes)
         assert operator.choose_branch(run.context) == routes[route]
 
     def test_a_veto_is_the_reason_of_the_refusal(self, run: Run) -> None:
         vetoed = make_plan(request=parse_request(changed(CONF, ("safety_gate", "recommendation"), "HOLD")))
-        confidence = score(Known(vetoed, Outcomes())).dump()
+        confidence = score(ScoreInputs(vetoed, PastDeployments())).dump()
         operator = RefuseOperator(task_id="refuse", plan=vetoed.dump(), confidence=confidence, state=S.REJECTED)
         with pytest.raises(RefusedError, match=r"recommendation is HOLD, not DEPLOY"):
             operator.execute(run.at("refuse"))
-        assert [step.to for step in recorded(run.context, ["refuse"])] == [S.REJECTED]
+        assert [step.to for step in recorded_steps(run.context, ["refuse"])] == [S.REJECTED]
 
 
 @pytest.fixture
@@ -328,11 +331,11 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What ``settle`` answers, one after the other; an exception is raised."""
     answers: list[Any] = []
 
-    def answer(*_: object) -> Settled:
+    def answer(*_: object) -> RollbackResult:
         following = answers.pop(0)
         if isinstance(following, Exception):
             raise following
-        result: Settled = following
+        result: RollbackResult = following
         return result
 
     monkeypatch.setattr(settling, "settle", answer)
@@ -351,9 +354,9 @@ def rollback(run: Run, plan: DeploymentPlan | None) -> None:
     operator.execute(run.at("rollback"))
 
 
-DONE = Settled(acted=True, reason="payments has all traffic")
-NOTHING = Settled(acted=False, reason="payments has all traffic")
-KEPT = Settled(acted=False, verified=True, reason="it is verified and stays")
+DONE = RollbackResult(acted=True, reason="payments has all traffic")
+NOTHING = RollbackResult(acted=False, reason="payments has all traffic")
+KEPT = RollbackResult(acted=False, verified=True, reason="it is verified and stays")
 
 
 class TestRollback:
@@ -361,7 +364,7 @@ class TestRollback:
         run.returned("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
         settled.append(DONE)
         rollback(run, plan)
-        back, done = recorded(run.context, ["rollback"])
+        back, done = recorded_steps(run.context, ["rollback"])
         assert (back.to, back.reason, back.at.isoformat()) == (
             S.ROLLING_BACK,
             "watch: BREACHED: worse",
@@ -396,7 +399,7 @@ class TestRollback:
         run.ti.store["ask", STEPS_KEY] = [self.answer(**answer)]
         settled.append(DONE)
         rollback(run, plan)
-        assert recorded(run.context, ["rollback"])[0].reason == reason
+        assert recorded_steps(run.context, ["rollback"])[0].reason == reason
 
     def test_harm_is_the_reason_also_where_a_question_ended_with_it(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
@@ -405,7 +408,7 @@ class TestRollback:
         run.ti.store["ask", STEPS_KEY] = [self.answer("withdrawn", why="braked")]
         settled.append(DONE)
         rollback(run, plan)
-        assert recorded(run.context, ["rollback"])[0].reason == "watch: BREACHED: worse"
+        assert recorded_steps(run.context, ["rollback"])[0].reason == "watch: BREACHED: worse"
 
     def test_a_verification_that_could_not_decide_is_a_reason(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
@@ -413,7 +416,7 @@ class TestRollback:
         run.returned("verify", {"verdict": "UNDECIDED", "reason": "late", "at": "2026-11-23T07:00:00+00:00"})
         settled.append(DONE)
         rollback(run, plan)
-        assert recorded(run.context, ["rollback"])[0].reason == "verify: UNDECIDED: late"
+        assert recorded_steps(run.context, ["rollback"])[0].reason == "verify: UNDECIDED: late"
 
     def test_skips_where_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
         settled.append(NOTHING)
@@ -421,7 +424,7 @@ class TestRollback:
             rollback(run, plan)
         with pytest.raises(AirflowSkipException):
             rollback(run, None)
-        assert recorded(run.context, ["rollback"]) == []
+        assert recorded_steps(run.context, ["rollback"]) == []
 
     def test_what_was_to_be_deployed_is_recorded_as_taken_back_even_where_nothing_is_found(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
@@ -430,7 +433,7 @@ class TestRollback:
         run.reach("shift", S.DEPLOYING)
         settled.append(NOTHING)
         rollback(run, plan)
-        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
     def test_a_verified_version_that_stays_is_not_recorded_as_taken_back(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
@@ -439,15 +442,15 @@ class TestRollback:
         settled.append(KEPT)
         with pytest.raises(AirflowSkipException):
             rollback(run, plan)
-        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.VERIFIED]
 
     def test_tells_a_person_where_it_cannot_settle(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str]
     ) -> None:
         settled.append(FencedError("somebody changed its backends"))
-        with pytest.raises(NotSettledError, match="somebody changed its backends"):
+        with pytest.raises(NotFinalizedError, match="somebody changed its backends"):
             rollback(run, plan)
-        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.FAILED]
+        assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.ROLLING_BACK, S.FAILED]
         assert abandoned == [plan.deployment_id]
 
     @pytest.mark.parametrize("error", [TemporaryError("later"), RefusedError("403")])
@@ -457,9 +460,9 @@ class TestRollback:
         settled += [error, DONE]
         with pytest.raises(type(error)):
             rollback(run, plan)
-        assert (recorded(run.context, ["rollback"]), abandoned) == ([], [])
+        assert (recorded_steps(run.context, ["rollback"]), abandoned) == ([], [])
         rollback(run, plan)
-        assert [step.to for step in recorded(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
 
 @pytest.fixture
@@ -474,7 +477,7 @@ class TestSettle:
     def execute(self, run: Run, plan: DeploymentPlan | None, *, audited: bool = True) -> None:
         run.returned("plan", plan and plan.dump())
         run.returned("audit", "the folder" if audited else None)
-        SettleOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
+        FinalizeOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
 
     def verified(self, run: Run) -> None:
         run.reach("plan", S.INIT)
@@ -489,7 +492,7 @@ class TestSettle:
         self.verified(run)
         self.execute(run, plan)
         assert settled == []
-        assert recorded(run.context, ["settle"]) == []
+        assert recorded_steps(run.context, ["settle"]) == []
         assert not folder.exists()
 
     @pytest.mark.parametrize("end", [S.ROLLED_BACK, S.FAILED, S.REJECTED])
@@ -497,9 +500,9 @@ class TestSettle:
         self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path, end: State
     ) -> None:
         run.reach("rollback", end)
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
-        assert recorded(run.context, ["settle"]) == []
+        assert recorded_steps(run.context, ["settle"]) == []
         assert not folder.exists()
 
     def test_restores_the_traffic_itself_where_the_rollback_was_skipped(
@@ -509,9 +512,9 @@ class TestSettle:
         run.reach("build_image", S.BUILDING)
         run.reach("shift", S.DEPLOYING, S.CANARY, S.CANARY_WAITING)
         settled.append(DONE)
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
-        assert [step.to for step in recorded(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
         assert self.summary(folder, plan)["state"] == "ROLLED_BACK"  # the audit came before
 
     def test_a_verified_deployment_that_was_taken_back_fails_the_run(
@@ -519,11 +522,11 @@ class TestSettle:
     ) -> None:
         run.reach("verify", S.VERIFIED)
         run.reach("rollback", S.ROLLING_BACK, S.ROLLED_BACK)
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
 
     def test_a_run_that_planned_nothing_is_no_success(self, run: Run) -> None:
-        with pytest.raises(NotSettledError, match="nothing was written anywhere"):
+        with pytest.raises(NotFinalizedError, match="nothing was written anywhere"):
             self.execute(run, None)
 
     def test_writes_what_the_audit_could_not(
@@ -544,7 +547,7 @@ class TestSettle:
         monkeypatch.setattr(Artifacts, "write", away)
         with pytest.raises(OSError, match="the store is away") as caught:
             self.execute(run, plan, audited=False)
-        assert TestRetries.action(caught.value, RETURN_RETRIES) != RetryAction.FAIL
+        assert TestRetries.action(caught.value, ROLLBACK_RETRIES) != RetryAction.FAIL
 
     def test_the_traffic_comes_before_the_artifacts(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], monkeypatch: pytest.MonkeyPatch
@@ -558,7 +561,7 @@ class TestSettle:
         with pytest.raises(OSError, match="the store is away"):
             self.execute(run, plan, audited=False)
         assert settled == []
-        assert [step.to for step in recorded(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
     def test_what_a_person_marked_as_done_is_written_down_and_said(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
@@ -566,7 +569,7 @@ class TestSettle:
         run.reach("plan", S.INIT)
         run.reach("promote", S.PROMOTING, S.PROMOTED)
         run.reach("verify", S.VERIFYING, S.VERIFIED)
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(IllegalTransitionError):
             self.execute(run, plan, audited=False)
         assert self.summary(folder, plan)["irregular"]
         assert settled == []
@@ -582,7 +585,7 @@ class TestSettle:
         run.reach("verify", S.VERIFYING)
         settled.append(KEPT)
         self.execute(run, plan)
-        assert [step.to for step in recorded(run.context, ["settle"])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.VERIFIED]
         assert self.summary(folder, plan)["state"] == "VERIFIED"
 
     @staticmethod
@@ -614,7 +617,7 @@ class TestFinish:
     def test_a_gate_that_cannot_decide_leaves_it_to_a_person(self, run: Run) -> None:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         assert gate.finish(run.at("gate"), event("UNDECIDED"))["verdict"] == "UNDECIDED"
-        assert [step.to for step in recorded(run.context, ["gate"])] == [S.CANARY_EVALUATING]
+        assert [step.to for step in recorded_steps(run.context, ["gate"])] == [S.CANARY_EVALUATING]
 
     def test_the_watch_ends_well_only_where_the_promotion_was_verified(self, run: Run) -> None:
         watch = WatchSensor(task_id="watch", **self.owned)
@@ -627,7 +630,7 @@ class TestFinish:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         with pytest.raises(AirflowSkipException):
             gate.finish(run.at("gate"), event("CLOSED", phase="braked"))
-        assert recorded(run.context, ["gate"]) == []
+        assert recorded_steps(run.context, ["gate"]) == []
 
     def test_healthy_goes_on_with_its_evidence(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
@@ -635,7 +638,7 @@ class TestFinish:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         gate.finish(run.at("gate"), event("HEALTHY"))
         self.verify(monkeypatch, plan, FakeCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
-        steps = recorded(run.context, ["gate", "verify"])
+        steps = recorded_steps(run.context, ["gate", "verify"])
         assert [(step.to, step.evidence) for step in steps] == [
             (S.CANARY_EVALUATING, "ab" * 32),
             (S.VERIFIED, "ab" * 32),
@@ -653,14 +656,14 @@ class TestFinish:
         cluster = FakeCluster.promoted(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == routes.VERIFIED
-        assert [step.to for step in recorded(run.context, ["verify"])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
 
     def test_a_verification_that_died_after_its_word_on_the_route_is_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cluster = FakeCluster.verified(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("CLOSED", phase=routes.VERIFIED))
-        assert [step.to for step in recorded(run.context, ["verify"])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
 
     @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED, routes.CANARY, routes.ABANDONED])
     def test_what_was_taken_back_meanwhile_is_not_verified(
@@ -670,7 +673,7 @@ class TestFinish:
         with pytest.raises(FencedError):
             self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == phase
-        assert recorded(run.context, ["verify"]) == []
+        assert recorded_steps(run.context, ["verify"]) == []
 
     def test_a_cluster_that_does_not_answer_is_asked_again_before_it_counts_as_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
@@ -680,7 +683,7 @@ class TestFinish:
         verify = self.verify(monkeypatch, plan, cluster)
         with pytest.raises(TemporaryError):
             verify.finish(run.at("verify"), event("HEALTHY"))
-        assert recorded(run.context, ["verify"]) == []
+        assert recorded_steps(run.context, ["verify"]) == []
         verify.finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == routes.VERIFIED
 
@@ -688,4 +691,4 @@ class TestFinish:
         verify = VerifySensor(task_id="verify", **self.owned)
         with pytest.raises(FencedError):
             verify.finish(run.at("verify"), event("CLOSED", phase="owned by DEP-2/2"))
-        assert recorded(run.context, ["verify"]) == []
+        assert recorded_steps(run.context, ["verify"]) == []

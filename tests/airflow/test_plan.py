@@ -23,7 +23,7 @@ from airflow_deploy.operators import plan as planning
 from airflow_deploy.operators.canary import ClaimRouteOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.rollout.analysis.observer import Observer
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.test_operators import Run
 from tests.hostile import FIELDS, ODD_TEXTS
@@ -78,7 +78,7 @@ class World:
         return DeploymentPlan.load(operator.execute(context))
 
     def steps(self) -> list[State]:
-        return [step.to for step in recorded(self.run.context, ["plan"])]
+        return [step.to for step in recorded_steps(self.run.context, ["plan"])]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.rollout.history import one_promoted, promoted
+from airflow_deploy.rollout.history import promoted_deployment, promoted_deployments
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import GOOD_BASELINE
 
@@ -47,21 +47,21 @@ def leave(plan: DeploymentPlan, text: str) -> None:
 
 
 def found(at: float = NOW) -> list[str]:
-    return [item.plan.deployment_id for item in promoted(at)]
+    return [item.plan.deployment_id for item in promoted_deployments(at)]
 
 
 @pytest.mark.usefixtures("store")
 class TestWindow:
     def test_a_verified_deployment_is_read_as_it_was_frozen(self) -> None:
         plan = ended(deployment())
-        (item,) = promoted(NOW)
+        (item,) = promoted_deployments(NOW)
         assert (item.plan, item.baseline, item.verified_at) == (plan, GOOD_BASELINE, NOW - 600)
         assert item.until == NOW - 600 + DAY
 
     @pytest.mark.parametrize(("after", "within"), [(-1, False), (0, True), (DAY - 1, True), (DAY, False)])
     def test_begins_with_the_verification_and_ends_with_the_window(self, after: float, within: bool) -> None:
         ended(deployment(), at=NOW)
-        assert bool(promoted(NOW + after)) is within
+        assert bool(promoted_deployments(NOW + after)) is within
 
     @pytest.mark.parametrize(("window", "seconds"), [("60s", 60), (3600, 3600), ("7d", 7 * DAY)])
     def test_is_the_frozen_specs(self, window: str | int, seconds: int) -> None:
@@ -115,7 +115,7 @@ class TestWhichOfAService:
             newer = deployment(number)
             exposed = "2026-11-23T07:00:00+00:00" if seen else None
             leave(newer, json.dumps({**summary(newer, "ROLLED_BACK", at), key: exposed}))
-        (item,) = promoted(NOW)
+        (item,) = promoted_deployments(NOW)
         assert item.disturbed_until == NOW - 300
 
     @pytest.mark.parametrize("garbage", [None, 5, "yesterday", "0001-01-01T00:00:00", []])
@@ -124,7 +124,7 @@ class TestWhichOfAService:
         newer = deployment(1)
         told = {**summary(newer, "ROLLED_BACK"), "first_exposed_at": "2026-11-23T07:00:00+00:00", "ended_at": garbage}
         leave(newer, json.dumps(told))
-        (item,) = promoted(NOW)
+        (item,) = promoted_deployments(NOW)
         assert item.disturbed_until == 0
 
     def test_what_came_before_it_does_not_disturb_it(self) -> None:
@@ -132,7 +132,7 @@ class TestWhichOfAService:
         told = {**summary(older, "ROLLED_BACK"), "first_exposed_at": "2026-11-23T07:00:00+00:00"}
         leave(older, json.dumps(told))
         ended(deployment(1))
-        (item,) = promoted(NOW)
+        (item,) = promoted_deployments(NOW)
         assert item.disturbed_until == 0
 
     def test_behind_the_folder_of_a_live_run(self, store: Path) -> None:
@@ -191,7 +191,7 @@ class TestGarbage:
     def test_is_no_deployment_to_take_back(self, spoil: Callable[[dict[str, Any]], str]) -> None:
         spoilt = deployment()
         leave(spoilt, spoil(summary(spoilt)))
-        assert one_promoted("payments", spoilt.deployment_id) is None
+        assert promoted_deployment("payments", spoilt.deployment_id) is None
 
 
 class TestStore:
@@ -211,16 +211,16 @@ class TestStore:
         assert found() == [verified.deployment_id]
 
     def test_one_that_is_not_there_is_none(self, store: Path) -> None:
-        assert one_promoted("payments", "DEP-1-00000000") is None
+        assert promoted_deployment("payments", "DEP-1-00000000") is None
         ended(deployment())
-        assert one_promoted("payments", "DEP-1-00000000") is None
-        assert one_promoted("orders", "DEP-1-00000000") is None
+        assert promoted_deployment("payments", "DEP-1-00000000") is None
+        assert promoted_deployment("orders", "DEP-1-00000000") is None
 
     @pytest.mark.usefixtures("store")
     def test_one_is_read_also_after_its_window(self) -> None:
         """Its task was begun within it."""
         plan = ended(deployment(rollback={"window": "60s"}))
-        again = one_promoted("payments", plan.deployment_id)
+        again = promoted_deployment("payments", plan.deployment_id)
         assert again is not None
         assert again.plan == plan
 
@@ -235,4 +235,4 @@ class TestStore:
         with pytest.raises(OSError, match="the store is away"):
             found()
         with pytest.raises(OSError, match="the store is away"):
-            one_promoted("payments", plan.deployment_id)
+            promoted_deployment("payments", plan.deployment_id)

@@ -19,7 +19,7 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.tasks import question_trigger as questions
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
-from airflow_deploy.tasks.triggers import INTERVAL
+from airflow_deploy.tasks.triggers import LOOK_INTERVAL
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_triggers import ended
@@ -102,7 +102,7 @@ class TestSilence:
     def test_closes_the_question_at_its_deadline(self, trigger: QuestionTrigger, asked: Asked, clock: Clock) -> None:
         closed = ended(trigger)["closed"]
         assert (closed["said"], asked.answers) == ("silence", [["Reject"]])
-        assert TIMEOUT <= clock.now - START < TIMEOUT + 2 * INTERVAL
+        assert TIMEOUT <= clock.now - START < TIMEOUT + 2 * LOOK_INTERVAL
 
     def test_a_trigger_that_starts_late_knows_the_deadline(
         self, trigger: QuestionTrigger, asked: Asked, clock: Clock
@@ -146,14 +146,14 @@ class TestRoute:
 
     def test_of_a_brake_tells_why(self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster) -> None:
         word = {"verdict": "BREACHED", "reason": "error_rate: worse than the stable"}
-        cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.WORD, json.dumps(word))
+        cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, json.dumps(word))
         assert ended(trigger)["closed"]["why"].endswith("is braked: BREACHED: error_rate: worse than the stable")
 
     @pytest.mark.parametrize("word", ["", "garbled", "[]", "[" * 50_000, '{"verdict": 1}'])
     def test_whose_word_somebody_wrote_over_withdraws_it_all_the_same(
         self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster, word: str
     ) -> None:
-        cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.WORD, word)
+        cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, word)
         assert ended(trigger)["closed"]["why"].endswith("is braked")
 
     def test_is_looked_at_all_the_while(
@@ -162,7 +162,7 @@ class TestRoute:
         cluster.fail("route", *[TemporaryError("away")] * 30)
         cluster.annotate(routes.PHASE, routes.BRAKED)
         assert ended(trigger)["closed"]["said"] == "withdrawn"
-        assert clock.now - START == pytest.approx(30 * INTERVAL)
+        assert clock.now - START == pytest.approx(30 * LOOK_INTERVAL)
 
     def test_is_not_looked_at_before_there_is_a_claim(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(questions, "Cluster", None)

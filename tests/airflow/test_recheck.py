@@ -19,9 +19,9 @@ from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import Counts, Series
-from airflow_deploy.rollout.analysis.observer import CHUNK, LOOKBACK, Observer
-from airflow_deploy.rollout.analysis.recheck import EVERY, POINTS, WINDOW, Recheck, recheck
-from airflow_deploy.rollout.history import Promoted
+from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK, Observer
+from airflow_deploy.rollout.analysis.recheck import ALPHA_INTERVAL, INCIDENT_SAMPLES, RECHECK_WINDOW, Recheck, recheck
+from airflow_deploy.rollout.history import PromotedDeployment
 from tests.airflow.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
 from tests.unit.builders import CONF, MISSING, changed, make_plan
 from tests.unit.test_judge import GOOD_BASELINE, SCRAPE, START
@@ -129,7 +129,7 @@ def planned(condition: dict[str, Any] | None = None) -> DeploymentPlan:
 
 def look(gateway: Gateway, at: float, *, age: float = 0.0, baseline: Baseline = GOOD_BASELINE) -> Recheck:
     """Look at ``at`` seconds after START, when the version was verified ``age`` seconds before START."""
-    item = Promoted(gateway.plan, baseline, START - age)
+    item = PromotedDeployment(gateway.plan, baseline, START - age)
     gateway.clock.now = START + at
     return recheck(item, cast("Observer", gateway), START + at)
 
@@ -154,8 +154,8 @@ class TestFalseAlarms:
     def test_all_passes_of_a_version_together_have_no_more_than_alpha(self) -> None:
         gateway = Gateway(planned(), until=0, since=0)
         gateway.series = []
-        passes = int(DAY / EVERY)
-        shares = [head(look(gateway, number * EVERY))["alpha"] for number in range(passes)]
+        passes = int(DAY / ALPHA_INTERVAL)
+        shares = [head(look(gateway, number * ALPHA_INTERVAL))["alpha"] for number in range(passes)]
         assert sum(shares) <= ALPHA
         assert sum(shares) >= 0.99 * ALPHA  # none of it is given away
         assert shares == sorted(shares, reverse=True)
@@ -266,10 +266,10 @@ class TestCounting:
         gateway = Gateway(planned())
         said = look(gateway, 59, age=10 * HOUR)
         seen_at = [tick["at"] - START for tick in ticks(said.evidence)]
-        assert seen_at == [number * SCRAPE for number in range(int(-WINDOW / SCRAPE) + 1, 12)]
-        assert all(until - since <= CHUNK + LOOKBACK for since, until in gateway.asked)
+        assert seen_at == [number * SCRAPE for number in range(int(-RECHECK_WINDOW / SCRAPE) + 1, 12)]
+        assert all(until - since <= CHUNK_SECONDS + LOOKBACK for since, until in gateway.asked)
 
-    @pytest.mark.parametrize("since", [-2400.0, -WINDOW, -WINDOW + 20, -600.0])
+    @pytest.mark.parametrize("since", [-2400.0, -RECHECK_WINDOW, -RECHECK_WINDOW + 20, -600.0])
     def test_the_total_of_an_old_series_is_no_increase(self, since: float) -> None:
         """A million errors were counted before Prometheus was told to scrape, or before it lost its data."""
         gateway = Gateway(planned(), Load(-inf, errors=0.001), since=since)
@@ -278,7 +278,7 @@ class TestCounting:
         ]
         said = look(gateway, 0, age=HOUR)
         assert said.verdict == "HEALTHY"
-        assert seen(said).requests <= (WINDOW / SCRAPE + 1) * PER_SCRAPE
+        assert seen(said).requests <= (RECHECK_WINDOW / SCRAPE + 1) * PER_SCRAPE
 
     def test_the_first_errors_of_a_good_version_are_all_counted(self) -> None:
         """Until then it had no series of errors."""
@@ -463,13 +463,13 @@ class TestIncident:
         gateway = Gateway(planned(CONDITION))
         gateway.answer_at = lambda _: 0.25
         gateway.clock.now = START + after
-        item = Promoted(gateway.plan, GOOD_BASELINE, START - HOUR, disturbed_until=START)
+        item = PromotedDeployment(gateway.plan, GOOD_BASELINE, START - HOUR, disturbed_until=START)
         assert recheck(item, cast("Observer", gateway), START + after).verdict == said
 
     @pytest.mark.parametrize("short", [0, "10s", "60s"])
     def test_a_short_span_is_a_minute(self, short: str | int) -> None:
-        assert self.said(lambda at: 0.25 if at >= -EVERY else 0.0, span=short).verdict == "BREACHED"
-        assert self.said(lambda at: 0.25 if at > -EVERY else 0.0, span=short).verdict == "HEALTHY"
+        assert self.said(lambda at: 0.25 if at >= -ALPHA_INTERVAL else 0.0, span=short).verdict == "BREACHED"
+        assert self.said(lambda at: 0.25 if at > -ALPHA_INTERVAL else 0.0, span=short).verdict == "HEALTHY"
 
     def test_is_not_asked_of_a_version_that_cannot_be_seen(self) -> None:
         gateway = Gateway(planned(CONDITION))
@@ -555,7 +555,7 @@ class TestEvidence:
         before, after = look(gateway, 59.9, age=HOUR), look(gateway, 60, age=HOUR)
         assert head(after)["alpha"] < head(before)["alpha"]
         first, second = (ticks(said.evidence)[0]["at"] for said in (before, after))
-        assert second - first == EVERY
+        assert second - first == ALPHA_INTERVAL
 
 
 class TestCost:
@@ -564,11 +564,11 @@ class TestCost:
     def test_a_version_that_holds_is_asked_few_questions(self) -> None:
         gateway = told()
         look(gateway, 0, age=HOUR)
-        assert len(gateway.asked) <= WINDOW / CHUNK + 1
+        assert len(gateway.asked) <= RECHECK_WINDOW / CHUNK_SECONDS + 1
         assert len(gateway.questions) == 1  # the incident's query
 
     def test_one_that_does_not_is_asked_all_of_them_in_their_order(self) -> None:
         gateway = incident_back()
         look(gateway, 0, age=HOUR)
-        assert len(gateway.questions) == POINTS
+        assert len(gateway.questions) == INCIDENT_SAMPLES
         assert gateway.questions == [-FIVE, -0.75 * FIVE, -0.5 * FIVE, -0.25 * FIVE, 0]

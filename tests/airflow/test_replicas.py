@@ -11,21 +11,22 @@ import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
+from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.workloads.manifests import guard as guard_manifest
-from airflow_deploy.domain.workloads.manifests import objects
-from airflow_deploy.domain.workloads.versions import VERSION, Version
+from airflow_deploy.domain.workloads.manifests import render_guard as guard_manifest
+from airflow_deploy.domain.workloads.manifests import version_objects
+from airflow_deploy.domain.workloads.versions import Version
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import capacity, lease
-from airflow_deploy.rollout.cleanup import Surveyed, tidy
+from airflow_deploy.rollout.cleanup import Survey, clean_up
 from airflow_deploy.rollout.guard import Guard
-from airflow_deploy.rollout.rollback import return_traffic, settle, take_back
+from airflow_deploy.rollout.rollback import finish_rollback, return_traffic, roll_back_promotion
 from airflow_deploy.tasks.triggers import ReadyTrigger
 from tests.airflow.fake_pods import LABELS, FakePods, planned
 from tests.airflow.fake_world import Clock, Stage, World
@@ -67,7 +68,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakePods], FakePods]:
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
         monkeypatch.setattr(canary, "check_way_back", lambda *_: None)
-        monkeypatch.setattr(lease.Sign, "seen", lambda _: True)
+        monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)
         clock = Clock()
         monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=clock.time, sleep=clock.sleep))
         return cluster
@@ -84,7 +85,7 @@ def shift(cluster: FakePods, stage: int) -> Run:
 
 class TestBeforeTheFirstShare:
     def test_a_version_is_applied_without_pods(self) -> None:
-        (made,) = (item for item in objects(planned()) if item["kind"] == "Deployment")
+        (made,) = (item for item in version_objects(planned()) if item["kind"] == "Deployment")
         assert made["spec"]["replicas"] == 0
         assert made["metadata"]["annotations"]["airflow-deploy/withdrawn"] == "no"
         assert LABELS.items() <= made["spec"]["template"]["metadata"]["labels"].items()
@@ -286,7 +287,7 @@ class TestTheWayBack:
         with pytest.raises(TemporaryError):
             return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
         assert CANDIDATE in cluster.served()
-        settled = settle(real(cluster), cluster.plan)
+        settled = finish_rollback(real(cluster), cluster.plan)
         assert (cluster.served(), settled.reason) == ({STABLE: 2}, f"{STABLE} has all traffic, {CANDIDATE} is stopped")
 
     def test_is_settled_only_when_the_pods_are_gone(self) -> None:
@@ -294,12 +295,12 @@ class TestTheWayBack:
         cluster = FakePods.at_share(planned(), 50)
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            settle(real(cluster), cluster.plan)
+            finish_rollback(real(cluster), cluster.plan)
         assert cluster.service.phase == routes.BRAKED
-        settle(real(cluster), cluster.plan)
+        finish_rollback(real(cluster), cluster.plan)
         assert (cluster.service.phase, cluster.served()) == (routes.SETTLED, {STABLE: 2})
         writes = cluster.writes
-        settle(real(cluster), cluster.plan)
+        finish_rollback(real(cluster), cluster.plan)
         assert cluster.writes == writes
 
     def test_waits_for_a_stable_that_has_no_pod(self) -> None:
@@ -313,8 +314,8 @@ class TestTheWayBack:
         cluster = FakePods.verified(planned())
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            take_back(real(cluster), cluster.plan, "worse")
-        assert take_back(real(cluster), cluster.plan, "worse")
+            roll_back_promotion(real(cluster), cluster.plan, "worse")
+        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
         assert (cluster.served(), cluster.service.phase) == ({STABLE: 2}, routes.SETTLED)
 
 
@@ -398,7 +399,7 @@ class TestLooks:
         world = self.world(monkeypatch)
         cluster = cast("FakePods", world.cluster)
         cluster.fail("withdraw", *[TemporaryError("killed")] * 2)
-        word = json.dumps(Outcome("BREACHED", "worse", 1.0, restored_at=2.0).event())
+        word = json.dumps(FinalVerdict("BREACHED", "worse", 1.0, restored_at=2.0).event())
         with pytest.raises(TemporaryError):
             return_traffic(real(cluster), world.plan, routes.BRAKED, word)
         loop = world.loop("watch")
@@ -538,15 +539,15 @@ class TestPlan:
 
 
 class TestTidy:
-    def seen(self, cluster: FakePods, pods: int = 2) -> Surveyed:
-        found = {item["kind"]: item for item in objects(cluster.plan)}
+    def seen(self, cluster: FakePods, pods: int = 2) -> Survey:
+        found = {item["kind"]: item for item in version_objects(cluster.plan)}
         made = {"creationTimestamp": "2020-01-01T00:00:00+00:00", "resourceVersion": "1"}
         for item in found.values():
             item["metadata"] |= made
         found["Deployment"]["spec"]["replicas"] = pods
         found.pop("ConfigMap")
         made_at = Version(CANDIDATE, found).made_at
-        return Surveyed(cluster.plan, real(cluster), cluster.service, [Version(CANDIDATE, found, started_at=made_at)])
+        return Survey(cluster.plan, real(cluster), cluster.service, [Version(CANDIDATE, found, started_at=made_at)])
 
     @pytest.fixture(autouse=True)
     def _store(self, store: None) -> None:
@@ -558,7 +559,7 @@ class TestTidy:
         cluster = FakePods.verified(planned())
         cluster.body["spec"]["selector"] = LABELS
         cluster.replicas[STABLE] = stable
-        tidied = tidy(self.seen(cluster), 2e9)
+        tidied = clean_up(self.seen(cluster), 2e9)
         assert cluster.replicas[CANDIDATE] == 2
         assert (tidied.done, len(tidied.alarms)) == ([], 1)
         assert tidied.alarms[0].startswith(f"{CANDIDATE} has users, and {STABLE} should have them all")
@@ -567,10 +568,12 @@ class TestTidy:
         cluster = FakePods.verified(planned())
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            take_back(real(cluster), cluster.plan, "worse")
+            roll_back_promotion(real(cluster), cluster.plan, "worse")
         cluster.replicas[STABLE] = 0
-        assert tidy(self.seen(cluster), 2e9).alarms == [f"{CANDIDATE} alone has users, since {STABLE} has no ready pod"]
+        assert clean_up(self.seen(cluster), 2e9).alarms == [
+            f"{CANDIDATE} alone has users, since {STABLE} has no ready pod"
+        ]
         assert cluster.served() == {CANDIDATE: 2}
         cluster.replicas[STABLE] = 1
-        assert tidy(self.seen(cluster), 2e9).done == [f"stopped {CANDIDATE}"]
+        assert clean_up(self.seen(cluster), 2e9).done == [f"stopped {CANDIDATE}"]
         assert cluster.served() == {STABLE: 1}

@@ -14,7 +14,7 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import (
     DeployError,
     FencedError,
-    NotSettledError,
+    NotFinalizedError,
     PermanentError,
     RefusedError,
     TemporaryError,
@@ -23,9 +23,9 @@ from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import finalize as settling
-from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
-from airflow_deploy.rollout.rollback import abandon, return_traffic, settle
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.rollout.rollback import abandon_route, finish_rollback, return_traffic
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.test_operators import ENDING, STAGE, Run
@@ -89,7 +89,7 @@ class TestReturningTraffic:
     def test_a_brake_that_comes_after_the_rollback_writes_nothing(self, plan: DeploymentPlan) -> None:
         """Its answer was lost, and it tries again while the run goes on."""
         cluster = FakeCluster.at_share(plan, 25)
-        settle(real(cluster), plan)
+        finish_rollback(real(cluster), plan)
         before, writes = cluster.now.body, cluster.writes
         assert return_traffic(real(cluster), plan, routes.BRAKED, "errors")
         assert (cluster.now.body, cluster.writes) == (before, writes)
@@ -137,7 +137,7 @@ class TestStableWithoutPods:
     def test_settles_where_the_candidate_has_no_traffic(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 0)
         cluster.replicas[plan.stable] = 0
-        assert settle(real(cluster), plan).acted
+        assert finish_rollback(real(cluster), plan).acted
 
     @pytest.mark.parametrize("error", [None, RefusedError("403"), PermanentError("400")])
     @pytest.mark.parametrize(("try_number", "ends"), [(1, False), (30, False), (31, True)])
@@ -158,10 +158,10 @@ class TestStableWithoutPods:
         monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
         deploying(run, plan)
         run.ti.try_number = try_number
-        operator = SettleOperator(task_id="settle", audit="audit", **ENDING)
-        with pytest.raises(NotSettledError if ends else type(error) if error else TemporaryError):
+        operator = FinalizeOperator(task_id="settle", audit="audit", **ENDING)
+        with pytest.raises(NotFinalizedError if ends else type(error) if error else TemporaryError):
             operator.execute(run.at("settle"))
-        states = [step.to for step in recorded(run.context, ["settle"])]
+        states = [step.to for step in recorded_steps(run.context, ["settle"])]
         assert states == ([S.ROLLING_BACK, S.FAILED] if ends else [])
 
 
@@ -170,7 +170,7 @@ class TestRouteThatIsGone:
 
     def test_leaves_a_candidate_to_stop(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).without_route()
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert (settled.acted, settled.verified, cluster.replicas[plan.candidate]) == (True, False, 0)
         assert settled.reason.endswith(f"is gone, so nobody has traffic, {plan.candidate} is stopped")
 
@@ -178,9 +178,9 @@ class TestRouteThatIsGone:
     def test_is_an_end(self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
         deploying(run, plan)
         cluster = FakeCluster.at_share(plan, 25).without_route()
-        with pytest.raises(NotSettledError) if task == "settle" else nullcontext():
+        with pytest.raises(NotFinalizedError) if task == "settle" else nullcontext():
             execute(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
     def test_has_no_traffic_for_the_brake(self, plan: DeploymentPlan) -> None:
         assert not return_traffic(real(FakeCluster.at_share(plan, 25).without_route()), plan, routes.BRAKED)
@@ -188,7 +188,7 @@ class TestRouteThatIsGone:
     def test_is_not_abandoned(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).without_route()
         writes = cluster.writes
-        abandon(real(cluster), plan)
+        abandon_route(real(cluster), plan)
         assert cluster.writes == writes
 
 
@@ -196,7 +196,7 @@ class TestSettling:
     @pytest.mark.parametrize("share", [0, 5, 50, 100])
     def test_the_traffic_comes_back_and_the_candidate_stops(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert (settled.acted, settled.verified) == (True, False)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert cluster.now.phase == routes.SETTLED
@@ -214,7 +214,7 @@ class TestSettling:
             return "some still came"
 
         monkeypatch.setattr("airflow_deploy.rollout.rollback.see_drained", still_comes)
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert seen == [(plan, 0, 2)]
         assert cluster.replicas[plan.candidate] == 0
         assert settled.reason.endswith(f"{plan.candidate} is stopped; some still came")
@@ -224,37 +224,37 @@ class TestSettling:
     ) -> None:
         cluster = FakeCluster.at_share(plan, 50).annotate(routes.OWNER, "DEP-2-ffffffff/9")
         cluster.body["spec"]["rules"][0]["backendRefs"] = [{"name": plan.stable, "port": 80, "weight": 100}]
-        settle(real(cluster), plan)
+        finish_rollback(real(cluster), plan)
         assert (cluster.replicas[plan.candidate], drained) == (0, [])
 
     def test_twice_is_as_good_as_once(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 50)
-        first = settle(real(cluster), plan)
+        first = finish_rollback(real(cluster), plan)
         writes = cluster.writes
-        assert settle(real(cluster), plan) == first
+        assert finish_rollback(real(cluster), plan) == first
         assert cluster.writes == writes
 
     def test_a_promotion_that_was_not_verified_comes_back_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.promoted(plan)
-        assert settle(real(cluster), plan).acted
+        assert finish_rollback(real(cluster), plan).acted
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_what_was_applied_but_never_claimed_is_stopped(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan)
         cluster.replicas[plan.candidate] = 2
-        assert settle(real(cluster), plan).acted
+        assert finish_rollback(real(cluster), plan).acted
         assert cluster.replicas[plan.candidate] == 0
         assert cluster.writes == 0
 
     def test_where_nothing_was_applied_nothing_is_done(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan)
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert (settled.acted, settled.verified) == (False, False)
         assert (cluster.writes, cluster.replicas) == (0, {plan.stable: 2})
 
     def test_a_verified_version_stays(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
-        settled = settle(real(cluster), plan)
+        settled = finish_rollback(real(cluster), plan)
         assert (settled.acted, settled.verified) == (False, True)
         assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
         assert cluster.replicas[plan.candidate] == 2
@@ -267,9 +267,9 @@ class TestSettling:
         body = cluster.now.body
         if share < 100:
             with pytest.raises(FencedError, match=f"{plan.candidate} has traffic"):
-                settle(real(cluster), plan)
+                finish_rollback(real(cluster), plan)
         else:
-            assert not settle(real(cluster), plan).acted
+            assert not finish_rollback(real(cluster), plan).acted
         assert cluster.now.body == body
         assert cluster.replicas[plan.candidate] == 2
 
@@ -277,29 +277,29 @@ class TestSettling:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, "DEP-2-ffffffff/9")
         body = cluster.now.body
         with pytest.raises(FencedError, match=f"DEP-2-ffffffff/9 owns route .*, and {plan.candidate} has traffic"):
-            settle(real(cluster), plan)
+            finish_rollback(real(cluster), plan)
         assert cluster.now.body == body
         assert cluster.replicas[plan.candidate] == 2
 
     def test_traffic_under_no_owner_is_said_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, None)
         with pytest.raises(FencedError, match="nobody owns route"):
-            settle(real(cluster), plan)
+            finish_rollback(real(cluster), plan)
 
     def test_a_race_that_is_lost_may_be_won_later(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.fail("patch_route", TemporaryError("somebody wrote meanwhile"))
         with pytest.raises(TemporaryError):
-            settle(real(cluster), plan)
-        assert settle(real(cluster), plan).acted
+            finish_rollback(real(cluster), plan)
+        assert finish_rollback(real(cluster), plan).acted
 
     @pytest.mark.parametrize("where", ["route", "patch_route", "exists", "scale"])
     def test_whatever_fails_the_next_try_completes_it(self, plan: DeploymentPlan, where: str) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.fail(where, RefusedError("403"))
         with pytest.raises(RefusedError):
-            settle(real(cluster), plan)
-        assert settle(real(cluster), plan).acted
+            finish_rollback(real(cluster), plan)
+        assert finish_rollback(real(cluster), plan).acted
         assert cluster.weights()[plan.candidate] == 0
         assert cluster.replicas[plan.candidate] == 0
 
@@ -307,14 +307,14 @@ class TestSettling:
 class TestAbandoning:
     def test_closes_our_own_route(self, plan: DeploymentPlan) -> None:
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
-        abandon(real(cluster), plan)
+        abandon_route(real(cluster), plan)
         assert cluster.now.phase == routes.ABANDONED
 
     @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9", ""])
     def test_leaves_everybody_elses_alone(self, plan: DeploymentPlan, owner: str | None) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
         before = cluster.writes
-        abandon(real(cluster), plan)
+        abandon_route(real(cluster), plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.CANARY)
 
 
@@ -330,7 +330,7 @@ def execute(run: Run, task: str, cluster: FakeCluster, monkeypatch: pytest.Monke
     monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
     made: dict[str, Any] = {
         "rollback": lambda: RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING),
-        "settle": lambda: SettleOperator(task_id="settle", audit="audit", **ENDING),
+        "settle": lambda: FinalizeOperator(task_id="settle", audit="audit", **ENDING),
     }
     made[task]().execute(run.at(task))
 
@@ -345,7 +345,7 @@ class TestBothWaysBack:
         ref = {"kind": "Service", "name": plan.stable, "port": 80, "weight": 3}
         cluster.body["spec"]["rules"].insert(0, {"backendRefs": [ref]})
         self.attempt(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
         assert not cluster.now.serves(plan.candidate)
         assert cluster.now.body["spec"]["rules"][0] == {"backendRefs": [ref]}
 
@@ -354,9 +354,9 @@ class TestBothWaysBack:
     ) -> None:
         deploying(run, plan)
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
-        with pytest.raises(NotSettledError, match=plan.deployment_id):
+        with pytest.raises(NotFinalizedError, match=plan.deployment_id):
             execute(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
         assert cluster.now.phase == routes.ABANDONED
         # Nobody comes after the teardown.
         assert bool(run.ti.xcom_pull(task_ids="settle")) == (task == "settle")
@@ -368,7 +368,7 @@ class TestBothWaysBack:
         deploying(run, plan)
         run.ti.try_number = 31 if last else 1
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
-        with pytest.raises(NotSettledError, match="somebody changed its backends"):
+        with pytest.raises(NotFinalizedError, match="somebody changed its backends"):
             execute(run, task, cluster, monkeypatch)
 
     def test_under_a_foreign_owner_they_tell_a_person_and_write_nothing(
@@ -377,10 +377,10 @@ class TestBothWaysBack:
         deploying(run, plan)
         cluster = FakeCluster.at_share(plan, 50).annotate(routes.OWNER, "DEP-2-ffffffff/9")
         before = cluster.now.body
-        with pytest.raises(NotSettledError, match=r"DEP-2-ffffffff/9 owns route"):
+        with pytest.raises(NotFinalizedError, match=r"DEP-2-ffffffff/9 owns route"):
             execute(run, task, cluster, monkeypatch)
         assert cluster.now.body == before
-        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
 
     def test_a_verified_version_stays_and_is_recorded_as_such(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
@@ -391,7 +391,7 @@ class TestBothWaysBack:
         cluster = FakeCluster.verified(plan)
         with pytest.raises(AirflowSkipException) if task == "rollback" else nullcontext():
             execute(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.VERIFIED]
         assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
 
     def test_they_may_be_tried_until_the_cluster_answers(
@@ -404,9 +404,9 @@ class TestBothWaysBack:
             cluster.fail(where, error)
             with pytest.raises(type(error)):
                 execute(run, task, cluster, monkeypatch)
-            assert recorded(run.context, [task]) == []
+            assert recorded_steps(run.context, [task]) == []
         self.attempt(run, task, cluster, monkeypatch)
-        assert [step.to for step in recorded(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_a_route_that_cannot_be_given_up_now_is_given_up_at_the_next_try(
@@ -417,7 +417,7 @@ class TestBothWaysBack:
         cluster.fail("patch_route", TemporaryError("no answer"))
         with pytest.raises(TemporaryError):
             execute(run, task, cluster, monkeypatch)
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             execute(run, task, cluster, monkeypatch)
         assert cluster.now.phase == routes.ABANDONED
 
@@ -426,7 +426,7 @@ class TestBothWaysBack:
         if task == "rollback":
             execute(run, task, cluster, monkeypatch)
         else:
-            with pytest.raises(NotSettledError):
+            with pytest.raises(NotFinalizedError):
                 execute(run, task, cluster, monkeypatch)
 
 
@@ -436,9 +436,9 @@ def test_settle_after_a_rollback_that_failed_does_not_try_again_but_fails_the_ru
     deploying(run, plan)
     cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
     for task in ("rollback", "settle"):
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             execute(run, task, cluster, monkeypatch)
-    assert recorded(run.context, ["settle"]) == []
+    assert recorded_steps(run.context, ["settle"]) == []
 
 
 @pytest.mark.usefixtures("store")
@@ -450,7 +450,7 @@ def test_a_version_that_was_verified_stays_warm_whatever_a_later_deployment_has_
     cluster.annotate(routes.OWNER, "DEP-3-ffffffff/9").annotate(routes.PHASE, routes.SETTLED)
     for ref in cluster.body["spec"]["rules"][0]["backendRefs"]:
         ref["name"] = {plan.candidate: "payments-2222222-2", plan.stable: "payments-3333333-3"}[ref["name"]]
-    settled = settle(real(cluster), plan)
+    settled = finish_rollback(real(cluster), plan)
     assert (settled.acted, settled.overtaken, cluster.replicas[plan.candidate]) == (False, True, 2)
 
 
@@ -463,6 +463,6 @@ def test_the_previous_version_of_a_later_deployment_stays_warm_when_an_old_run_i
     body = cluster.now.body
     with pytest.raises(AirflowSkipException):
         execute(run, "rollback", cluster, monkeypatch)
-    assert recorded(run.context, ["rollback"]) == []
+    assert recorded_steps(run.context, ["rollback"]) == []
     assert cluster.replicas[plan.candidate] == 2
     assert cluster.now.body == body

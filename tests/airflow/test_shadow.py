@@ -10,18 +10,18 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import NotSettledError, RefusedError, TemporaryError, UndeliveredError
+from airflow_deploy.domain.errors import NotFinalizedError, ProbeFailedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.record import SETTLED
-from airflow_deploy.domain.routing.testers import MARK, leads_to
-from airflow_deploy.domain.workloads.manifests import render
-from airflow_deploy.domain.workloads.mirror import made
-from airflow_deploy.operators.finalize import SettleOperator
+from airflow_deploy.domain.routing.testers import VERSION_HEADER, backends_of
+from airflow_deploy.domain.workloads.manifests import render_version
+from airflow_deploy.domain.workloads.mirror import mirror_objects
+from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.rollout import mirror
-from airflow_deploy.rollout.cleanup import survey, tidy
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.rollout.cleanup import clean_up, survey
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow import fake_world
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_versions import FakeVersions
@@ -61,10 +61,10 @@ def stage(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, request: pytest.Fix
 
 def answered(stage: Stage, *, empty: bool = True) -> Answer:
     """Answer as the gateway does where the testers' route leads; ``empty``: also through a mirror without pods."""
-    (led,) = leads_to(stage.cluster.testers or {"spec": {}})
+    (led,) = backends_of(stage.cluster.testers or {"spec": {}})
     if led.endswith("-shadow") and not (empty or copied(stage)):
         return 404, {}
-    return 200, {MARK: led}
+    return 200, {VERSION_HEADER: led}
 
 
 def copied(stage: Stage) -> bool:
@@ -76,7 +76,7 @@ def copied(stage: Stage) -> bool:
 def shadowed(at: float = 0.0) -> FakeCluster:
     """A deployment that gets copies."""
     cluster = FakeCluster.at_share(PLAN, 0).shift(25, at, mirrored=True)
-    cluster.apply(made(PLAN, copied=True))
+    cluster.apply(mirror_objects(PLAN, copied=True))
     return cluster
 
 
@@ -85,7 +85,7 @@ class TestSetUp:
         asked: list[tuple[str, bool]] = []
 
         def answer() -> Answer:
-            asked.append((leads_to(stage.cluster.testers or {})[0], copied(stage)))
+            asked.append((backends_of(stage.cluster.testers or {})[0], copied(stage)))
             assert stage.share == 0
             return answered(stage)
 
@@ -95,7 +95,7 @@ class TestSetUp:
         assert asked == [(mirror_name(candidate), False), (candidate, True)]
         assert copied(stage)
         assert stage.cluster.weights() == {"payments": 75, candidate: 0, mirror_name(candidate): 25}
-        began, declared = recorded(stage.run.context, ["shift"])
+        began, declared = recorded_steps(stage.run.context, ["shift"])
         assert began.reason == (
             f"shifting copies of 25 % to {candidate}; a request to {gateway.url} was seen to be answered through the"
             f" mirror; a request to {gateway.url} with x-canary: always was seen to arrive"
@@ -104,16 +104,16 @@ class TestSetUp:
 
     def test_on_a_gateway_that_serves_nobody_without_pods_copies_nothing(self, stage: Stage, gateway: Gateway) -> None:
         gateway.answer = lambda: answered(stage, empty=False)
-        with pytest.raises(UndeliveredError, match=r"nothing is mirrored: .* 404 by somebody else.*allowEmptyServices"):
+        with pytest.raises(ProbeFailedError, match=r"nothing is mirrored: .* 404 by somebody else.*allowEmptyServices"):
             stage.shift(25, mirrored=True)
         assert (stage.cluster.now.shifts, stage.cluster.now.mentions(mirror_name(stage.plan.candidate))) == ([], False)
-        assert recorded(stage.run.context, ["shift"]) == []
+        assert recorded_steps(stage.run.context, ["shift"]) == []
 
     def test_is_refused_where_the_teams_rules_divide_by_the_header(self, stage: Stage) -> None:
         """No request of ours could show it."""
         (rule,) = stage.cluster.body["spec"]["rules"]
         rule["matches"] = [{"headers": [{"name": "X-Canary", "value": "always"}]}]
-        with pytest.raises(UndeliveredError, match="nothing is mirrored: no GET of ours could show that the gateway"):
+        with pytest.raises(ProbeFailedError, match="nothing is mirrored: no GET of ours could show that the gateway"):
             stage.shift(25, mirrored=True)
         assert stage.cluster.now.shifts == []
 
@@ -145,7 +145,7 @@ class TestByFilter:
             assert stage.cluster.testers is not None
             (rule,) = stage.cluster.testers["spec"]["rules"]
             asked.append((rule["backendRefs"][0]["name"], copied(stage)))
-            return 200, {MARK: rule["filters"][-1]["responseHeaderModifier"]["set"][0]["value"]}
+            return 200, {VERSION_HEADER: rule["filters"][-1]["responseHeaderModifier"]["set"][0]["value"]}
 
         gateway.answer = answer
         candidate = stage.plan.candidate
@@ -153,9 +153,9 @@ class TestByFilter:
         assert asked == [("payments", False), (candidate, True)]
         assert stage.cluster.mirror.keys() == {"Service"}
         assert stage.cluster.weights() == {"payments": 100, candidate: 0}
-        assert stage.cluster.now.copies_to(candidate)
+        assert stage.cluster.now.mirrors_to(candidate)
         stage.shift(5)
-        assert (stage.cluster.weights(), stage.cluster.now.copies_to(candidate)) == (
+        assert (stage.cluster.weights(), stage.cluster.now.mirrors_to(candidate)) == (
             {"payments": 95, candidate: 5},
             False,
         )
@@ -164,13 +164,15 @@ class TestByFilter:
         cluster = FakeCluster.at_share(PLAN, 0)
         taken(cluster)
         cluster.shift(25, 0.0, mirrored=True)
-        assert cluster.now.copies_to(PLAN.candidate)
+        assert cluster.now.mirrors_to(PLAN.candidate)
         Post(cluster).passes(LEASE + 1)
-        assert (cluster.now.copies_to(PLAN.candidate), cluster.now.phase) == (False, routes.BRAKED)
+        assert (cluster.now.mirrors_to(PLAN.candidate), cluster.now.phase) == (False, routes.BRAKED)
 
 
 def close(cluster: FakeCluster, service: str = "payments", over: bool = True) -> list[str]:
-    return mirror.close(real(cluster), "shop", service, "payments-route", lambda by: over and by == PLAN.deployment_id)
+    return mirror.delete_mirrors(
+        real(cluster), "shop", service, "payments-route", lambda by: over and by == PLAN.deployment_id
+    )
 
 
 def settled(cluster: FakeCluster) -> FakeCluster:
@@ -183,8 +185,8 @@ class TestClose:
     def test_deletes_it_once_the_gateway_has_heard(self, clock: Clock) -> None:
         cluster = settled(shadowed())
         assert close(cluster) == [MIRROR]
-        assert (cluster.mirror, clock.now - START) == ({}, mirror.HEARD)
-        assert (close(cluster), clock.now - START) == ([], mirror.HEARD)
+        assert (cluster.mirror, clock.now - START) == ({}, mirror.GATEWAY_DELAY_SECONDS)
+        assert (close(cluster), clock.now - START) == ([], mirror.GATEWAY_DELAY_SECONDS)
 
     def test_leaves_one_that_is_named(self) -> None:
         cluster = shadowed().annotate(routes.PHASE, routes.ABANDONED)
@@ -192,7 +194,7 @@ class TestClose:
 
     def test_leaves_one_that_may_be_named_the_next_moment(self) -> None:
         cluster = FakeCluster.at_share(PLAN, 0)
-        cluster.apply(made(PLAN, copied=False))
+        cluster.apply(mirror_objects(PLAN, copied=False))
         assert (close(cluster), cluster.mirror != {}) == ([], True)
 
     @pytest.mark.parametrize(("service", "over"), [("orders", True), ("payments", False)])
@@ -215,7 +217,7 @@ class TestEnd:
             run.reach("rollback", *states)
         run.returned("audit", "there")
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
-        SettleOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
+        FinalizeOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
 
     def test_of_the_run_takes_the_mirror_away(self, stage: Stage) -> None:
         stage.shift(25, mirrored=True)
@@ -223,13 +225,13 @@ class TestEnd:
         cluster.patch_route(
             cluster.now, routes.restore(cluster.now, cluster.claim, plan.stable, plan.candidate, SETTLED)
         )
-        with pytest.raises(NotSettledError, match="did not reach VERIFIED"):
+        with pytest.raises(NotFinalizedError, match="did not reach VERIFIED"):
             self.settle(stage, State.ROLLING_BACK, State.ROLLED_BACK)
         assert (cluster.mirror, cluster.testers) == ({}, None)
 
     def test_of_a_run_in_mid_shadow_takes_it_out_first(self, stage: Stage) -> None:
         stage.shift(25, mirrored=True)
-        with pytest.raises(NotSettledError, match="did not reach VERIFIED"):
+        with pytest.raises(NotFinalizedError, match="did not reach VERIFIED"):
             self.settle(stage)
         assert stage.cluster.weights() == {"payments": 100, stage.plan.candidate: 0}
         assert stage.cluster.mirror == {}
@@ -237,7 +239,7 @@ class TestEnd:
     def test_of_a_run_whose_route_is_gone_takes_it_away_all_the_same(self, stage: Stage) -> None:
         stage.shift(25, mirrored=True)
         stage.cluster.without_route()
-        with pytest.raises(NotSettledError):
+        with pytest.raises(NotFinalizedError):
             self.settle(stage)
         assert stage.cluster.mirror == {}
 
@@ -252,16 +254,16 @@ class TestEnd:
     @pytest.mark.parametrize("gone", [False, True], ids=["settled", "without its route"])
     def test_of_a_run_that_died_is_tidied_up(self, gone: bool) -> None:
         cluster = FakeVersions(PLAN)
-        Artifacts(PLAN).freeze(render(PLAN))
+        Artifacts(PLAN).freeze(render_version(PLAN))
         cluster.claimed(PLAN)
         cluster.shift(25, 0.0, mirrored=True)
-        cluster.apply(made(PLAN, copied=True))
+        cluster.apply(mirror_objects(PLAN, copied=True))
         if gone:
             cluster.without_route()
             cluster.body["metadata"] = {"name": "payments-route", "namespace": "shop"}
         else:
             settled(cluster)
-        tidied = tidy(survey(real(cluster), PLAN), START)
+        tidied = clean_up(survey(real(cluster), PLAN), START)
         assert (tidied.done, cluster.mirror) == ([f"deleted mirror {MIRROR}"], {})
         assert tidied.left == ("route shop/payments-route is not there" if gone else None)
 
@@ -376,4 +378,4 @@ def test_a_kind_that_the_cluster_does_not_know_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr("kubernetes.dynamic.DynamicClient", lambda _: SimpleNamespace(resources=resources))
     kubeconfig.connect(monkeypatch, "nowhere", tmp_path, "http://127.0.0.1:1")
     with pytest.raises(RefusedError, match=r"the cluster knows no TraefikService of traefik\.io/v1alpha1; install its"):
-        Cluster("nowhere").apply(made(PLAN, copied=True)[1:])
+        Cluster("nowhere").apply(mirror_objects(PLAN, copied=True)[1:])

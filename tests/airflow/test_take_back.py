@@ -14,13 +14,19 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.errors import FencedError, IllegalTransition, NotSettledError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import (
+    FencedError,
+    IllegalTransitionError,
+    NotFinalizedError,
+    RefusedError,
+    TemporaryError,
+)
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State, Step, assemble
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.rollout.history import one_promoted
-from airflow_deploy.rollout.rollback import take_back
+from airflow_deploy.rollout.history import promoted_deployment
+from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_fleet import DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.airflow.test_operators import Run
@@ -41,7 +47,7 @@ class TestTraffic:
         plan = planned()
         cluster = FakeCluster.verified(plan)
         writes = cluster.writes
-        assert take_back(real(cluster), plan, "worse")
+        assert roll_back_promotion(real(cluster), plan, "worse")
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert (cluster.now.phase, cluster.now.word, cluster.writes) == (routes.SETTLED, "worse", writes + 1)
 
@@ -50,15 +56,15 @@ class TestTraffic:
         cluster = FakeCluster.verified(plan)
         later = claimed_by_the_next(cluster, 50)
         then_settled(cluster, later)
-        assert take_back(real(cluster), plan, "worse")
+        assert roll_back_promotion(real(cluster), plan, "worse")
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_twice_is_as_good_as_once(self) -> None:
         plan = planned()
         cluster = FakeCluster.verified(plan)
-        assert take_back(real(cluster), plan, "worse")
+        assert roll_back_promotion(real(cluster), plan, "worse")
         writes = cluster.writes
-        assert take_back(real(cluster), plan, "much worse")
+        assert roll_back_promotion(real(cluster), plan, "much worse")
         assert (cluster.writes, cluster.now.word) == (writes, "worse")
 
     def test_needs_a_pod_that_takes_it(self) -> None:
@@ -66,8 +72,8 @@ class TestTraffic:
         cluster = FakeCluster.verified(plan)
         cluster.replicas[plan.stable] = 0
         before = cluster.body
-        with pytest.raises(NotSettledError, match=f"{plan.stable} has no ready pod .* nothing was changed"):
-            take_back(real(cluster), plan, "worse")
+        with pytest.raises(NotFinalizedError, match=f"{plan.stable} has no ready pod .* nothing was changed"):
+            roll_back_promotion(real(cluster), plan, "worse")
         assert cluster.body is before
 
     @pytest.mark.parametrize("share", [0, 5, 100])
@@ -76,7 +82,7 @@ class TestTraffic:
         cluster = FakeCluster.verified(plan)
         claimed_by_the_next(cluster, share)
         before = cluster.body
-        assert not take_back(real(cluster), plan, "worse")
+        assert not roll_back_promotion(real(cluster), plan, "worse")
         assert cluster.body is before
 
     def test_that_somebody_has_divided_is_a_persons(self) -> None:
@@ -85,7 +91,7 @@ class TestTraffic:
         cluster.body["spec"]["rules"][0]["backendRefs"][0]["weight"] = 1
         before = cluster.body
         with pytest.raises(RefusedError, match="give one Service the whole weight"):
-            take_back(real(cluster), plan, "worse")
+            roll_back_promotion(real(cluster), plan, "worse")
         assert cluster.body is before
 
     def test_is_not_written_over_what_changed_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +106,7 @@ class TestTraffic:
         monkeypatch.setattr(cluster, "ready_endpoints", and_meanwhile)
         before = cluster.writes
         with pytest.raises(TemporaryError):
-            take_back(real(cluster), plan, "worse")
+            roll_back_promotion(real(cluster), plan, "worse")
         assert (cluster.writes, cluster.now.phase) == (before, routes.VERIFIED)
 
 
@@ -225,7 +231,7 @@ class TestRecord:
         verified(plan, lost=S.PROMOTING)
         fleet = Fleet(monkeypatch, plan)
         fleet.turns_bad(plan)
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(IllegalTransitionError):
             Pass(fleet).run()
         assert (summary(plan)["state"], transitions(plan)[-1]["to"]) == ("ROLLED_BACK", "ROLLED_BACK")
         assert "may not be followed by PROMOTED" in summary(plan)["irregular"]
@@ -237,7 +243,7 @@ class TestRecord:
     ) -> None:
         fleet.of(plan).replicas[plan.stable] = 0
         before, texts = fleet.state(), (summary(plan), transitions(plan))
-        with pytest.raises(NotSettledError, match="has no ready pod"):
+        with pytest.raises(NotFinalizedError, match="has no ready pod"):
             Pass(fleet).run()
         assert (fleet.state(), (summary(plan), transitions(plan))) == (before, texts)
 
@@ -451,8 +457,8 @@ class TestUnfinished:
     """The traffic is back, and the artifacts do not say so."""
 
     def unfinished(self, fleet: Fleet, plan: DeploymentPlan, word: str | None) -> None:
-        take_back(real(fleet.of(plan)), plan, "")
-        fleet.of(plan).annotate(routes.WORD, word)
+        roll_back_promotion(real(fleet.of(plan)), plan, "")
+        fleet.of(plan).annotate(routes.FINAL_VERDICT, word)
 
     @pytest.mark.parametrize("word", [*WORDS, None], ids=range(len(WORDS) + 1))
     def test_is_finished_whatever_somebody_wrote_on_the_route(
@@ -510,7 +516,7 @@ class TestCleared:
         if task == "rollback":
             execute(run, task, fleet.of(plan), monkeypatch)
         else:
-            with pytest.raises(NotSettledError):
+            with pytest.raises(NotFinalizedError):
                 execute(run, task, fleet.of(plan), monkeypatch)
         assert fleet.state() == before
 
@@ -552,4 +558,4 @@ class TestALaterDeployment:
 
     def test_is_what_the_artifacts_speak_of_from_then_on(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         Pass(fleet).run()
-        assert one_promoted("payments", plan.deployment_id) is None
+        assert promoted_deployment("payments", plan.deployment_id) is None

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError, UndeliveredError
+from airflow_deploy.domain.errors import FencedError, ProbeFailedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.testers import LABELS
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.testers import TESTERS_LABELS
 from airflow_deploy.operators import canary
 from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ShiftCanaryOperator
-from airflow_deploy.operators.finalize import RollbackOperator, SettleOperator
+from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout import probe as testers
-from airflow_deploy.rollout.probe import PATIENCE, close
-from airflow_deploy.tasks.base import recorded
+from airflow_deploy.rollout.probe import PROBE_WAIT_SECONDS, delete_testers_route
+from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.fake_cluster import FakeCluster
 from tests.airflow.fake_world import Clock
 from tests.airflow.test_operators import ENDING, Run
@@ -81,7 +81,7 @@ class Stage:
         self.cluster, self.clock, self.run = FakeCluster.at_share(self.plan, 0), Clock(), Run()
         self.cluster.body["spec"]["hostnames"] = ["shop.example.com"]
         self.run.returned("judge", {"verdict": "HEALTHY"})
-        monkeypatch.setattr(lease.Sign, "seen", lambda _: True)
+        monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)
         monkeypatch.setattr(testers, "time", self.clock_of())
         for module in (canary, settling):
             monkeypatch.setattr(module, "Cluster", lambda _: self.cluster)
@@ -115,7 +115,7 @@ class TestProbe:
         ((path, headers),) = gateway.asked
         assert (path, headers["host"], headers["x-canary"]) == ("/", "shop.example.com", "always")
         assert stage.share == 5
-        (first, _) = recorded(stage.run.context, ["shift"])
+        (first, _) = recorded_steps(stage.run.context, ["shift"])
         assert first.reason.endswith(f"; a request to {gateway.url} with x-canary: always was seen to arrive")
 
     def test_is_sent_until_it_arrives(self, stage: Stage, gateway: Gateway) -> None:
@@ -138,23 +138,23 @@ class TestProbe:
     ) -> None:
         status, headers = answer
         gateway.answer = lambda: (status, {k: v.format(candidate=stage.plan.candidate) for k, v in headers.items()})
-        with pytest.raises(UndeliveredError, match=said):
+        with pytest.raises(ProbeFailedError, match=said):
             stage.shift()
-        assert PATIENCE <= stage.clock.now - START <= PATIENCE + 1
+        assert PROBE_WAIT_SECONDS <= stage.clock.now - START <= PROBE_WAIT_SECONDS + 1
         assert (stage.share, stage.cluster.now.shifts) == (0, [])
-        assert recorded(stage.run.context, ["shift"]) == []
+        assert recorded_steps(stage.run.context, ["shift"]) == []
 
     def test_that_nobody_answers_ends_rolled_back_and_says_why(
         self, stage: Stage, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gateway.answer = lambda: (200, {})
-        with pytest.raises(UndeliveredError):
+        with pytest.raises(ProbeFailedError):
             stage.shift()
         stage.run.returned("plan", stage.plan.dump())
         stage.run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
         RollbackOperator(task_id="rollback", judges=[], gates=[], **ending).execute(stage.run.at("rollback"))
-        back, done = recorded(stage.run.context, ["rollback"])
+        back, done = recorded_steps(stage.run.context, ["rollback"])
         assert (back.to, done.to) == (State.ROLLING_BACK, State.ROLLED_BACK)
         assert back.reason.startswith(f"shift: no traffic is given, since a GET of {gateway.url}/ with Host shop.")
         assert "200 by somebody else" in back.reason
@@ -169,14 +169,14 @@ class TestProbe:
         self, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
     ) -> None:
         stage = Stage(monkeypatch, "http://127.0.0.1:1", "nobody")
-        with pytest.raises(UndeliveredError, match=r"no answer \(.*NewConnectionError"):
+        with pytest.raises(ProbeFailedError, match=r"no answer \(.*NewConnectionError"):
             stage.shift()
         assert stage.share == 0
 
     def test_without_an_address_the_share_says_that_it_was_not_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stage = Stage(monkeypatch, None, "unknown")
         stage.shift()
-        (first, _) = recorded(stage.run.context, ["shift"])
+        (first, _) = recorded_steps(stage.run.context, ["shift"])
         assert "the gateway was not asked, since route.url is not set" in first.reason
         assert (stage.share, stage.cluster.testers is not None) == (5, True)
 
@@ -202,7 +202,7 @@ class TestRoute:
         self, stage: Stage, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The next one claims the route and writes its own between our two reads and our write."""
-        named = {"name": "testers-payments-route", "namespace": "shop", "labels": LABELS}
+        named = {"name": "testers-payments-route", "namespace": "shop", "labels": TESTERS_LABELS}
         theirs: dict[str, Any] = {"metadata": named, "spec": {"rules": ["theirs"]}}
         create = stage.cluster.create_route
 
@@ -216,18 +216,18 @@ class TestRoute:
         assert stage.cluster.testers is not None
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
         with pytest.raises(FencedError):
-            testers.see_delivered(real(stage.cluster), stage.plan, "DEP-1-00000000/1")
+            testers.probe_candidate(real(stage.cluster), stage.plan, "DEP-1-00000000/1")
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
 
     def test_of_an_earlier_run_is_not_written_over_by_one_that_was_overtaken(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        named = {"name": "testers-payments-route", "namespace": "shop", "labels": LABELS}
+        named = {"name": "testers-payments-route", "namespace": "shop", "labels": TESTERS_LABELS}
         theirs: dict[str, Any] = {"metadata": {**named, "annotations": {}}, "spec": {"rules": ["an earlier run's"]}}
         stage.cluster.create_route(theirs)
         route = stage.cluster.route
 
-        def meanwhile(*where: str) -> Route:
+        def meanwhile(*where: str) -> HttpRoute:
             """Let the next one write its own between our two reads and our write."""
             there = stage.cluster.route_or_absent("shop", "testers-payments-route")
             patch = [{"op": "replace", "path": "/spec/rules", "value": ["theirs"]}]
@@ -249,13 +249,13 @@ class TestRoute:
         stage.cluster.create_route(own)
         with pytest.raises(RefusedError, match=r"is not one of airflow-deploy's for testers; rename it"):
             stage.shift()
-        assert close(real(stage.cluster), "shop", "payments-route", lambda _: True) is None
+        assert delete_testers_route(real(stage.cluster), "shop", "payments-route", lambda _: True) is None
         assert stage.cluster.testers is not None
 
     def test_is_deleted_at_the_end_of_its_run_and_of_no_other(self, stage: Stage, gateway: Gateway) -> None:
         gateway.answer = delivered(stage.plan)
         stage.shift()
-        assert close(real(stage.cluster), "shop", "payments-route", "DEP-1-00000000".__eq__) is None
+        assert delete_testers_route(real(stage.cluster), "shop", "payments-route", "DEP-1-00000000".__eq__) is None
         run = stage.run
         run.returned("plan", stage.plan.dump())
         run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
@@ -264,13 +264,13 @@ class TestRoute:
         assert stage.cluster.testers is not None
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
         with pytest.raises(Exception, match="did not reach VERIFIED"):
-            SettleOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
+            FinalizeOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
         assert stage.cluster.testers is None
 
     def test_that_was_written_anew_meanwhile_is_not_deleted(self, stage: Stage, gateway: Gateway) -> None:
         gateway.answer = delivered(stage.plan)
         stage.shift()
-        there = Route(dict(stage.cluster.testers or {}))
+        there = HttpRoute(dict(stage.cluster.testers or {}))
         stale = {**there.body, "metadata": {**there.body["metadata"], "resourceVersion": "0"}}
         with pytest.raises(TemporaryError):
-            stage.cluster.delete_route(Route(stale))
+            stage.cluster.delete_route(HttpRoute(stale))

@@ -15,22 +15,22 @@ from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
 from airflow_deploy.clients.kubernetes.inventory import OWN_KINDS
-from airflow_deploy.domain.errors import NotSettledError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.errors import NotFinalizedError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.service_route import PodsRoute
-from airflow_deploy.domain.routing.team_route import TeamRoute, absent
-from airflow_deploy.domain.routing.testers import made
-from airflow_deploy.domain.workloads.versions import SETTLES_ITSELF, Previous, chores
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
+from airflow_deploy.domain.routing.testers import route_for_testers
+from airflow_deploy.domain.workloads.versions import RUN_GRACE_SECONDS, PreviousVersion, plan_cleanup
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import cleanup as tidying
 from airflow_deploy.operators.apply import ApplyManifestOperator
-from airflow_deploy.operators.cleanup import TidyVersionsOperator
+from airflow_deploy.operators.cleanup import CleanupOperator
 from airflow_deploy.rollout import cleanup as versions
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.cleanup import Surveyed, Tidied, survey, tidy
-from airflow_deploy.rollout.rollback import take_back
+from airflow_deploy.rollout.cleanup import CleanupResult, Survey, clean_up, survey
+from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.fake_fleet import planned, verified
 from tests.airflow.fake_versions import FakeVersions
 from tests.airflow.fake_world import Clock
@@ -76,9 +76,9 @@ class Service:
             self.cluster.then_settled(plan)
         return plan
 
-    def tidied(self, after: float = 0.0) -> Tidied:
+    def tidied(self, after: float = 0.0) -> CleanupResult:
         self.now += after
-        return tidy(survey(real(self.cluster), self.plans[-1]), self.now)
+        return clean_up(survey(real(self.cluster), self.plans[-1]), self.now)
 
     def state(self) -> Any:
         return copy.deepcopy((self.cluster.body, self.cluster.made))
@@ -101,7 +101,7 @@ class TestTheLifeOfAVersion:
     def test_it_stays_warm_while_it_is_the_way_back(self, service: Service) -> None:
         first, second = service.deployed(), service.deployed()
         before = service.state()
-        assert service.tidied(WINDOW - 1) == Tidied()
+        assert service.tidied(WINDOW - 1) == CleanupResult()
         assert service.state() == before
         assert service.cluster.pods() == {first.candidate: 2, second.candidate: 2}
 
@@ -112,7 +112,7 @@ class TestTheLifeOfAVersion:
         assert service.cluster.weights() == {first.candidate: 0, second.candidate: 100}
         assert service.cluster.now.stopped == first.candidate
         before = service.state()
-        assert service.tidied(60) == Tidied()
+        assert service.tidied(60) == CleanupResult()
         assert service.state() == before
 
     def test_it_is_not_deleted_while_the_route_names_it(self, service: Service) -> None:
@@ -149,7 +149,7 @@ class TestTheLifeOfAVersion:
 
     def test_after_the_window_a_version_that_was_overtaken_twice_does_not_run_either(self, service: Service) -> None:
         first, second, third = (service.deployed() for _ in range(3))
-        service.tidied(SETTLES_ITSELF)
+        service.tidied(RUN_GRACE_SECONDS)
         assert service.cluster.pods() == {first.candidate: 0, second.candidate: 2, third.candidate: 2}
 
     def test_the_teams_own_workload_is_never_touched(self, service: Service) -> None:
@@ -161,8 +161,8 @@ class TestTheLifeOfAVersion:
 
     def test_after_a_way_back_to_the_teams_own_the_version_may_go(self, service: Service) -> None:
         plan = service.deployed()
-        take_back(real(service.cluster), plan, "worse")
-        service.tidied(SETTLES_ITSELF)
+        roll_back_promotion(real(service.cluster), plan, "worse")
+        service.tidied(RUN_GRACE_SECONDS)
         assert service.cluster.pods() == {plan.candidate: 0}
         assert service.cluster.weights() == {"payments": 100, plan.candidate: 0}
 
@@ -220,7 +220,7 @@ class TestWhatLooksLikeOurs:
         plan = service.applied()
         for item in service.cluster.made.values():
             item["metadata"]["labels"].update(change)
-        assert service.tidied(10 * WINDOW) == Tidied()
+        assert service.tidied(10 * WINDOW) == CleanupResult()
         assert service.cluster.pods() == {plan.candidate: 2}
 
     def test_by_its_labels_alone_is_left(self, service: Service) -> None:
@@ -274,7 +274,7 @@ class TestLeftAlone:
 class TestOrphans:
     def test_what_was_applied_and_never_claimed_is_stopped_once_nobody_can_be_at_it(self, service: Service) -> None:
         plan = service.applied()
-        assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
+        assert service.tidied(RUN_GRACE_SECONDS - 1) == CleanupResult()
         assert service.tidied(1).done == [f"stopped {plan.candidate}"]
         assert service.cluster.pods() == {plan.candidate: 0}
 
@@ -284,7 +284,7 @@ class TestOrphans:
         service.applied()
         del service.cluster.made["Deployment", plan.candidate]
         kinds = service.cluster.has(plan)
-        service.tidied(SETTLES_ITSELF - 1)
+        service.tidied(RUN_GRACE_SECONDS - 1)
         assert service.cluster.has(plan) == kinds
         service.tidied(1)
         assert service.cluster.has(plan) == []
@@ -293,12 +293,12 @@ class TestOrphans:
     def test_the_traffic_of_a_run_that_is_no_more_is_taken_back(self, service: Service, share: int) -> None:
         first, second = service.deployed(), service.applied()
         service.cluster.claimed(second, share)
-        assert service.tidied(SETTLES_ITSELF - 1).left
+        assert service.tidied(RUN_GRACE_SECONDS - 1).left
         (said,) = service.tidied(1).alarms
         assert said.startswith(f"{second.deployment_id} was canary, and Airflow has no live run of it")
         assert service.cluster.weights() == {first.candidate: 100, second.candidate: 0}
         assert service.cluster.pods() == {first.candidate: 2, second.candidate: 0}
-        assert service.tidied(60) == Tidied()
+        assert service.tidied(60) == CleanupResult()
 
     def test_the_traffic_of_a_run_that_another_airflow_looks_at_is_its_own(
         self, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -333,7 +333,7 @@ class TestTesters:
         service = Service()
         plan = service.applied()
         service.cluster.claimed(plan, 50)
-        testers = made(service.cluster.now, service.cluster.claim, plan.candidate)
+        testers = route_for_testers(service.cluster.now, service.cluster.claim, plan.candidate)
         service.cluster.then_settled(plan)
         service.cluster.create_route(testers or {})
         return service
@@ -356,7 +356,7 @@ class TestBetweenTheSurveyAndTheDeed:
         seen = survey(real(service.cluster), plan)
         service.cluster.wrote("Deployment", plan.candidate)
         with pytest.raises(TemporaryError):
-            tidy(seen, service.now)
+            clean_up(seen, service.now)
         assert service.cluster.pods() == {plan.candidate: 2}
 
     @pytest.mark.parametrize("kind", sorted(OWN_KINDS.keys() - {"ConfigMap"}))
@@ -368,7 +368,7 @@ class TestBetweenTheSurveyAndTheDeed:
         seen = survey(real(service.cluster), service.plans[-1])
         service.cluster.wrote(kind, first.candidate)
         with pytest.raises(TemporaryError):
-            tidy(seen, service.now)
+            clean_up(seen, service.now)
         assert kind in service.cluster.has(first)
 
     def test_the_way_back_of_a_run_that_began_is_not_stopped(self, service: Service) -> None:
@@ -378,16 +378,16 @@ class TestBetweenTheSurveyAndTheDeed:
         seen = survey(real(service.cluster), service.plans[-1])
         service.cluster.claimed(service.applied())
         with pytest.raises(TemporaryError):
-            tidy(seen, service.now)
+            clean_up(seen, service.now)
         assert service.cluster.pods()[first.candidate] == 2
 
     def test_a_version_that_traffic_returned_to_is_not_stopped(self, service: Service) -> None:
         first, second = service.deployed(), service.deployed()
         service.now += WINDOW
         seen = survey(real(service.cluster), second)
-        assert take_back(real(service.cluster), second, "worse")
+        assert roll_back_promotion(real(service.cluster), second, "worse")
         with pytest.raises(TemporaryError):
-            tidy(seen, service.now)
+            clean_up(seen, service.now)
         assert service.cluster.pods()[first.candidate] == 2
 
     def test_traffic_does_not_return_to_a_version_that_is_being_stopped(
@@ -404,10 +404,10 @@ class TestBetweenTheSurveyAndTheDeed:
 
         monkeypatch.setattr(service.cluster, "ready_endpoints", and_meanwhile)
         with pytest.raises(TemporaryError):
-            take_back(real(service.cluster), second, "worse")
+            roll_back_promotion(real(service.cluster), second, "worse")
         assert service.cluster.weights() == {first.candidate: 0, second.candidate: 100}
-        with pytest.raises(NotSettledError, match="is over; nothing was changed"):
-            take_back(real(service.cluster), second, "worse")
+        with pytest.raises(NotFinalizedError, match="is over; nothing was changed"):
+            roll_back_promotion(real(service.cluster), second, "worse")
 
     def test_what_was_stopped_once_may_be_a_way_back_again(self, service: Service) -> None:
         """A person starts an old version and gives it the traffic; then the next fix comes."""
@@ -418,7 +418,7 @@ class TestBetweenTheSurveyAndTheDeed:
         for ref in service.cluster.body["spec"]["rules"][0]["backendRefs"]:
             ref["weight"] = 100 * (ref["name"] == first.candidate)
         third = service.deployed()
-        assert take_back(real(service.cluster), third, "worse")
+        assert roll_back_promotion(real(service.cluster), third, "worse")
 
 
 def by_hand(service: Service, plan: DeploymentPlan) -> None:
@@ -444,7 +444,7 @@ class TestByHand:
 
     def test_whoever_starts_a_version_has_time_to_give_it_traffic(self, service: Service, old: DeploymentPlan) -> None:
         by_hand(service, old)
-        assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
+        assert service.tidied(RUN_GRACE_SECONDS - 1) == CleanupResult()
         assert service.cluster.pods()[old.candidate] == 2
         given_to(service, old)
         service.tidied(WINDOW)
@@ -452,14 +452,14 @@ class TestByHand:
 
     def test_a_version_that_is_given_none_is_stopped_again(self, service: Service, old: DeploymentPlan) -> None:
         by_hand(service, old)
-        assert service.tidied(SETTLES_ITSELF).done == [f"stopped {old.candidate}"]
+        assert service.tidied(RUN_GRACE_SECONDS).done == [f"stopped {old.candidate}"]
 
     def test_whoever_has_started_it_in_this_moment_has_time_too(self, service: Service, old: DeploymentPlan) -> None:
         """Its Deployment wants pods, and none of them is there yet."""
         service.cluster.scale("payments", old.candidate, 2)
-        assert service.tidied(1) == Tidied()
+        assert service.tidied(1) == CleanupResult()
         by_hand(service, old)
-        assert service.tidied(SETTLES_ITSELF - 1) == Tidied()
+        assert service.tidied(RUN_GRACE_SECONDS - 1) == CleanupResult()
         assert service.tidied(1).done == [f"stopped {old.candidate}"]
 
     def test_one_that_was_just_made_was_started_by_nobody(self, service: Service) -> None:
@@ -468,16 +468,16 @@ class TestByHand:
         for age in (0.0, 60.0):
             service.cluster.born[service.plans[0].candidate] = [START + age]
             version = survey(real(service.cluster), service.plans[0]).versions[0]
-            previous = Previous(version.name, START + 1)
-            assert chores([version], service.cluster.now, previous, 1, START + 61).stop == (version,)
+            previous = PreviousVersion(version.name, START + 1)
+            assert plan_cleanup([version], service.cluster.now, previous, 1, START + 61).stop == (version,)
         service.cluster.born[service.plans[0].candidate] = [START + 61]
         version = survey(real(service.cluster), service.plans[0]).versions[0]
-        assert chores([version], service.cluster.now, previous, 1, START + 61).stop == ()
+        assert plan_cleanup([version], service.cluster.now, previous, 1, START + 61).stop == ()
 
     def test_a_pod_that_was_replaced_keeps_none_alive(self, service: Service) -> None:
         """A node was drained, say, or an autoscaler has added one."""
         old = service.applied()
-        service.now += SETTLES_ITSELF
+        service.now += RUN_GRACE_SECONDS
         service.cluster.born[old.candidate][0] = service.now
         assert service.tidied().done == [f"stopped {old.candidate}"]
 
@@ -489,14 +489,14 @@ class TestByHand:
         seen = survey(real(service.cluster), plans[-1])
         given_to(service, chosen)
         with pytest.raises(TemporaryError):
-            tidy(seen, service.now)
+            clean_up(seen, service.now)
         assert service.cluster.pods()[chosen.candidate] == 2
 
 
 class TestTheRouteThatItHadBefore:
     """A team gives its service another route or router, and users still come by the old one."""
 
-    def survey(self, service: Service, old: dict[str, Any] | None) -> Surveyed:
+    def survey(self, service: Service, old: dict[str, Any] | None) -> Survey:
         """Survey it with a latest plan that has a new route, where the team's own serves."""
         plan = service.plans[0]
         ref = {"kind": "Service", "name": "web", "port": 80, "weight": 1}
@@ -507,8 +507,8 @@ class TestTheRouteThatItHadBefore:
         service.cluster.body, service.cluster.plan = new, plan.model_copy(update={"spec": spec})
 
         def read(namespace: str, name: str, router: str) -> TeamRoute:
-            body, kind = bodies[name], Route if router == "gateway" else PodsRoute
-            return kind(body) if body else absent(kind, namespace, name)
+            body, kind = bodies[name], HttpRoute if router == "gateway" else ServiceRoute
+            return kind(body) if body else absent_route(kind, namespace, name)
 
         service.cluster.team_route_or_absent = read  # type: ignore[method-assign]
         return survey(real(service.cluster), service.cluster.plan)
@@ -516,7 +516,7 @@ class TestTheRouteThatItHadBefore:
     def test_keeps_who_serves_there(self, service: Service) -> None:
         plan = service.deployed()
         seen = self.survey(service, service.cluster.body)
-        tidied = tidy(seen, service.now + 10 * WINDOW)
+        tidied = clean_up(seen, service.now + 10 * WINDOW)
         assert tidied.done == []
         assert tidied.alarms == [
             f"{plan.candidate} is not stopped: it has users by a route that its service had before; let them come by"
@@ -530,7 +530,7 @@ class TestTheRouteThatItHadBefore:
         monkeypatch.setattr(versions, "frozen_plan", lambda *_: plan.model_copy(update={"spec": moved}))
         selector = {"app.kubernetes.io/version": plan.candidate}
         body = {"metadata": {**service.cluster.body["metadata"], "annotations": {}}, "spec": {"selector": selector}}
-        tidied = tidy(self.survey(service, body), service.now + 10 * WINDOW)
+        tidied = clean_up(self.survey(service, body), service.now + 10 * WINDOW)
         assert (tidied.done, len(tidied.alarms)) == ([], 1)
         assert service.cluster.pods() == {plan.candidate: 2}
 
@@ -539,7 +539,7 @@ class TestTheRouteThatItHadBefore:
         plan = service.deployed()
         given_to(service, plan.model_copy(update={"commit": "f" * 40}))
         seen = self.survey(service, None if gone else service.cluster.body)
-        tidied = tidy(seen, service.now + 10 * WINDOW)
+        tidied = clean_up(seen, service.now + 10 * WINDOW)
         assert (tidied.done, tidied.alarms) == ([f"stopped {plan.candidate}"], [])
 
     def test_does_not_delete_what_is_named_there(self, service: Service) -> None:
@@ -549,8 +549,8 @@ class TestTheRouteThatItHadBefore:
             service.cluster.scale("payments", one.candidate, 0)
         for ref in service.cluster.body["spec"]["rules"][0]["backendRefs"]:
             ref["weight"] = int(ref["name"] != plan.candidate)
-        assert tidy(self.survey(service, service.cluster.body), service.now + 10 * WINDOW) == Tidied()
-        assert tidy(self.survey(service, None), service.now + 10 * WINDOW).done == [f"deleted {plan.candidate}"]
+        assert clean_up(self.survey(service, service.cluster.body), service.now + 10 * WINDOW) == CleanupResult()
+        assert clean_up(self.survey(service, None), service.now + 10 * WINDOW).done == [f"deleted {plan.candidate}"]
 
 
 class Killed(BaseException):
@@ -578,11 +578,11 @@ class TestDying:
 
     def test_these_are_all_the_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         service = self.prepared()
-        made: list[str] = []
+        route_for_testers: list[str] = []
 
         def noted(name: str, actual: Callable[..., Any]) -> Callable[..., Any]:
             def call(*given: Any) -> Any:
-                made.append(name)
+                route_for_testers.append(name)
                 return actual(*given)
 
             return call
@@ -590,7 +590,7 @@ class TestDying:
         for name in ("patch_route", "scale", "delete"):
             monkeypatch.setattr(service.cluster, name, noted(name, getattr(service.cluster, name)))
         service.tidied()
-        assert tuple(made) == self.CALLS
+        assert tuple(route_for_testers) == self.CALLS
         self.done(service)
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -620,12 +620,12 @@ class TestDying:
 
         for name in ("patch_route", "scale", "delete"):
             monkeypatch.setattr(service.cluster, name, counted(getattr(service.cluster, name)))
-        self.attempt(lambda: tidy(seen, service.now))
+        self.attempt(lambda: clean_up(seen, service.now))
         assert number < 0 or not other
         number = -100
         service.tidied()
         self.done(service)
-        assert service.tidied() == Tidied()
+        assert service.tidied() == CleanupResult()
 
     @staticmethod
     def attempt(do: Callable[[], Any]) -> None:
@@ -704,7 +704,7 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
     lines: list[str] = []
     log = logging.getLogger("a pass of tidying")
     monkeypatch.setattr(log, "info", lambda text, *given: lines.append(text % given))
-    monkeypatch.setattr(TidyVersionsOperator, "log", log)
+    monkeypatch.setattr(CleanupOperator, "log", log)
 
     def run(*services: Service, live: dict[str, str] | None = None) -> list[str]:
         lines.clear()
@@ -717,7 +717,7 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
             return int((live or {}).get(dag_id) in states)
 
         context = cast("Context", {"ti": SimpleNamespace(get_dr_count=count)})
-        TidyVersionsOperator(task_id="tidy").execute(context)
+        CleanupOperator(task_id="tidy").execute(context)
         return lines[1:-1]
 
     yield run

@@ -13,9 +13,9 @@ from kubernetes import client
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.routing.lease import held, renewed
+from airflow_deploy.domain.routing.lease import new_lease, renewal_patch
 
-LEASE = {**held("shop", "payments", "DEP-1/1", 45), "metadata": {"name": "airflow-deploy-payments"}}
+LEASE = {**new_lease("shop", "payments", "DEP-1/1", 45), "metadata": {"name": "airflow-deploy-payments"}}
 PATH = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
 
 
@@ -65,7 +65,7 @@ def traffic(server: Server) -> Traffic:
 
 
 def test_a_renewal_is_one_write_that_tests_who_holds_it(server: Server, traffic: Traffic) -> None:
-    assert traffic.patch_lease("shop", "airflow-deploy-payments", renewed("DEP-1/1"))
+    assert traffic.patch_lease("shop", "airflow-deploy-payments", renewal_patch("DEP-1/1"))
     ((method, path, kind, patch),) = server.asked
     assert (method, path) == ("PATCH", f"{PATH}/airflow-deploy-payments?fieldManager=airflow-deploy")
     assert kind == "application/json-patch+json"
@@ -77,13 +77,13 @@ def test_a_renewal_is_one_write_that_tests_who_holds_it(server: Server, traffic:
 def test_a_lease_that_cannot_be_written(server: Server, traffic: Traffic, status: int, error: type[Exception]) -> None:
     server.status = status
     with pytest.raises(error, match=f"writing Lease shop/airflow-deploy-payments: the cluster answers {status}"):
-        traffic.patch_lease("shop", "airflow-deploy-payments", renewed("DEP-1/1"))
+        traffic.patch_lease("shop", "airflow-deploy-payments", renewal_patch("DEP-1/1"))
 
 
 def test_a_lease_that_is_not_there(server: Server, traffic: Traffic) -> None:
     server.status = 404
     assert traffic.lease("shop", "airflow-deploy-payments") is None
-    assert traffic.patch_lease("shop", "airflow-deploy-payments", renewed("DEP-1/1")) is False
+    assert traffic.patch_lease("shop", "airflow-deploy-payments", renewal_patch("DEP-1/1")) is False
 
 
 def test_one_that_may_not_be_read_is_not_taken_for_none(server: Server, traffic: Traffic) -> None:
@@ -95,7 +95,7 @@ def test_one_that_may_not_be_read_is_not_taken_for_none(server: Server, traffic:
 def test_a_lease_that_somebody_else_has_just_made(server: Server, traffic: Traffic) -> None:
     server.status = 409
     with pytest.raises(TemporaryError, match="making Lease shop/airflow-deploy-payments"):
-        traffic.create_lease("shop", held("shop", "payments", "DEP-1/1", 45))
+        traffic.create_lease("shop", new_lease("shop", "payments", "DEP-1/1", 45))
     ((method, path, _, body),) = server.asked
     assert (method, path) == ("POST", f"{PATH}?fieldManager=airflow-deploy")
     assert body["spec"]["holderIdentity"] == "DEP-1/1"

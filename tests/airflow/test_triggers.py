@@ -20,19 +20,19 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Readiness
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.rollout.analysis.loop import Looks, Role
+from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Role
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.tasks import triggers
 from airflow_deploy.tasks.triggers import (
-    AT_ONCE,
-    FAILING,
-    INTERVAL,
+    LOOK_INTERVAL,
     LOOKS_PER_SECOND,
-    LookTrigger,
+    MAX_CONCURRENT_LOOKS,
+    MAX_FAILING_SECONDS,
+    AnalysisTrigger,
     Pace,
     ReadyTrigger,
     in_thread,
@@ -99,9 +99,9 @@ class TestHarm:
         """Others' triggers may have taken all of them, and hang."""
         world = World(monkeypatch, planned(), HARMFUL)
         braked, waited = threading.Event(), []
-        begin, patch = LookTrigger._begin, world.cluster.patch_route
+        begin, patch = AnalysisTrigger._begin, world.cluster.patch_route
 
-        async def then_all_are_taken(trigger: LookTrigger) -> Looks:
+        async def then_all_are_taken(trigger: AnalysisTrigger) -> AnalysisLoop:
             looks = await begin(trigger)
             taken = ThreadPoolExecutor(1)
             asyncio.get_running_loop().set_default_executor(taken)
@@ -112,7 +112,7 @@ class TestHarm:
             braked.set()
             return patch(*arguments)
 
-        monkeypatch.setattr(LookTrigger, "_begin", then_all_are_taken)
+        monkeypatch.setattr(AnalysisTrigger, "_begin", then_all_are_taken)
         monkeypatch.setattr(world.cluster, "patch_route", noted)
         assert ended(world.trigger("watch"))["restored_at"] is not None
         assert waited == [True]
@@ -141,7 +141,7 @@ class TestHarm:
     ) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         ended(world.trigger("watch"))
-        world.cluster.annotate(routes.WORD, word)
+        world.cluster.annotate(routes.FINAL_VERDICT, word)
         event = ended(world.trigger("watch"))
         assert (event["verdict"], event["numbers"]) == ("CLOSED", {"phase": routes.BRAKED})
 
@@ -248,7 +248,7 @@ class TestWhatNobodyForesaw:
         self.break_from(monkeypatch, world, 0, 1e9, error)
         event = ended(world.trigger(role))
         assert event["verdict"] == "BLIND"
-        assert FAILING <= world.clock.now - START <= FAILING + 5
+        assert MAX_FAILING_SECONDS <= world.clock.now - START <= MAX_FAILING_SECONDS + 5
         assert world.cluster.now.phase == routes.BRAKED
 
     def test_a_gate_that_keeps_failing_ends_blind(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ class TestWhatNobodyForesaw:
 
     def test_a_moment_of_it_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        self.break_from(monkeypatch, world, 10, 10 + FAILING - 5, KeyError("le"))
+        self.break_from(monkeypatch, world, 10, 10 + MAX_FAILING_SECONDS - 5, KeyError("le"))
         assert ended(world.trigger("gate", 50))["verdict"] == "HEALTHY"
 
     def test_moments_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,20 +306,20 @@ class TestWhatNobodyForesaw:
         monkeypatch.setattr(Observer, "connect", connect)
         with pytest.raises(RefusedError, match="no such connection"):
             asyncio.run(world.trigger("watch").event())
-        assert world.clock.now >= START + FAILING
+        assert world.clock.now >= START + MAX_FAILING_SECONDS
 
     @staticmethod
     def break_from(
         monkeypatch: pytest.MonkeyPatch, world: World, begin: float, end: float, error: Exception, every: int = 1
     ) -> None:
-        look, number = Looks.look, iter(range(10**6))
+        look, number = AnalysisLoop.look, iter(range(10**6))
 
-        def broken(self: Looks) -> Outcome | None:
+        def broken(self: AnalysisLoop) -> FinalVerdict | None:
             if begin <= world.clock.now - START < end and next(number) % every == 0:
                 raise error
             return look(self)
 
-        monkeypatch.setattr(Looks, "look", broken)
+        monkeypatch.setattr(AnalysisLoop, "look", broken)
 
 
 class Sleeper:
@@ -349,7 +349,7 @@ class TestPace:
     def test_a_loop_among_few_looks_at_once_and_then_every_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
         with Pace() as pace:
-            assert sleeper.looks(pace, 4) == [0, INTERVAL, 2 * INTERVAL, 3 * INTERVAL]
+            assert sleeper.looks(pace, 4) == [0, LOOK_INTERVAL, 2 * LOOK_INTERVAL, 3 * LOOK_INTERVAL]
 
     def test_the_time_of_a_look_is_part_of_the_interval(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
@@ -358,7 +358,7 @@ class TestPace:
             sleeper.now += 0.4
             assert sleeper.looks(pace, 1) == [pytest.approx(0.6)]
             sleeper.now += 7
-            assert sleeper.looks(pace, 2) == [0, INTERVAL]
+            assert sleeper.looks(pace, 2) == [0, LOOK_INTERVAL]
 
     def test_many_loops_share_what_a_process_can_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
@@ -367,7 +367,7 @@ class TestPace:
             first, second = sleeper.looks(pace, 2)
             assert second - first == pytest.approx(self.MANY / LOOKS_PER_SECOND)
         with Pace() as alone:
-            assert sleeper.looks(alone, 2) == [0, INTERVAL]
+            assert sleeper.looks(alone, 2) == [0, LOOK_INTERVAL]
 
     def test_loops_that_begin_together_spread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sleeper = Sleeper(monkeypatch)
@@ -381,9 +381,9 @@ class TestPace:
 
     def test_no_more_looks_are_at_work_than_the_processor_bears(self, monkeypatch: pytest.MonkeyPatch) -> None:
         Sleeper(monkeypatch)
-        monkeypatch.setattr(triggers, "HANGS", 30.0)
+        monkeypatch.setattr(triggers, "SLOW_LOOK_SECONDS", 30.0)
         working, most, guard = 0, 0, threading.Lock()
-        together = threading.Barrier(AT_ONCE)
+        together = threading.Barrier(MAX_CONCURRENT_LOOKS)
 
         def look() -> None:
             nonlocal working, most
@@ -397,18 +397,18 @@ class TestPace:
 
         async def run() -> None:
             with ExitStack() as begun:
-                await asyncio.gather(*(begun.enter_context(Pace()).look(look) for _ in range(3 * AT_ONCE)))
+                await asyncio.gather(*(begun.enter_context(Pace()).look(look) for _ in range(3 * MAX_CONCURRENT_LOOKS)))
 
         asyncio.run(run())
-        assert most == AT_ONCE
+        assert most == MAX_CONCURRENT_LOOKS
 
     def test_looks_that_hang_hold_up_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(triggers, "HANGS", 0.01)
+        monkeypatch.setattr(triggers, "SLOW_LOOK_SECONDS", 0.01)
         released = threading.Event()
 
         async def run() -> int:
             with ExitStack() as begun:
-                paces = [begun.enter_context(Pace()) for _ in range(2 * AT_ONCE)]
+                paces = [begun.enter_context(Pace()) for _ in range(2 * MAX_CONCURRENT_LOOKS)]
                 hanging = [asyncio.ensure_future(pace.look(lambda: released.wait(30))) for pace in paces]
                 try:
                     with Pace() as pace:
@@ -452,7 +452,7 @@ class TestSerialisation:
         world = World(monkeypatch, planned(), HEALTHY)
         trigger = world.trigger(role, None if role == "watch" else 50)
         again = self.again(trigger)
-        assert type(again) is LookTrigger
+        assert type(again) is AnalysisTrigger
         assert again.serialize() == trigger.serialize()
 
     def test_and_it_says_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,7 +478,7 @@ class TestReadiness:
     def test_waits_for_all_pods(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world(monkeypatch, Readiness(0, 2, None), Readiness(1, 2, None), Readiness(2, 2, None))
         assert self.ended(world) == {"ready": 2, "wanted": 2, "failed": None}
-        assert world.clock.now == START + 2 * INTERVAL
+        assert world.clock.now == START + 2 * LOOK_INTERVAL
 
     def test_ends_where_they_never_will_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world(monkeypatch, Readiness(0, 2, "ImagePullBackOff"))

@@ -26,8 +26,8 @@ from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.factory.verification import verification_dag
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.verification import ReportOperator
-from airflow_deploy.rollout.history import promoted
-from airflow_deploy.tasks.base import RETURN_RETRIES
+from airflow_deploy.rollout.history import promoted_deployments
+from airflow_deploy.tasks.base import ROLLBACK_RETRIES
 from tests.airflow.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.airflow.rules import play
 from tests.airflow.test_dags import DAGS, serialised
@@ -389,7 +389,7 @@ class TestTheDag:
         for task in (mapped, again(dag).get_task("take_back")):
             assert task.retries * task.retry_delay.total_seconds() >= 120
         made = mapped.unmap({"target": {"service": "payments"}})
-        assert (made.retries, made.retry_delay) == (RETURN_RETRIES["retries"], RETURN_RETRIES["retry_delay"])
+        assert (made.retries, made.retry_delay) == (ROLLBACK_RETRIES["retries"], ROLLBACK_RETRIES["retry_delay"])
         for error in (RefusedError("403"), TemporaryError("later"), OSError("the store is away")):
             assert made.retry_policy.evaluate(error, try_number=1, max_tries=30).action != RetryAction.FAIL
 
@@ -441,7 +441,7 @@ class TestFrozenByTheAudit:
     def test_is_what_the_verification_reads(self, store: Path) -> None:
         plan = planned(rollback={"window": "2h"})
         verified(plan, at=START)
-        (item,) = promoted(START + 10)
+        (item,) = promoted_deployments(START + 10)
         assert (item.plan, item.baseline, item.verified_at, item.until) == (
             plan,
             GOOD_BASELINE,
@@ -456,7 +456,7 @@ class TestFrozenByTheAudit:
         told = summary(plan)
         del told[key]
         Artifacts(plan).write(f"{plan.deployment_id}.json", json.dumps(told))
-        assert promoted(START) == []
+        assert promoted_deployments(START) == []
 
     def test_holds_no_more_than_the_run_knew(self, store: Path) -> None:
         plan = planned()

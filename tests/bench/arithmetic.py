@@ -11,12 +11,12 @@ from typing import cast
 from unittest.mock import patch
 
 from airflow_deploy.clients.prometheus.hook import Prometheus
-from airflow_deploy.domain.metrics.batch_query import LABEL, fullest, parted, restored
+from airflow_deploy.domain.metrics.batch_query import PART_LABEL, largest_by_step, raw_samples, split_answer
 from airflow_deploy.domain.metrics.counters import Series
 from airflow_deploy.domain.metrics.sources import SATURATION
 from airflow_deploy.rollout.analysis import loop as looks
-from airflow_deploy.rollout.analysis.loop import Looks
-from airflow_deploy.rollout.analysis.observer import COUNTERS, SCRAPES, Observer, Seen
+from airflow_deploy.rollout.analysis.loop import AnalysisLoop
+from airflow_deploy.rollout.analysis.observer import COUNTERS, SCRAPES, Observation, Observer
 from tests.bench.fleet import Gate, began, gate
 from tests.bench.stand_ins import answer_series
 
@@ -29,17 +29,17 @@ class Answered(Observer):
 
     made_up = 0.0
 
-    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Seen:
+    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Observation:
         before = time.process_time()
         at = int(until or 0)
         items = [json.loads(text) for text in answer_series(0, range(at - seconds, at + 1))]
         samples = ([(float(when), float(value)) for when, value in item["values"]] for item in items)
         answer = [Series(item["metric"], values) for item, values in zip(items, samples, strict=True)]
-        assert all(LABEL in item.labels for item in answer)
+        assert all(PART_LABEL in item.labels for item in answer)
         self.made_up += time.process_time() - before
-        found = parted(answer)
-        gauges = {name: fullest(found[name]) for name in SATURATION}
-        return Seen(restored(found[COUNTERS], found[SCRAPES]), [], gauges)
+        found = split_answer(answer)
+        gauges = {name: largest_by_step(found[name]) for name in SATURATION}
+        return Observation(raw_samples(found[COUNTERS], found[SCRAPES]), [], gauges)
 
 
 def look_ms() -> float:
@@ -55,7 +55,7 @@ def look_ms() -> float:
         patch.object(Observer, "connect", lambda _: observer),
         patch.object(looks, "time", clock),
     ):
-        loop = Looks(one.assignment)
+        loop = AnalysisLoop(one.assignment)
         for _ in range(LOOKS):
             now += EVERY
             before, made_up = time.process_time(), observer.made_up

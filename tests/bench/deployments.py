@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from airflow_deploy.domain.analysis.sequential import Array
 from airflow_deploy.domain.config.gates import GATES, Gate
-from airflow_deploy.domain.config.spec import Canary
+from airflow_deploy.domain.config.spec import CanarySpec
 from tests.bench.engine import LIMIT, begin
 
 SCRAPE = 5
 STABLE_ERROR = 0.002
-CANARY = Canary()
+CANARY = CanarySpec()
 STAGES = CANARY.stages
 HISTORY = 3600
 BASELINE = 300

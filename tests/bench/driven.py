@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
@@ -20,11 +20,11 @@ from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.operators.finalize import RollbackOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
-from airflow_deploy.rollout.analysis.loop import Assignment, Looks
+from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.sensors.ready import WaitReadySensor
-from airflow_deploy.tasks.base import record
-from airflow_deploy.tasks.triggers import INTERVAL
+from airflow_deploy.tasks.base import record_step
+from airflow_deploy.tasks.triggers import LOOK_INTERVAL
 
 AGREED = ("score_confidence", "")
 
@@ -70,7 +70,7 @@ class Driven:
         self._do(WaitReadySensor(task_id="wait_ready", deferrable=False, plan=self.plan))
         self.claim = self._do(ClaimRouteOperator(task_id="claim_route", plan=self.plan))
         watch = Assignment(role="watch", plan=self.plan, baseline=self.baseline, claim=self.claim, started=time.time())
-        self._looks = Looks(watch)
+        self._looks = AnalysisLoop(watch)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def shift(self, share: int) -> None:
@@ -92,7 +92,7 @@ class Driven:
     def verified(self) -> None:
         """End as a run does whose verification held."""
         self._at("verify")
-        record(self._context, State.VERIFYING, "looking at the promoted version")
+        record_step(self._context, State.VERIFYING, "looking at the promoted version")
         verify = VerifySensor(task_id="verify", plan=self.plan, claim=self.claim, baseline=self.baseline)
         verify.finish(self._context, _word("HEALTHY").event() | {"evidence": None, "evidence_sha256": None})
         self._do(AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=self._steps_of))
@@ -118,7 +118,7 @@ class Driven:
         """Look and renew the Lease until the route says that the watch is over: no share is raised without."""
         while self._looks.look() is None:
             self._looks.renew()
-            time.sleep(INTERVAL)  # as the product's own loop of looks
+            time.sleep(LOOK_INTERVAL)  # as the product's own loop of looks
 
     def _do(self, operator: Any) -> Any:
         self._at(operator.task_id)
@@ -136,5 +136,5 @@ class Driven:
         self._ti.xcom_push(key="return_value", value=value)
 
 
-def _word(verdict: Any) -> Outcome:
-    return Outcome(verdict, "measured by hand", time.time(), numbers={"requests": 0, "errors": 0})
+def _word(verdict: Any) -> FinalVerdict:
+    return FinalVerdict(verdict, "measured by hand", time.time(), numbers={"requests": 0, "errors": 0})

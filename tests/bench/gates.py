@@ -29,7 +29,7 @@ import psutil
 import yaml
 from cryptography.fernet import Fernet
 
-from airflow_deploy.tasks.triggers import INTERVAL, LOOKS_PER_SECOND
+from airflow_deploy.tasks.triggers import LOOK_INTERVAL, LOOKS_PER_SECOND
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / ".bench" / "gates.json"
@@ -72,7 +72,7 @@ def bench(folder: Path, gates: int, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
         after, until = cpu(triggerer.pid), time.time()
         looks, queries = asked(cluster), asked(prometheus)
-        interval = max(INTERVAL, gates / LOOKS_PER_SECOND)
+        interval = max(LOOK_INTERVAL, gates / LOOKS_PER_SECOND)
         late = [delay for at in looks.values() for delay in lateness([t for t in at if since <= t < until], interval)]
         counted = sum(since <= at < until for every in looks.values() for at in every)
         look_ms = subprocess.run(

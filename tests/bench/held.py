@@ -29,7 +29,7 @@ from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.rollout.analysis.replay import judge_again
+from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.bench.matrix import STATES, Row
 from tests.e2e.trail import summary, transitions, unix
 from tests.e2e.world import INCIDENT, RISKY, dag_of
@@ -359,7 +359,7 @@ def writes(call: Call) -> bool:
 
 def _replays(folder: Path) -> bool:
     """Whether every verdict follows from the evidence that was kept of it."""
-    return not any(judge_again(path).differences for path in folder.glob("evidence_*/*.jsonl"))
+    return not any(replay_file(path).differences for path in folder.glob("evidence_*/*.jsonl"))
 
 
 def _verified_at(folder: Path) -> float | None:

@@ -15,7 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
-from airflow_deploy.tasks.triggers import LookTrigger
+from airflow_deploy.tasks.triggers import AnalysisTrigger
 from tests.bench.fleet import gate
 from tests.bench.pulse import PulseTrigger
 
@@ -31,7 +31,7 @@ with DAG("{DAG_ID}", schedule=None):
 
 def main(number: int, folder: str) -> None:
     triggers: list[Any] = [PulseTrigger(folder)]
-    triggers += [LookTrigger(asdict(gate(index).assignment), "gate") for index in range(number)]
+    triggers += [AnalysisTrigger(asdict(gate(index).assignment), "gate") for index in range(number)]
     with create_session() as session:
         found = SerializedDagModel.get(DAG_ID, session=session)
         assert found is not None

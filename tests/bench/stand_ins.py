@@ -24,15 +24,15 @@ from urllib.parse import parse_qs
 
 import uvloop
 
-from airflow_deploy.domain.metrics.batch_query import LABEL
-from airflow_deploy.domain.metrics.sources import PRESETS, SATURATION
+from airflow_deploy.domain.metrics.batch_query import PART_LABEL
+from airflow_deploy.domain.metrics.sources import SATURATION, SOURCES
 from tests.bench.fleet import SCRAPE, began, gate, route_body
 from tests.stack.tls import Authority
 
 Answer = Callable[[str, str], tuple[str, bytes]]
 """What a path and a form are about, and the body of the answer."""
 
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 INSTANCE = "10.0.0.7:8082"
 RATE = 20.0
 """Requests per second of one service."""
@@ -110,8 +110,8 @@ def written(labels: str, values: Iterable[tuple[int, object]]) -> str:
 
 
 PARTS = {
-    "scrapes": json.dumps({LABEL: "scrapes", "instance": INSTANCE}),
-    **{name: json.dumps({LABEL: name}) for name in SATURATION},
+    "scrapes": json.dumps({PART_LABEL: "scrapes", "instance": INSTANCE}),
+    **{name: json.dumps({PART_LABEL: name}) for name in SATURATION},
 }
 
 
@@ -128,7 +128,13 @@ def counters(number: int) -> list[tuple[str, float, float]]:
     for version, share, born in ((plan.candidate, 0.05, began()), (plan.stable, 0.95, began() - 3600)):
         backend = f"httproute-shop-{route}-gw-traefik-ep-web-0-abc-svc-shop-{version}-0@kubernetesgateway"
         for (code, of_codes), (method, of_methods), (name, more) in product(CODES.items(), METHODS.items(), names):
-            labels = {LABEL: "counters", "__name__": name, "instance": INSTANCE, "job": "gateway", "service": backend}
+            labels = {
+                PART_LABEL: "counters",
+                "__name__": name,
+                "instance": INSTANCE,
+                "job": "gateway",
+                "service": backend,
+            }
             labels |= {"code": code, "method": method, "protocol": "http", **more}
             rate = RATE * share * of_codes * of_methods * (WITHIN if more else 1)
             found.append((json.dumps(labels, separators=(",", ":")), rate, born))

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.e2e import terminal
 from tests.e2e.graphs import graphs, link
@@ -21,7 +21,7 @@ from tests.stack.gateway import METRICS_PORT
 from tests.stack.http import get
 from tests.stack.layout import ADDRESS
 
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 METRICS = f"http://{ADDRESS}:{METRICS_PORT}/metrics"
 
 

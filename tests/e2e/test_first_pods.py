@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.routing.service_route import NOBODY
-from airflow_deploy.domain.workloads.versions import VERSION
+from airflow_deploy.domain.labels import VERSION
+from airflow_deploy.domain.routing.service_route import MATCH_NO_POD
 from tests.e2e.counted import by_pod, counted
 from tests.e2e.test_judgement import Deployment
 from tests.e2e.trail import unix
@@ -58,7 +58,7 @@ def test_a_bad_first_version_is_taken_back_to_nobody_and_a_good_one_answers_ever
     assert (bad.state, said["state"], said["stable"]) == ("failed", "ROLLED_BACK", "")
     assert "error_rate: worse than its limit" in said["judgements"]["watch"]["reason"]
     assert said["reason"] == f"nobody has traffic, as before, {candidate} is stopped"
-    assert (service()["spec"]["selector"], world.replicas(candidate)) == (NOBODY, 0)
+    assert (service()["spec"]["selector"], world.replicas(candidate)) == (MATCH_NO_POD, 0)
     served = [request.sent for request in bad.requests() if request.version == candidate]
     assert served
     assert max(served) < unix(said["restored_at"]) + 2

@@ -12,7 +12,7 @@ import pytest
 from requests import HTTPError
 
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.routing.lease import name_of
+from airflow_deploy.domain.routing.lease import lease_name
 from tests.e2e.counted import by_pod, counted
 from tests.e2e.trail import folder_of, states, summary, transitions, unix
 from tests.e2e.world import World, served
@@ -62,7 +62,7 @@ def behind_pods(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
 
 
 def lease() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(kubectl("-n", VAULT, "get", "lease", name_of(VAULT), "-o", "json"))
+    found: dict[str, Any] = json.loads(kubectl("-n", VAULT, "get", "lease", lease_name(VAULT), "-o", "json"))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.workloads.versions import VERSION
+from airflow_deploy.domain.labels import VERSION
 from tests.e2e.counted import by_pod, counted
 from tests.e2e.test_judgement import Deployment
 from tests.e2e.trail import transitions, unix

@@ -14,9 +14,9 @@ from kubernetes import client
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.routing.lease import held, name_of, renewed
-from airflow_deploy.domain.workloads.manifests import guard, objects, rbac, route
-from airflow_deploy.domain.workloads.mirror import made
+from airflow_deploy.domain.routing.lease import lease_name, new_lease, renewal_patch
+from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac, route_object, version_objects
+from airflow_deploy.domain.workloads.mirror import mirror_objects
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl
@@ -27,9 +27,13 @@ OWNER = "DEP-1795417200-ffffffff/1"
 Right = tuple[str, str, str]
 """API group, resource and verb."""
 
-ROLE, BINDING = yaml.safe_load_all(rbac(RIGHTS, [stacks.EMBEDDED.account]))
+ROLE, BINDING = yaml.safe_load_all(render_rbac(RIGHTS, [stacks.EMBEDDED.account]))
 GUARD, GUARD_OF_PODS = (
-    next(item for item in yaml.safe_load_all(guard("image", RIGHTS, [RIGHTS], replicas=more)) if item["kind"] == "Role")
+    next(
+        item
+        for item in yaml.safe_load_all(render_guard("image", RIGHTS, [RIGHTS], replicas=more))
+        if item["kind"] == "Role"
+    )
     for more in (False, True)
 )
 
@@ -53,7 +57,7 @@ class Namespace:
     def version(self) -> DeploymentPlan:
         """Return the plan of one more version that is there."""
         plan = self.plan()
-        self.admin.apply(objects(plan))
+        self.admin.apply(version_objects(plan))
         return plan
 
     def made(self, kind: str, plan: DeploymentPlan) -> dict[str, Any]:
@@ -70,11 +74,11 @@ class Namespace:
 
 
 def apply(cluster: Cluster, there: Namespace) -> None:
-    cluster.apply(objects(there.plan()))
+    cluster.apply(version_objects(there.plan()))
 
 
 def apply_again(cluster: Cluster, there: Namespace) -> None:
-    cluster.apply(objects(there.version()))
+    cluster.apply(version_objects(there.version()))
 
 
 def look_around(cluster: Cluster, there: Namespace) -> None:
@@ -112,7 +116,7 @@ def withdraw(cluster: Cluster, there: Namespace) -> None:
 def make_route(cluster: Cluster, there: Namespace) -> None:
     plan = there.plan()
     where = {"name": plan.candidate, "gateway": {"name": RIGHTS, "namespace": RIGHTS}, "hostnames": [f"{RIGHTS}.test"]}
-    cluster.create_route(route(make_spec(namespace=RIGHTS, route=where)))
+    cluster.create_route(route_object(make_spec(namespace=RIGHTS, route=where)))
 
 
 def testers(there: Namespace) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def settle(cluster: Cluster, there: Namespace) -> None:
 @contextmanager
 def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
     """Yield a mirror's objects; whoever has made them, they do not keep the namespace from being deleted."""
-    found = made(there.plan(), copied=False)
+    found = mirror_objects(there.plan(), copied=False)
     try:
         yield found
     finally:
@@ -146,31 +150,31 @@ def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
 
 
 def mirror(cluster: Cluster, there: Namespace) -> None:
-    with mirror_of(there) as objects:
-        cluster.apply(objects)
+    with mirror_of(there) as version_objects:
+        cluster.apply(version_objects)
 
 
 def mirror_again(cluster: Cluster, there: Namespace) -> None:
-    with mirror_of(there) as objects:
-        there.admin.apply(objects)
-        cluster.apply(objects)
+    with mirror_of(there) as version_objects:
+        there.admin.apply(version_objects)
+        cluster.apply(version_objects)
 
 
 def close_mirror(cluster: Cluster, there: Namespace) -> None:
-    with mirror_of(there) as objects:
-        there.admin.apply(objects)
-        cluster.delete_mirror(objects[0])
+    with mirror_of(there) as version_objects:
+        there.admin.apply(version_objects)
+        cluster.delete_mirror(version_objects[0])
         assert cluster.mirrors(RIGHTS) == []
 
 
 def make_lease(cluster: Cluster, there: Namespace) -> None:
-    cluster.create_lease(RIGHTS, held(RIGHTS, there.plan().candidate, OWNER, 45))
+    cluster.create_lease(RIGHTS, new_lease(RIGHTS, there.plan().candidate, OWNER, 45))
 
 
 def renew_lease(cluster: Cluster, there: Namespace) -> None:
     name = there.plan().candidate
-    there.admin.create_lease(RIGHTS, held(RIGHTS, name, OWNER, 45))
-    cluster.patch_lease(RIGHTS, name_of(name), renewed(OWNER))
+    there.admin.create_lease(RIGHTS, new_lease(RIGHTS, name, OWNER, 45))
+    cluster.patch_lease(RIGHTS, lease_name(name), renewal_patch(OWNER))
 
 
 OWN = {
@@ -255,7 +259,7 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
     metadata = {"name": RIGHTS, "namespace": RIGHTS}
     home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": RIGHTS, "labels": stacked.label}}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}}
-    route = {
+    route_object = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": metadata,
@@ -264,9 +268,9 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
     service["spec"] = {"selector": {"app": RIGHTS}, "ports": [{"port": 80}]}
     kubectl("delete", "namespace", RIGHTS, "--ignore-not-found", "--wait")
-    made = "\n".join(json.dumps(item) for item in (home, quota, route, service, *roles()))
-    kubectl("apply", "--server-side", "-f", "-", stdin=made)
-    kubectl("apply", "--server-side", "-f", "-", stdin=rbac(RIGHTS, [stacked.account]))
+    mirror_objects = "\n".join(json.dumps(item) for item in (home, quota, route_object, service, *roles()))
+    kubectl("apply", "--server-side", "-f", "-", stdin=mirror_objects)
+    kubectl("apply", "--server-side", "-f", "-", stdin=render_rbac(RIGHTS, [stacked.account]))
     with pytest.MonkeyPatch.context() as patch:
         for name, path in {"RIGHTS_ADMIN": stack.admin_kubeconfig, "RIGHTS_AIRFLOW": stack.airflow_kubeconfig}.items():
             connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": path}}

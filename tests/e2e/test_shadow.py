@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
+from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing.transitions import claim
@@ -82,7 +82,7 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_told_before_any_copy(
     """What is missing is the stable's Service."""
     access = {"conn_type": "kubernetes", "extra": {"kube_config_path": stack.admin_kubeconfig}}
     monkeypatch.setenv("AIRFLOW_CONN_STALL", json.dumps(access))
-    monkeypatch.setattr(testers, "PATIENCE", 5.0)
+    monkeypatch.setattr(testers, "PROBE_WAIT_SECONDS", 5.0)
     team = json.loads(kubectl("-n", STALL, "get", "httproute", STALL, "-o", "json"))
     team["metadata"] = {"name": BROKEN, "namespace": STALL}
     team["spec"] |= {"hostnames": [f"{BROKEN}.test"], "rules": [{"backendRefs": [{"name": BROKEN, "port": 80}]}]}
@@ -102,10 +102,10 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_told_before_any_copy(
     owner = stall.until(claimed, "the route is claimed")
     try:
         with pytest.raises(
-            UndeliveredError, match=r"nothing is mirrored: .*: [45]0[0-9] by somebody else; .* remove shadow"
+            ProbeFailedError, match=r"nothing is mirrored: .*: [45]0[0-9] by somebody else; .* remove shadow"
         ):
-            mirror.set_up(cluster, plan, owner)
-        assert not cluster.route(STALL, BROKEN).copies_to(plan.candidate)
+            mirror.set_up_mirror(cluster, plan, owner)
+        assert not cluster.route(STALL, BROKEN).mirrors_to(plan.candidate)
     finally:
         kubectl("-n", STALL, "delete", "httproute", BROKEN, f"testers-{BROKEN}")
         for item in cluster.mirrors(STALL):

@@ -7,10 +7,10 @@ from contextlib import suppress
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import TemporaryError, UndeliveredError
+from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.transitions import claim
-from airflow_deploy.domain.workloads.manifests import objects, route
+from airflow_deploy.domain.workloads.manifests import route_object, version_objects
 from airflow_deploy.rollout import probe as testers
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
@@ -40,8 +40,8 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
     where = {"gateway": {"namespace": namespace, "name": name}, "hostnames": [f"{SCOUT}.test"]}
     spec = make_spec(service=SCOUT, namespace=SCOUT, route={"name": SCOUT, "url": url, **where})
     plan = make_plan(spec, stable="")
-    cluster.apply(objects(plan))
-    made = cluster.create_route(route(spec))
+    cluster.apply(version_objects(plan))
+    made = cluster.create_route(route_object(spec))
     for _ in range(50):
         owner, patch = claim(made, plan.deployment_id, plan.stable, plan.candidate)
         # The gateway may write its status between the two calls.
@@ -56,7 +56,7 @@ def test_a_candidate_that_the_gateway_does_not_reach_is_told_before_any_share(
     stack: StackInfo, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, owner = claimed(cluster, stack.gateway_url)
-    monkeypatch.setattr(testers, "PATIENCE", 5.0)
-    with pytest.raises(UndeliveredError, match=r"was not seen to reach .*: 503; see whether"):
-        testers.see_delivered(cluster, plan, owner)
+    monkeypatch.setattr(testers, "PROBE_WAIT_SECONDS", 5.0)
+    with pytest.raises(ProbeFailedError, match=r"was not seen to reach .*: 503; see whether"):
+        testers.probe_candidate(cluster, plan, owner)
     assert not cluster.route(SCOUT, SCOUT).serves(plan.candidate)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.workloads.versions import drift, versions_of
+from airflow_deploy.domain.workloads.drift import drift
+from airflow_deploy.domain.workloads.versions import versions_of
 from tests.e2e.trail import audited, summary, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo

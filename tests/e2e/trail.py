@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_deploy.domain.names import digest
-from airflow_deploy.rollout.analysis.replay import judge_again
+from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.e2e.world import World
 
 
@@ -46,7 +46,7 @@ def check_consistent(folder: Path) -> None:
 def check_replays(folder: Path) -> None:
     """Every verdict follows from the evidence that was kept of it."""
     for path in folder.glob("evidence_*/*.jsonl"):
-        judged = judge_again(path)
+        judged = replay_file(path)
         assert judged.differences == [], path
         assert judged.lines >= 1  # a gate that the brake has closed before its first look has the head alone
 

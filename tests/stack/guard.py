@@ -21,7 +21,7 @@ def give_access() -> None:
     cluster = Cluster.load()
     home, _, _ = cluster.account.partition(":")
     write_secret(GUARD_KUBECONFIG, add_account(f"{home}:airflow-deploy-guard", cluster.label))
-    manifest = yaml.safe_load_all(manifests.guard("unused", home, (), replicas=True))
+    manifest = yaml.safe_load_all(manifests.render_guard("unused", home, (), replicas=True))
     rights = [item for item in manifest if item["kind"] in _RIGHTS]
     kubectl("apply", "--server-side", "--filename=-", stdin=yaml.safe_dump_all(rights))
 

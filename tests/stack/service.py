@@ -15,7 +15,7 @@ import yaml
 from docker.errors import DockerException
 
 from airflow_deploy.domain.config.spec import parse_spec
-from airflow_deploy.domain.workloads.manifests import rbac
+from airflow_deploy.domain.workloads.manifests import render_rbac
 from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployment
 from tests.stack.cluster import Cluster
@@ -61,7 +61,7 @@ def ground(info: StackInfo, service: str, **declared: Any) -> Sample:
     shutil.rmtree(Path(info.artifacts) / service, ignore_errors=True)
     _make_room(cluster, service)
     namespace = next(yaml.safe_load_all(_team(service)))
-    for objects in (yaml.safe_dump(namespace), rbac(service, [cluster.account])):
+    for objects in (yaml.safe_dump(namespace), render_rbac(service, [cluster.account])):
         kubectl("apply", "--server-side", "-f", "-", stdin=objects)
     return sample
 

@@ -20,7 +20,7 @@ settings.load_profile("repeatable")
 @pytest.fixture
 def airflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAirflow]:
     """Airflow's REST API in memory, as the environment names it."""
-    monkeypatch.setattr(runs, "INTERVAL", 0.01)
+    monkeypatch.setattr(runs, "RUN_POLL_SECONDS", 0.01)
     with serving(FakeAirflow()) as fake:
         for name, value in fake.environment.items():
             monkeypatch.setenv(name, value)

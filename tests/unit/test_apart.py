@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series, Tick
-from airflow_deploy.domain.metrics.scrape_windows import Bins
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.scrape_windows import ScrapeWindows
+from airflow_deploy.domain.metrics.sources import SOURCES
 from tests.unit.test_judge import GOOD_BASELINE, gauges_are_fine, limits
 from tests.unit.test_telemetry import CANDIDATE, STABLE, poll, total
 
-PRESET = PRESETS["application"]
+PRESET = SOURCES["application"]
 SCRAPE = 5.0
 START = 1_795_417_200.0
 
@@ -128,7 +128,7 @@ class TestTicks:
         assert [tick.at for tick in reader().feed(poll(history, 0, 125))] == [100, 105, 110, 115, 120, 125]
 
     def test_the_slowest_target_says_how_long_a_tick_is(self) -> None:
-        bins = Bins[str]()
+        bins = ScrapeWindows[str]()
         for n in range(90):
             bins.put(100.0 + 2 * n, "fast", "fast")
         for n in range(6):
@@ -137,7 +137,7 @@ class TestTicks:
         assert found[-2:] == [(210, 15, 1), (240, 15, 1)]
 
     def test_before_anybody_has_been_scraped_twice_nobody_knows_how_long_a_tick_is(self) -> None:
-        bins = Bins[str]()
+        bins = ScrapeWindows[str]()
         bins.put(100.0, "a", "x")
         bins.put(130.0, "b", "y")
         assert list(bins.complete()) == []

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.workloads.autoscaling import HELD, hold, holder, of, release
+from airflow_deploy.domain.workloads.autoscaling import (
+    HELD_ANNOTATION,
+    autoscalers_of,
+    hold_patch,
+    holder_of,
+    release_patch,
+)
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 RUN, LATER = "DEP-1-aaaaaaaa", "DEP-2-bbbbbbbb"
@@ -25,7 +31,7 @@ def autoscaler(minimum: int | None = 2, maximum: int = 10, **annotations: str) -
 
 def held(pods: int = 5, **made: Any) -> dict[str, Any]:
     before = autoscaler(**made)
-    return apply_patch(before, hold(before, RUN, pods))
+    return apply_patch(before, hold_patch(before, RUN, pods))
 
 
 class TestHolding:
@@ -37,34 +43,34 @@ class TestHolding:
 
     @pytest.mark.parametrize("pods", [0, 1, 2])
     def test_writes_nothing_where_it_keeps_as_many_anyway(self, pods: int) -> None:
-        assert hold(autoscaler(minimum=2), RUN, pods) == []
+        assert hold_patch(autoscaler(minimum=2), RUN, pods) == []
 
     def test_twice_writes_nothing_more(self) -> None:
-        assert hold(held(5), RUN, 5) == []
+        assert hold_patch(held(5), RUN, 5) == []
 
     @pytest.mark.parametrize("minimum", [1, 2, 3])
     def test_one_that_somebody_has_lowered_meanwhile_is_raised_again(self, minimum: int) -> None:
         """The team applies its own manifest again, say."""
         lowered = held(5, minimum=2)
         lowered["spec"]["minReplicas"] = minimum
-        after = apply_patch(lowered, hold(lowered, RUN, 5))
+        after = apply_patch(lowered, hold_patch(lowered, RUN, 5))
         assert after["spec"]["minReplicas"] == 5
-        assert apply_patch(after, release(after))["spec"]["minReplicas"] == minimum
+        assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == minimum
 
     def test_keeps_what_others_have_noted(self) -> None:
         assert held(5, note="theirs")["metadata"]["annotations"]["note"] == "theirs"
 
     def test_what_a_dead_run_has_left_raised_stays_known(self) -> None:
-        after = apply_patch(left := held(5), hold(left, LATER, 7))
+        after = apply_patch(left := held(5), hold_patch(left, LATER, 7))
         assert after["spec"]["minReplicas"] == 7
-        assert apply_patch(after, release(after))["spec"]["minReplicas"] == 2
+        assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == 2
 
     def test_what_a_dead_run_has_left_raised_is_the_later_ones_even_where_it_needs_less(self) -> None:
-        after = apply_patch(left := held(5), hold(left, LATER, 3))
-        assert apply_patch(after, release(after))["spec"]["minReplicas"] == 2
+        after = apply_patch(left := held(5), hold_patch(left, LATER, 3))
+        assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == 2
 
     def test_is_not_written_over_what_changed_meanwhile(self) -> None:
-        patches = [hold(autoscaler(), RUN, 5), release(held(5))]
+        patches = [hold_patch(autoscaler(), RUN, 5), release_patch(held(5))]
         for before, patch in zip((autoscaler(), held(5)), patches, strict=True):
             before["metadata"]["resourceVersion"] = "8"
             with pytest.raises(PatchRefused):
@@ -74,18 +80,18 @@ class TestHolding:
 class TestReleasing:
     def test_gives_back_what_was(self) -> None:
         before = held(5, note="theirs")
-        assert holder(before) == RUN
-        after = apply_patch(before, release(before))
+        assert holder_of(before) == RUN
+        after = apply_patch(before, release_patch(before))
         assert after == autoscaler(note="theirs")
-        assert holder(after) is None
+        assert holder_of(after) is None
 
     def test_what_nobody_holds_is_left(self) -> None:
-        assert release(autoscaler()) == release(autoscaler(note="theirs")) == []
+        assert release_patch(autoscaler()) == release_patch(autoscaler(note="theirs")) == []
 
     def test_a_minimum_that_somebody_has_set_meanwhile_stays(self) -> None:
         changed = held(5)
         changed["spec"]["minReplicas"] = 7
-        after = apply_patch(changed, release(changed))
+        after = apply_patch(changed, release_patch(changed))
         assert (after["spec"]["minReplicas"], after["metadata"]["annotations"]) == (7, {})
 
     @pytest.mark.parametrize(
@@ -95,9 +101,9 @@ class TestReleasing:
     )
     def test_a_note_that_somebody_wrote_over_changes_no_minimum(self, text: str) -> None:
         garbled = held(5)
-        garbled["metadata"]["annotations"][HELD] = text
-        assert holder(garbled) in (RUN, None)
-        after = apply_patch(garbled, release(garbled))
+        garbled["metadata"]["annotations"][HELD_ANNOTATION] = text
+        assert holder_of(garbled) in (RUN, None)
+        after = apply_patch(garbled, release_patch(garbled))
         assert (after["spec"]["minReplicas"], after["metadata"]["annotations"]) == (5, {})
 
 
@@ -112,8 +118,8 @@ class TestFinding:
         batch["spec"]["scaleTargetRef"]["name"] = "batch"
         other["spec"]["scaleTargetRef"]["kind"] = "StatefulSet"
         service = {"spec": {"selector": {"app": "web"}}}
-        assert of([service], self.DEPLOYMENTS, [batch, other, autoscaler()]) == [autoscaler()]
+        assert autoscalers_of([service], self.DEPLOYMENTS, [batch, other, autoscaler()]) == [autoscaler()]
 
     @pytest.mark.parametrize("services", [[], [{"spec": {}}], [{"spec": {"selector": {}}}]])
     def test_a_service_without_a_selector_has_none(self, services: list[dict[str, Any]]) -> None:
-        assert of(services, self.DEPLOYMENTS, [autoscaler()]) == []
+        assert autoscalers_of(services, self.DEPLOYMENTS, [autoscaler()]) == []

@@ -6,7 +6,13 @@ import random
 
 import pytest
 
-from airflow_deploy.domain.analysis.baseline import HISTORY, RECENT, Baseline, capture, quietest
+from airflow_deploy.domain.analysis.baseline import (
+    BASELINE_SECONDS,
+    HISTORY_SECONDS,
+    Baseline,
+    capture_baseline,
+    quietest_rate,
+)
 from airflow_deploy.domain.config.gates import GATES
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.unit.test_judge import SCRAPE, STABLE, START, answered
@@ -15,7 +21,7 @@ from tests.unit.test_sequential import binomial
 COUNTED = {name: (gate, gate.default) for name, gate in GATES.items() if gate.counted}
 
 
-def hour(requests: int, rate: float, burst: int = 1, seconds: float = HISTORY, seed: int = 1) -> list[Tick]:
+def hour(requests: int, rate: float, burst: int = 1, seconds: float = HISTORY_SECONDS, seed: int = 1) -> list[Tick]:
     """An hour of the stable's past; ``burst`` errors come at a time."""
     rng = random.Random(seed)
     found = []
@@ -26,12 +32,12 @@ def hour(requests: int, rate: float, burst: int = 1, seconds: float = HISTORY, s
 
 
 def captured(ticks: list[Tick]) -> Baseline:
-    return capture(ticks, STABLE, COUNTED, START)
+    return capture_baseline(ticks, STABLE, COUNTED, START)
 
 
 def test_the_last_five_minutes_are_what_the_stable_answers() -> None:
     ticks = hour(100, 0.0)
-    assert captured(ticks).counts.requests == 100 * RECENT / SCRAPE
+    assert captured(ticks).counts.requests == 100 * BASELINE_SECONDS / SCRAPE
     assert captured([]) == Baseline(dispersion=dict.fromkeys(COUNTED, 1.0), uncertain=tuple(COUNTED))
 
 
@@ -49,24 +55,24 @@ class TestQuietest:
     def test_is_the_half_minute_with_the_fewest_requests(self) -> None:
         ticks = [(START + 5.0 * number, 50.0) for number in range(60)]
         ticks[20:26] = [(at, 10.0) for at, _ in ticks[20:26]]
-        assert 2 <= quietest(ticks, START, START + 300) < 10
+        assert 2 <= quietest_rate(ticks, START, START + 300) < 10
 
     def test_counts_a_half_minute_without_any(self) -> None:
         ticks = [(START + 5.0 * number, 0.0 if 100 <= 5 * number < 200 else 50.0) for number in range(61)]
-        assert quietest(ticks, START, START + 300) == 0
+        assert quietest_rate(ticks, START, START + 300) == 0
 
     def test_what_one_scrape_brings_after_a_gap_came_in_all_of_it(self) -> None:
         ticks = [(START, 7.0), (START + 5, 50.0), (START + 95, 900.0), (START + 100, 50.0)]
-        assert quietest(ticks, START, START + 100) == pytest.approx(10)
+        assert quietest_rate(ticks, START, START + 100) == pytest.approx(10)
 
     def test_the_first_scrape_tells_of_what_was_before(self) -> None:
         ticks = [(START, 1e6), *((START + 5.0 * number, 50.0) for number in range(1, 13))]
-        assert quietest(ticks, START, START + 60) == pytest.approx(10)
+        assert quietest_rate(ticks, START, START + 60) == pytest.approx(10)
 
     def test_is_unknown_where_the_beginning_was_not_seen(self) -> None:
         ticks = [(START + 200 + 5.0 * number, 50.0) for number in range(20)]
-        assert quietest(ticks, START, START + 300) == 0
-        assert quietest([], START, START + 300) == 0
+        assert quietest_rate(ticks, START, START + 300) == 0
+        assert quietest_rate([], START, START + 300) == 0
 
 
 def test_survives_json() -> None:

@@ -14,7 +14,7 @@ from airflow_deploy.domain.analysis.judge import Judge, Terms
 from airflow_deploy.domain.analysis.sequential import dispersion
 from airflow_deploy.domain.config.gates import GATES
 from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series, Tick
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from tests.bench.deployments import SCENARIOS, SCRAPE, STABLE_ERROR, STAGES, Counters, Deployments, Load, deploy
 from tests.bench.engine import begin
 from tests.bench.judgement import Cell, rows, simulate, wald
@@ -82,7 +82,7 @@ class TestCounters:
             )
             for index, (service, code) in enumerate((s, c) for s in ("new", "old") for c in ("200", "500"))
         ]
-        ticks = CounterReader(PRESETS["traefik"], "ns", "pay", ["new", "old"]).feed(series)[1:]
+        ticks = CounterReader(SOURCES["traefik"], "ns", "pay", ["new", "old"]).feed(series)[1:]
         assert [(t.counts["new"].requests, t.counts["new"].errors) for t in ticks] == [
             (i[0] + i[1], i[1]) for i in increases
         ]

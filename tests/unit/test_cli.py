@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from airflow_deploy.cli.main import main
-from airflow_deploy.clients.airflow_rest.runs import Run, Snapshot
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, RunSnapshot
 from tests.hostile import drawn, hostile_confs
 from tests.unit import kubeconfig
 from tests.unit.builders import CONF, make_plan
@@ -100,10 +100,10 @@ class TestWatch:
     def test_the_deployment_goes_on_where_watching_is_interrupted(
         self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupt(_: Run) -> Snapshot:
+        def interrupt(_: DeploymentRun) -> RunSnapshot:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Run, "snapshot", interrupt)
+        monkeypatch.setattr(DeploymentRun, "snapshot", interrupt)
         assert main(["watch", "payments", RUN]) == 130
         assert airflow.requests == []
 

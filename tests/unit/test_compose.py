@@ -247,7 +247,7 @@ class TestCluster:
                        and rule["verbs"] == other["verbs"] for other in stack["rules"])  # fmt: skip
 
     def test_the_guard_may_do_what_its_manifest_says_and_no_more(self) -> None:
-        printed = list(yaml.safe_load_all(manifests.guard("image", "airflow", ())))
+        printed = list(yaml.safe_load_all(manifests.render_guard("image", "airflow", ())))
         for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding"):
             assert one(kind, "airflow-deploy-guard", CLUSTER) == one(kind, "airflow-deploy-guard", printed)
 

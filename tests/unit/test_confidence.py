@@ -16,15 +16,15 @@ from airflow_deploy.domain.lifecycle.confidence import (
     FACTORS,
     GO_ALONE,
     Confidence,
-    Known,
-    Outcomes,
+    PastDeployments,
+    ScoreInputs,
     score,
     vetoes,
 )
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from tests.unit.builders import CONF, Path, changed, make_plan, make_spec
 
-MISSION = Outcomes(verified=8, undone=2)
+MISSION = PastDeployments(verified=8, undone=2)
 LEVELS = list(CRITICALITY)
 
 
@@ -36,9 +36,9 @@ def plan(*changes: tuple[Path, Any], criticality: str = "high") -> DeploymentPla
 
 
 def rated(
-    *changes: tuple[Path, Any], outcomes: Outcomes = MISSION, verdicts: tuple[str | None, ...] = ()
+    *changes: tuple[Path, Any], outcomes: PastDeployments = MISSION, verdicts: tuple[str | None, ...] = ()
 ) -> Confidence:
-    return score(Known(plan(*changes), outcomes, verdicts))
+    return score(ScoreInputs(plan(*changes), outcomes, verdicts))
 
 
 COVERAGE = ("safety_gate", "coverage")
@@ -84,9 +84,9 @@ def plans(draw: st.DrawFn) -> DeploymentPlan:
     return planned(draw(confs()), criticality, first)
 
 
-outcomes = st.builds(Outcomes, verified=st.integers(0, 20), undone=st.integers(0, 20))
+outcomes = st.builds(PastDeployments, verified=st.integers(0, 20), undone=st.integers(0, 20))
 verdicts = st.lists(st.sampled_from(VERDICTS), max_size=8).map(tuple)
-knowns = st.builds(Known, plans(), outcomes, verdicts)
+knowns = st.builds(ScoreInputs, plans(), outcomes, verdicts)
 
 
 class TestTheScore:
@@ -104,7 +104,7 @@ class TestTheScore:
         assert len(FACTORS) == 6
 
     @given(knowns)
-    def test_it_lies_within_0_and_100_and_each_factor_within_0_and_1(self, known: Known) -> None:
+    def test_it_lies_within_0_and_100_and_each_factor_within_0_and_1(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert 0 <= confidence.score <= 100
         assert [factor.name for factor in confidence.factors] == list(FACTORS)
@@ -112,7 +112,7 @@ class TestTheScore:
         assert all(factor.reason for factor in confidence.factors)
 
     @given(knowns)
-    def test_what_is_not_known_is_left_out_and_the_rest_renormalised(self, known: Known) -> None:
+    def test_what_is_not_known_is_left_out_and_the_rest_renormalised(self, known: ScoreInputs) -> None:
         confidence = score(known)
         rest = [(f.weight, f.value) for f in confidence.factors if f.value is not None]
         expected = 100 * sum(w * v for w, v in rest) / sum(w for w, _ in rest)
@@ -123,14 +123,14 @@ class TestTheScore:
             name
             for name, missing in {
                 "canary_health": not decided,
-                "history": known.outcomes == Outcomes(),
+                "history": known.outcomes == PastDeployments(),
                 "coverage": known.plan.request.safety_gate.coverage is None,
             }.items()
             if missing
         }
 
     @given(knowns, st.text(max_size=50))
-    def test_it_does_not_depend_on_free_text(self, known: Known, text: str) -> None:
+    def test_it_does_not_depend_on_free_text(self, known: ScoreInputs, text: str) -> None:
         """Nobody talks a score up: neither by a title nor by a reason, a name or an urgency."""
         request = known.plan.request
         told = request.model_copy(
@@ -140,23 +140,23 @@ class TestTheScore:
             }
         )
         other = known.plan.model_copy(update={"request": told, "requester": text, "run_id": text, "commit": text})
-        assert score(Known(other, known.outcomes, known.verdicts)) == score(known)
+        assert score(ScoreInputs(other, known.outcomes, known.verdicts)) == score(known)
 
     @given(knowns)
-    def test_it_survives_xcom_and_artifact(self, known: Known) -> None:
+    def test_it_survives_xcom_and_artifact(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert Confidence.load(json.loads(json.dumps(confidence.dump()))) == confidence
 
 
 class TestTheReport:
     @given(knowns)
-    def test_each_value_and_reason_can_be_made_again_from_the_inputs_alone(self, known: Known) -> None:
+    def test_each_value_and_reason_can_be_made_again_from_the_inputs_alone(self, known: ScoreInputs) -> None:
         for factor in score(known).dump()["factors"]:
             weight, rule = FACTORS[factor["name"]]
             assert (factor["weight"], factor["value"], factor["reason"]) == (weight, *rule(**factor["inputs"]))
 
     @given(knowns)
-    def test_each_number_stands_in_the_reason(self, known: Known) -> None:
+    def test_each_number_stands_in_the_reason(self, known: ScoreInputs) -> None:
         for factor in score(known).factors:
             if factor.value is not None:
                 numbers = [str(value) for value in factor.inputs.values() if type(value) is int and value > 0]
@@ -175,12 +175,14 @@ class TestTheReport:
 
     def test_a_first_version_takes_nobody_from_one_that_serves(self) -> None:
         plan = make_plan(make_spec(criticality="medium", canary={"stages": [50, 100]}), stable="")
-        (blast,) = (factor for factor in score(Known(plan, Outcomes())).factors if factor.name == "blast_radius")
+        (blast,) = (
+            factor for factor in score(ScoreInputs(plan, PastDeployments())).factors if factor.name == "blast_radius"
+        )
         assert blast.value == CRITICALITY["medium"].trust
         assert blast.reason == "criticality medium, nobody is taken from a version that serves"
 
     def test_it_says_what_was_not_stated(self) -> None:
-        silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=Outcomes())
+        silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=PastDeployments())
         assert {factor.name: factor.reason for factor in silent.factors if "no" in factor.reason} == {
             "safety_gates": (
                 "127/127 tests, lint issues not stated, critical vulnerabilities not stated, high ones not stated,"
@@ -240,36 +242,36 @@ class TestBetterNeverScoresLower:
 
     @given(plans(), outcomes, outcomes, verdicts)
     def test_a_better_history(
-        self, made: DeploymentPlan, one: Outcomes, other: Outcomes, ended: tuple[str | None, ...]
+        self, made: DeploymentPlan, one: PastDeployments, other: PastDeployments, ended: tuple[str | None, ...]
     ) -> None:
         """From none at all too: one that held raises the score, and one that did not lowers it."""
-        better = Outcomes(verified=max(one.verified, other.verified), undone=min(one.undone, other.undone))
-        worse = Outcomes(verified=min(one.verified, other.verified), undone=max(one.undone, other.undone))
-        assert score(Known(made, better, ended)).score >= score(Known(made, worse, ended)).score
+        better = PastDeployments(verified=max(one.verified, other.verified), undone=min(one.undone, other.undone))
+        worse = PastDeployments(verified=min(one.verified, other.verified), undone=max(one.undone, other.undone))
+        assert score(ScoreInputs(made, better, ended)).score >= score(ScoreInputs(made, worse, ended)).score
 
     @given(plans(), outcomes, verdicts.filter(bool), st.data())
     def test_a_healthier_canary(
-        self, made: DeploymentPlan, past: Outcomes, ended: tuple[str | None, ...], data: st.DataObject
+        self, made: DeploymentPlan, past: PastDeployments, ended: tuple[str | None, ...], data: st.DataObject
     ) -> None:
         """From a gate that could not decide too."""
         index = data.draw(st.integers(0, len(ended) - 1))
         better = (*ended[:index], "HEALTHY", *ended[index + 1 :])
-        assert score(Known(made, past, better)).score >= score(Known(made, past, ended)).score
+        assert score(ScoreInputs(made, past, better)).score >= score(ScoreInputs(made, past, ended)).score
 
     @given(confs(), outcomes, st.integers(1, 10))
-    def test_a_less_critical_service(self, conf: dict[str, Any], past: Outcomes, first: int) -> None:
-        by_level = [score(Known(planned(conf, level, first), past)).score for level in LEVELS]
+    def test_a_less_critical_service(self, conf: dict[str, Any], past: PastDeployments, first: int) -> None:
+        by_level = [score(ScoreInputs(planned(conf, level, first), past)).score for level in LEVELS]
         assert by_level == sorted(by_level, reverse=True)
 
     @given(confs(), st.integers(1, 99), st.integers(1, 99))
     def test_a_smaller_first_share(self, conf: dict[str, Any], one: int, other: int) -> None:
         small, large = sorted((one, other))
-        scores = [score(Known(planned(conf, "medium", first), MISSION)).score for first in (large, small)]
+        scores = [score(ScoreInputs(planned(conf, "medium", first), MISSION)).score for first in (large, small)]
         assert scores == sorted(scores)
 
     @staticmethod
     def compare(worse: dict[str, Any], better: dict[str, Any]) -> None:
-        scores = [score(Known(planned(conf), MISSION)).score for conf in (worse, better)]
+        scores = [score(ScoreInputs(planned(conf), MISSION)).score for conf in (worse, better)]
         assert scores == sorted(scores)
 
 
@@ -294,13 +296,13 @@ def test_each_input_counts(path: Path, value: Any) -> None:
 
 
 def test_criticality_and_the_first_share_count() -> None:
-    assert len({score(Known(plan(criticality=level), MISSION)).score for level in LEVELS}) == len(LEVELS)
-    assert len({score(Known(planned(CONF, "low", first), MISSION)).score for first in (5, 10, 25, 50)}) == 3
+    assert len({score(ScoreInputs(plan(criticality=level), MISSION)).score for level in LEVELS}) == len(LEVELS)
+    assert len({score(ScoreInputs(planned(CONF, "low", first), MISSION)).score for first in (5, 10, 25, 50)}) == 3
 
 
 class TestTheRoute:
     @given(knowns)
-    def test_the_score_that_is_shown_is_the_one_that_decides(self, known: Known) -> None:
+    def test_the_score_that_is_shown_is_the_one_that_decides(self, known: ScoreInputs) -> None:
         shown = score(known)
         if shown.vetoes or shown.score < ASK:
             assert shown.route == "refuse"
@@ -313,7 +315,7 @@ class TestTheRoute:
         seen = set()
         for step in range(2001):  # the coverage sweeps the score finely across both edges
             for lint in (0, 10):
-                shown = rated((COVERAGE, step / 2000), (LINT, lint), outcomes=Outcomes(verified=1, undone=1))
+                shown = rated((COVERAGE, step / 2000), (LINT, lint), outcomes=PastDeployments(verified=1, undone=1))
                 expected = (
                     "go" if float(f"{shown.score:.1f}") >= GO_ALONE else "ask" if shown.score >= ASK else "refuse"
                 )
@@ -328,11 +330,13 @@ class TestTheRoute:
         assert shown.route == route
 
     @given(knowns)
-    def test_without_a_test_nothing_goes_on_alone(self, known: Known) -> None:
+    def test_without_a_test_nothing_goes_on_alone(self, known: ScoreInputs) -> None:
         tests = known.plan.request.safety_gate.tests.model_copy(update={"passed": 0, "total": 0})
         gate = known.plan.request.safety_gate.model_copy(update={"tests": tests})
         untested = known.plan.request.model_copy(update={"safety_gate": gate})
-        best = Known(known.plan.model_copy(update={"request": untested}), Outcomes(verified=20), ("HEALTHY",))
+        best = ScoreInputs(
+            known.plan.model_copy(update={"request": untested}), PastDeployments(verified=20), ("HEALTHY",)
+        )
         assert score(best).route != "go"
 
 
@@ -347,18 +351,18 @@ VETOES = [
 class TestVetoes:
     @pytest.mark.parametrize(("change", "reason"), VETOES)
     def test_no_score_outvotes_one(self, change: tuple[Path, Any], reason: str) -> None:
-        best = rated(change, (COVERAGE, 1.0), outcomes=Outcomes(verified=20), verdicts=("HEALTHY",) * 4)
+        best = rated(change, (COVERAGE, 1.0), outcomes=PastDeployments(verified=20), verdicts=("HEALTHY",) * 4)
         assert best.vetoes == (reason,)
         assert best.route == "refuse"
 
     @given(knowns)
-    def test_one_always_refuses(self, known: Known) -> None:
+    def test_one_always_refuses(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert list(confidence.vetoes) == vetoes(known.plan)
         assert not confidence.vetoes or confidence.route == "refuse"
 
     @given(knowns)
-    def test_each_is_given_whatever_else_is_stated(self, known: Known) -> None:
+    def test_each_is_given_whatever_else_is_stated(self, known: ScoreInputs) -> None:
         gate = known.plan.request.safety_gate
         expected = [gate.recommendation != "DEPLOY", gate.tests.passed < gate.tests.total, gate.build == "failure"]
         assert len(vetoes(known.plan)) == sum(expected)

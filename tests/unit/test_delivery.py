@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from airflow_deploy.domain.analysis.baseline import BIN
-from airflow_deploy.domain.analysis.delivery import WATCHED, Delivery
+from airflow_deploy.domain.analysis.baseline import QUIET_BIN_SECONDS
+from airflow_deploy.domain.analysis.delivery import TRAFFIC_LOSS_SECONDS, Delivery
 from airflow_deploy.domain.analysis.verdict import Finding
 from tests.unit.test_judge import SCRAPE, START
 from tests.unit.test_sequential import binomial
@@ -22,7 +22,7 @@ def told(before: float, rates: list[tuple[int, float, float]], seed: int = 1) ->
             total = binomial(rng, int(rate * SCRAPE * 2), 0.5)
             mine = binomial(rng, total, share / 100)
             made.observe(at, mine, total - mine, share)
-            if found := made.gone():
+            if found := made.traffic_lost():
                 return found
     return None
 
@@ -49,10 +49,10 @@ class TestGone:
         for share, seconds, requests in scrapes:
             at += seconds
             made.observe(at, requests * share / 100, requests * (1 - share / 100), share)
-            assert made.gone() is None
+            assert made.traffic_lost() is None
 
     def test_a_fall_long_after_the_shift_is_not_the_shifts(self) -> None:
-        assert told(50, [(5, WATCHED + 30, 50), (5, 300, 5)]) is None
+        assert told(50, [(5, TRAFFIC_LOSS_SECONDS + 30, 50), (5, 300, 5)]) is None
 
     def test_what_a_long_time_without_scrapes_had_is_no_rate(self) -> None:
         """After a minute without Prometheus, the first scrape has that minute's requests."""
@@ -62,7 +62,7 @@ class TestGone:
             made.observe(at, 50.0, 50.0, 50)
         for at in range(1042, 1142, 2):
             made.observe(at, 100.0, 0.0, 100)
-            assert made.gone() is None
+            assert made.traffic_lost() is None
 
     def test_where_the_past_is_unknown_nobody_is_accused(self) -> None:
         assert told(0, [(5, 120, 0)]) is None
@@ -73,6 +73,6 @@ class TestGone:
 
     def test_traffic_that_comes_in_bursts_accuses_nobody(self) -> None:
         """Half a minute each minute nobody asks for anything."""
-        burst = [(5, BIN, 40.0), (5, BIN, 0.0)]
-        later = [(25, BIN, 40.0), (25, BIN, 0.0)]
+        burst = [(5, QUIET_BIN_SECONDS, 40.0), (5, QUIET_BIN_SECONDS, 0.0)]
+        later = [(25, QUIET_BIN_SECONDS, 40.0), (25, QUIET_BIN_SECONDS, 0.0)]
         assert told(0, [*burst * 4, *later * 4]) is None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.dockerfile import repository as dockerfiles
 from airflow_deploy.dockerfile.languages import LANGUAGES, detect, dockerignore
-from airflow_deploy.dockerfile.repository import PIP, generate, read_folder, render
+from airflow_deploy.dockerfile.repository import PIP, generate, read_folder, render_dockerfile
 from airflow_deploy.domain.errors import RefusedError
 
 Tree = dict[str, str]
@@ -30,7 +30,7 @@ PACKAGE: Tree = {
 
 
 def dockerfile(tree: Tree) -> str:
-    return render(detect(tree))
+    return render_dockerfile(detect(tree))
 
 
 def runs(text: str) -> list[list[str]]:
@@ -316,13 +316,13 @@ class TestDetection:
     @pytest.mark.parametrize("tree", [GO, PYTHON, PACKAGE])
     def test_the_base_can_be_pinned_by_digest(self, tree: Tree) -> None:
         digest = "sha256:" + "0f" * 32
-        text = render(detect(tree), digest)
+        text = render_dockerfile(detect(tree), digest)
         assert all(line.endswith((f"@{digest}", f"@{digest} AS build", "scratch")) for line in _froms(text))
 
     @pytest.mark.parametrize("digest", ["", "latest", "sha256:00", "sha256:" + "0f" * 32 + "\nRUN id"])
     def test_what_is_no_digest_is_refused(self, digest: str) -> None:
         with pytest.raises(RefusedError, match=r"^digest: .* is no image digest"):
-            render(detect(GO), digest)
+            render_dockerfile(detect(GO), digest)
 
     @pytest.mark.parametrize("language", sorted(LANGUAGES))
     def test_docker_gets_what_the_dockerfiles_need_and_no_secrets(self, language: str, tmp_path: Path) -> None:
@@ -442,11 +442,11 @@ class TestReading:
 
     def test_its_size_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path, {**GO, "requirements.txt": "#" * 101})
-        monkeypatch.setattr(dockerfiles, "MOST_BYTES", 100)
+        monkeypatch.setattr(dockerfiles, "MAX_FILE_BYTES", 100)
         with pytest.raises(RefusedError, match=r"^requirements\.txt: is larger than 100 bytes; add a Dockerfile"):
             read_folder(tmp_path)
         (tmp_path / "requirements.txt").unlink()
-        monkeypatch.setattr(dockerfiles, "MOST_FILES", 1)
+        monkeypatch.setattr(dockerfiles, "MAX_FILES", 1)
         with pytest.raises(RefusedError, match=r"holds more than 1 files; name the folder of one service$"):
             read_folder(tmp_path)
 

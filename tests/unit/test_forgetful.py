@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import FINE, Route
+from airflow_deploy.domain.routing.http_route import FINE_TOTAL_WEIGHT, HttpRoute
 from airflow_deploy.domain.routing.record import BRAKED, SETTLED
 from tests.unit.json_patch import PatchRefused
 from tests.unit.test_route import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
 
 ENVOY, TRAEFIK = "gateway.envoyproxy.io/gatewayclass-controller", "traefik.io/gateway-controller"
 FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}]
-NOBODY = [{STABLE: FINE - 1, CANDIDATE: 1}]
+NOBODY = [{STABLE: FINE_TOTAL_WEIGHT - 1, CANDIDATE: 1}]
 
 
 def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str, Any]:
@@ -31,29 +31,29 @@ def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str
     return {**route, "spec": {**route["spec"], "parentRefs": [here]}, "status": {"parents": taken}}
 
 
-def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> Route:
-    return Route(taken_by(controller, body(list(refs)), left))
+def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> HttpRoute:
+    return HttpRoute(taken_by(controller, body(list(refs)), left))
 
 
-def claimed(controller: str = ENVOY, filters: list[dict[str, Any]] = FILTERS) -> Route:
+def claimed(controller: str = ENVOY, filters: list[dict[str, Any]] = FILTERS) -> HttpRoute:
     route = served_by(controller, {**backend(STABLE), **({"filters": filters} if filters else {})})
     _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
     return write(route, patch)
 
 
-def shifted(*shares: int) -> Route:
+def shifted(*shares: int) -> HttpRoute:
     route = claimed()
     for share in shares:
         route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
     return route
 
 
-def promoted() -> Route:
+def promoted() -> HttpRoute:
     route = shifted(50, 100)
     return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
 
 
-def verified() -> Route:
+def verified() -> HttpRoute:
     route = promoted()
     return write(route, routes.confirm(route, OURS))
 
@@ -83,8 +83,8 @@ def test_a_backend_that_is_alone_serves_however_small_its_weight() -> None:
 def test_shares_are_exact_and_no_weight_is_ever_0(shares: list[int]) -> None:
     route = shifted(*shares)
     (found,) = weights(route)
-    assert sum(found.values()) == FINE
-    assert found[CANDIDATE] == min(shares[-1] * FINE // 100, FINE - 1)
+    assert sum(found.values()) == FINE_TOTAL_WEIGHT
+    assert found[CANDIDATE] == min(shares[-1] * FINE_TOTAL_WEIGHT // 100, FINE_TOTAL_WEIGHT - 1)
     assert routes.shift(route, OURS, STABLE, CANDIDATE, shares[-1], 200.0) == []
 
 
@@ -95,15 +95,15 @@ def test_the_brake_leaves_the_least_weight_and_settling_takes_it_as_pods_end(sha
     assert (weights(braked), braked.serves(CANDIDATE)) == (NOBODY, False)
     assert routes.restore(braked, OURS, STABLE, CANDIDATE, BRAKED) == []
     settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, SETTLED))
-    assert weights(settled) == [{STABLE: FINE, CANDIDATE: 0}]
+    assert weights(settled) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
     assert routes.restore(settled, OURS, STABLE, CANDIDATE, SETTLED) == []
 
 
 def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None:
     route = verified()
-    assert (weights(route), route.serving()) == ([{STABLE: 1, CANDIDATE: FINE - 1}], CANDIDATE)
+    assert (weights(route), route.serving()) == ([{STABLE: 1, CANDIDATE: FINE_TOTAL_WEIGHT - 1}], CANDIDATE)
     stopped = write(route, routes.stop(route, STABLE, for_good=True))
-    assert weights(stopped) == [{STABLE: 0, CANDIDATE: FINE - 1}]
+    assert weights(stopped) == [{STABLE: 0, CANDIDATE: FINE_TOTAL_WEIGHT - 1}]
     assert stopped.serving() == CANDIDATE
 
 
@@ -118,7 +118,7 @@ def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
 def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
     route = verified()
     back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
-    assert weights(back) == [{STABLE: FINE, CANDIDATE: 0}]
+    assert weights(back) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
     assert back.serving() == STABLE
 
 
@@ -127,7 +127,7 @@ def test_the_next_deployment_finds_one_version_that_serves() -> None:
     route = verified()
     _, patch = routes.claim(route, "DEP-1795417300-0a1b2c3d", CANDIDATE, newer)
     (rule,) = write(route, patch).body["spec"]["rules"]
-    assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {CANDIDATE: FINE - 1, newer: 1}
+    assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {CANDIDATE: FINE_TOTAL_WEIGHT - 1, newer: 1}
 
 
 def test_weights_of_somebody_else_are_seen() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.config.gates import GATES, OwnGate, table
+from airflow_deploy.domain.config.gates import GATES, OwnGate, gate_table
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -35,7 +35,7 @@ def test_survive_the_plans_json() -> None:
 
 
 def test_are_judged_on_their_own_counts() -> None:
-    gate = table({"cards": "pair"})["cards"]
+    gate = gate_table({"cards": "pair"})["cards"]
     assert gate.bad_and_trials(Counts(100, 50, pairs={"cards": (2.0, 40.0)}), 0.02) == (2.0, 40.0)
     assert gate.bad_and_trials(Counts(100, 50), 0.02) == (0.0, 0.0)
     assert gate.allowed(0.02) == 0.02

@@ -8,7 +8,13 @@ from math import exp, inf, nan, sin
 
 import pytest
 
-from airflow_deploy.domain.analysis.gauges import LEAK_HORIZON, LEAK_SPAN, SUSTAINED, GaugeWatch, projection
+from airflow_deploy.domain.analysis.gauges import (
+    LEAK_HORIZON,
+    LEAK_SPAN,
+    SUSTAINED_SECONDS,
+    GaugeWatch,
+    seconds_to_limit,
+)
 from tests.unit.test_judge import START
 
 Shape = Callable[[float], float]
@@ -36,7 +42,7 @@ class TestLeak:
     def test_steady_growth_that_would_soon_be_at_the_limit_is_seen_after_five_minutes(self, noise: float) -> None:
         found = breached_at(lambda at: 0.3 + 0.02 * at / 60, noise=noise)
         assert found is not None
-        assert LEAK_SPAN * 0.9 <= found <= LEAK_SPAN + 2 * SUSTAINED
+        assert LEAK_SPAN * 0.9 <= found <= LEAK_SPAN + 2 * SUSTAINED_SECONDS
 
     def test_says_how_long_it_would_take(self) -> None:
         finding = watch(lambda at: 0.3 + 0.02 * at / 60, 400).harm()
@@ -69,27 +75,27 @@ class TestLeak:
 
     def test_gaps_are_no_growth(self) -> None:
         samples = [(START, 0.1), (START + 290, 0.7), (START + 300, 0.8)]
-        assert projection(samples, 0.9) is None
+        assert seconds_to_limit(samples, 0.9) is None
 
     def test_beyond_the_limit_there_is_no_time_left(self) -> None:
         samples = [(START + 5 * number, 0.85 + 0.002 * number) for number in range(61)]
-        assert projection(samples, 0.9) == 0
+        assert seconds_to_limit(samples, 0.9) == 0
 
 
 class TestLimit:
     def test_beyond_it_for_the_whole_time_is_harm(self) -> None:
-        assert watch(lambda _: 0.95, SUSTAINED - 5).harm() is None
-        finding = watch(lambda _: 0.95, SUSTAINED).harm()
+        assert watch(lambda _: 0.95, SUSTAINED_SECONDS - 5).harm() is None
+        finding = watch(lambda _: 0.95, SUSTAINED_SECONDS).harm()
         assert finding is not None
-        assert finding.reason == f"memory has been beyond 0.9 for {SUSTAINED:.0f} s"
+        assert finding.reason == f"memory has been beyond 0.9 for {SUSTAINED_SECONDS:.0f} s"
 
     @pytest.mark.parametrize("gone", [None, nan])
     def test_a_moment_unseen_begins_anew(self, gone: float | None) -> None:
-        made = watch(lambda _: 0.95, SUSTAINED - 5)
-        made.see(START + SUSTAINED, gone)
-        made.see(START + SUSTAINED + 5, 0.95)
+        made = watch(lambda _: 0.95, SUSTAINED_SECONDS - 5)
+        made.see(START + SUSTAINED_SECONDS, gone)
+        made.see(START + SUSTAINED_SECONDS + 5, 0.95)
         assert made.harm() is None
         assert made.health().verdict == "UNDECIDED"
 
     def test_infinity_is_beyond_it(self) -> None:
-        assert watch(lambda _: inf, SUSTAINED).harm()
+        assert watch(lambda _: inf, SUSTAINED_SECONDS).harm()

@@ -7,11 +7,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_deploy.domain.analysis.graphs import BEFORE, LIVE, graph_page, graph_queries
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.analysis.graphs import LIVE_SECONDS, SECONDS_BEFORE_TRIGGER, graph_page, graph_queries
+from airflow_deploy.domain.metrics.sources import SOURCES
 from tests.unit.builders import make_plan, make_spec
 
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 PLAN = make_plan(make_spec(gates={"error_rate": 0.02, "latency_p99": 2.5, "memory": 0.8}))
 REQUESTS, ERRORS, P95, P99, GAUGES = range(5)
 
@@ -38,14 +38,14 @@ def test_nothing_in_the_address_is_left_to_be_cleaned_on_the_way() -> None:
 
 def test_a_deployment_that_goes_on_is_shown_up_to_now() -> None:
     shown = given(graph_page("http://prometheus", PLAN))
-    assert shown["g4.range_input"] == f"{LIVE}s"
+    assert shown["g4.range_input"] == f"{LIVE_SECONDS}s"
     assert not [name for name in shown if "end" in name]
 
 
 def test_one_that_is_over_is_shown_at_its_time_with_what_was_before() -> None:
     shown = given(graph_page("http://prometheus", PLAN, PLAN.created + 100.7))
     for number in range(5):
-        assert shown[f"g{number}.range_input"] == f"{100 + BEFORE}s"
+        assert shown[f"g{number}.range_input"] == f"{100 + SECONDS_BEFORE_TRIGGER}s"
         assert shown[f"g{number}.end_input"] == "2026-11-23 07:01:40"
 
 

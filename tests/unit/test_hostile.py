@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
-from airflow_deploy.domain.workloads.manifests import render
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
+from airflow_deploy.domain.workloads.manifests import render_version
 from tests.hostile import FIELDS, NULLABLE, PARTS, WHOLE, Hostile, drawn, hostile_confs, odd_confs, seconds
 from tests.unit.builders import CONF, MISSING, changed, make_plan
 
@@ -89,16 +89,16 @@ class TestAccepted:
     @settings(MANY, max_examples=50)
     @given(odd_confs())
     def test_no_manifest_holds_any_of_it(self, conf: dict[str, Any]) -> None:
-        assert render(make_plan(request=parse_request(conf))) == render(make_plan())
+        assert render_version(make_plan(request=parse_request(conf))) == render_version(make_plan())
 
     @settings(MANY, max_examples=200)
     @given(odd_confs())
     def test_it_is_scored_by_its_numbers_alone(self, conf: dict[str, Any]) -> None:
         request = parse_request(conf)
-        confidence = score(Known(make_plan(request=request), Outcomes()))
+        confidence = score(ScoreInputs(make_plan(request=request), PastDeployments()))
         assert 0 <= confidence.score <= 100
         plain = request.model_copy(update={"incident": parse_request(CONF).incident, "emergency": None})
-        assert score(Known(make_plan(request=plain), Outcomes())) == confidence
+        assert score(ScoreInputs(make_plan(request=plain), PastDeployments())) == confidence
 
 
 def _at(conf: Any, place: tuple[str, ...]) -> Any:

@@ -8,7 +8,13 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.metrics.batch_query import LABEL, fullest, joined, parted, restored
+from airflow_deploy.domain.metrics.batch_query import (
+    PART_LABEL,
+    batch_query,
+    largest_by_step,
+    raw_samples,
+    split_answer,
+)
 from airflow_deploy.domain.metrics.counters import Series
 
 Samples = list[tuple[float, float]]
@@ -42,33 +48,36 @@ def test_raw_samples_are_restored_exactly_for_each_target(one: Samples, other: S
     targets = {"gateway-0": one, "gateway-1": other}
     counters = [Series({"instance": name}, evaluated(found, until)) for name, found in targets.items()]
     scrapes = [Series({"instance": name}, evaluated(times_of(found), until)) for name, found in targets.items()]
-    assert [item.samples for item in restored(counters, scrapes)] == [one, other]
+    assert [item.samples for item in raw_samples(counters, scrapes)] == [one, other]
 
 
 @given(scraped(), st.integers(2, 9))
 def test_a_longer_step_leaves_scrapes_out_and_invents_none(samples: Samples, step: int) -> None:
     until = samples[-1][0] + step
     counter = Series({}, evaluated(samples, until, step))
-    (found,) = restored([counter], [Series({}, evaluated(times_of(samples), until, step))])
+    (found,) = raw_samples([counter], [Series({}, evaluated(times_of(samples), until, step))])
     assert set(found.samples) <= set(samples)
     assert found.samples[-1] == samples[-1]
 
 
 def test_a_counter_of_a_target_that_names_no_scrape_has_no_samples() -> None:
     counter = Series({"instance": "gateway-0"}, [(101.0, 1.0)])
-    assert restored([counter], [Series({"instance": "gateway-1"}, [(101.0, 100.25)])])[0].samples == []
+    assert raw_samples([counter], [Series({"instance": "gateway-1"}, [(101.0, 100.25)])])[0].samples == []
 
 
 def test_parts_are_told_apart_and_lose_the_mark() -> None:
-    answer = [Series({LABEL: "memory"}, [(1.0, 0.5)]), Series({LABEL: "counters", "code": "200"}, [(1.0, 7.0)])]
-    assert parted(answer) == {
+    answer = [
+        Series({PART_LABEL: "memory"}, [(1.0, 0.5)]),
+        Series({PART_LABEL: "counters", "code": "200"}, [(1.0, 7.0)]),
+    ]
+    assert split_answer(answer) == {
         "memory": [Series({}, [(1.0, 0.5)])],
         "counters": [Series({"code": "200"}, [(1.0, 7.0)])],
     }
 
 
 def test_each_expression_stands_alone_even_if_it_ends_in_a_comment() -> None:
-    query = joined({"one": "up # a team's remark", 'o"dd': "sum(x)"}, 30, 5)
+    query = batch_query({"one": "up # a team's remark", 'o"dd': "sum(x)"}, 30, 5)
     assert "\nup # a team's remark\n, " in query
     assert '"o\\"dd"' in query
     assert query.endswith(")[30s:5s]")
@@ -77,5 +86,5 @@ def test_each_expression_stands_alone_even_if_it_ends_in_a_comment() -> None:
 
 def test_the_fullest_pod_counts_at_each_step() -> None:
     one, other = Series({"pod": "a"}, [(1.0, 0.2), (2.0, 0.9)]), Series({"pod": "b"}, [(2.0, 0.4), (3.0, 0.5)])
-    assert fullest([one, other]) == [(1.0, 0.2), (2.0, 0.9), (3.0, 0.5)]
-    assert fullest([]) == []
+    assert largest_by_step([one, other]) == [(1.0, 0.2), (2.0, 0.9), (3.0, 0.5)]
+    assert largest_by_step([]) == []

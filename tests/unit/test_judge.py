@@ -12,7 +12,7 @@ import pytest
 
 from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
-from airflow_deploy.domain.analysis.gauges import SUSTAINED
+from airflow_deploy.domain.analysis.gauges import SUSTAINED_SECONDS
 from airflow_deploy.domain.analysis.judge import ALPHA, Judge, Terms, evaluate
 from airflow_deploy.domain.analysis.verdict import Verdict
 from airflow_deploy.domain.config.gates import GATES, merge_limits
@@ -198,9 +198,9 @@ class TestGauges:
     def test_harm_needs_a_value_beyond_its_limit_for_the_whole_time(self, name: str) -> None:
         judge = make_judge()
         judge.gauge(name, START, 0.95)
-        judge.gauge(name, START + SUSTAINED - 1, 0.95)
+        judge.gauge(name, START + SUSTAINED_SECONDS - 1, 0.95)
         assert judge.harm() == []
-        judge.gauge(name, START + SUSTAINED, 0.95)
+        judge.gauge(name, START + SUSTAINED_SECONDS, 0.95)
         assert [(f.gate, f.verdict) for f in judge.harm()] == [(name, "BREACHED")]
 
     def test_a_moment_within_the_limit_begins_anew(self) -> None:
@@ -297,7 +297,7 @@ class TestHealth:
         gauges_are_fine(judge)
         self.observe(judge, 10_000)
         judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED, 0.95)
+        judge.gauge("memory", START + SUSTAINED_SECONDS, 0.95)
         assert evaluate(judge, None, 25)[0] == "BREACHED"
 
 
@@ -397,14 +397,14 @@ class TestSight:
     def test_a_gauge_that_was_beyond_its_limit_for_long_stays_harm_when_sight_is_lost(self) -> None:
         judge = make_judge()
         judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED, 0.95)
+        judge.gauge("memory", START + SUSTAINED_SECONDS, 0.95)
         assert evaluate(judge, "Prometheus does not answer", None)[0] == "BREACHED"
 
     def test_a_gauge_is_not_beyond_its_limit_for_longer_than_it_was_seen_there(self) -> None:
         """However late the question comes, the last sample's time counts."""
         judge = make_judge()
         judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED - 1, 0.95)
+        judge.gauge("memory", START + SUSTAINED_SECONDS - 1, 0.95)
         for _ in range(100):
             assert evaluate(judge, "Prometheus does not answer", None)[0] == "BLIND"
 
@@ -459,8 +459,8 @@ class TestWarmUp:
 
     def test_a_busy_processor_is_forgiven_and_full_memory_is_not(self) -> None:
         for name, breached in (("cpu_saturation", False), ("memory", True)):
-            judge = make_judge(warm_up=2 * SUSTAINED)
-            for tick in Traffic(1).ticks(int(1.5 * SUSTAINED / SCRAPE), 25, 0.0, 0.0):
+            judge = make_judge(warm_up=2 * SUSTAINED_SECONDS)
+            for tick in Traffic(1).ticks(int(1.5 * SUSTAINED_SECONDS / SCRAPE), 25, 0.0, 0.0):
                 judge.observe(Tick(tick.at, tick.counts, {name: 0.99}), 25)
             assert bool(judge.harm()) is breached
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.workloads.manifests import objects, render
+from airflow_deploy.domain.workloads.manifests import render_version, version_objects
 from tests.unit.builders import COMMIT, DIGEST, make_plan, make_spec
 
 LONGEST = "a" * 44
 
 
 def by_kind(plan: DeploymentPlan) -> dict[str, Any]:
-    return {item["kind"]: item for item in objects(plan)}
+    return {item["kind"]: item for item in version_objects(plan)}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ class TestPod:
 
 class TestObjects:
     def test_are_these_with_the_deployment_last(self, plan: DeploymentPlan) -> None:
-        assert [item["kind"] for item in objects(plan)] == [
+        assert [item["kind"] for item in version_objects(plan)] == [
             "ConfigMap",
             "NetworkPolicy",
             "PodDisruptionBudget",
@@ -157,7 +157,7 @@ class TestObjects:
         assert unnamed["Deployment"]["metadata"]["labels"] == by_kind(plan)["Deployment"]["metadata"]["labels"]
 
     def test_say_where_they_come_from(self, plan: DeploymentPlan) -> None:
-        for item in objects(plan):
+        for item in version_objects(plan):
             assert item["metadata"]["annotations"] == {
                 "airflow-deploy/deployment": plan.deployment_id,
                 "airflow-deploy/commit": COMMIT,
@@ -166,23 +166,23 @@ class TestObjects:
 
     @pytest.mark.parametrize("service", ["p", "payments", LONGEST])
     def test_names_and_label_values_fit(self, service: str) -> None:
-        for item in objects(make_plan(make_spec(service=service))):
+        for item in version_objects(make_plan(make_spec(service=service))):
             assert item["metadata"]["namespace"] == "shop"
             values = [item["metadata"]["name"], *item["metadata"]["labels"].values()]
             assert all(len(value) <= 63 for value in values)
 
     def test_no_tag_is_deployed(self, plan: DeploymentPlan) -> None:
-        for item in objects(plan):
+        for item in version_objects(plan):
             del item["metadata"]["annotations"]
             assert "latest" not in json.dumps(item)
             assert plan.image_tag not in json.dumps(item)
 
     def test_the_same_plan_has_the_same_bytes(self, plan: DeploymentPlan) -> None:
-        assert render(plan) == render(DeploymentPlan.load(plan.dump()))
+        assert render_version(plan) == render_version(DeploymentPlan.load(plan.dump()))
 
     def test_an_image_that_is_not_built_is_not_rendered(self) -> None:
         with pytest.raises(ValueError, match="not built yet"):
-            render(make_plan(digest=None))
+            render_version(make_plan(digest=None))
 
 
 class TestScaling:
@@ -262,11 +262,13 @@ class TestHostileConfig:
     def test_a_value_stays_a_value(self, one: str, other: str) -> None:
         plan = make_plan(make_spec(config={"ONE": one, "OTHER": other}))
         assert by_kind(plan)["ConfigMap"]["data"] == {"ONE": one, "OTHER": other}
-        assert structure(objects(plan)) == structure(objects(make_plan(make_spec(config={"ONE": "", "OTHER": ""}))))
+        assert structure(version_objects(plan)) == structure(
+            version_objects(make_plan(make_spec(config={"ONE": "", "OTHER": ""})))
+        )
 
     @given(hostile)
     def test_the_artifact_is_yaml_that_any_reader_accepts(self, value: str) -> None:
-        text = render(make_plan(make_spec(config={"ONE": value})))
+        text = render_version(make_plan(make_spec(config={"ONE": value})))
         assert text.isascii()
         assert text.isprintable() or set(text) - set(map(chr, range(32, 127))) == {"\n"}
         (snapshot,) = [item for item in yaml.safe_load_all(text) if item["kind"] == "ConfigMap"]
@@ -277,4 +279,4 @@ class TestHostileConfig:
         plan = make_plan(digest=digest)
         deployment = by_kind(plan)["Deployment"]
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f"@{digest}")
-        assert len(objects(plan)) == 5
+        assert len(version_objects(plan)) == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.analysis.pods import LOOKS, SECONDS, UNSEEN, PodWatch
+from airflow_deploy.domain.analysis.pods import UNREADY_LOOKS, UNREADY_SECONDS, UNSEEN_PODS_SECONDS, PodWatch
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.test_judge import CANDIDATE, STABLE, START, limits
 
@@ -22,11 +22,11 @@ def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0
 
 
 def test_all_pods_gone_is_harm_after_three_seconds() -> None:
-    assert breached_at([2, 2, 2, *[0] * 9]) == 3 + SECONDS
+    assert breached_at([2, 2, 2, *[0] * 9]) == 3 + UNREADY_SECONDS
 
 
 def test_however_seldom_it_is_looked_it_is_seen_more_than_twice() -> None:
-    assert breached_at([0] * 9, every=5.0) == 5.0 * (LOOKS - 1)
+    assert breached_at([0] * 9, every=5.0) == 5.0 * (UNREADY_LOOKS - 1)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_looks_without_an_answer_neither_count_nor_forgive() -> None:
 
 
 def test_nobody_knows_what_was_in_a_long_silence() -> None:
-    assert breached_at([0, 0, *[None] * int(UNSEEN), 0, 0]) is None
+    assert breached_at([0, 0, *[None] * int(UNSEEN_PODS_SECONDS), 0, 0]) is None
 
 
 def test_the_finding_says_how_many_are_ready() -> None:

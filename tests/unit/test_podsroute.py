@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.lease import SUFFIXES, Lease, held, name_of
-from airflow_deploy.domain.routing.pod_shares import pods_for, share_of
+from airflow_deploy.domain.routing.lease import LEASE_SUFFIXES, Lease, lease_name, new_lease
+from airflow_deploy.domain.routing.pod_shares import pods_for_stage, share_of
 from airflow_deploy.domain.routing.record import OWNER, Patch, Shift
-from airflow_deploy.domain.routing.service_route import ADOPTED, PodsRoute
-from airflow_deploy.domain.routing.team_route import absent
-from airflow_deploy.domain.workloads.versions import VERSION
+from airflow_deploy.domain.routing.service_route import ADOPTED, ServiceRoute
+from airflow_deploy.domain.routing.team_route import absent_route
 from tests.unit.builders import make_plan, make_spec
 from tests.unit.json_patch import PatchRefused, apply_patch
 
@@ -51,8 +51,8 @@ class Service:
         self.pods: dict[str, dict[str, str]] = {TEAM: {**LABELS, "since": "2024"}}
 
     @property
-    def route(self) -> PodsRoute:
-        return PodsRoute(self.body)
+    def route(self) -> ServiceRoute:
+        return ServiceRoute(self.body)
 
     def write(self, patch: Patch) -> None:
         self.body = apply_patch(self.body, patch)
@@ -264,7 +264,7 @@ class TestWhatIsThere:
             routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED)
 
     def test_a_service_that_is_gone_serves_nobody(self) -> None:
-        gone = absent(PodsRoute, "shop", TEAM)
+        gone = absent_route(ServiceRoute, "shop", TEAM)
         assert (gone.is_there, gone.serving(), gone.owner, gone.names("x")) == (False, "", None, False)
 
     def test_what_serves_and_what_is_claimed_is_not_deleted(self) -> None:
@@ -287,11 +287,11 @@ class TestDivision:
         [(5, 2, 2, 1), (50, 2, 2, 2), (50, 2, 1, 1), (5, 19, 20, 1), (5, 20, 20, 2), (25, 9, 9, 3), (100, 9, 4, 4)],
     )
     def test_a_stage_takes_as_many_pods_as_give_it(self, stage: int, stable: int, most: int, pods: int) -> None:
-        assert pods_for(stage, stable, most) == pods
+        assert pods_for_stage(stage, stable, most) == pods
 
     @given(st.integers(1, 99), st.integers(1, 200), st.integers(1, 200))
     def test_the_share_is_what_the_pods_get(self, stage: int, stable: int, most: int) -> None:
-        pods = pods_for(stage, stable, most)
+        pods = pods_for_stage(stage, stable, most)
         assert 1 <= pods <= most
         assert share_of(pods, stable) <= max(1.0, 100 * pods / (pods + stable)) < share_of(pods, stable) + 1
         if pods < most:
@@ -347,7 +347,7 @@ class TestDeclared:
 
     def test_pods_are_told_apart_by_their_names(self) -> None:
         planned = plan()
-        preset, versions = PRESETS["pods"], [planned.candidate, TEAM]
+        preset, versions = SOURCES["pods"], [planned.candidate, TEAM]
         pods = {
             f"{TEAM}-7d4b9c6f5-x2x4z": TEAM,
             f"{planned.candidate}-7d4b9c6f5d-abcde": planned.candidate,
@@ -365,11 +365,11 @@ class TestDeclared:
 
 class TestLease:
     def test_a_service_and_a_route_of_one_name_have_each_their_own(self) -> None:
-        assert name_of(TEAM, "replicas") != name_of(TEAM)
+        assert lease_name(TEAM, "replicas") != lease_name(TEAM)
 
-    @pytest.mark.parametrize("router", SUFFIXES)
+    @pytest.mark.parametrize("router", LEASE_SUFFIXES)
     def test_it_says_for_what_it_stands(self, router: str) -> None:
-        lease = Lease(held("shop", TEAM, "DEP-1-00000000/1", 45, router))
+        lease = Lease(new_lease("shop", TEAM, "DEP-1-00000000/1", 45, router))
         assert (lease.route, lease.router) == (TEAM, router)
 
 

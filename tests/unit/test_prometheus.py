@@ -19,7 +19,7 @@ import pytest
 from airflow_deploy.clients import shared
 from airflow_deploy.clients.prometheus import hook as prometheus
 from airflow_deploy.clients.prometheus.hook import Prometheus, PrometheusHook
-from airflow_deploy.clients.shared import FRESH
+from airflow_deploy.clients.shared import CLIENT_LIFETIME
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.metrics.counters import Series
 
@@ -83,7 +83,7 @@ def server() -> Iterator[Server]:
 
 Connect = Callable[..., Prometheus]
 
-LATER = count(0, FRESH)
+LATER = count(0, CLIENT_LIFETIME)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ class TestQuery:
         assert connect().query('up{job="x"}') == [sample("1", job="x")]
         path, parameters, authorization = server.requests[0]
         assert path == "/api/v1/query"
-        assert parameters == {"query": ['up{job="x"}'], "timeout": [f"{prometheus.TIMEOUT}s"]}
+        assert parameters == {"query": ['up{job="x"}'], "timeout": [f"{prometheus.QUERY_TIMEOUT}s"]}
         assert authorization is None
 
     def test_asks_for_another_time_than_now(self, server: Server, connect: Connect) -> None:
@@ -169,7 +169,7 @@ class TestQuery:
     def test_a_server_that_hangs_is_given_up(
         self, server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(prometheus, "TIMEOUT", 0.2)
+        monkeypatch.setattr(prometheus, "QUERY_TIMEOUT", 0.2)
         server.hanging = True
         with pytest.raises(TemporaryError, match="does not answer"):
             connect().query("up")

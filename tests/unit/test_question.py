@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from airflow_deploy.domain.analysis.count_tests import BETA
 from airflow_deploy.domain.analysis.judge import Judge, Terms
 from airflow_deploy.domain.analysis.sequential import trials_needed, upper_bound
-from airflow_deploy.domain.lifecycle.confidence import Known, Outcomes, score
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.lifecycle.question import LONGEST, About, Question, escaped, table, verbatim
+from airflow_deploy.domain.lifecycle.question import (
+    MAX_SHOWN_CHARACTERS,
+    About,
+    Question,
+    escaped,
+    markdown_table,
+    verbatim,
+)
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.unit.builders import MISSING, make_plan, make_request, make_spec
 
@@ -23,7 +30,7 @@ PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 def question(about: About, plan: DeploymentPlan | None = None, **changes: Any) -> Question:
     plan = plan or make_plan()
-    fields: dict[str, Any] = {"confidence": score(Known(plan, Outcomes())), "timeout": 3600, **changes}
+    fields: dict[str, Any] = {"confidence": score(ScoreInputs(plan, PastDeployments())), "timeout": 3600, **changes}
     return Question(plan=plan, about=about, **fields)
 
 
@@ -162,7 +169,7 @@ HOSTILE = [
 class TestHostileText:
     @pytest.mark.parametrize("text", HOSTILE)
     def test_stays_in_its_line_and_cell(self, text: str) -> None:
-        (row,) = table(["a"], [[text]])[2:]
+        (row,) = markdown_table(["a"], [[text]])[2:]
         assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 2
         assert "\n" not in row
 
@@ -183,7 +190,7 @@ class TestHostileText:
         assert made.isprintable()
 
     def test_is_shown_up_to_a_length(self) -> None:
-        assert verbatim("x" * 10_000) == f"`{'x' * LONGEST}…`"
+        assert verbatim("x" * 10_000) == f"`{'x' * MAX_SHOWN_CHARACTERS}…`"
 
     @pytest.mark.parametrize("text", HOSTILE[:5])
     def test_of_a_caller_is_all_in_code_spans(self, text: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.cli.main import MOST_DIFFERENCES, main
 from airflow_deploy.domain.names import digest
-from airflow_deploy.rollout.analysis.replay import judge_again
+from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.unit.test_evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]
@@ -109,11 +109,11 @@ def test_a_file_that_was_spoilt_is_found_out(
 def test_what_is_no_evidence_says_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "evidence.jsonl"
     path.write_bytes(content)
-    assert judge_again(path).differences
+    assert replay_file(path).differences
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    assert judge_again(tmp_path).differences == ["cannot be read (Is a directory); correct its name"]
+    assert replay_file(tmp_path).differences == ["cannot be read (Is a directory); correct its name"]
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -124,7 +124,7 @@ def test_no_byte_can_be_changed_unseen_nor_end_it_with_an_error(tmp_path: Path, 
     new = data.draw(st.binary(max_size=3).filter(lambda found: found != content[at : at + 1]))
     path = kept(tmp_path, BAD)
     path.write_bytes(content[:at] + new + content[at + 1 :])
-    assert judge_again(path).differences
+    assert replay_file(path).differences
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_impossible_values_are_differences_too(tmp_path: Path, old: str, new: st
     assert old in "".join(BAD)
     path = tmp_path / "evidence.jsonl"
     path.write_text("".join(line.replace(old, new) for line in BAD))
-    assert judge_again(path).differences
+    assert replay_file(path).differences
 
 
 def test_it_needs_no_airflow() -> None:

@@ -9,16 +9,16 @@ import pytest
 
 from airflow_deploy.domain.analysis.count_tests import BETA
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.analysis.report import QUIET, Look, Report, more_needed, summary
+from airflow_deploy.domain.analysis.report import SUMMARY_INTERVAL, AnalysisReport, LookSummary, more_needed, summary
 from airflow_deploy.domain.analysis.sequential import upper_bound
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
-from airflow_deploy.domain.config.gates import Kind, table
+from airflow_deploy.domain.config.gates import Kind, gate_table
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
 START = 1_795_417_200.0
 KINDS: dict[str, Kind] = {"refunds": "pair"}
-GATES = table(KINDS)
+GATES = gate_table(KINDS)
 LIMITS = {"refunds": 0.1} | {gate.name: gate.default for gate in GATES.values() if gate.default}
 FINDING = Finding("memory", "UNDECIDED", "memory: not seen yet, limit 0.9")
 UNDECIDED = {"bad": 0.0, "trials": 66.0, "bound": 0.05, "allowed": 0.01, "next_share": 25.0, "dispersion": 1.0}
@@ -28,33 +28,35 @@ def answered(requests: float, errors: float = 0) -> Counts:
     return Counts(requests, errors, requests, {0.5: requests, 1.0: requests}, {"refunds": (0.0, requests)})
 
 
-def look(verdict: Verdict = "UNDECIDED", at: float = START, share: int = 5, requests: float = 50) -> Look:
-    return Look(at, share, verdict, [replace(FINDING, verdict=verdict)], answered(requests, 1), answered(1000, 3))
+def look(verdict: Verdict = "UNDECIDED", at: float = START, share: int = 5, requests: float = 50) -> LookSummary:
+    return LookSummary(
+        at, share, verdict, [replace(FINDING, verdict=verdict)], answered(requests, 1), answered(1000, 3)
+    )
 
 
-def judged(requests: float, errors: float = 0, *, next_share: int | None = 25, blind: str | None = None) -> Look:
+def judged(requests: float, errors: float = 0, *, next_share: int | None = 25, blind: str | None = None) -> LookSummary:
     """A look as the judge makes it, after three scrapes of a healthy stable."""
     judge = Judge(Terms(limits=LIMITS, candidate=CANDIDATE, stable=STABLE, kinds=KINDS))
     gauges = {"cpu_saturation": 0.31, "memory": 0.32}
     for second, mine in ((0, answered(0)), (5, answered(0)), (10, answered(requests, errors))):
         judge.observe(Tick(START + second, {CANDIDATE: mine, STABLE: answered(19 * mine.requests, 4)}, gauges), 5)
     verdict, findings = evaluate(judge, blind, next_share)
-    return Look(START + 10, 5, verdict, findings, judge.total, judge.control)
+    return LookSummary(START + 10, 5, verdict, findings, judge.total, judge.control)
 
 
-def shown(found: Look) -> dict[str, str]:
+def shown(found: LookSummary) -> dict[str, str]:
     """The table's lines by their gate."""
     lines = report().lines(found)
     assert (lines[0][:9], lines[-1]) == ("::group::", "::endgroup::")
     return {line.split()[0]: line for line in lines[1:-1]}
 
 
-def report() -> Report:
-    return Report(GATES, LIMITS)
+def report() -> AnalysisReport:
+    return AnalysisReport(GATES, LIMITS)
 
 
 class TestWhatIsSaid:
-    def told(self, looks: Sequence[Look]) -> list[float]:
+    def told(self, looks: Sequence[LookSummary]) -> list[float]:
         """Return at which of these looks something was said, in seconds after START."""
         log = report()
         return [item.at - START for item in looks if log.lines(item)]
@@ -73,7 +75,7 @@ class TestWhatIsSaid:
 
     def test_what_has_changed_is_a_table_in_a_group_and_the_rest_one_line(self) -> None:
         log = report()
-        first, again = log.lines(look()), log.lines(look(at=START + QUIET))
+        first, again = log.lines(look()), log.lines(look(at=START + SUMMARY_INTERVAL))
         assert first[0].startswith(
             "::group::look: 5 % UNDECIDED, candidate 50 requests 1 errors, stable 1000 requests 3"
         )

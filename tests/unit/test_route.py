@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.record import OWNER, PHASE, SHIFTS, VERSIONS, WORD, Patch, Shift
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.record import FINAL_VERDICT, OWNER, PHASE, SHIFTS, VERSIONS, Patch, Shift
 from tests.unit.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
@@ -42,23 +42,23 @@ def body(*rules: list[Body], annotations: dict[str, str] | None = None) -> Body:
     return {"metadata": metadata, "spec": {"hostnames": ["pay.example.com"], "rules": matched}}
 
 
-def write(route: Route, patch: Patch) -> Route:
-    return Route(apply_patch(route.body, patch))
+def write(route: HttpRoute, patch: Patch) -> HttpRoute:
+    return HttpRoute(apply_patch(route.body, patch))
 
 
-def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> Route:
-    route = Route(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
+def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> HttpRoute:
+    route = HttpRoute(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
     owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
     assert owner.startswith(f"{RUN}/")
     return write(route, patch)
 
 
-def shifted(share: int, rules: int = 1) -> Route:
+def shifted(share: int, rules: int = 1) -> HttpRoute:
     route = claimed(rules)
     return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
 
 
-def weights(route: Route) -> list[dict[str, int]]:
+def weights(route: HttpRoute) -> list[dict[str, int]]:
     """The weights of every rule that names the candidate."""
     return [{b.name: b.weight for b in route.backends(rule)} for rule in route.rules_with(CANDIDATE)]
 
@@ -72,7 +72,7 @@ class TestClaim:
     @given(rule_counts, st.integers(0, 10**6), st.none() | st.just({"team": "pay"}))
     def test_raises_the_epoch_and_moves_no_traffic(self, rules: int, epoch: int, others: dict[str, str] | None) -> None:
         before = {**(others or {}), **({OWNER: f"DEP-1-00000000/{epoch}"} if epoch else {})}
-        route = Route(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
+        route = HttpRoute(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
         owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
         after = write(route, patch)
         assert owner == f"{RUN}/{epoch + 1}" == after.owner
@@ -108,7 +108,7 @@ class TestClaim:
         own, off = backend("payments-by-hand", 0), [backend(STABLE, 0), backend("maintenance", 0)]
         route = claimed_from(body([backend(STABLE, 1), own], off))
 
-        def is_kept(now: Route) -> bool:
+        def is_kept(now: HttpRoute) -> bool:
             rules = now.body["spec"]["rules"]
             return own in rules[0]["backendRefs"] and rules[1]["backendRefs"] == off
 
@@ -127,7 +127,7 @@ class TestClaim:
 
     def test_a_first_version_keeps_them_too(self) -> None:
         own = backend("payments-by-hand", 0)
-        route = Route(body([own]))
+        route = HttpRoute(body([own]))
         after = write(route, routes.claim(route, RUN, "", CANDIDATE)[1])
         assert own in after.body["spec"]["rules"][0]["backendRefs"]
 
@@ -148,7 +148,7 @@ class TestClaim:
 
     def test_a_version_that_serves_already_is_no_candidate(self) -> None:
         """Two runs of one commit in one second have one name: shifting to it would set all weights to 0."""
-        route = Route(body([backend(STABLE)]))
+        route = HttpRoute(body([backend(STABLE)]))
         with pytest.raises(FencedError, match="payments serves already; trigger a new run"):
             routes.claim(route, RUN, STABLE, STABLE)
 
@@ -162,11 +162,11 @@ class TestClaim:
         assert [after.body["spec"]["rules"][rule]["backendRefs"][1]["port"] for rule in (0, 1)] == [80, 8443]
 
     def test_the_word_of_an_earlier_deployment_is_gone(self) -> None:
-        after = claimed_from(body([backend(STABLE)], annotations={WORD: "it was braked"}))
+        after = claimed_from(body([backend(STABLE)], annotations={FINAL_VERDICT: "it was braked"}))
         assert after.word == ""
 
     def test_does_not_write_over_a_route_that_changed_meanwhile(self) -> None:
-        route = Route(body([backend(STABLE)]))
+        route = HttpRoute(body([backend(STABLE)]))
         _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
         newer = copy.deepcopy(dict(route.body))
         newer["metadata"]["resourceVersion"] = "8"
@@ -184,13 +184,13 @@ class TestClaim:
                 attempt()
 
 
-def claimed_from(before: Body) -> Route:
-    route = Route(before)
+def claimed_from(before: Body) -> HttpRoute:
+    route = HttpRoute(before)
     _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
     return write(route, patch)
 
 
-def attempts(route: Route) -> list[Callable[[], Patch]]:
+def attempts(route: HttpRoute) -> list[Callable[[], Patch]]:
     """Every write of an owner, tried on ``route``."""
     return [
         lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),
@@ -225,10 +225,10 @@ class TestShift:
         refs = route["spec"]["rules"][min(rule, rules - 1)]["backendRefs"]
         refs[0]["weight"], refs[1]["weight"] = stable, mine
         if (stable, mine) == (95, 5):
-            assert routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+            assert routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
         else:
             with pytest.raises(FencedError, match="somebody else set them"):
-                routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+                routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
 
     @pytest.mark.parametrize(
         "phase", [routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.SETTLED, routes.ABANDONED]
@@ -237,7 +237,7 @@ class TestShift:
         route = copy.deepcopy(dict(shifted(5).body))
         route["metadata"]["annotations"][PHASE] = phase
         with pytest.raises(FencedError, match=f"is {phase}, and this step needs it canary"):
-            routes.shift(Route(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+            routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
 
 
 class TestRestore:
@@ -255,7 +255,7 @@ class TestRestore:
             [backend(STABLE, a), backend(CANDIDATE, b), *([] if c is None else [backend("third", c)])]
             for a, b, c in rules
         ]
-        route = Route(body(*refs, annotations={OWNER: OURS, PHASE: before, SHIFTS: "[]"}))
+        route = HttpRoute(body(*refs, annotations={OWNER: OURS, PHASE: before, SHIFTS: "[]"}))
         restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, after))
         assert restored.phase == after
         for rule in weights(restored):
@@ -291,12 +291,12 @@ class TestRestore:
         now = copy.deepcopy(dict(shifted(50).body))
         rule = {"matches": [{"path": {"value": "/new"}}], "backendRefs": [backend(added, 7)]}
         now["spec"]["rules"].insert(position, rule)
-        route = Route(now)
+        route = HttpRoute(now)
         restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
         assert weights(restored) == [{STABLE: 100, CANDIDATE: 0}]
         assert restored.body["spec"]["rules"][position] == rule
         assert restored.phase == routes.BRAKED
-        for attempt in attempts(Route(now))[:1] if added == STABLE else []:
+        for attempt in attempts(HttpRoute(now))[:1] if added == STABLE else []:
             with pytest.raises(FencedError, match="no longer names both"):
                 attempt()
 
@@ -304,8 +304,11 @@ class TestRestore:
         """There is no stable under it that could take the traffic."""
         now = copy.deepcopy(dict(shifted(50).body))
         now["spec"]["rules"].append({"backendRefs": [backend(CANDIDATE, 1)]})
-        route = Route(now)
-        assert (route.keeps(STABLE, CANDIDATE), shifted(50).keeps(STABLE, CANDIDATE)) == (True, False)
+        route = HttpRoute(now)
+        assert (route.has_foreign_rule(STABLE, CANDIDATE), shifted(50).has_foreign_rule(STABLE, CANDIDATE)) == (
+            True,
+            False,
+        )
         restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
         assert restored.weights(CANDIDATE) == [{STABLE: 100, CANDIDATE: 0}, {CANDIDATE: 1}]
 
@@ -313,7 +316,7 @@ class TestRestore:
         """A ``kubectl apply`` of the team's own manifest: a whole state."""
         now = copy.deepcopy(dict(shifted(50).body))
         del now["spec"]["rules"][0]["backendRefs"][1]
-        route = Route(now)
+        route = HttpRoute(now)
         restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
         assert restored.phase == routes.SETTLED
         assert restored.body["spec"] == now["spec"]
@@ -323,19 +326,19 @@ LATER = "DEP-1795420000-ffffffff"
 LATEST = "payments-fedcba9-1795420000"
 
 
-def verified(rules: int = 1, refs: list[Body] | None = None) -> Route:
+def verified(rules: int = 1, refs: list[Body] | None = None) -> HttpRoute:
     """The deployment's promotion, looked at since."""
     route = shifted_from(body(*[copy.deepcopy(refs or [backend(STABLE)]) for _ in range(rules)]))
     route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
     return write(route, routes.confirm(route, OURS))
 
 
-def shifted_from(before: Body) -> Route:
+def shifted_from(before: Body) -> HttpRoute:
     route = claimed_from(before)
     return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 100, 100.0))
 
 
-def came_and_went(route: Route, *, share: int = 50) -> Route:
+def came_and_went(route: HttpRoute, *, share: int = 50) -> HttpRoute:
     """A later deployment had some traffic, and gave it back."""
     owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
     route = write(route, patch)
@@ -343,11 +346,11 @@ def came_and_went(route: Route, *, share: int = 50) -> Route:
     return write(route, routes.restore(route, owner, CANDIDATE, LATEST, routes.SETTLED, "its word"))
 
 
-def reclaimed(route: Route) -> Route:
+def reclaimed(route: HttpRoute) -> HttpRoute:
     return write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
 
 
-STANDING: dict[str, Callable[[], Route]] = {
+STANDING: dict[str, Callable[[], HttpRoute]] = {
     "verified": verified,
     "after a later deployment that came to nothing": lambda: came_and_went(verified()),
     "after two of them": lambda: came_and_went(came_and_went(verified())),
@@ -358,14 +361,14 @@ STANDING: dict[str, Callable[[], Route]] = {
 
 @pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
 class TestReclaim:
-    def test_gives_the_version_before_all_traffic_under_every_rule(self, make: Callable[[], Route]) -> None:
+    def test_gives_the_version_before_all_traffic_under_every_rule(self, make: Callable[[], HttpRoute]) -> None:
         route = make()
         after = reclaimed(route)
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * len(route.rules_with(CANDIDATE))
         assert after.stable() == STABLE
         assert (after.phase, after.word) == (routes.SETTLED, "worse")
 
-    def test_is_a_claim_of_its_own(self, make: Callable[[], Route]) -> None:
+    def test_is_a_claim_of_its_own(self, make: Callable[[], HttpRoute]) -> None:
         """Whoever held the route before, this deployment's own run among them, can write nothing any more."""
         route = make()
         after = reclaimed(route)
@@ -375,7 +378,7 @@ class TestReclaim:
             with pytest.raises(FencedError):
                 attempt()
 
-    def test_done_twice_is_refused(self, make: Callable[[], Route]) -> None:
+    def test_done_twice_is_refused(self, make: Callable[[], HttpRoute]) -> None:
         route = make()
         patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
         after = write(route, patch)
@@ -385,14 +388,14 @@ class TestReclaim:
         with pytest.raises(PatchRefused):
             apply_patch(after.body, patch)
 
-    def test_what_was_taken_back_can_be_deployed_over_as_before(self, make: Callable[[], Route]) -> None:
+    def test_what_was_taken_back_can_be_deployed_over_as_before(self, make: Callable[[], HttpRoute]) -> None:
         after = reclaimed(make())
         owner, patch = routes.claim(after, LATER, STABLE, LATEST)
         again = write(after, patch)
         assert (again.owner, again.epoch) == (owner, after.epoch + 1)
         assert all(set(rule) == {STABLE, LATEST} for rule in again.weights(LATEST))
 
-    def test_settling_it_afterwards_writes_nothing_more(self, make: Callable[[], Route]) -> None:
+    def test_settling_it_afterwards_writes_nothing_more(self, make: Callable[[], HttpRoute]) -> None:
         after = reclaimed(make())
         owner = after.owner
         assert owner is not None
@@ -416,7 +419,7 @@ class TestReclaim:
             "all rules were removed",
         ],
     )
-    def test_a_write_in_between_refuses_it_whole(self, make: Callable[[], Route], name: str) -> None:
+    def test_a_write_in_between_refuses_it_whole(self, make: Callable[[], HttpRoute], name: str) -> None:
         route = make()
         patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
         now = copy.deepcopy(dict(route.body))
@@ -425,7 +428,7 @@ class TestReclaim:
             apply_patch(now, patch)
 
     @pytest.mark.parametrize("key", ["weight", "port", "filters"])
-    def test_any_change_of_a_backend_in_between_refuses_it(self, make: Callable[[], Route], key: str) -> None:
+    def test_any_change_of_a_backend_in_between_refuses_it(self, make: Callable[[], HttpRoute], key: str) -> None:
         """It replaces whole backends, so it must not write over what somebody has just changed."""
         route = make()
         patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
@@ -465,13 +468,13 @@ class TestReclaimKeeps:
 
 
 class TestAtRest:
-    def changed(self, route: Route, change: Change) -> Route:
+    def changed(self, route: HttpRoute, change: Change) -> HttpRoute:
         now = copy.deepcopy(dict(route.body))
         change(now)
-        return Route(now)
+        return HttpRoute(now)
 
     @pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
-    def test_the_promotion_is_what_serves_and_nobody_is_at_work(self, make: Callable[[], Route]) -> None:
+    def test_the_promotion_is_what_serves_and_nobody_is_at_work(self, make: Callable[[], HttpRoute]) -> None:
         assert routes.at_rest(make(), RUN, CANDIDATE)
 
     @pytest.mark.parametrize(
@@ -493,7 +496,7 @@ class TestAtRest:
         with pytest.raises(FencedError):
             reclaimed(route)
 
-    def overtaken(self) -> Route:
+    def overtaken(self) -> HttpRoute:
         """A later deployment was verified in its place."""
         route = verified()
         owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
@@ -515,7 +518,7 @@ class TestAtRest:
 
     @pytest.mark.parametrize("make", [verified, lambda: came_and_went(verified())], ids=["own", "later"])
     @pytest.mark.parametrize("key", [OWNER, PHASE])
-    def test_not_where_an_annotation_is_missing(self, make: Callable[[], Route], key: str) -> None:
+    def test_not_where_an_annotation_is_missing(self, make: Callable[[], HttpRoute], key: str) -> None:
         """What is not there cannot be tested: the patch would be refused for ever."""
         route = self.changed(make(), lambda now: now["metadata"]["annotations"].pop(key))
         assert not routes.at_rest(route, RUN, CANDIDATE)
@@ -534,7 +537,7 @@ class TestAtRest:
     @given(st.text(max_size=20) | st.sampled_from(GARBLED))
     @example("[" * 20_000)
     def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
-        for key in (OWNER, PHASE, SHIFTS, WORD):
+        for key in (OWNER, PHASE, SHIFTS, FINAL_VERDICT):
             route = self.changed(verified(), _set(key, text))
             with suppress(DeployError):
                 reclaimed(route)
@@ -553,14 +556,14 @@ class TestConfirm:
         now = copy.deepcopy(dict(self.promoted().body))
         now["metadata"]["annotations"][PHASE] = phase
         with pytest.raises(FencedError, match=f"is {phase} by {OURS}; it cannot be verified"):
-            routes.confirm(Route(now), OURS)
+            routes.confirm(HttpRoute(now), OURS)
 
     @pytest.mark.parametrize("phase", [routes.PROMOTED, routes.VERIFIED])
     def test_only_by_its_owner(self, phase: str) -> None:
         now = copy.deepcopy(dict(self.promoted().body))
         now["metadata"]["annotations"] |= {OWNER: "DEP-2-ffffffff/2", PHASE: phase}
         with pytest.raises(FencedError):
-            routes.confirm(Route(now), OURS)
+            routes.confirm(HttpRoute(now), OURS)
 
     @pytest.mark.parametrize("name", ["another run claimed it", "the watch braked", "it was settled"])
     def test_is_refused_where_the_route_has_changed_meanwhile(self, name: str) -> None:
@@ -571,7 +574,7 @@ class TestConfirm:
         with pytest.raises(PatchRefused):
             apply_patch(now, patch)
 
-    def promoted(self) -> Route:
+    def promoted(self) -> HttpRoute:
         route = shifted(100)
         return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
 
@@ -582,7 +585,7 @@ class TestAbandon:
         """Else watch and gates would look for ever at a route that nobody may write."""
         now = copy.deepcopy(dict(shifted(50).body))
         OVERTAKEN[change](now)
-        abandoned = write(Route(now), routes.abandon(Route(now), OURS))
+        abandoned = write(HttpRoute(now), routes.abandon(HttpRoute(now), OURS))
         assert abandoned.phase == routes.ABANDONED
         assert abandoned.body["spec"] == now["spec"]
 
@@ -594,7 +597,7 @@ class TestAbandon:
         with pytest.raises(PatchRefused):
             apply_patch(now, patch)
         with pytest.raises(FencedError, match="belongs to DEP-2-ffffffff/2 now"):
-            routes.abandon(Route(now), OURS)
+            routes.abandon(HttpRoute(now), OURS)
 
 
 class TestPromote:
@@ -614,7 +617,7 @@ class TestPromote:
         route = copy.deepcopy(dict(shifted(100, rules=2).body))
         route["spec"]["rules"][1]["backendRefs"][1]["weight"] = 0
         with pytest.raises(FencedError):
-            routes.promote(Route(route), OURS, STABLE, CANDIDATE)
+            routes.promote(HttpRoute(route), OURS, STABLE, CANDIDATE)
 
     def test_what_is_promoted_is_the_next_deployments_stable(self) -> None:
         route = shifted(100)
@@ -701,7 +704,7 @@ class TestOvertaken:
     def test_who_reads_another_owner_does_not_even_try(self, name: str) -> None:
         now = copy.deepcopy(dict(shifted(100).body))
         OVERTAKEN[name](now)
-        for attempt in attempts(Route(now)):
+        for attempt in attempts(HttpRoute(now)):
             with pytest.raises(FencedError):
                 attempt()
 
@@ -709,25 +712,25 @@ class TestOvertaken:
     @example("[" * 20_000)
     @example('[{"share": 1e999, "at": 1}]')
     def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
-        for key in (OWNER, PHASE, SHIFTS, WORD):
+        for key in (OWNER, PHASE, SHIFTS, FINAL_VERDICT):
             now = copy.deepcopy(dict(shifted(5).body))
             now["metadata"]["annotations"][key] = text
-            for attempt in attempts(Route(now)):
+            for attempt in attempts(HttpRoute(now)):
                 try:
                     attempt()
                 except DeployError:
                     continue
-            assert Route(now).epoch >= 0
+            assert HttpRoute(now).epoch >= 0
 
     @pytest.mark.parametrize("text", ["[{}]", '[{"at": 1}]', '[{"share": 5}]'])
     def test_a_record_of_shifts_that_lacks_a_field_is_not_taken_for_none(self, text: str) -> None:
         now = copy.deepcopy(dict(shifted(5).body))
         now["metadata"]["annotations"][SHIFTS] = text
         with pytest.raises(FencedError):
-            _ = Route(now).shifts
+            _ = HttpRoute(now).shifts
 
 
-def seized(route: Route) -> Route:
+def seized(route: HttpRoute) -> HttpRoute:
     return write(route, routes.seize(route, "its word"))
 
 
@@ -779,7 +782,7 @@ class TestSeize:
             now = copy.deepcopy(dict(shifted(5).body))
             now["metadata"]["annotations"][key] = text
             with suppress(DeployError):
-                routes.seize(Route(now), "its word")
+                routes.seize(HttpRoute(now), "its word")
 
     def test_a_claim_names_both_versions(self) -> None:
         assert claimed().versions == (STABLE, CANDIDATE)
@@ -791,18 +794,18 @@ class TestReading:
         assert route.owned_by(RUN)
         assert not route.owned_by(RUN[:-1])
         assert not route.owned_by("")
-        assert not Route(body([backend(STABLE)])).owned_by(RUN)
+        assert not HttpRoute(body([backend(STABLE)])).owned_by(RUN)
 
     def test_a_backend_without_weight_weighs_one(self) -> None:
-        route = Route(body([backend(STABLE)], [backend("other", 3)]))
+        route = HttpRoute(body([backend(STABLE)], [backend("other", 3)]))
         assert route.weights(STABLE) == [{STABLE: 1}]
         assert route.serves(STABLE)
         assert route.weights("nobody") == []
         assert not route.serves("nobody")
 
     def test_a_version_serves_as_soon_as_one_rule_gives_it_traffic(self) -> None:
-        assert Route(body([backend(STABLE, 0)], [backend(STABLE, 1), backend("other", 0)])).serves(STABLE)
-        assert not Route(body([backend(STABLE, 0)], [backend("other", 1)])).serves(STABLE)
+        assert HttpRoute(body([backend(STABLE, 0)], [backend(STABLE, 1), backend("other", 0)])).serves(STABLE)
+        assert not HttpRoute(body([backend(STABLE, 0)], [backend("other", 1)])).serves(STABLE)
 
     @pytest.mark.parametrize(
         ("rules", "who"),
@@ -816,25 +819,25 @@ class TestReading:
     )
     def test_the_stable_must_serve_alone(self, rules: list[list[Body]], who: str) -> None:
         with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
-            Route(body(*rules)).stable()
+            HttpRoute(body(*rules)).stable()
 
     def test_rules_of_several_services_need_routes_of_their_own(self) -> None:
         with pytest.raises(RefusedError, match=r"a and b serves it; its rules lead to several .* a route of its own"):
-            Route(body([backend("a", 1)], [backend("b", 1)])).serving()
+            HttpRoute(body([backend("a", 1)], [backend("b", 1)])).serving()
 
     def test_a_canary_that_is_not_over_is_named(self) -> None:
         with pytest.raises(RefusedError, match=rf"serves it; the deployment {OURS} is not over: wait until it is"):
             shifted(25).stable()
 
     def test_the_port_is_read_from_the_backend(self) -> None:
-        assert Route(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
+        assert HttpRoute(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
 
     def test_a_service_that_is_reached_by_several_ports_is_refused(self) -> None:
         """The candidate has one port: one of the rules would send it nowhere."""
-        route = Route(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 8443)]))
+        route = HttpRoute(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 8443)]))
         with pytest.raises(RefusedError, match="its rules reach payments by several ports; use one"):
             route.port_of(STABLE)
-        assert Route(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 80)])).port_of(STABLE) == 80
+        assert HttpRoute(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 80)])).port_of(STABLE) == 80
 
     def test_a_live_gitops_manager_of_the_rules_is_found(self) -> None:
         managed = body([backend(STABLE)])
@@ -844,5 +847,5 @@ class TestReading:
             {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:rules": {}}}},
             {"manager": "helm-controller"},
         ]
-        assert Route(managed).gitops_managers() == ["argocd-controller"]
-        assert Route(body([backend(STABLE)])).gitops_managers() == []
+        assert HttpRoute(managed).gitops_managers() == ["argocd-controller"]
+        assert HttpRoute(body([backend(STABLE)])).gitops_managers() == []

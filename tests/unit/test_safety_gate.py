@@ -12,9 +12,9 @@ import pytest
 from airflow_deploy.clients.airflow_rest import api as airflow_api
 from airflow_deploy.clients.airflow_rest import runs
 from airflow_deploy.clients.airflow_rest.api import AirflowApi, Login
-from airflow_deploy.clients.airflow_rest.runs import Run
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.lifecycle.result import DeployResult, Verdict, state_of
+from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, state_of
 from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.unit.builders import CONF, make_plan
@@ -164,10 +164,10 @@ class TestWaiting:
         assert result.artifact_path == FOLDER
         assert result.reason == "HEALTHY: still good"
         assert result.canary == (
-            Verdict("canary_5.gate", "HEALTHY", "90 of 90 good"),
-            Verdict("canary_25.gate", "HEALTHY", "190 of 190 good"),
-            Verdict("watch", "CLOSED", "promoted"),
-            Verdict("verify", "HEALTHY", "still good"),
+            TaskVerdict("canary_5.gate", "HEALTHY", "90 of 90 good"),
+            TaskVerdict("canary_25.gate", "HEALTHY", "190 of 190 good"),
+            TaskVerdict("watch", "CLOSED", "promoted"),
+            TaskVerdict("verify", "HEALTHY", "still good"),
         )
 
     def test_a_bad_fix(self, airflow: FakeAirflow) -> None:
@@ -190,7 +190,7 @@ class TestWaiting:
     def test_but_not_for_ever_where_it_does_not_come(
         self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runs, "TEARDOWN", 0.05)
+        monkeypatch.setattr(runs, "TEARDOWN_SECONDS", 0.05)
         airflow.frames = [Frame("failed", {"watch": "failed", "settle": None}, SHIFTED)]
         result = deploy(wait=True)
         assert (result.state, result.ended) == (State.CANARY_WAITING, False)
@@ -211,7 +211,7 @@ class TestWaiting:
     def test_airflow_may_be_away_for_a_while(self, airflow: FakeAirflow, api: AirflowApi) -> None:
         airflow.frames = [CANARY, GOOD]
         seen = []
-        for snapshot in Run(api, "payments", RUN).follow():
+        for snapshot in DeploymentRun(api, "payments", RUN).follow():
             seen.append(snapshot.state)
             airflow.faults.extend([None, (500, b"restarting"), (429, b"")])
         assert seen == [State.CANARY_WAITING, State.VERIFIED]
@@ -219,9 +219,9 @@ class TestWaiting:
     def test_airflow_may_not_be_away_for_ever(
         self, airflow: FakeAirflow, api: AirflowApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runs, "PATIENCE", 0.05)
+        monkeypatch.setattr(runs, "OUTAGE_SECONDS", 0.05)
         airflow.frames = [CANARY]
-        following = Run(api, "payments", RUN).follow()
+        following = DeploymentRun(api, "payments", RUN).follow()
         next(following)
         airflow.faults.extend([(500, b"")] * 100)
         with pytest.raises(TemporaryError, match="Airflow failed"):
@@ -229,19 +229,19 @@ class TestWaiting:
 
     def test_only_what_is_new_is_read_again(self, airflow: FakeAirflow, api: AirflowApi) -> None:
         airflow.frames = [CANARY, CANARY, CANARY, GOOD]
-        Run(api, "payments", RUN).wait()
+        DeploymentRun(api, "payments", RUN).wait()
         read = [path for _, path in airflow.requests if "/plan/xcomEntries/steps" in path]
         assert len(read) == 1
 
     def test_a_token_that_has_expired_is_renewed(self, airflow: FakeAirflow) -> None:
-        run = Run(AirflowApi.from_environment(), "payments", RUN)
+        run = DeploymentRun(AirflowApi.from_environment(), "payments", RUN)
         run.snapshot()
         airflow.accept.clear()
         assert run.snapshot().state is State.VERIFIED
         assert [path for _, path in airflow.requests].count("/auth/token") == 2
 
     def test_what_another_version_wrote_is_said_to_be_so(self, airflow: FakeAirflow, api: AirflowApi) -> None:
-        run = Run(api, "payments", RUN)
+        run = DeploymentRun(api, "payments", RUN)
         airflow.frames = [Frame("running", {}, {("plan", "return_value"): {"surprise": 1}})]
         with pytest.raises(RefusedError, match="plan cannot be read; install the version"):
             run.result()
@@ -301,7 +301,7 @@ class TestFaults:
             AirflowApi("http://127.0.0.1:1", Login("token")).check_dag("deploy_payments")
 
     def test_a_server_that_hangs(self, airflow: FakeAirflow, api: AirflowApi, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(airflow_api, "TIMEOUT", (1, 0.05))
+        monkeypatch.setattr(airflow_api, "API_TIMEOUT", (1, 0.05))
         airflow.hang = 0.5
         with pytest.raises(TemporaryError, match="does not answer"):
             api.check_dag("deploy_payments")
@@ -328,7 +328,7 @@ class TestFaults:
     ) -> None:
         airflow.frames = [REFUSED]
         monkeypatch.setattr(api, "error_of", _forbidden)
-        result = Run(api, "payments", RUN).result()
+        result = DeploymentRun(api, "payments", RUN).result()
         assert (result.state, result.reason) == (State.REJECTED, None)
 
 

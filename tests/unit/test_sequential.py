@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.analysis.sequential import (
     FIRST,
+    MAX_DISPERSION,
     MINUTES,
-    MOST_DISPERSION,
     RATIOS,
     STAGES,
     Array,
@@ -299,7 +299,7 @@ class TestDispersion:
 
     def test_stays_between_1_and_the_most(self) -> None:
         alternating = np.tile([0.0, 500.0], 360)
-        assert dispersion(alternating, np.full(720, 1000.0)) == MOST_DISPERSION
+        assert dispersion(alternating, np.full(720, 1000.0)) == MAX_DISPERSION
         assert dispersion(np.full(720, 5.0), np.full(720, 1000.0)) == 1
         assert dispersion(np.zeros(720), np.zeros(720)) == 1
         assert dispersion(np.zeros(1), np.zeros(1)) == 1

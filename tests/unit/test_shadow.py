@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.analysis.baseline import BIN
+from airflow_deploy.domain.analysis.baseline import QUIET_BIN_SECONDS
 from airflow_deploy.domain.analysis.delivery import Delivery
 from airflow_deploy.domain.analysis.evidence import EvidenceLog, replay
 from airflow_deploy.domain.analysis.judge import Judge, Terms
 from airflow_deploy.domain.analysis.verdict import Finding
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.metrics.counters import Counts, Tick
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.names import SERVICE_MAX, mirror_name
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import Route, mirror_ref
-from airflow_deploy.domain.routing.record import BRAKED, CANARY, SETTLED, SHIFTS, WORD, Patch, Shift
+from airflow_deploy.domain.routing.http_route import HttpRoute, mirror_ref
+from airflow_deploy.domain.routing.record import BRAKED, CANARY, FINAL_VERDICT, SETTLED, SHIFTS, Patch, Shift
 from airflow_deploy.domain.workloads import mirror
 from airflow_deploy.factory.deployment import build_dag
 from tests.unit.builders import make_plan, make_spec
@@ -34,12 +34,12 @@ LIMITS = make_spec().limits
 SHADOWED: dict[str, Any] = {"shadow": SHADOW, "route": SEEN}
 
 
-def mirrored(rules: int = 1, share: int = 25) -> Route:
+def mirrored(rules: int = 1, share: int = 25) -> HttpRoute:
     route = claimed(rules)
     return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0, mirrored=True))
 
 
-def first(route: Route, share: int) -> Route:
+def first(route: HttpRoute, share: int) -> HttpRoute:
     return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 200.0))
 
 
@@ -82,7 +82,7 @@ class TestSpec:
 class TestMirror:
     def test_answers_by_the_stable_and_copies_all_that_it_gets(self) -> None:
         plan = make_plan(make_spec(**SHADOWED))
-        service, shadow = mirror.made(plan, copied=True)
+        service, shadow = mirror.mirror_objects(plan, copied=True)
         assert {item["metadata"]["name"] for item in (service, shadow)} == {mirror_name(plan.candidate)}
         copies = {"kind": "Service", "name": mirror_name(plan.candidate), "port": 80, "percent": 100}
         assert shadow["spec"] == {
@@ -92,11 +92,11 @@ class TestMirror:
 
     def test_copies_to_nobody_before_it_is_seen_to_answer(self) -> None:
         plan = make_plan(make_spec(**SHADOWED))
-        service, _ = mirror.made(plan, copied=False)
+        service, _ = mirror.mirror_objects(plan, copied=False)
         assert not service["spec"]["selector"].items() <= plan.pod_labels.items()
 
     def test_is_kept_whoever_deletes_it(self) -> None:
-        for item in mirror.made(make_plan(make_spec(**SHADOWED)), copied=True):
+        for item in mirror.mirror_objects(make_plan(make_spec(**SHADOWED)), copied=True):
             assert item["metadata"]["finalizers"] == ["airflow-deploy/mirror"]
 
 
@@ -114,7 +114,7 @@ class TestRoute:
             "weight": 25,
         }
         assert route.shifts == [Shift(25, 100.0, mirrored=True)]
-        assert (route.serves(CANDIDATE), route.copies_to(CANDIDATE)) == (False, True)
+        assert (route.serves(CANDIDATE), route.mirrors_to(CANDIDATE)) == (False, True)
         assert routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True) == []
 
     @pytest.mark.parametrize("share", [5, 25, 100])
@@ -133,7 +133,7 @@ class TestRoute:
         ],
     )
     @pytest.mark.parametrize("others", [0, 1])
-    def test_whoever_takes_it_back_takes_the_mirror_out(self, lower: Callable[[Route], Patch], others: int) -> None:
+    def test_whoever_takes_it_back_takes_the_mirror_out(self, lower: Callable[[HttpRoute], Patch], others: int) -> None:
         """Also where somebody has added a backend behind it."""
         route = mirrored(2)
         for rule in route.body["spec"]["rules"]:
@@ -173,7 +173,7 @@ class TestRoute:
         route = first(claimed(), 5)
         with pytest.raises(FencedError, match="nothing is mirrored where the candidate has had a share"):
             routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True)
-        empty = Route(body([]))
+        empty = HttpRoute(body([]))
         route = write(empty, routes.claim(empty, RUN, "", CANDIDATE)[1])
         with pytest.raises(FencedError, match="nothing is mirrored"):
             routes.shift(route, OURS, "", CANDIDATE, 25, 200.0, mirrored=True)
@@ -189,7 +189,7 @@ class TestRoute:
 
     def test_keeps_the_record_of_the_copies_after_a_brake(self) -> None:
         route = write(mirrored(), routes.restore(mirrored(), OURS, STABLE, CANDIDATE, BRAKED, "why"))
-        assert (route.shifts, route.annotations[WORD]) == ([Shift(25, 100.0, mirrored=True)], "why")
+        assert (route.shifts, route.annotations[FINAL_VERDICT]) == ([Shift(25, 100.0, mirrored=True)], "why")
 
     def test_reads_shifts_of_before(self) -> None:
         route = mirrored()
@@ -212,7 +212,7 @@ class TestCounts:
             counted = Shift(share, 0.0, mirrored=True).counted
             delivery.observe(float(scrape), 20.0 * share, 2000.0, counted, mirrored=True)
         assert delivery.share().verdict == "HEALTHY"
-        assert delivery.gone() is None
+        assert delivery.traffic_lost() is None
 
     def test_copies_that_do_not_arrive_are_no_sight(self) -> None:
         delivery = Delivery(2.0, 10.0)
@@ -225,9 +225,9 @@ class TestCounts:
 
         def gone(*, mirrored: bool) -> Finding | None:
             delivery = Delivery(2.0, 200.0)
-            for second in range(int(BIN) + 60):
+            for second in range(int(QUIET_BIN_SECONDS) + 60):
                 delivery.observe(float(second), 35.0, 70.0, 33.33, mirrored=mirrored)
-            return delivery.gone()
+            return delivery.traffic_lost()
 
         found = gone(mirrored=True)
         assert found is not None
@@ -235,7 +235,7 @@ class TestCounts:
         assert gone(mirrored=False) is None
 
     def test_of_a_mirror_are_those_of_both_versions(self) -> None:
-        preset, services = PRESETS["traefik"].with_mirrors(), (CANDIDATE, STABLE)
+        preset, services = SOURCES["traefik"].with_mirrors(), (CANDIDATE, STABLE)
 
         def version(backend: str) -> str | None:
             return preset.service_of({"service": backend}, "shop", "payments", services)
@@ -245,11 +245,11 @@ class TestCounts:
         assert version(f"httproute-shop-payments-gw-svc-shop-{STABLE}-0@kubernetesgateway") == STABLE
         assert version(f"other-{STABLE}-80@kubernetescrd") is None
         assert version(f"shop-{MIRROR}@kubernetescrd") is None
-        plain = PRESETS["traefik"].service_of({"service": f"shop-{STABLE}-80@kubernetescrd"}, "shop", "x", services)
+        plain = SOURCES["traefik"].service_of({"service": f"shop-{STABLE}-80@kubernetescrd"}, "shop", "x", services)
         assert plain is None
 
     def test_where_applications_count_copies_are_requests_like_others(self) -> None:
-        assert PRESETS["application"].with_mirrors() == PRESETS["application"]
+        assert SOURCES["application"].with_mirrors() == SOURCES["application"]
 
 
 def counts(requests: float, errors: float = 0.0) -> Counts:

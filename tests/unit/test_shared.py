@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from airflow_deploy.clients import shared as sharing
-from airflow_deploy.clients.shared import FRESH, shared
+from airflow_deploy.clients.shared import CLIENT_LIFETIME, shared
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    clock = SimpleNamespace(now=10 * FRESH)
+    clock = SimpleNamespace(now=10 * CLIENT_LIFETIME)
     monkeypatch.setattr(sharing, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
@@ -26,7 +26,7 @@ def connect(connection: str, purpose: str = "") -> object:
 
 def test_the_same_is_shared_for_a_while(clock: SimpleNamespace) -> None:
     first = connect("a")
-    clock.now += FRESH - 1
+    clock.now += CLIENT_LIFETIME - 1
     assert connect("a") is first
     clock.now += 1
     assert connect("a") is not first

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_deploy.domain.config.gates import GATES
 from airflow_deploy.domain.config.spec import DeploymentSpec, load_spec, parse_spec
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.names import version_name
 from tests.hostile import any_value
 from tests.unit.builders import COMMIT, SPEC, changed, make_spec
@@ -316,8 +316,8 @@ class TestFiles:
 
 class TestMetrics:
     def test_a_presets_name_alone_and_with_other_names_for_what_it_counts(self) -> None:
-        assert make_spec().metrics.names == PRESETS["traefik"]
-        assert make_spec(metrics="application").metrics.names == PRESETS["application"]
+        assert make_spec().metrics.names == SOURCES["traefik"]
+        assert make_spec(metrics="application").metrics.names == SOURCES["application"]
         said = {"preset": "application", "requests": "orders_total", "duration": "orders_seconds", "label": "job"}
         named = make_spec(metrics=said).metrics.names
         assert (named.requests, named.duration, named.label) == ("orders_total", "orders_seconds", "job")

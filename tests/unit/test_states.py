@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from airflow_deploy.domain.errors import IllegalTransition, PermanentError
+from airflow_deploy.domain.errors import IllegalTransitionError, PermanentError
 from airflow_deploy.domain.lifecycle.states import ENDS, EXITS, NEXT, State, Step, Transition, assemble
 
 S = State
@@ -76,7 +76,7 @@ def test_every_state_from_deploying_on_can_be_rolled_back(last: int) -> None:
 def test_what_was_never_deployed_is_rejected_and_not_rolled_back(last: State) -> None:
     happy = BEFORE_DEPLOYING[: BEFORE_DEPLOYING.index(last) + 1]
     assert reached(assemble(steps([*happy, S.REJECTED])))[-1] == S.REJECTED
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(IllegalTransitionError):
         assemble(steps([*happy, S.ROLLING_BACK]))
 
 
@@ -111,7 +111,7 @@ def test_a_person_may_be_asked_before_deploying_and_after_a_stage(before: list[S
     ],
 )
 def test_an_approval_leads_to_nothing_but_what_it_approves(before: list[State], after: State) -> None:
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(IllegalTransitionError):
         assemble(steps([*before, S.AWAITING_APPROVAL, after]))
 
 
@@ -120,7 +120,7 @@ def test_whatever_is_accepted_starts_at_init_and_follows_edges(states: list[Stat
     given_steps = steps(states)
     try:
         path = assemble(given_steps)
-    except IllegalTransition:
+    except IllegalTransitionError:
         return
     assert all(after in NEXT[before] for before, after in pairwise(reached(path)))
     assert not path or (path[0].from_ is None and path[0].to == S.INIT)
@@ -135,7 +135,7 @@ def test_a_broken_path_is_refused(states: list[State]) -> None:
     if legal:
         assert reached(assemble(steps(states))) == ordered
     else:
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(IllegalTransitionError):
             assemble(steps(states))
 
 
@@ -162,9 +162,9 @@ def test_a_transition_is_written_with_from_and_utc_time() -> None:
 
 
 def test_the_refusal_names_the_edge_and_the_task() -> None:
-    with pytest.raises(IllegalTransition, match=r"^INIT may not be followed by PROMOTED \(recorded by task_1\)$"):
+    with pytest.raises(IllegalTransitionError, match=r"^INIT may not be followed by PROMOTED \(recorded by task_1\)$"):
         assemble(steps([S.INIT, S.PROMOTED]))
-    assert issubclass(IllegalTransition, PermanentError)
+    assert issubclass(IllegalTransitionError, PermanentError)
 
 
 def test_ends_have_no_way_on_but_a_verified_deployment_can_be_taken_back() -> None:

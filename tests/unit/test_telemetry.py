@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.metrics.counters import CounterReader, Counts, OwnSeries, Series, Tick
-from airflow_deploy.domain.metrics.sources import PRESETS, SATURATION, saturation_query
+from airflow_deploy.domain.metrics.sources import SATURATION, SOURCES, saturation_query
 from airflow_deploy.domain.names import promql_string
 
 STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
-TRAEFIK = PRESETS["traefik"]
+TRAEFIK = SOURCES["traefik"]
 REQUESTS, DURATION = TRAEFIK.requests, TRAEFIK.duration
 SCRAPE = 5.0
 
@@ -370,7 +370,7 @@ class TestSaturation:
 
 
 class TestApplicationPreset:
-    PRESET = PRESETS["application"]
+    PRESET = SOURCES["application"]
 
     def series(self, service: str, namespace: str = "shop", **more: str) -> Series:
         labels = {"__name__": self.PRESET.requests, "service": service, "namespace": namespace, **more}

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.metrics.sources import PRESETS
+from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.testers import EVERYTHING, MARK, made, name_of, question
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.testers import (
+    MATCH_ALL,
+    VERSION_HEADER,
+    probe_request,
+    route_for_testers,
+    route_name_for_testers,
+)
 from tests.unit.builders import make_spec
 from tests.unit.json_patch import apply_patch
 from tests.unit.test_telemetry import label
@@ -20,23 +26,23 @@ OWNER = "DEP-1795417200-ffffffff/1"
 ASKED = {"type": "Exact", "name": "x-canary", "value": "always"}
 MARKS: dict[str, Any] = {
     "type": "ResponseHeaderModifier",
-    "responseHeaderModifier": {"set": [{"name": MARK, "value": "new"}]},
+    "responseHeaderModifier": {"set": [{"name": VERSION_HEADER, "value": "new"}]},
 }
 
 
-def claimed(*rules: dict[str, Any], **spec: Any) -> Route:
+def claimed(*rules: dict[str, Any], **spec: Any) -> HttpRoute:
     """A route of two Services and the given rules, on which the first one's candidate stands."""
     ref = {"kind": "Service", "name": "old", "port": 80, "weight": 1}
     body = {
         "metadata": {"name": "payments", "namespace": "shop", "resourceVersion": "1", "labels": {"team": "pay"}},
         "spec": {"parentRefs": [{"name": "gateway"}], **spec, "rules": [{"backendRefs": [ref], **r} for r in rules]},
     }
-    _, patch = routes.claim(Route(body), OWNER.partition("/")[0], "old", "new")
-    return Route(apply_patch(body, patch))
+    _, patch = routes.claim(HttpRoute(body), OWNER.partition("/")[0], "old", "new")
+    return HttpRoute(apply_patch(body, patch))
 
 
 def beside(*rules: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    body = made(claimed(*rules, **spec), OWNER, "new")
+    body = route_for_testers(claimed(*rules, **spec), OWNER, "new")
     assert body is not None
     return body
 
@@ -70,7 +76,7 @@ class TestRules:
     def test_leave_the_teams_route_as_it_is(self) -> None:
         route = claimed({**matches(path("/")), "filters": [copy.deepcopy(MARKS)]})
         before = copy.deepcopy(route.body)
-        made(route, OWNER, "new")
+        route_for_testers(route, OWNER, "new")
         assert route.body == before
 
     def test_ask_for_what_the_teams_matches_ask_for_too(self) -> None:
@@ -80,7 +86,7 @@ class TestRules:
 
     def test_of_a_rule_without_matches_take_everything(self) -> None:
         (rule,) = beside({})["spec"]["rules"]
-        assert rule["matches"] == [{**EVERYTHING, "headers": [ASKED]}]
+        assert rule["matches"] == [{**MATCH_ALL, "headers": [ASKED]}]
 
     def test_leave_out_what_leads_elsewhere(self) -> None:
         elsewhere = {"backendRefs": [{"name": "static", "port": 80, "weight": 0}], **matches(path("/static"))}
@@ -102,12 +108,12 @@ class TestRules:
     def test_are_none_where_the_team_has_some_for_that_header(self) -> None:
         own = {"type": "Exact", "name": "X-Canary", "value": "always"}
         route = claimed(matches({**path("/"), "headers": [own]}))
-        assert made(route, OWNER, "new") is None
+        assert route_for_testers(route, OWNER, "new") is None
 
     def test_are_counted_apart_from_users(self) -> None:
-        preset, services = PRESETS["traefik"], ("new", "old")
+        preset, services = SOURCES["traefik"], ("new", "old")
         users = label("new", namespace="shop", route="payments")
-        apart = label("new", namespace="shop", route=name_of("payments"))
+        apart = label("new", namespace="shop", route=route_name_for_testers("payments"))
         assert preset.service_of({"service": users}, "shop", "payments", services) == "new"
         assert preset.service_of({"service": apart}, "shop", "payments", services) is None
 
@@ -115,7 +121,7 @@ class TestRules:
 class TestQuestion:
     def test_is_a_get_of_the_first_match_that_can_be_met(self) -> None:
         tenant = {"type": "Exact", "name": "x-tenant", "value": "a"}
-        asked = question(
+        asked = probe_request(
             beside(
                 matches({**path("/pay"), "method": "POST"}, path("/[a-z]+", "RegularExpression")),
                 matches(
@@ -130,16 +136,16 @@ class TestQuestion:
         assert asked.headers == {"x-tenant": "a", "x-canary": "always", "Host": "canary.example.com"}
 
     def test_needs_no_host_where_the_route_is_for_all(self) -> None:
-        asked = question(beside({}))
+        asked = probe_request(beside({}))
         assert asked is not None
         assert (asked.target, asked.headers) == ("/", {"x-canary": "always"})
 
     def test_is_none_where_no_get_would_do(self) -> None:
-        assert question(beside(matches({**path("/pay"), "method": "POST"}))) is None
+        assert probe_request(beside(matches({**path("/pay"), "method": "POST"}))) is None
 
     @pytest.mark.parametrize("value", ["/\r\nHost: evil", "/a?b#c", "//evil.example.com/"])
     def test_of_a_hostile_path_stays_a_path(self, value: str) -> None:
-        asked = question(beside(matches(path(value))))
+        asked = probe_request(beside(matches(path(value))))
         assert asked is not None
         assert asked.target.startswith("/")
         assert not set("\r\n?# ") & set(asked.target)

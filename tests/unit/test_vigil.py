@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_deploy.domain.routing.lease import Lease
-from airflow_deploy.domain.routing.lease_monitor import LATE, Vigil
+from airflow_deploy.domain.routing.lease_monitor import MAX_GAP_SECONDS, LeaseMonitor
 
 SECONDS = 15
 
@@ -21,7 +21,7 @@ class Watcher:
     """One vigil, and its clock."""
 
     def __init__(self) -> None:
-        self.now, self.vigil = 1000.0, Vigil()
+        self.now, self.vigil = 1000.0, LeaseMonitor()
 
     def see(self, *leases: Lease, after: float = 1.0, took: float = 0.0) -> list[str]:
         """Ask ``after`` seconds, have an answer ``took`` seconds later, and return the routes that have lapsed."""
@@ -91,7 +91,7 @@ class TestBlindTime:
         watcher = Watcher()
         for _ in range(10):
             watcher.see(lease(1))
-        watcher.vigil.blink()
+        watcher.vigil.mark_unobserved()
         assert watcher.see(lease(1), after=60.0 * minutes) == []
         assert watcher.until_lapsed(lease(1)) == SECONDS - 9
 
@@ -104,7 +104,7 @@ class TestBlindTime:
                 said = bool(watcher.see(lease(1)))
             else:
                 watcher.now += 1
-                watcher.vigil.blink()
+                watcher.vigil.mark_unobserved()
         assert SECONDS < passed < 2 * SECONDS
 
     def test_the_time_that_an_answer_takes_does_not_count(self) -> None:
@@ -116,6 +116,6 @@ class TestBlindTime:
     def test_a_pause_of_the_guards_own_does_not_count(self) -> None:
         watcher = Watcher()
         watcher.see(lease(1))
-        assert watcher.see(lease(1), after=LATE + 0.1) == []
+        assert watcher.see(lease(1), after=MAX_GAP_SECONDS + 0.1) == []
         assert watcher.see(lease(1), after=3600.0) == []
         assert watcher.until_lapsed(lease(1)) == SECONDS

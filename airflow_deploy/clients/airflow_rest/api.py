@@ -20,7 +20,7 @@ from urllib3.util.retry import Retry
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.values import printable
 
-TIMEOUT = (5, 30)
+API_TIMEOUT = (5, 30)
 """Seconds to connect, and between two parts of an answer."""
 PAGE = 100
 """Entries asked for at a time; a site may have set less, so that the number received counts."""
@@ -30,13 +30,13 @@ USER = "AIRFLOW_DEPLOY_USER"
 PASSWORD = "AIRFLOW_DEPLOY_PASSWORD"  # noqa: S105 - the variable's name
 TOKEN = "AIRFLOW_DEPLOY_TOKEN"  # noqa: S105 - the variable's name
 
-AGAIN = Retry(
+READ_RETRIES = Retry(
     total=2, backoff_factor=0.5, status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False,
     respect_retry_after_header=False,
 )  # fmt: skip
 """A question may be asked again at once; whether a POST is sent again is for the caller to say."""
 
-LATER = frozenset({408, 425, 429})
+RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
 """Client errors after which the same call may succeed."""
 
 
@@ -77,7 +77,7 @@ class AirflowApi:
         self._token = login.token
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=AGAIN))
+            self._session.mount(scheme, HTTPAdapter(max_retries=READ_RETRIES))
 
     @classmethod
     def from_environment(
@@ -186,7 +186,7 @@ class AirflowApi:
     def _new_token(self) -> str:
         login = {"username": self._login.user, "password": self._login.password}
         answer = self._request("POST", "auth/token", json=login)
-        if 400 <= answer.status_code < 500 and answer.status_code not in LATER:
+        if 400 <= answer.status_code < 500 and answer.status_code not in RETRYABLE_CLIENT_ERRORS:
             # What is answered is not shown: it may repeat the password.
             raise RefusedError(
                 f"Airflow gives {printable(self._login.user)} no token (HTTP {answer.status_code}); check {USER} and"
@@ -201,7 +201,7 @@ class AirflowApi:
         try:
             # A redirected POST arrives as a GET, and a redirected login at who knows whom.
             return self._session.request(
-                method, f"{self.url}/{path}", timeout=TIMEOUT, allow_redirects=False, **arguments
+                method, f"{self.url}/{path}", timeout=API_TIMEOUT, allow_redirects=False, **arguments
             )
         except (requests.RequestException, OSError, ValueError) as error:
             # The kind alone: requests' texts hold the whole request.
@@ -241,7 +241,7 @@ def _check(answer: requests.Response, what: str, url: str) -> requests.Response:
     if 300 <= status < 400:
         target = printable(answer.headers.get("Location", "another address"), 200)
         raise RefusedError(f"{url} redirects to {target}; give the address at which Airflow itself answers")
-    if status >= 500 or status in LATER:
+    if status >= 500 or status in RETRYABLE_CLIENT_ERRORS:
         raise TemporaryError(f"{what}: Airflow failed (HTTP {status}){_detail(answer)}")
     remedies = {
         401: f"Airflow does not accept the login; check {TOKEN}, or {USER} and {PASSWORD}",

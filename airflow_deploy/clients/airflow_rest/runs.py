@@ -18,7 +18,7 @@ from airflow_deploy.clients.airflow_rest.api import AirflowApi
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.lifecycle.result import DeployResult, Verdict, last_step, state_of
+from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, last_step, state_of
 from airflow_deploy.domain.lifecycle.states import ENDS, STEPS_KEY, State, Step
 from airflow_deploy.domain.names import SERVICE_PATTERN, SHADOW
 from airflow_deploy.domain.values import printable
@@ -27,16 +27,16 @@ OVER = frozenset({"success", "failed"})
 DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 """States of a run, and of a task, that do not change any more."""
 
-INTERVAL = 1.0
-PATIENCE = 180.0
+RUN_POLL_SECONDS = 1.0
+OUTAGE_SECONDS = 180.0
 """Seconds between two questions, and for which Airflow may be away while a run is followed: it restarts in 30."""
-TEARDOWN = 120.0
+TEARDOWN_SECONDS = 120.0
 """Seconds that the teardown gets where a person has failed the run: the run is over before its last task."""
-ATTEMPTS = 3
+TRIGGER_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class RunSnapshot:
     """A run at one moment: its state, its tasks' states and the steps that they recorded."""
 
     run: str
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 @dataclass
-class Run:
+class DeploymentRun:
     """A run of ``deploy_<service>``."""
 
     api: AirflowApi
@@ -89,7 +89,7 @@ class Run:
         return self.api.page(self.dag_id, self.run_id)
 
     @classmethod
-    def start(cls, api: AirflowApi, service: str, conf: dict[str, Any]) -> Run:
+    def start(cls, api: AirflowApi, service: str, conf: dict[str, Any]) -> DeploymentRun:
         """Trigger a deployment.
 
         :raises RefusedError: before any call, where the conf is not valid or the safety gate does not say DEPLOY; after
@@ -102,21 +102,21 @@ class Run:
             api, service, f"deploy__{request.incident.id}__{request.commit[:12]}__{moment}-{secrets.token_hex(4)}"
         )
         api.check_dag(run.dag_id)
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, TRIGGER_ATTEMPTS + 1):
             try:
                 api.trigger(run.dag_id, run.run_id, conf)
                 break
             except TemporaryError as error:
-                if attempt == ATTEMPTS:
+                if attempt == TRIGGER_ATTEMPTS:
                     raise TemporaryError(f"{error}; whether run {run.run_id} was triggered is not known") from error
-                time.sleep(INTERVAL)
+                time.sleep(RUN_POLL_SECONDS)
         return run
 
-    def question_page(self, seen: Snapshot) -> str | None:
+    def question_page(self, seen: RunSnapshot) -> str | None:
         """Return the address at which a person is asked just now; None where nobody is."""
         return self.api.question_page(self.dag_id, self.run_id, seen.question) if seen.question else None
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> RunSnapshot:
         """Ask Airflow. Only what was pushed since the last time is read again.
 
         :raises RefusedError: there is no such run, or this user may not see it.
@@ -128,21 +128,21 @@ class Run:
         for task, pushed in self.api.xcoms_of(self.dag_id, self.run_id, STEPS_KEY).items():
             if self._seen.get(task, ("", []))[0] != pushed:
                 self._seen[task] = pushed, _steps(self.api.xcom(self.dag_id, self.run_id, task, STEPS_KEY))
-        return Snapshot(state, tasks, tuple(step for _, steps in self._seen.values() for step in steps))
+        return RunSnapshot(state, tasks, tuple(step for _, steps in self._seen.values() for step in steps))
 
-    def follow(self, timeout: float | None = None) -> Iterator[Snapshot]:
+    def follow(self, timeout: float | None = None) -> Iterator[RunSnapshot]:
         """Yield the run now and whenever it has changed, until it is over or ``timeout`` seconds have passed.
 
-        :raises TemporaryError: Airflow has not answered for ``PATIENCE`` seconds.
+        :raises TemporaryError: Airflow has not answered for ``OUTAGE_SECONDS`` seconds.
         """
         began = heard = time.monotonic()
         over_since: float | None = None
-        shown: Snapshot | None = None
+        shown: RunSnapshot | None = None
         while True:
             try:
                 seen = self.snapshot()
             except TemporaryError:
-                if shown is None or time.monotonic() - heard > PATIENCE:
+                if shown is None or time.monotonic() - heard > OUTAGE_SECONDS:
                     raise
             else:
                 heard = time.monotonic()
@@ -151,17 +151,17 @@ class Run:
                     yield seen
                 if seen.run in OVER:
                     over_since = over_since or heard
-                    if seen.over or heard - over_since > TEARDOWN:
+                    if seen.over or heard - over_since > TEARDOWN_SECONDS:
                         return
             if timeout is not None and time.monotonic() - began >= timeout:
                 return
-            time.sleep(INTERVAL)
+            time.sleep(RUN_POLL_SECONDS)
 
-    def wait(self, timeout: float | None = None) -> Snapshot:
+    def wait(self, timeout: float | None = None) -> RunSnapshot:
         """Return the last snapshot that ``follow`` yields."""
         return deque(self.follow(timeout), maxlen=1)[0]
 
-    def result(self, seen: Snapshot | None = None) -> DeployResult:
+    def result(self, seen: RunSnapshot | None = None) -> DeployResult:
         """Return how far the deployment has come.
 
         :param seen: the latest snapshot, where there is one.
@@ -187,15 +187,15 @@ class Run:
     def _xcom(self, task: str) -> Any:
         return self.api.xcom(self.dag_id, self.run_id, task)
 
-    def _verdicts(self, seen: Snapshot) -> Iterator[Verdict]:
+    def _verdicts(self, seen: RunSnapshot) -> Iterator[TaskVerdict]:
         gates = {int(found[1]): task for task in seen.tasks if (found := re.fullmatch(r"canary_([0-9]+)\.gate", task))}
         for task in [f"{SHADOW}.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
             # A task that has neither failed nor succeeded has judged nothing yet.
             event = self._xcom(task) if seen.tasks.get(task) in DONE else None
             if isinstance(event, dict) and "verdict" in event:
-                yield Verdict(task, str(event["verdict"]), str(event.get("reason", "")))
+                yield TaskVerdict(task, str(event["verdict"]), str(event.get("reason", "")))
 
-    def _reason(self, seen: Snapshot) -> str | None:
+    def _reason(self, seen: RunSnapshot) -> str | None:
         """Return the words of the step that ended it, or else of the first task that failed."""
         if not seen.over:
             return None

@@ -9,15 +9,15 @@ from typing import Any
 
 from urllib3 import Retry
 
-from airflow_deploy.clients.kubernetes.errors import TIMEOUT, GoneIsWell, Timeout, exists_already
+from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout, exists_already, ignore_not_found
 from airflow_deploy.clients.kubernetes.errors import errors as _errors
 from airflow_deploy.clients.kubernetes.inventory import Inventory
 from airflow_deploy.clients.kubernetes.traffic import FIELD_MANAGER
-from airflow_deploy.clients.shared import KEPT_ALIVE, shared
+from airflow_deploy.clients.shared import POOL_SIZE, shared
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.values import printable
 
-AGAIN = Retry(
+WRITE_RETRIES = Retry(
     total=6,
     read=2,
     # 409 is not among them: what was read before is old by then, so that who reads it must try again.
@@ -68,7 +68,7 @@ class Cluster(Inventory):
     :param timeout: of each request, unless a call says otherwise.
     """
 
-    def __init__(self, connection: str, purpose: str = "", timeout: Timeout = TIMEOUT) -> None:
+    def __init__(self, connection: str, purpose: str = "", timeout: Timeout = REQUEST_TIMEOUT) -> None:
         from kubernetes import client
 
         super().__init__(_api_client(connection, purpose), timeout)
@@ -137,7 +137,7 @@ class Cluster(Inventory):
 
     def exists(self, namespace: str, name: str) -> bool:
         """Whether the Deployment ``name`` is there."""
-        with _errors(f"reading Deployment {namespace}/{name}"), GoneIsWell():
+        with _errors(f"reading Deployment {namespace}/{name}"), ignore_not_found():
             self._apps.read_namespaced_deployment(name, namespace, _request_timeout=self._timeout)
             return True
         return False
@@ -206,6 +206,6 @@ def _api_client(connection: str, purpose: str) -> Any:
     from kubernetes import client
 
     configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
-    configuration.retries = False if purpose else AGAIN
-    configuration.connection_pool_maxsize = KEPT_ALIVE
+    configuration.retries = False if purpose else WRITE_RETRIES
+    configuration.connection_pool_maxsize = POOL_SIZE
     return client.ApiClient(configuration)

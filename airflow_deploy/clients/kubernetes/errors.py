@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.routing.record import GARBLED
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.values import printable
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 Timeout = tuple[float, float]
 
-TIMEOUT: Timeout = (3.0, 10.0)
+REQUEST_TIMEOUT: Timeout = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
-PROMPT: Timeout = (1.0, 3.0)
+PROMPT_TIMEOUT: Timeout = (1.0, 3.0)
 """The same, for what comes again by itself: a look, the Lease's renewal, the brake.
 
 What is never answered must not cost so much time that the Lease runs out, or that users are harmed meanwhile.
 """
-QUICK: Timeout = (1.0, 1.0)
+QUICK_TIMEOUT: Timeout = (1.0, 1.0)
 """The same, for a question whose answer is not worth a longer wait."""
 
 
-class GoneIsWell:
+class ignore_not_found:
     """Lets be what the cluster does not have (404): there is nothing to do to it, or to return."""
 
     def __enter__(self) -> None:
@@ -44,7 +44,7 @@ def exists_already(error: ApiException) -> bool:
     """Whether nothing was made because it is there. A quota that is written by two at once answers 409 as well."""
     try:
         return bool(error.status == 409 and json.loads(error.body)["reason"] == "AlreadyExists")
-    except GARBLED:
+    except ANNOTATION_ERRORS:
         return False
 
 

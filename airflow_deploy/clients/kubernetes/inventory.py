@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.errors import GoneIsWell, errors, exists_already
+from airflow_deploy.clients.kubernetes.errors import errors, exists_already, ignore_not_found
 from airflow_deploy.clients.kubernetes.traffic import FIELD_MANAGER, GATEWAY_API, PATCH, PODS, Traffic, lives
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.routing.http_route import Route
+from airflow_deploy.domain.labels import MANAGED_BY, MANAGER, VERSION
+from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.record import Patch
 from airflow_deploy.domain.workloads import autoscaling
-from airflow_deploy.domain.workloads.mirror import LABELS as MIRROR
-from airflow_deploy.domain.workloads.versions import MANAGED_BY, MANAGER, VERSION
+from airflow_deploy.domain.workloads.mirror import MIRROR_LABELS as MIRROR
 
 AUTOSCALING_API = ("autoscaling", "v2")
 OWN_KINDS = {
@@ -85,17 +85,17 @@ class Inventory(Traffic):
         metadata = item["metadata"]
         fence = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
         path = f"{OWN_KINDS[item['kind']].format(metadata['namespace'])}/{metadata['name']}"
-        with errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"), GoneIsWell():
+        with errors(f"deleting {item['kind']} {metadata['namespace']}/{metadata['name']}"), ignore_not_found():
             self._call("DELETE", path, body={"preconditions": fence, "propagationPolicy": "Background"})
 
-    def delete_route(self, route: Route) -> None:
+    def delete_route(self, route: HttpRoute) -> None:
         """Delete an HTTPRoute of our own, unless it is another one by now; what is gone already is well.
 
         :raises TemporaryError: it has changed.
         """
         metadata = route.body["metadata"]
         fence = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-        with errors(f"deleting route {route.name}"), GoneIsWell():
+        with errors(f"deleting route {route.name}"), ignore_not_found():
             self._custom.delete_namespaced_custom_object(
                 *GATEWAY_API,
                 metadata["namespace"],
@@ -114,7 +114,7 @@ class Inventory(Traffic):
         metadata = service["metadata"]
         for kind, path in MIRROR_KINDS.items():
             path = f"{path.format(metadata['namespace'])}/{metadata['name']}"
-            with errors(f"deleting {kind} {metadata['namespace']}/{metadata['name']}"), GoneIsWell():
+            with errors(f"deleting {kind} {metadata['namespace']}/{metadata['name']}"), ignore_not_found():
                 self._call("PATCH", path, body=UNHELD, content_type="application/merge-patch+json")
                 self._call("DELETE", path, body={"propagationPolicy": "Background"})
 
@@ -141,7 +141,7 @@ class Inventory(Traffic):
         if not (found := self.all_autoscalers(namespace)):
             return []
         services = self._listed("Service", namespace, fieldSelector=f"metadata.name={service}")
-        return autoscaling.of(services, self._listed("Deployment", namespace), found)
+        return autoscaling.autoscalers_of(services, self._listed("Deployment", namespace), found)
 
     def patch_autoscaler(self, item: Mapping[str, Any], patch: Patch, *, dry_run: bool = False) -> None:
         """Apply a JSON Patch to a HorizontalPodAutoscaler as one write; an empty patch writes nothing.

@@ -9,14 +9,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from airflow_deploy.clients.kubernetes.errors import TIMEOUT, GoneIsWell, Timeout, errors
+from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout, errors, ignore_not_found
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
-from airflow_deploy.domain.routing.http_route import Route
-from airflow_deploy.domain.routing.lease import LABEL, Lease
-from airflow_deploy.domain.routing.record import GARBLED, Patch, annotation
-from airflow_deploy.domain.routing.service_route import PodsRoute
-from airflow_deploy.domain.routing.team_route import TeamRoute, absent
-from airflow_deploy.domain.workloads.versions import WITHDRAWN
+from airflow_deploy.domain.labels import WITHDRAWN
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.lease import LEASE_LABELS, Lease
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, Patch, annotation_path
+from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 
 FIELD_MANAGER = "airflow-deploy"
 GATEWAY_API = ("gateway.networking.k8s.io", "v1")
@@ -24,8 +24,8 @@ LEASE_API = ("coordination.k8s.io", "v1")
 ROUTES: Mapping[str, tuple[type[TeamRoute], str]] = {
     kind.ROUTER: (kind, path)
     for kind, path in (
-        (Route, "/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes"),
-        (PodsRoute, "/api/v1/namespaces/{}/services"),
+        (HttpRoute, "/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes"),
+        (ServiceRoute, "/api/v1/namespaces/{}/services"),
     )
 }
 """What may divide the traffic, by router, and where the API has it. Another router is one more entry."""
@@ -46,20 +46,20 @@ class Traffic:
     :param timeout: of each request, unless a call says otherwise.
     """
 
-    def __init__(self, api: Any, timeout: Timeout = TIMEOUT) -> None:
+    def __init__(self, api: Any, timeout: Timeout = REQUEST_TIMEOUT) -> None:
         from kubernetes import client
 
         self._api, self._timeout = api, timeout
         self._custom = client.CustomObjectsApi(api)
         self._discovery = client.DiscoveryV1Api(api)
 
-    def route(self, namespace: str, name: str) -> Route:
+    def route(self, namespace: str, name: str) -> HttpRoute:
         """Read an HTTPRoute."""
-        return Route(self.team_route(namespace, name, Route.ROUTER).body)
+        return HttpRoute(self.team_route(namespace, name, HttpRoute.ROUTER).body)
 
-    def route_or_absent(self, namespace: str, name: str) -> Route:
+    def route_or_absent(self, namespace: str, name: str) -> HttpRoute:
         """Read an HTTPRoute that may not be there yet."""
-        return self._or_absent(namespace, name, Route, lambda: self.route(namespace, name))
+        return self._or_absent(namespace, name, HttpRoute, lambda: self.route(namespace, name))
 
     def team_route(self, namespace: str, name: str, router: str) -> TeamRoute:
         """Read what divides a service's traffic."""
@@ -72,7 +72,7 @@ class Traffic:
         kind, _ = ROUTES[router]
         return self._or_absent(namespace, name, kind, lambda: self.team_route(namespace, name, router))
 
-    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Route:
+    def create_route(self, body: Mapping[str, Any], *, dry_run: bool = False) -> HttpRoute:
         """Make an HTTPRoute.
 
         :param dry_run: let the server check it, and write nothing.
@@ -90,7 +90,7 @@ class Traffic:
                 _request_timeout=self._timeout,
                 **({"dry_run": "All"} if dry_run else {}),
             )
-        return Route(made)
+        return HttpRoute(made)
 
     def patch_route(self, route: R, patch: Patch) -> R:
         """Apply a JSON Patch to the route as one write; an empty patch writes nothing.
@@ -111,7 +111,7 @@ class Traffic:
 
         :raises TemporaryError: they were; whoever tries again finds that on the route.
         """
-        kept = {"op": "test", "path": annotation(WITHDRAWN), "value": "no"}
+        kept = {"op": "test", "path": annotation_path(WITHDRAWN), "value": "no"}
         with errors(f"scaling Deployment {namespace}/{version}", invalid=TemporaryError):
             self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [kept, _set_pods(pods)])
 
@@ -120,11 +120,11 @@ class Traffic:
 
         Whoever calls this has said so on the route before, so that nobody gives them back.
         """
-        if not isinstance(route, PodsRoute):
+        if not isinstance(route, ServiceRoute):
             return
         namespace = route.body["metadata"]["namespace"]
-        gone = {"op": "add", "path": annotation(WITHDRAWN), "value": "yes"}
-        with errors(f"scaling Deployment {namespace}/{version}"), GoneIsWell():
+        gone = {"op": "add", "path": annotation_path(WITHDRAWN), "value": "yes"}
+        with errors(f"scaling Deployment {namespace}/{version}"), ignore_not_found():
             self._patch(f"{DEPLOYMENTS.format(namespace)}/{version}", [gone, _set_pods(0)])
 
     def ready(
@@ -178,7 +178,7 @@ class Traffic:
 
     def lease(self, namespace: str, name: str) -> Lease | None:
         """Read a Lease; None where there is none."""
-        with errors(f"reading Lease {namespace}/{name}"), GoneIsWell():
+        with errors(f"reading Lease {namespace}/{name}"), ignore_not_found():
             return Lease(
                 self._custom.get_namespaced_custom_object(
                     *LEASE_API, namespace, "leases", name, _request_timeout=self._timeout
@@ -188,7 +188,7 @@ class Traffic:
 
     def leases(self, namespace: str | None) -> list[Lease]:
         """Return the Leases of all our routes, in one namespace or in all."""
-        selector = ",".join(f"{key}={value}" for key, value in LABEL.items())
+        selector = ",".join(f"{key}={value}" for key, value in LEASE_LABELS.items())
         options = {"label_selector": selector, "_request_timeout": self._timeout}
         with errors(f"listing the Leases of {namespace or 'all namespaces'}"):
             if namespace:
@@ -212,7 +212,7 @@ class Traffic:
 
         :raises FencedError: one of its tests failed.
         """
-        with errors(f"writing Lease {namespace}/{name}", invalid=FencedError), GoneIsWell():
+        with errors(f"writing Lease {namespace}/{name}", invalid=FencedError), ignore_not_found():
             self._custom.patch_namespaced_custom_object(
                 *LEASE_API, namespace, "leases", name, patch, **PATCH, _request_timeout=self._timeout
             )
@@ -228,7 +228,7 @@ class Traffic:
         except RefusedError as error:
             # An API server that is just starting says 404 to everything, and names nothing that it could not find.
             if isinstance(error.__cause__, ApiException) and _missed(error.__cause__) == name:
-                return absent(kind, namespace, name)
+                return absent_route(kind, namespace, name)
             raise
 
     def _patch(self, path: str, patch: Patch) -> Any:
@@ -285,5 +285,5 @@ def _missed(error: Any) -> str | None:
     try:
         said = json.loads(error.body)
         return str(said["details"]["name"]) if error.status == 404 and said["reason"] == "NotFound" else None
-    except GARBLED:
+    except ANNOTATION_ERRORS:
         return None

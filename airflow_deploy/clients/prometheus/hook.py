@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_deploy.clients.shared import KEPT_ALIVE, shared
+from airflow_deploy.clients.shared import POOL_SIZE, shared
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.metrics.counters import Series
 from airflow_deploy.domain.values import printable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
     from requests import PreparedRequest, Response, Session
 
-TIMEOUT = 4
+QUERY_TIMEOUT = 4
 """Seconds that one query may take, at the server and on the way: a look at a Prometheus that hangs must be completed
 in time to renew the Lease. The library's own default is to wait for ever."""
 
@@ -45,8 +45,10 @@ class PrometheusHook(BaseHook):
         url = server_url(connection.host or "", connection.port)
         auth = (connection.login, connection.password or "") if connection.login else None
         session, retry = _session(url), Retry(total=0)
-        client = PrometheusConnect(url=url, auth=auth, timeout=TIMEOUT, retry=retry, session=session, method="POST")
-        session.mount(url, HTTPAdapter(pool_maxsize=KEPT_ALIVE, max_retries=retry))
+        client = PrometheusConnect(
+            url=url, auth=auth, timeout=QUERY_TIMEOUT, retry=retry, session=session, method="POST"
+        )
+        session.mount(url, HTTPAdapter(pool_maxsize=POOL_SIZE, max_retries=retry))
         return client
 
     def page(self) -> str:
@@ -139,7 +141,7 @@ class Prometheus:
         from prometheus_api_client import PrometheusApiClientException
         from requests import RequestException
 
-        params = {"timeout": f"{TIMEOUT}s", **({} if at is None else {"time": f"{at:.3f}"})}
+        params = {"timeout": f"{QUERY_TIMEOUT}s", **({} if at is None else {"time": f"{at:.3f}"})}
         try:
             result: list[dict[str, Any]] = self._client.custom_query(query, params=params)
         except PrometheusApiClientException as error:

@@ -11,11 +11,11 @@ from airflow_deploy.domain.analysis.sequential import dispersion, informative
 from airflow_deploy.domain.config.gates import Gate
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 
-RECENT = 300.0
+BASELINE_SECONDS = 300.0
 """Seconds before the deployment whose counts are the baseline."""
-HISTORY = 3600
+HISTORY_SECONDS = 3600
 """Seconds of the stable's past from which it is learnt how its bad requests cluster."""
-BIN = 30.0
+QUIET_BIN_SECONDS = 30.0
 """Seconds of the pieces of time among which the quietest is sought."""
 
 
@@ -46,30 +46,32 @@ class Baseline:
         return cls(Counts.load(data["counts"]), float(data["quietest"]), dispersion, tuple(data["uncertain"]))
 
 
-def quietest(ticks: Sequence[tuple[float, float]], since: float, until: float) -> float:
+def quietest_rate(ticks: Sequence[tuple[float, float]], since: float, until: float) -> float:
     """Return the requests per second in the quietest half minute of a span that is seen from its beginning to its end.
 
     :param ticks: ``(unix seconds, requests since the one before)`` in rising order.
     """
-    bins = int((until - since) / BIN)
-    if bins < 1 or not ticks or ticks[0][0] > since + BIN:
+    bins = int((until - since) / QUIET_BIN_SECONDS)
+    if bins < 1 or not ticks or ticks[0][0] > since + QUIET_BIN_SECONDS:
         return 0.0
     counts = [0.0] * bins
     # A scrape tells of all the time since the one before, which is long where Prometheus was away.
     for (before, _), (at, requests) in pairwise(ticks):
         for index in range(bins):
-            begin = since + index * BIN
-            overlap = min(at, begin + BIN) - max(before, begin)
+            begin = since + index * QUIET_BIN_SECONDS
+            overlap = min(at, begin + QUIET_BIN_SECONDS) - max(before, begin)
             counts[index] += requests * max(0.0, overlap) / (at - before)
-    return min(counts) / BIN
+    return min(counts) / QUIET_BIN_SECONDS
 
 
-def capture(ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, float]], at: float) -> Baseline:
+def capture_baseline(
+    ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, float]], at: float
+) -> Baseline:
     """Return the baseline at ``at`` (unix seconds) from the ticks of the hour before; a first version has none.
 
     :param gates: each counted gate and its limit, by name.
     """
-    recent = [tick for tick in ticks if tick.at > at - RECENT]
+    recent = [tick for tick in ticks if tick.at > at - BASELINE_SECONDS]
     history = [tick.counts.get(stable, Counts()) for tick in ticks]
     windows = {
         name: np.array([gate.bad_and_trials(counts, limit) for counts in history]).reshape(-1, 2).T
@@ -77,7 +79,7 @@ def capture(ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, 
     }
     return Baseline(
         counts=sum((tick.counts.get(stable, Counts()) for tick in recent), Counts()),
-        quietest=quietest([(tick.at, tick.requests) for tick in recent], at - RECENT, at),
+        quietest=quietest_rate([(tick.at, tick.requests) for tick in recent], at - BASELINE_SECONDS, at),
         dispersion={name: float(dispersion(*window)) for name, window in windows.items()},
         uncertain=tuple(name for name, (bad, _) in windows.items() if not informative(bad)),
     )

@@ -71,7 +71,7 @@ class CountedTests:
         return self._peak
 
     @property
-    def fair(self) -> Array:
+    def eligible_counts(self) -> Array:
         """Bad requests and requests of the candidate on which its health is judged."""
         return self._fair
 

@@ -2,16 +2,16 @@
 
 from collections import deque
 
-from airflow_deploy.domain.analysis.baseline import BIN, RECENT, quietest
+from airflow_deploy.domain.analysis.baseline import BASELINE_SECONDS, QUIET_BIN_SECONDS, quietest_rate
 from airflow_deploy.domain.analysis.count_tests import BETA
 from airflow_deploy.domain.analysis.sequential import lower_bound, upper_bound
 from airflow_deploy.domain.analysis.verdict import Finding
 
-GONE_ALPHA = 0.0005
+TRAFFIC_LOST_ALPHA = 0.0005
 """Bound on the chance, at one shift, that users who stay are said to be gone, if they come independently."""
 SETTLING_SCRAPES = 2
 """Scrapes after a shift that do not count towards the delivered share."""
-WATCHED = 120.0
+TRAFFIC_LOSS_SECONDS = 120.0
 """Seconds after a shift in which users who are gone are put down to it."""
 
 
@@ -39,7 +39,7 @@ class Delivery:
         users = control if mirrored else mine + control
         if (share, mirrored) != self._declared:
             if self._declared is not None:
-                self._before = quietest(list(self._recent), max(self._recent[0][0], at - RECENT), at)
+                self._before = quietest_rate(list(self._recent), max(self._recent[0][0], at - BASELINE_SECONDS), at)
             self._declared, self._scrapes, self._mine, self._control = (share, mirrored), 0, 0.0, 0.0
             self._shifted_at, self._since_shift = at, 0.0
         else:
@@ -49,7 +49,7 @@ class Delivery:
         if self._scrapes > SETTLING_SCRAPES:
             self._mine, self._control = self._mine + mine, self._control + control
         self._recent.append((at, users))
-        while self._recent[0][0] < at - RECENT:
+        while self._recent[0][0] < at - BASELINE_SECONDS:
             self._recent.popleft()
 
     def share(self) -> Finding:
@@ -71,18 +71,18 @@ class Delivery:
         lower, upper = (bound(self._mine, total, BETA) for bound in (lower_bound, upper_bound))
         return bool(lower > most or upper < least)
 
-    def gone(self) -> Finding | None:
+    def traffic_lost(self) -> Finding | None:
         """Return a BREACHED finding where the whole service has lost half of its requests with our shift.
 
         Held against the quietest half minute of the five before, so that traffic which comes in bursts accuses nobody.
         """
         elapsed = self._at - self._shifted_at
-        if not BIN <= elapsed <= WATCHED or not self._before or not self._declared:
+        if not QUIET_BIN_SECONDS <= elapsed <= TRAFFIC_LOSS_SECONDS or not self._before or not self._declared:
             return None
         # Of all requests of both spans, the later one's are binomial; at half the rate its share would be this.
-        expected = self._before * BIN
-        half = 0.5 * elapsed / (0.5 * elapsed + BIN)
-        if float(upper_bound(self._since_shift, self._since_shift + expected, GONE_ALPHA)) >= half:
+        expected = self._before * QUIET_BIN_SECONDS
+        half = 0.5 * elapsed / (0.5 * elapsed + QUIET_BIN_SECONDS)
+        if float(upper_bound(self._since_shift, self._since_shift + expected, TRAFFIC_LOST_ALPHA)) >= half:
             return None
         rate = self._since_shift / elapsed
         reason = (

@@ -11,7 +11,7 @@ from airflow_deploy.domain.analysis.verdict import Verdict
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinalVerdict:
     """The word that ends a loop: a verdict, or CLOSED where the route shows that somebody else has ended it."""
 
     verdict: Verdict | Literal["CLOSED"]
@@ -31,7 +31,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Outcome:
+    def from_event(cls, event: Mapping[str, Any]) -> FinalVerdict:
         """Return what ``event()`` was made of.
 
         :raises ValueError: it was made by somebody else; KeyError, TypeError, AttributeError and RecursionError too.

@@ -8,7 +8,7 @@ from statistics import median
 
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
 
-SUSTAINED = 30.0
+SUSTAINED_SECONDS = 30.0
 """Seconds for which a gauge must stay beyond its limit to be harm, and beyond which nobody knows what it was."""
 LEAK_SPAN = 300.0
 """Seconds over which memory must grow to be a leak."""
@@ -25,7 +25,7 @@ class GaugeWatch:
     :param sustained: seconds for which either must last.
     """
 
-    def __init__(self, name: str, limit: float, *, projects: bool, sustained: float = SUSTAINED) -> None:
+    def __init__(self, name: str, limit: float, *, projects: bool, sustained: float = SUSTAINED_SECONDS) -> None:
         self._name, self._limit, self._projects, self._sustained = name, limit, projects, sustained
         self._value: float | None = None
         self._over: tuple[float, float] | None = None
@@ -42,7 +42,7 @@ class GaugeWatch:
         self._recent.append((at, value))
         while self._recent[0][0] < at - LEAK_SPAN:
             self._recent.popleft()
-        left = projection(self._recent, self._limit)
+        left = seconds_to_limit(self._recent, self._limit)
         self._leaking = _lasting(self._leaking, at, left is not None and left <= LEAK_HORIZON)
         self._left = left or 0.0
 
@@ -71,10 +71,10 @@ def _lasting(before: tuple[float, float] | None, at: float, so: bool) -> tuple[f
     if not so:
         return None
     # Nobody knows what it was while nobody looked: begin anew.
-    return (before[0], at) if before and at - before[1] <= SUSTAINED else (at, at)
+    return (before[0], at) if before and at - before[1] <= SUSTAINED_SECONDS else (at, at)
 
 
-def projection(samples: Sequence[tuple[float, float]], limit: float) -> float | None:
+def seconds_to_limit(samples: Sequence[tuple[float, float]], limit: float) -> float | None:
     """Return in how many seconds steady growth reaches ``limit``; None where it is no steady growth.
 
     Growth is steady where each fifth of ``LEAK_SPAN`` has a higher median than the one before, and the last rise is no

@@ -5,30 +5,51 @@ The judge counts raw samples; a person sees more in rates.
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Protocol
 from urllib.parse import quote, urlencode
 
-from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.metrics.sources import SATURATION, Preset, edge_pattern, saturation_query
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.metrics.sources import SATURATION, MetricsSource, edge_pattern, saturation_query
 from airflow_deploy.domain.names import promql_string
 
-WINDOW = "1m"
+RATE_WINDOW = "1m"
 """What each point of a line is the mean of."""
-BEFORE = 300
+SECONDS_BEFORE_TRIGGER = 300
 """Seconds before the trigger that are shown too: what served before is the measure."""
-LIVE = 1800
+LIVE_SECONDS = 1800
 """Seconds that are shown of a deployment that goes on."""
 
 
-def graph_page(server: str, plan: DeploymentPlan, until: float | None = None) -> str:
+class Graphed(Protocol):
+    """What a plan says of the deployment that is drawn."""
+
+    @property
+    def spec(self) -> DeploymentSpec:
+        """The service's spec."""
+
+    @property
+    def candidate(self) -> str:
+        """The new version's name."""
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Candidate and stable."""
+
+    @property
+    def created(self) -> int:
+        """Unix seconds of the trigger."""
+
+
+def graph_page(server: str, plan: Graphed, until: float | None = None) -> str:
     """Return the address of a page with one graph for each of ``graph_queries``.
 
     :param server: Prometheus' URL, as people reach it.
     :param until: unix seconds at which the deployment was over; None while it goes on: the page then ends when it is
         looked at.
     """
-    shown = {"tab": "0", "range_input": f"{LIVE}s"}
+    shown = {"tab": "0", "range_input": f"{LIVE_SECONDS}s"}
     if until is not None:
-        shown["range_input"] = f"{int(until) - plan.created + BEFORE}s"
+        shown["range_input"] = f"{int(until) - plan.created + SECONDS_BEFORE_TRIGGER}s"
         shown["end_input"] = f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}"
     panels = [{"expr": query, **shown} for query in graph_queries(plan)]
     given = {f"g{number}.{name}": value for number, panel in enumerate(panels) for name, value in panel.items()}
@@ -36,7 +57,7 @@ def graph_page(server: str, plan: DeploymentPlan, until: float | None = None) ->
     return f"{server}/graph?{urlencode(given, safe='(),*:', quote_via=quote)}"
 
 
-def graph_queries(plan: DeploymentPlan) -> list[str]:
+def graph_queries(plan: Graphed) -> list[str]:
     """Return one query for each graph: requests a second, the share of bad ones by each counted gate, and gauges.
 
     A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
@@ -54,34 +75,34 @@ def graph_queries(plan: DeploymentPlan) -> list[str]:
     return [*graphs, *gauges]
 
 
-def _gauges(plan: DeploymentPlan) -> list[dict[str, str]]:
+def _gauges(plan: Graphed) -> list[dict[str, str]]:
     """Return the gauges of each graph: how full pods are is one; nobody knows how large a team's own gauges are."""
     full = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
     own = {name: gate.queries(plan.candidate) for name, gate in plan.spec.own_gates.items() if gate.gauge}
     return [full, *({name: f"max(\n{queries['gauge']}\n)"} for name, queries in own.items())]
 
 
-def _requests(preset: Preset, matcher: str) -> str:
+def _requests(preset: MetricsSource, matcher: str) -> str:
     return _rate(f"{preset.requests}{{{matcher}}}")
 
 
-def _errors(preset: Preset, matcher: str, _: float) -> str:
+def _errors(preset: MetricsSource, matcher: str, _: float) -> str:
     failed = f"{matcher},{preset.code}=~{promql_string('5..')}"
     return _share(_requests(preset, failed), _requests(preset, matcher))
 
 
-def _slow(preset: Preset, matcher: str, limit: float) -> str:
+def _slow(preset: MetricsSource, matcher: str, limit: float) -> str:
     within = f"{matcher},le=~{promql_string(edge_pattern(limit))}"
     return f"1 - {_rate(f'{preset.duration}_bucket{{{within}}}')} / {_rate(f'{preset.duration}_count{{{matcher}}}')}"
 
 
-BAD_SHARE: Mapping[str, Callable[[Preset, str, float], str]] = {"errors": _errors, "latency": _slow}
+BAD_SHARE: Mapping[str, Callable[[MetricsSource, str, float], str]] = {"errors": _errors, "latency": _slow}
 """By the kind of a counted gate of ours, the query for the share of bad requests among those that match."""
 
 
 def _own_share(queries: Mapping[str, str]) -> str:
     # A query may end in a comment, and need be no selector, which alone may have a range.
-    bad, total = (f"sum(rate((\n{queries[role]}\n)[{WINDOW}:5s]))" for role in ("bad", "total"))
+    bad, total = (f"sum(rate((\n{queries[role]}\n)[{RATE_WINDOW}:5s]))" for role in ("bad", "total"))
     return _share(bad, total)
 
 
@@ -91,7 +112,7 @@ def _share(bad: str, total: str) -> str:
 
 
 def _rate(selector: str) -> str:
-    return f"sum(rate({selector}[{WINDOW}]))"
+    return f"sum(rate({selector}[{RATE_WINDOW}]))"
 
 
 def _lines(label: str, queries: Mapping[str, str]) -> str:

@@ -19,12 +19,12 @@ import numpy as np
 from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.count_tests import CountedTests
 from airflow_deploy.domain.analysis.delivery import Delivery
-from airflow_deploy.domain.analysis.gauges import SUSTAINED, GaugeWatch
+from airflow_deploy.domain.analysis.gauges import SUSTAINED_SECONDS, GaugeWatch
 from airflow_deploy.domain.analysis.incident import IncidentWatch
-from airflow_deploy.domain.analysis.pods import MAX_UNREADY, PodWatch
+from airflow_deploy.domain.analysis.pods import PodWatch
 from airflow_deploy.domain.analysis.sequential import Array
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
-from airflow_deploy.domain.config.gates import Gate, Kind, table
+from airflow_deploy.domain.config.gates import MAX_UNREADY, Gate, Kind, gate_table
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 
@@ -32,7 +32,7 @@ ALGORITHM = 2
 """Raised whenever the same evidence may lead to another verdict."""
 ALPHA = 0.01
 """Bound on the chance that a deployment that does no harm is ever called harmful by the counts."""
-UNCOUNTED = 20.0
+MISSING_REQUESTS_ALLOWED = 20.0
 """Requests that may be missing from one counter while another has them: scrapes are not taken at one instant."""
 
 
@@ -59,7 +59,7 @@ class Terms:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     alpha: float = ALPHA
     warm_up: float = 0.0
-    sustained: float = SUSTAINED
+    sustained: float = SUSTAINED_SECONDS
     resolved_when: ResolvedWhen | None = None
     relapse_after: float | None = None
     max_unready: float = MAX_UNREADY
@@ -83,7 +83,7 @@ class Judge:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        gates = table(terms.kinds).values()
+        gates = gate_table(terms.kinds).values()
         self._counted = [gate for gate in gates if gate.counted]
         size = len(self._counted)
         bad, trials = self._numbers(terms.baseline.counts)
@@ -173,7 +173,11 @@ class Judge:
         evidence, harmful = self._tests.peak, self._tests.harmful()
         worst = (index for index in np.argsort(-evidence, kind="stable") if harmful[index])
         by_count = [self._harm_finding(index, float(evidence[index])) for index in worst]
-        others = [*(watch.harm() for watch in self._gauges.values()), self._delivery.gone(), self._incident.relapse()]
+        others = [
+            *(watch.harm() for watch in self._gauges.values()),
+            self._delivery.traffic_lost(),
+            self._incident.relapse(),
+        ]
         return [*by_count, *(finding for finding in [self._pods.harm(), *others] if finding)]
 
     def _harm_finding(self, index: int, log_e: float) -> Finding:
@@ -202,7 +206,7 @@ class Judge:
         for gate in self._counted:
             _, trials = gate.bad_and_trials(self.total, self._terms.limits[gate.name])
             wanted = self.total.requests if gate.kind == "latency" else min(1.0, self.total.requests)
-            if self.total.requests > UNCOUNTED and trials < wanted / 2:
+            if self.total.requests > MISSING_REQUESTS_ALLOWED and trials < wanted / 2:
                 reason = (
                     f"{gate.name}: its counters have {trials:.0f} of the gateway's {self.total.requests:.0f} requests"
                 )
@@ -216,7 +220,7 @@ class Judge:
         return [*counted, *gauges, self.traffic(), *self._incident.ended()]
 
     def _health_of_counts(self, next_share: int) -> list[Finding]:
-        bad, trials = self._tests.fair
+        bad, trials = self._tests.eligible_counts
         bounds, suspected, healthy = self._tests.bound, self._tests.suspected, self._tests.healthy(next_share)
         seconds = max(1.0, self._at - (self._began or 0.0))
         found = []

@@ -6,11 +6,9 @@ show silence, and silence is no harm. So the pods are asked for too.
 
 from airflow_deploy.domain.analysis.verdict import Finding
 
-MAX_UNREADY = 0.5
-"""Share of the pods that may be unready, unless the spec says otherwise."""
-LOOKS, SECONDS = 3, 3.0
+UNREADY_LOOKS, UNREADY_SECONDS = 3, 3.0
 """How often, and over how many seconds, too few pods must be seen to be harm."""
-UNSEEN = 10.0
+UNSEEN_PODS_SECONDS = 10.0
 """Seconds without an answer, after which nobody knows what has been meanwhile."""
 
 
@@ -31,13 +29,16 @@ class PodWatch:
         if needed - ready <= self._max_unready * needed:
             self._lacking = []
         else:
-            recent = before if before and at - before[-1][0] <= UNSEEN else []
+            recent = before if before and at - before[-1][0] <= UNSEEN_PODS_SECONDS else []
             self._lacking = [*recent, (at, ready, needed)]
         return self._lacking != before
 
     def harm(self) -> Finding | None:
         """Return a BREACHED finding where too few have been ready for too long."""
-        if len(self._lacking) < LOOKS or (lasted := self._lacking[-1][0] - self._lacking[0][0]) < SECONDS:
+        if (
+            len(self._lacking) < UNREADY_LOOKS
+            or (lasted := self._lacking[-1][0] - self._lacking[0][0]) < UNREADY_SECONDS
+        ):
             return None
         _, ready, needed = self._lacking[-1]
         reason = (

@@ -14,16 +14,16 @@ from airflow_deploy.domain.analysis.verdict import Finding, Verdict
 from airflow_deploy.domain.config.gates import Gate
 from airflow_deploy.domain.metrics.counters import Counts
 
-QUIET = 10.0
+SUMMARY_INTERVAL = 10.0
 """Seconds for which nothing is said that is not new."""
-PRESENT = 60.0
+RATE_SECONDS = 60.0
 """Seconds over which the present rate of requests is measured."""
-LEAST = 20.0
+MIN_RATE_SECONDS = 20.0
 """Seconds that are needed to measure it: within them there is a scrape."""
 
 
 @dataclass(frozen=True)
-class Look:
+class LookSummary:
     """One look to be told of.
 
     :param share: the candidate's share of the traffic in %.
@@ -40,12 +40,12 @@ class Look:
     mirrored: bool = False
 
     @property
-    def given(self) -> str:
+    def share_text(self) -> str:
         """What the candidate gets."""
         return f"{'copies of ' if self.mirrored else ''}{self.share} %"
 
 
-class Report:
+class AnalysisReport:
     """The log of one loop of looks.
 
     :param gates: all gates by name; ``limits``: their limits.
@@ -53,22 +53,22 @@ class Report:
 
     def __init__(self, gates: Mapping[str, Gate], limits: Mapping[str, float]) -> None:
         self._gates, self._limits = gates, limits
-        self._last: Look | None = None
+        self._last: LookSummary | None = None
         self._said_at = 0.0
         self._recent: deque[tuple[float, float]] = deque()
 
-    def lines(self, look: Look, *, final: bool = False) -> list[str]:
+    def lines(self, look: LookSummary, *, final: bool = False) -> list[str]:
         """Return what to log of ``look``.
 
         A ``final`` one, and one with another verdict or share than the last, is told with a table, in a group that
         Airflow's page folds.
         """
         last, self._last = self._last, look
-        new_stage = last is None or last.given != look.given
+        new_stage = last is None or last.share_text != look.share_text
         self._count(look, anew=new_stage)
         if final or new_stage or (last and last.verdict != look.verdict):
             return self._folded(look)
-        if look.at - self._said_at < QUIET:
+        if look.at - self._said_at < SUMMARY_INTERVAL:
             return []
         self._said_at = look.at
         return [summary(look, more_needed(look.findings), self._rate)]
@@ -77,14 +77,14 @@ class Report:
         """Return the table of the last look, for a loop that ends without one of its own."""
         return self._folded(self._last) if self._last else []
 
-    def _folded(self, look: Look) -> list[str]:
+    def _folded(self, look: LookSummary) -> list[str]:
         self._said_at = look.at
         more = more_needed(look.findings)
         rows = [self._row(name, look, more) for name in self._gates]
         rows += [_plain_row(finding) for finding in look.findings if finding.gate not in self._gates]
         return [f"::group::{summary(look, more, self._rate)}", *aligned(rows), "::endgroup::"]
 
-    def _row(self, name: str, look: Look, more: Mapping[str, int]) -> Row:
+    def _row(self, name: str, look: LookSummary, more: Mapping[str, int]) -> Row:
         gate, limit = self._gates[name], self._limits[name]
         finding = next((finding for finding in look.findings if finding.gate == name), None)
         row = _plain_row(finding) if finding else Row(name, "-")
@@ -92,25 +92,25 @@ class Report:
         if gate.counted:
             seen = [*gate.bad_and_trials(look.candidate, limit), *gate.bad_and_trials(look.stable, limit)]
             if finding and "control_trials" in finding.numbers:  # what it counted: without the warm-up, say
-                seen = [finding.numbers[name] for name in COUNTED]
+                seen = [finding.numbers[name] for name in COUNT_FIELDS]
             bad, trials, control_bad, control_trials = seen
             row = row._replace(
                 candidate=f"{bad:.0f} of {trials:.0f}", stable=f"{control_bad:.0f} of {control_trials:.0f}"
             )
         return row._replace(says=f"needs {more[name]} more good ones") if name in more else row
 
-    def _count(self, look: Look, *, anew: bool) -> None:
+    def _count(self, look: LookSummary, *, anew: bool) -> None:
         if anew:
             self._recent.clear()
         self._recent.append((look.at, look.candidate.requests))
-        while look.at - self._recent[0][0] > PRESENT:
+        while look.at - self._recent[0][0] > RATE_SECONDS:
             self._recent.popleft()
 
     @property
     def _rate(self) -> float | None:
         """The candidate's requests a second at present; None where too little time has passed to tell."""
         (since, before), (at, now) = self._recent[0], self._recent[-1]
-        return (now - before) / (at - since) if at - since >= LEAST else None
+        return (now - before) / (at - since) if at - since >= MIN_RATE_SECONDS else None
 
 
 def more_needed(findings: Sequence[Finding]) -> dict[str, int]:
@@ -118,15 +118,15 @@ def more_needed(findings: Sequence[Finding]) -> dict[str, int]:
     found = {}
     for finding in findings:
         if finding.verdict == "UNDECIDED" and "bound" in finding.numbers:
-            bad, trials, allowed, share, dispersion, bound = (finding.numbers[name] for name in FACTS)
+            bad, trials, allowed, share, dispersion, bound = (finding.numbers[name] for name in BOUND_FIELDS)
             if bound * share / 100 <= allowed:  # what it waits for is not more requests
                 continue
             found[finding.gate] = max(1, round(_in_all(bad, allowed / (share / 100), dispersion) - trials))
     return found
 
 
-COUNTED = ("bad", "trials", "control_bad", "control_trials")
-FACTS = ("bad", "trials", "allowed", "next_share", "dispersion", "bound")
+COUNT_FIELDS = ("bad", "trials", "control_bad", "control_trials")
+BOUND_FIELDS = ("bad", "trials", "allowed", "next_share", "dispersion", "bound")
 
 
 @lru_cache(4096)
@@ -135,7 +135,7 @@ def _in_all(bad: float, permitted: float, dispersion: float) -> int:
     return int(trials_needed(bad, permitted, BETA, dispersion))
 
 
-def summary(look: Look, more: Mapping[str, int], rate: float | None) -> str:
+def summary(look: LookSummary, more: Mapping[str, int], rate: float | None) -> str:
     """Return a look in one line: the counts, and what the verdict rests on or is missing for a better one.
 
     :param more: what ``more_needed`` returned.
@@ -149,7 +149,7 @@ def summary(look: Look, more: Mapping[str, int], rate: float | None) -> str:
     decisive = [finding for finding in look.findings if finding.verdict == look.verdict != "HEALTHY"]
     said = [finding.reason for finding in decisive if finding.gate not in more]
     missing = [_in_time(max(more.values()), rate)] if more else []
-    return " | ".join([f"look: {look.given} {look.verdict}, {counted}", *missing, *said])
+    return " | ".join([f"look: {look.share_text} {look.verdict}, {counted}", *missing, *said])
 
 
 def _in_time(more: int, rate: float | None) -> str:
@@ -178,7 +178,7 @@ class Row(NamedTuple):
     says: str = ""
 
 
-HEADER = Row(candidate="candidate", stable="stable", at_most="at most", may_cost="may cost", limit="limit")
+TABLE_HEADER = Row(candidate="candidate", stable="stable", at_most="at most", may_cost="may cost", limit="limit")
 
 
 def _plain_row(finding: Finding) -> Row:
@@ -194,7 +194,7 @@ def _plain_row(finding: Finding) -> Row:
 
 def aligned(rows: Sequence[Row]) -> list[str]:
     """Return the table's lines, without the columns that are empty."""
-    columns = [(name, *cells) for name, *cells in zip(HEADER, *rows, strict=True) if any(cells)]
+    columns = [(name, *cells) for name, *cells in zip(TABLE_HEADER, *rows, strict=True) if any(cells)]
     widths = [max(map(len, column)) for column in columns]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -23,11 +23,11 @@ FIRST, STAGES, MINUTES = 0.7, 0.2, 0.1
 """How the prior is divided over the starts: a bad version mostly is so from the beginning, or from a stage on."""
 SMALLEST_RATE = 1e-12
 LARGEST_RATE = 1 - 1e-9
-MOST_DISPERSION = 10.0
+MAX_DISPERSION = 10.0
 """The most that bad events may be taken to cluster: an outage in the history must not blind the tests."""
-MOST_OF_A_PAIR = 2 * MOST_DISPERSION
+MAX_PAIR_VARIANCE = 2 * MAX_DISPERSION
 """The most that two neighbouring windows may differ, in their variance: beyond it lies the edge of an outage."""
-LEAST_BAD = 10
+MIN_BAD_EVENTS = 10
 """Fewer bad events than this do not tell whether they cluster."""
 
 
@@ -165,24 +165,24 @@ def dispersion(bad: Numbers, trials: Numbers) -> Array:
 
     Of the bad events of two neighbours, the first one's are binomial with its share of their trials. This is Pearson's
     statistic of that, over all neighbours: exactly the variance that ``EProcess.compare`` relies on. What drifts slowly
-    cancels out, and so does an outage but for its two edges, which are cut to ``MOST_OF_A_PAIR``.
+    cancels out, and so does an outage but for its two edges, which are cut to ``MAX_PAIR_VARIANCE``.
     """
     bad, trials = np.asarray(bad), np.asarray(trials)
     together, both = bad[..., :-1] + bad[..., 1:], trials[..., :-1] + trials[..., 1:]
     share = trials[..., :-1] / np.maximum(both, 1)
     variance = together * share * (1 - share)
-    seen = np.minimum((bad[..., :-1] - together * share) ** 2, MOST_OF_A_PAIR * variance)
+    seen = np.minimum((bad[..., :-1] - together * share) ** 2, MAX_PAIR_VARIANCE * variance)
     total = variance.sum(axis=-1)
-    return np.asarray(np.clip(seen.sum(axis=-1) / np.where(total > 0, total, 1), 1, MOST_DISPERSION))[()]
+    return np.asarray(np.clip(seen.sum(axis=-1) / np.where(total > 0, total, 1), 1, MAX_DISPERSION))[()]
 
 
 def informative(bad: Numbers) -> npt.NDArray[np.bool_]:
     """Whether so many bad events were seen that ``dispersion`` is known. If not, alpha is nominal."""
-    return np.asarray(np.sum(bad, axis=-1) >= LEAST_BAD)[()]
+    return np.asarray(np.sum(bad, axis=-1) >= MIN_BAD_EVENTS)[()]
 
 
 RARE, ANY = (0.5, 50.0), (0.5, 0.5)
-MOST_STEPS = 60
+MAX_NEWTON_STEPS = 60
 _log_gamma = np.frompyfunc(lgamma, 1, 1)
 
 
@@ -210,7 +210,7 @@ def _edge(first: Array, second: Array, log_mixture: Array, beta: float) -> Array
     missing = log_mixture + np.log(beta)
     at = np.full(np.shape(missing), -np.log(1 - LARGEST_RATE))
     reached = missing - first * np.log(LARGEST_RATE) + second * at > 0
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         beyond = missing - first * np.log(-np.expm1(-at)) + second * at
         slope = second - first / np.expm1(at)
         step = np.where(reached, beyond / np.where(reached, slope, 1), 0)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, PlainValidator, StringConstraints, Validati
 
 from airflow_deploy.domain.config.promql import check_ranges
 from airflow_deploy.domain.metrics.counters import Counts
-from airflow_deploy.domain.values import Model, explain, printable
+from airflow_deploy.domain.values import Model, explain_invalid, printable
 
 Kind = Literal["errors", "latency", "pair", "gauge", "traffic"]
 
@@ -38,7 +38,7 @@ class Gate:
     @property
     def counted(self) -> bool:
         """Whether the gate is judged on counts."""
-        return self.kind in COUNTED
+        return self.kind in COUNT_RULES
 
     def allowed(self, limit: float) -> float:
         """Return the share of requests that may be bad."""
@@ -46,10 +46,10 @@ class Gate:
 
     def bad_and_trials(self, counts: Counts, limit: float) -> tuple[float, float]:
         """Return how many of how many requests were bad."""
-        return COUNTED[self.kind](self, counts, limit)
+        return COUNT_RULES[self.kind](self, counts, limit)
 
 
-COUNTED: dict[str, Callable[[Gate, Counts, float], tuple[float, float]]] = {
+COUNT_RULES: dict[str, Callable[[Gate, Counts, float], tuple[float, float]]] = {
     "errors": lambda _, counts, __: (counts.errors, counts.requests),
     "latency": lambda _, counts, limit: (counts.slow(limit), counts.timed),
     "pair": lambda gate, counts, _: counts.pairs.get(gate.name, (0.0, 0.0)),
@@ -68,14 +68,19 @@ GATES = {
 }
 """The six gates by name, with the limit of each where a spec names none."""
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
-VERSION = "$version"
+MAX_UNREADY = 0.5
+"""Share of the candidate's pods that may be unready, unless the spec says otherwise."""
+
+GATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+VERSION_PLACEHOLDER = "$version"
 """Stands in a team's query for the version's name: its Service, and the beginning of its pods' names."""
 
 
 def _about_a_version(query: str) -> str:
-    if VERSION not in query:
-        raise ValueError(f"must hold {VERSION}, which stands for a version's name, so that versions are told apart")
+    if VERSION_PLACEHOLDER not in query:
+        raise ValueError(
+            f"must hold {VERSION_PLACEHOLDER}, which stands for a version's name, so that versions are told apart"
+        )
     return check_ranges(query)
 
 
@@ -106,7 +111,7 @@ class OwnGate(Model):
     def queries(self, version: str) -> dict[str, str]:
         """Return its queries for one version, by ``bad``, ``total`` and ``gauge``."""
         said = {"bad": self.bad, "total": self.total, "gauge": self.gauge}
-        return {role: query.replace(VERSION, version) for role, query in said.items() if query}
+        return {role: query.replace(VERSION_PLACEHOLDER, version) for role, query in said.items() if query}
 
 
 def _limit(value: Any) -> float | OwnGate:
@@ -115,7 +120,7 @@ def _limit(value: Any) -> float | OwnGate:
         try:
             return OwnGate.model_validate(value)
         except ValidationError as error:
-            raise ValueError(explain("the gate", error)) from None
+            raise ValueError(explain_invalid("the gate", error)) from None
     if isinstance(value, OwnGate):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= float_info.max:
@@ -127,7 +132,7 @@ Limit = Annotated[Any, PlainValidator(_limit)]
 """A gate's limit, or a gate of the team's own."""
 
 
-def table(kinds: Mapping[str, Kind]) -> dict[str, Gate]:
+def gate_table(kinds: Mapping[str, Kind]) -> dict[str, Gate]:
     """Return all gates by name: ours, and those of the team's own, whose kinds are given."""
     own = {name: Gate(name, kind, 0, 0, 0, "", None) for name, kind in kinds.items()}
     return {**GATES, **own}
@@ -140,7 +145,7 @@ def merge_limits(gates: Mapping[str, float | OwnGate]) -> dict[str, float | OwnG
     """
     for name, said in gates.items():
         if isinstance(said, OwnGate):
-            if name in GATES or not NAME.fullmatch(name):
+            if name in GATES or not GATE_NAME.fullmatch(name):
                 raise ValueError(
                     f"{printable(name)} cannot name a gate of your own; use another word of a-z, 0-9 and _"
                 )

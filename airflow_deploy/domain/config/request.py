@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from airflow_deploy.domain.config.promql import check_ranges
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.names import COMMIT_PATTERN
-from airflow_deploy.domain.values import DURATION, LINE_PATTERN, Line, Model, explain
+from airflow_deploy.domain.values import DURATION, LINE_PATTERN, Line, Model, explain_invalid
 
 MAX_BYTES = 64 * 1024
 """A conf is a few hundred bytes; more is a mistake or an attack on the metadata database."""
@@ -136,4 +136,4 @@ def parse_request(conf: Any) -> DeployRequest:
     try:
         return DeployRequest.model_validate(conf)
     except ValidationError as error:
-        raise RefusedError(explain("conf", error, PATTERNS)) from None
+        raise RefusedError(explain_invalid("conf", error, PATTERNS)) from None

@@ -17,13 +17,12 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_deploy.domain.analysis.pods import MAX_UNREADY
 from airflow_deploy.domain.config.criticality import CRITICALITY
-from airflow_deploy.domain.config.gates import GATES, Gate, Kind, Limit, OwnGate, merge_limits, table
+from airflow_deploy.domain.config.gates import GATES, MAX_UNREADY, Gate, Kind, Limit, OwnGate, gate_table, merge_limits
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.metrics.sources import POD_NAMED, PRESETS, Preset
+from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME, SOURCES, MetricsSource
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name, version_name
-from airflow_deploy.domain.values import DURATION, LIST, Model, explain
+from airflow_deploy.domain.values import DURATION, LIST, Model, explain_invalid
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
@@ -68,14 +67,14 @@ class Source(Model):
         return branches
 
 
-class Gateway(Model):
+class GatewayRef(Model):
     """A Gateway of the cluster."""
 
     name: DnsLabel
     namespace: DnsLabel
 
 
-class Route(Model):
+class RouteSpec(Model):
     """The HTTPRoute that divides the service's traffic; with ``router: replicas``, the Service.
 
     Where an HTTPRoute is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
@@ -85,13 +84,13 @@ class Route(Model):
     name: DnsLabel
     url: BaseUrl | None = None
     """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
-    gateway: Gateway | None = None
+    gateway: GatewayRef | None = None
     hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
     ignored_by_gitops: bool = False
     """Whether the GitOps tool that owns the route was told to leave alone what divides the traffic."""
 
     @model_validator(mode="after")
-    def _check(self) -> "Route":
+    def _check(self) -> "RouteSpec":
         if bool(self.gateway) != bool(self.hostnames):
             raise ValueError("gateway and hostnames are needed together; a route that is there needs neither")
         return self
@@ -104,20 +103,20 @@ LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 class Metrics(Model):
     """Who counts the requests, and how those names are called that are not as usual there."""
 
-    preset: Literal[tuple(PRESETS)] = "traefik"  # type: ignore[valid-type]
+    preset: Literal[tuple(SOURCES)] = "traefik"  # type: ignore[valid-type]
     requests: MetricName | None = None
     duration: MetricName | None = None
     label: LabelName | None = None
     code: LabelName | None = None
 
     @property
-    def names(self) -> Preset:
+    def names(self) -> MetricsSource:
         """All names."""
         given = self.model_dump(exclude={"preset"}, exclude_none=True)
-        return replace(PRESETS[self.preset], **given)
+        return replace(SOURCES[self.preset], **given)
 
 
-class Canary(Model):
+class CanarySpec(Model):
     """The stages of the canary and how long each may take."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
@@ -126,7 +125,7 @@ class Canary(Model):
     max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
 
     @model_validator(mode="after")
-    def _check(self) -> "Canary":
+    def _check(self) -> "CanarySpec":
         if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1 or self.stages[-1] != 100:
             raise ValueError("stages must rise from at least 1 to exactly 100")
         if self.max_bake < self.bake:
@@ -136,7 +135,7 @@ class Canary(Model):
         return self
 
 
-class Shadow(Model):
+class ShadowSpec(Model):
     """A stage before the first share: the candidate gets copies of requests, and nobody gets its answers."""
 
     share: Annotated[int, Field(ge=1, le=50)]
@@ -163,7 +162,7 @@ class Blindness(Model):
     then: Literal["hold", "rollback"] = "hold"
 
 
-class Rollback(Model):
+class RollbackSpec(Model):
     """How long a promoted version is still checked and may be taken back by itself, and what is kept afterwards."""
 
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
@@ -204,7 +203,7 @@ class DeploymentSpec(Model):
     registry: Annotated[
         str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$")
     ]
-    route: Route
+    route: RouteSpec
     router: Literal["gateway", "replicas"] = "gateway"
     """What divides the traffic: the weights of an HTTPRoute, or the numbers of pods behind one Service."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -223,14 +222,14 @@ class DeploymentSpec(Model):
         Metrics()
     )
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
-    canary: Canary = Canary()
-    shadow: Shadow | None = None
+    canary: CanarySpec = CanarySpec()
+    shadow: ShadowSpec | None = None
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
     """Seconds for which a candidate may have traffic while nobody looks, before the guard returns it. A triggerer's
     restart takes 28."""
-    rollback: Rollback = Rollback()
+    rollback: RollbackSpec = RollbackSpec()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 
@@ -243,7 +242,7 @@ class DeploymentSpec(Model):
         if (
             router == "replicas"
             and service
-            and len(service) > (most := POD_NAMED - len(version_name("", "0" * 7, 10**9)))
+            and len(service) > (most := MAX_DEPLOYMENT_NAME - len(version_name("", "0" * 7, 10**9)))
         ):
             raise ValueError(f"replicas tells pods apart by their names; service may have {most} characters at most")
         return router
@@ -259,7 +258,7 @@ class DeploymentSpec(Model):
 
     @field_validator("canary")
     @classmethod
-    def _modest_first_share(cls, canary: Canary, others: ValidationInfo) -> Canary:
+    def _modest_first_share(cls, canary: CanarySpec, others: ValidationInfo) -> CanarySpec:
         level = others.data.get("criticality")  # None where it is itself not valid, which is said anyway
         first = canary.stages[0]
         if level and first > (most := CRITICALITY[level].first_share):
@@ -271,7 +270,7 @@ class DeploymentSpec(Model):
 
     @field_validator("shadow")
     @classmethod
-    def _mirrors(cls, shadow: Shadow | None, others: ValidationInfo) -> Shadow | None:
+    def _mirrors(cls, shadow: ShadowSpec | None, others: ValidationInfo) -> ShadowSpec | None:
         route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
         if shadow and others.data.get("router") == "replicas":
             raise ValueError("a Service copies no requests, so router: replicas cannot mirror; remove shadow")
@@ -317,7 +316,7 @@ class DeploymentSpec(Model):
     @property
     def counted_gates(self) -> dict[str, tuple[Gate, float]]:
         """The gates that are judged on counts, with their limits, by name."""
-        return {name: (gate, self.limits[name]) for name, gate in table(self.kinds).items() if gate.counted}
+        return {name: (gate, self.limits[name]) for name, gate in gate_table(self.kinds).items() if gate.counted}
 
     @property
     def latency_limits(self) -> dict[str, float]:
@@ -334,7 +333,7 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     try:
         return DeploymentSpec.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(explain(origin, error)) from None
+        raise RefusedError(explain_invalid(origin, error)) from None
 
 
 def load_spec(path: Path) -> DeploymentSpec:

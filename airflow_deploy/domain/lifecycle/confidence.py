@@ -12,13 +12,13 @@ from airflow_deploy.domain.config.criticality import CRITICALITY
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.values import Model
 
-Route = Literal["go", "ask", "refuse"]
+NextStep = Literal["go", "ask", "refuse"]
 
 GO_ALONE = 80
 ASK = 60
 
 
-class Outcomes(Model):
+class PastDeployments(Model):
     """How earlier deployments of the service ended."""
 
     verified: int = 0
@@ -46,25 +46,25 @@ class Confidence(Model):
     """A score with everything that led to it."""
 
     score: float
-    route: Route
+    route: NextStep
     factors: tuple[Factor, ...]
     vetoes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Known:
+class ScoreInputs:
     """What the factors are computed from."""
 
     plan: DeploymentPlan
-    outcomes: Outcomes
+    outcomes: PastDeployments
     verdicts: Sequence[str | None] = ()
     """How each gate ended, in their order; None where one has no verdict. Empty before the canary."""
 
 
-Judged = tuple[float | None, str]
+FactorRating = tuple[float | None, str]
 
 
-def _inputs(known: Known) -> dict[str, Inputs]:
+def _inputs(known: ScoreInputs) -> dict[str, Inputs]:
     gate, change, spec = known.plan.request.safety_gate, known.plan.request.change, known.plan.spec
     found = gate.vulnerabilities
     # Where nobody serves, nobody is taken from a version that does.
@@ -92,7 +92,7 @@ def _inputs(known: Known) -> dict[str, Inputs]:
 
 def _safety_gates(
     passed: int, total: int, lint_issues: int | None, critical: int | None, high: int | None, build: str | None
-) -> Judged:
+) -> FactorRating:
     """What is not stated lowers nothing, and the reason says so; no test at all is as bad as none that passes."""
     tests = passed / total if total else 0.0
     lint = 1 / (1 + (lint_issues or 0) / 20)
@@ -112,14 +112,14 @@ def _stated(what: str, count: int | None) -> str:
     return f"{what} not stated" if count is None else f"{count} {what}"
 
 
-def _canary_health(gates: int, healthy: int, undecided: int) -> Judged:
+def _canary_health(gates: int, healthy: int, undecided: int) -> FactorRating:
     if gates == undecided:
         return None, f"none of {gates} gates has decided" if gates else "not known before the canary"
     left_out = f", {undecided} left it to a person" if undecided else ""
     return healthy / (gates - undecided), f"{healthy} of {gates} gates ended healthy{left_out}"
 
 
-def _blast_radius(criticality: str, first_share: int) -> Judged:
+def _blast_radius(criticality: str, first_share: int) -> FactorRating:
     """The share that every service may begin with costs nothing."""
     modest = min(level.first_share for level in CRITICALITY.values())
     value = CRITICALITY[criticality].trust * (1 - max(0, first_share - modest) / 100)
@@ -127,14 +127,14 @@ def _blast_radius(criticality: str, first_share: int) -> Judged:
     return value, f"criticality {criticality}, {risks}"
 
 
-def _history(verified: int, undone: int) -> Judged:
+def _history(verified: int, undone: int) -> FactorRating:
     ended = verified + undone
     if not ended:
         return None, "no earlier deployment of this service"
     return verified / ended, f"{verified} earlier deployments held, {undone} did not"
 
 
-def _complexity(files: int, lines: int, **kinds: bool) -> Judged:
+def _complexity(files: int, lines: int, **kinds: bool) -> FactorRating:
     value = 1 / (1 + lines / 400 + files / 40)
     worth = {"migrations": 0.6, "dependencies": 0.8, "configuration": 0.95}
     changed = [kind for kind in worth if kinds[kind]]
@@ -142,13 +142,13 @@ def _complexity(files: int, lines: int, **kinds: bool) -> Judged:
     return value, f"{files} files, {lines} lines" + (f", with {' and '.join(changed)}" if changed else "")
 
 
-def _coverage(coverage: float | None) -> Judged:
+def _coverage(coverage: float | None) -> FactorRating:
     if coverage is None:
         return None, "not stated"
     return coverage, f"{coverage:.0%} of lines"
 
 
-FACTORS: dict[str, tuple[float, Callable[..., Judged]]] = {
+FACTORS: dict[str, tuple[float, Callable[..., FactorRating]]] = {
     "safety_gates": (0.30, _safety_gates),
     "canary_health": (0.25, _canary_health),
     "blast_radius": (0.15, _blast_radius),
@@ -175,7 +175,7 @@ def vetoes(plan: DeploymentPlan) -> list[str]:
     return found
 
 
-def score(known: Known) -> Confidence:
+def score(known: ScoreInputs) -> Confidence:
     """Return the score, its route and its reasons."""
     inputs = _inputs(known)
     factors = []
@@ -191,7 +191,7 @@ def score(known: Known) -> Confidence:
     )
 
 
-def _route(total: float, forbidden: Sequence[str], undecided: bool) -> Route:
+def _route(total: float, forbidden: Sequence[str], undecided: bool) -> NextStep:
     """Return what follows; where the last gate could not decide, a person does, however high the score is."""
     if forbidden or total < ASK:
         return "refuse"

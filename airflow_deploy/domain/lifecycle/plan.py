@@ -9,11 +9,11 @@ from pydantic import Field
 
 from airflow_deploy.domain.config.request import DeployRequest
 from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.labels import NAME, VERSION
 from airflow_deploy.domain.names import deployment_id, image_tag, version_name
 from airflow_deploy.domain.routing import pod_shares as division
-from airflow_deploy.domain.routing.service_route import beside
+from airflow_deploy.domain.routing.service_route import shared_pod_labels
 from airflow_deploy.domain.values import Model
-from airflow_deploy.domain.workloads.versions import NAME, VERSION
 
 
 class DeploymentPlan(Model):
@@ -61,7 +61,7 @@ class DeploymentPlan(Model):
         return (self.candidate, self.stable) if self.stable else (self.candidate,)
 
     @property
-    def returned(self) -> str:
+    def after_rollback(self) -> str:
         """What is so after a rollback."""
         return f"{self.stable} has all traffic" if self.stable else "nobody has traffic, as before"
 
@@ -89,7 +89,7 @@ class DeploymentPlan(Model):
         if not self.divides_pods:
             return (stage,)
         alongside = division.share_of(
-            division.pods_for(stage, self.stable_ready, self.spec.replicas), self.stable_ready
+            division.pods_for_stage(stage, self.stable_ready, self.spec.replicas), self.stable_ready
         )
         return (alongside, 100) if stage == 100 else (alongside,)
 
@@ -115,7 +115,9 @@ class DeploymentPlan(Model):
             # Whoever applies the Service's old manifest may add its labels to the selector: no version lacks any.
             for known in self.adopted.values():
                 labels |= known
-            labels |= beside(self.candidate) | (self.adopted.get(self.stable) or beside(self.stable))
+            labels |= shared_pod_labels(self.candidate) | (
+                self.adopted.get(self.stable) or shared_pod_labels(self.stable)
+            )
         return labels | {VERSION: self.candidate}
 
     @property

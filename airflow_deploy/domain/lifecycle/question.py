@@ -16,7 +16,7 @@ from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 About = Literal["deployment", "promotion"] | int
 """What a person decides: whether to deploy, to give a share in %, or to promote."""
 
-LONGEST = 600
+MAX_SHOWN_CHARACTERS = 600
 """Characters of one text that are shown."""
 
 
@@ -97,14 +97,14 @@ class Question:
             f" {self.undecided['errors']:.0f} of them with an error. It lets go on what, even if it is as bad as it may"
             f" still be, costs no more than is permitted with {share} % of the traffic.",
             "",
-            *table(header, map(_finding, self.undecided["findings"])),
+            *markdown_table(header, map(_finding, self.undecided["findings"])),
             "",
         ]
 
     def _so_far(self) -> list[str]:
         if not self.seen:
             return []
-        return ["**Seen so far**", "", *table(["task", "what it said"], self.seen), ""]
+        return ["**Seen so far**", "", *markdown_table(["task", "what it said"], self.seen), ""]
 
     def _score(self) -> list[str]:
         rows = [
@@ -114,7 +114,7 @@ class Question:
         return [
             f"**Confidence {self.confidence.score:g} of 100**: 80 and more goes on alone, below 60 is refused.",
             "",
-            *table(["factor", "weight", "value", "reason"], rows),
+            *markdown_table(["factor", "weight", "value", "reason"], rows),
         ]
 
 
@@ -128,7 +128,7 @@ def _finding(item: Mapping[str, Any]) -> list[str]:
     return [item["gate"], shown, seen, f"{numbers['bound'] * share:.2%}", f"{numbers['allowed']:.2%}", f"{needed}"]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return a Markdown table; its cells are escaped."""
     lines = [[escaped(cell) for cell in row] for row in [header, *rows]]
     lines.insert(1, ["---"] * len(header))
@@ -150,4 +150,4 @@ def verbatim(text: str) -> str:
 def _one_line(text: str) -> str:
     """Return text without what breaks its line, turns the text around it or cannot be seen."""
     seen = "".join(sign if sign.isprintable() else " " for sign in text)
-    return seen if len(seen) <= LONGEST else seen[:LONGEST] + "…"
+    return seen if len(seen) <= MAX_SHOWN_CHARACTERS else seen[:MAX_SHOWN_CHARACTERS] + "…"

@@ -9,7 +9,7 @@ _EXITS_IN_ORDER = (State.REJECTED, State.ROLLING_BACK, State.ROLLED_BACK, State.
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TaskVerdict:
     """What a judge said last.
 
     :param task: ``canary_<share>.gate``, ``watch`` or ``verify``.
@@ -40,7 +40,7 @@ class DeployResult:
     state: State
     image_tag: str | None
     artifact_path: str | None
-    canary: tuple[Verdict, ...]
+    canary: tuple[TaskVerdict, ...]
     reason: str | None
     page: str
     question: str | None = None

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_deploy.domain.errors import IllegalTransition
+from airflow_deploy.domain.errors import IllegalTransitionError
 from airflow_deploy.domain.lifecycle.approval import Answer
 
 STEPS_KEY = "steps"
@@ -112,7 +112,7 @@ def assemble(steps: Sequence[Step]) -> list[Transition]:
         if edge.from_ is S.AWAITING_APPROVAL and deployed:
             permitted = APPROVED_LATE
         if edge.to not in permitted:
-            raise IllegalTransition(
+            raise IllegalTransitionError(
                 f"{edge.from_ or 'the start'} may not be followed by {edge.to} (recorded by {edge.task})"
             )
         deployed = deployed or edge.to is S.DEPLOYING

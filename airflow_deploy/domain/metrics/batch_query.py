@@ -11,27 +11,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from airflow_deploy.domain.metrics.counters import Samples, Series
 from airflow_deploy.domain.names import promql_string
 
-LABEL = "airflow_deploy"
+PART_LABEL = "airflow_deploy"
 """Names the part that a series of the answer belongs to."""
 
 
-def joined(parts: Mapping[str, str], seconds: int, step: int = 1) -> str:
+def batch_query(parts: Mapping[str, str], seconds: int, step: int = 1) -> str:
     """Return the query for all ``parts`` over ``seconds``, at every ``step`` seconds."""
     # Each expression stands on lines of its own, since it may end in a comment.
-    marked = (f'label_replace(\n{query}\n, "{LABEL}", {promql_string(name)}, "", "")' for name, query in parts.items())
+    marked = (
+        f'label_replace(\n{query}\n, "{PART_LABEL}", {promql_string(name)}, "", "")' for name, query in parts.items()
+    )
     return f"({' or '.join(marked)})[{seconds}s:{step}s]"
 
 
-def parted(answer: Iterable[Series]) -> dict[str, list[Series]]:
+def split_answer(answer: Iterable[Series]) -> dict[str, list[Series]]:
     """Return the series of each part, as it gave them."""
     found: dict[str, list[Series]] = {}
     for item in answer:
         labels = dict(item.labels)
-        found.setdefault(labels.pop(LABEL, ""), []).append(Series(labels, item.samples))
+        found.setdefault(labels.pop(PART_LABEL, ""), []).append(Series(labels, item.samples))
     return found
 
 
-def restored(counters: Iterable[Series], scrapes: Iterable[Series]) -> list[Series]:
+def raw_samples(counters: Iterable[Series], scrapes: Iterable[Series]) -> list[Series]:
     """Return the raw samples of ``counters``.
 
     :param scrapes: one series for each target, whose value is the time of its scrape (unix seconds).
@@ -48,7 +50,7 @@ def _raw(samples: Samples, scraped_at: Mapping[float, float]) -> Samples:
     return list(found.items())[::-1]
 
 
-def fullest(series: Sequence[Series]) -> Samples:
+def largest_by_step(series: Sequence[Series]) -> Samples:
     """Return the largest value at each step."""
     largest: dict[float, float] = {}
     for item in series:

@@ -12,8 +12,8 @@ from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any
 
-from airflow_deploy.domain.metrics.scrape_windows import Bins
-from airflow_deploy.domain.metrics.sources import Preset, edge_text
+from airflow_deploy.domain.metrics.scrape_windows import ScrapeWindows
+from airflow_deploy.domain.metrics.sources import MetricsSource, edge_text
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ class _Increases:
     def silent(self) -> tuple[int, int]:
         """Return how many of how many series that were seen in the last minute are missing from the last scrapes."""
         newest = max((at for at, _ in self._last.values()), default=0.0)
-        known = [at for at, _ in self._last.values() if at >= newest - KNOWN_FOR]
-        patience = 2 * (self.interval or KNOWN_FOR)
+        known = [at for at, _ in self._last.values() if at >= newest - SERIES_KNOWN_SECONDS]
+        patience = 2 * (self.interval or SERIES_KNOWN_SECONDS)
         return sum(at < newest - patience for at in known), len(known)
 
 
-KNOWN_FOR = 60.0
+SERIES_KNOWN_SECONDS = 60.0
 """Seconds for which a series that has gone is missed."""
 
 
@@ -173,7 +173,7 @@ class CounterReader:
     """
 
     def __init__(
-        self, preset: Preset, namespace: str, route: str, services: Sequence[str], newborn: str | None = None
+        self, preset: MetricsSource, namespace: str, route: str, services: Sequence[str], newborn: str | None = None
     ) -> None:
         """Read the counters of ``services``.
 
@@ -183,7 +183,7 @@ class CounterReader:
         self._preset, self._namespace, self._route, self._services = preset, namespace, route, services
         self._counters, self._own = _Increases(), _Increases()
         self._waiting: list[tuple[float, str, Counts]] = []
-        self._bins = Bins[tuple[str, Counts]]()
+        self._bins = ScrapeWindows[tuple[str, Counts]]()
         self._newest: dict[str, float] = {}
 
     @property
@@ -272,13 +272,13 @@ class CounterReader:
         return Counts(timed=increase)
 
 
-GAUGE_AGE = 6.0
+GAUGE_MAX_AGE = 6.0
 """Seconds for which what a gauge showed is still what it shows."""
 
 
 def _at(at: float, samples: Samples) -> float | None:
     """Return what a gauge showed at the time of a scrape, or the moment after."""
     index = bisect_right(samples, (at + 1, inf)) - 1
-    if index < 0 or samples[index][0] < at - GAUGE_AGE or not isfinite(samples[index][1]):
+    if index < 0 or samples[index][0] < at - GAUGE_MAX_AGE or not isfinite(samples[index][1]):
         return None
     return samples[index][1]

@@ -18,11 +18,11 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-PATIENCE = 2
+SILENT_INTERVALS = 2
 """Intervals after which a silent target is not waited for."""
 
 
-class Bins(Generic[Item]):
+class ScrapeWindows(Generic[Item]):
     """Takes in what samples add, target by target, and gives it back bin by bin."""
 
     def __init__(self) -> None:
@@ -53,7 +53,9 @@ class Bins(Generic[Item]):
 
     def _is_complete(self, end: float, width: float) -> bool:
         newest = max(self._newest.values())
-        return newest >= end and all(at >= end or at < newest - PATIENCE * width for at in self._newest.values())
+        return newest >= end and all(
+            at >= end or at < newest - SILENT_INTERVALS * width for at in self._newest.values()
+        )
 
     def _width(self, scrapes: Iterable[tuple[float, str]]) -> float | None:
         """Return the interval of the slowest target, in whole seconds: scrapes are a little early or late."""

@@ -9,8 +9,8 @@ from airflow_deploy.domain.names import MIRROR_SUFFIX, promql_regex_literal, pro
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Where requests are counted by the version that answered them. Another gateway is one more entry of ``PRESETS``.
+class MetricsSource:
+    """Where requests are counted by the version that answered them. Another gateway is one more entry of ``SOURCES``.
 
     :param requests: name of the counter of requests, by the status that ``code`` names.
     :param duration: name of the histogram of their durations, in seconds.
@@ -30,7 +30,7 @@ class Preset:
     mirrored: str = ""
     apart: bool = False
 
-    def with_mirrors(self) -> "Preset":
+    def with_mirrors(self) -> "MetricsSource":
         """Return the preset that counts what passes by a mirror too: the stable's answers, and copies."""
         return replace(self, service=f"(?:{self.service}|{self.mirrored})") if self.mirrored else self
 
@@ -85,8 +85,8 @@ def edge_pattern(edge: float) -> str:
     return promql_regex_literal(edge_text(edge)) + (r"(?:\.0)?" if float(edge).is_integer() else "")
 
 
-PRESETS = {
-    "traefik": Preset(
+SOURCES = {
+    "traefik": MetricsSource(
         requests="traefik_service_requests_total",
         duration="traefik_service_request_duration_seconds",
         label="service",
@@ -94,7 +94,7 @@ PRESETS = {
         mirrored=rf"{{namespace}}-{{service}}(?:{MIRROR_SUFFIX})?-[0-9]+@kubernetescrd",
     ),
     # The application's own: whoever finds targets by their Service (a ServiceMonitor, say) gives them these labels.
-    "application": Preset(
+    "application": MetricsSource(
         requests="http_requests_total",
         duration="http_request_duration_seconds",
         label="service",
@@ -103,7 +103,7 @@ PRESETS = {
         apart=True,
     ),
     # The same, told apart by the names of their pods: all of them are behind one Service.
-    "pods": Preset(
+    "pods": MetricsSource(
         requests="http_requests_total",
         duration="http_request_duration_seconds",
         label="pod",
@@ -113,10 +113,10 @@ PRESETS = {
     ),
 }
 
-POD_NAMED = 46
+MAX_DEPLOYMENT_NAME = 46
 """As long may the name of a Deployment be whose pods' names are not cut: two random parts follow it."""
 
-POD_PREFIX = 58
+POD_NAME_PREFIX = 58
 
 USAGE = (
     "sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
@@ -144,7 +144,7 @@ def saturation_query(gauge: str, namespace: str, version: str, window: int = 30)
     """Return the query for ``gauge``, a key of ``SATURATION``, over all pods of one version."""
     # The API server cuts a pod's generated name after 58 characters. No other version's name begins like this one's:
     # it ends in its time.
-    pods = promql_string(promql_regex_literal(f"{version}-"[:POD_PREFIX]) + "[a-z0-9-]+")
+    pods = promql_string(promql_regex_literal(f"{version}-"[:POD_NAME_PREFIX]) + "[a-z0-9-]+")
     return SATURATION[gauge].format(
         pods=f'namespace={promql_string(namespace)},pod=~{pods},container!="",container!="POD"', window=window
     )

@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.names import MIRROR_SUFFIX, mirror_name
-from airflow_deploy.domain.routing.record import CANARY, Patch, Shift, same
+from airflow_deploy.domain.routing.record import CANARY, Patch, Shift, test_op
 from airflow_deploy.domain.routing.team_route import TeamRoute
 
-PORT = 80
+DEFAULT_PORT = 80
 """Of a Service that no route has named yet: of a service's first version."""
-WHOLE, FINE = 100, 1_000_000
+TOTAL_WEIGHT, FINE_TOTAL_WEIGHT = 100, 1_000_000
 """What the weights of a rule come to. Of the finest ones that the API permits, one part is nobody's share."""
-FORGETFUL = frozenset({"gateway.envoyproxy.io/gatewayclass-controller"})
+ZERO_WEIGHT_UNSAFE = frozenset({"gateway.envoyproxy.io/gatewayclass-controller"})
 """Controllers whose gateways forget a backend that has filters of its own when its weight becomes 0, and lose requests
 over that: there, what is to have none keeps one part of the finest weights for as long as it has pods."""
-TRAEFIK = "traefik.io/gateway-controller"
+TRAEFIK_CONTROLLER = "traefik.io/gateway-controller"
 """The controller whose gateway answers 500 to everybody where a rule mirrors by the standard filter."""
-NONE = Shift(0, 0.0)
+NO_SHARE = Shift(0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Backend:
     weight: int
 
 
-class Route(TeamRoute):
+class HttpRoute(TeamRoute):
     """A team's HTTPRoute. Its rules are one atomic list, so they are changed by JSON Patch alone."""
 
     ROUTER: ClassVar[str] = "gateway"
@@ -61,14 +61,14 @@ class Route(TeamRoute):
         """Return False: it sends requests to Services."""
         return False
 
-    def copies_to(self, version: str) -> bool:
+    def mirrors_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
         return bool(self._mirroring(mirror_name(version)))
 
     @property
     def mirrors_by_filter(self) -> bool:
         """Whether its gateway is one that mirrors by the standard filter, if by any means."""
-        return bool(self._controllers) and TRAEFIK not in self._controllers
+        return bool(self._controllers) and TRAEFIK_CONTROLLER not in self._controllers
 
     def labels_of(self, version: str) -> None:
         """Return None: each version has a Service of its own."""
@@ -86,10 +86,14 @@ class Route(TeamRoute):
         """Return the backends that get traffic by a rule."""
         backends = self.backends(rule)
         total = sum(backend.weight for backend in backends)
-        return {backend.name for backend in backends if backend.weight * FINE > total}
+        return {backend.name for backend in backends if backend.weight * FINE_TOTAL_WEIGHT > total}
 
     def _whole(self, rule: int) -> int:
-        return FINE if sum(backend.weight for backend in self.backends(rule)) == FINE else WHOLE
+        return (
+            FINE_TOTAL_WEIGHT
+            if sum(backend.weight for backend in self.backends(rule)) == FINE_TOTAL_WEIGHT
+            else TOTAL_WEIGHT
+        )
 
     @property
     def _controllers(self) -> set[str]:
@@ -123,7 +127,9 @@ class Route(TeamRoute):
         """
         serving = sorted({name for i in range(len(self._rules)) for name in self._served(i)})
         # Who answers by a mirror serves as well, until that is taken out.
-        serving += sorted({name for rule in self._rules for name in _copies(rule) if re.fullmatch(OUR_MIRROR, name)})
+        serving += sorted(
+            {name for rule in self._rules for name in _copies(rule) if re.fullmatch(OUR_MIRROR_NAME, name)}
+        )
         if len(serving) > 1:
             apart = all(len(self._served(i)) < 2 for i in range(len(self._rules)))
             raise self._unclear(" and ".join(serving), apart=apart)
@@ -177,7 +183,7 @@ class Route(TeamRoute):
             raise RefusedError(f"route {self.name}: its rules reach {service} by several ports; use one")
         return ports.pop()
 
-    def joined(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part of a claim that adds the candidate without traffic.
 
         Without a stable, which has an empty name then, the candidate is all that the rules name.
@@ -185,7 +191,7 @@ class Route(TeamRoute):
         :raises RefusedError: there is no stable, and no rule in which the candidate could serve.
         """
         if not stable:
-            alone = {"kind": "Service", "name": candidate, "port": PORT, "weight": 0}
+            alone = {"kind": "Service", "name": candidate, "port": DEFAULT_PORT, "weight": 0}
             return [
                 {"op": "add", "path": _backends(rule), "value": [alone, *self._others(rule, stable, candidate)]}
                 for rule in self.vacant()
@@ -193,8 +199,8 @@ class Route(TeamRoute):
         patch: Patch = []
         for rule in self._serving(stable):
             (kept,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == stable)
-            forgets = bool(FORGETFUL & self._controllers and kept.get("filters"))
-            weights = _weights(NONE, stable, candidate, FINE if forgets else WHOLE)
+            forgets = bool(ZERO_WEIGHT_UNSAFE & self._controllers and kept.get("filters"))
+            weights = _weights(NO_SHARE, stable, candidate, FINE_TOTAL_WEIGHT if forgets else TOTAL_WEIGHT)
             # Same port and filters: it may become the stable.
             both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, candidate)]
             others = self._others(rule, stable, candidate)
@@ -212,7 +218,7 @@ class Route(TeamRoute):
         except FencedError:
             left = {stable, candidate}
         refs = _refs(self._rules[rule])
-        return [ref for ref in refs if ref["name"] not in left and not re.fullmatch(OURS, ref["name"])]
+        return [ref for ref in refs if ref["name"] not in left and not re.fullmatch(OUR_BACKEND_NAME, ref["name"])]
 
     def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
         """Check that whatever rules serve either name both versions, with the weights of that shift."""
@@ -231,36 +237,39 @@ class Route(TeamRoute):
                     " them"
                 )
 
-    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
         """Return the part of a shift that sets the weights, while backends and weights are as they were read."""
-        return [*self.unchanged(candidate), *self._set_weights(self._reached(candidate), stable, candidate, shift)]
+        return [
+            *self.unchanged_tests(candidate),
+            *self._set_weights(self._reached(candidate), stable, candidate, shift),
+        ]
 
-    def unchanged(self, candidate: str) -> Patch:
+    def unchanged_tests(self, candidate: str) -> Patch:
         """Return tests that fail as soon as any backend or weight is not as it was read."""
-        return [same(_backends(rule), _refs(self._rules[rule])) for rule in self.rules_with(candidate)]
+        return [test_op(_backends(rule), _refs(self._rules[rule])) for rule in self.rules_with(candidate)]
 
     def is_whole(self, stable: str, candidate: str) -> bool:
         """Whether the stable has all traffic; without one, whether the candidate has none."""
-        if self.copies_to(candidate):
+        if self.mirrors_to(candidate):
             return False
         if not stable:
             return not self.serves(candidate)
         return all(self._served(rule) == {stable} for rule in self.rules_with(candidate))
 
-    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
         """Return the part that gives the stable all weight, in each rule that names it.
 
         It tests the backends' names alone: a rollback does not care what the weights have become.
         """
         rules = self._returnable(stable, candidate)
         names = [
-            same(f"{_backends(rule)}/{index}/name", backend.name)
+            test_op(f"{_backends(rule)}/{index}/name", backend.name)
             for rule in rules
             for index, backend in enumerate(self.backends(rule))
         ]
-        return [*names, *self._set_weights(rules, stable, candidate, NONE, for_good=for_good)]
+        return [*names, *self._set_weights(rules, stable, candidate, NO_SHARE, for_good=for_good)]
 
-    def keeps(self, stable: str, candidate: str) -> bool:
+    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
         """Whether a rule sends requests, or copies of them, to the candidate, and does not name the stable."""
         mirror, ours = mirror_name(candidate), self._returnable(stable, candidate)
         others = [rule for rule in self._reached(candidate) if rule not in ours]
@@ -271,12 +280,12 @@ class Route(TeamRoute):
         reached = self._reached(candidate)
         return [rule for rule in reached if rule in self.rules_with(stable)] if stable else reached
 
-    def taken_back(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part that writes the stable into the rules again.
 
         Later deployments that came to nothing have left other backends.
         """
-        patch = self.unchanged(candidate)
+        patch = self.unchanged_tests(candidate)
         for rule in self.rules_with(candidate):
             (mine,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == candidate)
             back = [{**mine, "name": stable, "weight": self._whole(rule)}] if stable else []
@@ -284,14 +293,14 @@ class Route(TeamRoute):
             patch.append({"op": "replace", "path": _backends(rule), "value": both})
         return patch
 
-    def dropped(self, version: str) -> Patch:
+    def detach_patch(self, version: str) -> Patch:
         """Return the part that takes the last of its weight from a version that gets no traffic, as its pods end."""
         patch: Patch = []
         for rule in self.rules_with(version):
             for index, backend in enumerate(self.backends(rule)):
                 if backend.name == version and backend.weight:
                     path = f"{_backends(rule)}/{index}"
-                    patch += [same(f"{path}/name", version), {"op": "replace", "path": f"{path}/weight", "value": 0}]
+                    patch += [test_op(f"{path}/name", version), {"op": "replace", "path": f"{path}/weight", "value": 0}]
         return patch
 
     def _reached(self, candidate: str) -> list[int]:
@@ -300,7 +309,7 @@ class Route(TeamRoute):
 
     def _divided(self, shift: Shift) -> Shift:
         """Return what of a shift the weights give: of copies by a filter nothing."""
-        return NONE if shift.mirrored and self.mirrors_by_filter else shift
+        return NO_SHARE if shift.mirrored and self.mirrors_by_filter else shift
 
     def _set_weights(
         self, rules: list[int], stable: str, candidate: str, shift: Shift, *, for_good: bool = False
@@ -338,13 +347,13 @@ class Route(TeamRoute):
             if mirror in _copied(item)
         ]
         for index, item in reversed(copies):
-            patch += [same(path := f"{_filters(rule)}/{index}", item), {"op": "remove", "path": path}]
+            patch += [test_op(path := f"{_filters(rule)}/{index}", item), {"op": "remove", "path": path}]
         return patch
 
 
-OUR_MIRROR = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}{MIRROR_SUFFIX}"
+OUR_MIRROR_NAME = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}{MIRROR_SUFFIX}"
 """What our mirrors are called."""
-OURS = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}({MIRROR_SUFFIX})?"
+OUR_BACKEND_NAME = rf".+-[0-9a-f]{{7}}-[0-9]{{1,12}}({MIRROR_SUFFIX})?"
 """What our versions and mirrors are called."""
 
 
@@ -393,7 +402,7 @@ def _weights(shift: Shift, stable: str, candidate: str, whole: int, *, for_good:
     """
     if not stable:
         return {candidate: shift.share}
-    least = 1 if whole == FINE and not for_good else 0
+    least = 1 if whole == FINE_TOTAL_WEIGHT and not for_good else 0
     share = shift.share * whole // 100
     if shift.mirrored:
         return {candidate: 0, mirror_name(candidate): share, stable: whole - share}

@@ -11,19 +11,19 @@ from typing import Any
 
 from airflow_deploy.domain.routing.record import Patch
 
-LABEL = {"app.kubernetes.io/managed-by": "airflow-deploy"}
-PREFIX = "airflow-deploy-"
-UNKNOWN_SECONDS = 45
+LEASE_LABELS = {"app.kubernetes.io/managed-by": "airflow-deploy"}
+LEASE_PREFIX = "airflow-deploy-"
+DEFAULT_LEASE_SECONDS = 45
 """How long a Lease lasts that somebody has written something else into."""
 
 
-SUFFIXES = {"gateway": "", "replicas": ".pods"}
+LEASE_SUFFIXES = {"gateway": "", "replicas": ".pods"}
 """What the names of Leases end with, by router: no route's name has a dot, so that no two Leases have one name."""
 
 
-def name_of(route: str, router: str = "gateway") -> str:
+def lease_name(route: str, router: str = "gateway") -> str:
     """Return the name of the one Lease that a route has, in the route's own namespace."""
-    return f"{PREFIX}{route}{SUFFIXES[router]}"
+    return f"{LEASE_PREFIX}{route}{LEASE_SUFFIXES[router]}"
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class Lease:
     @property
     def route(self) -> str:
         """The name of the route that it stands for."""
-        return str(self.body["metadata"]["name"]).removeprefix(PREFIX).removesuffix(SUFFIXES[self.router])
+        return str(self.body["metadata"]["name"]).removeprefix(LEASE_PREFIX).removesuffix(LEASE_SUFFIXES[self.router])
 
     @property
     def router(self) -> str:
         """The router of that route."""
         name = str(self.body["metadata"]["name"])
-        return next((router for router, suffix in SUFFIXES.items() if suffix and name.endswith(suffix)), "gateway")
+        return next(
+            (router for router, suffix in LEASE_SUFFIXES.items() if suffix and name.endswith(suffix)), "gateway"
+        )
 
     @property
     def holder(self) -> str | None:
@@ -67,7 +69,7 @@ class Lease:
     def seconds(self) -> int:
         """How long a run may be silent."""
         seconds = self._spec.get("leaseDurationSeconds")
-        return seconds if isinstance(seconds, int) and seconds > 0 else UNKNOWN_SECONDS
+        return seconds if isinstance(seconds, int) and seconds > 0 else DEFAULT_LEASE_SECONDS
 
     @property
     def version(self) -> tuple[str, str]:
@@ -80,29 +82,29 @@ class Lease:
         return self.body.get("spec") or {}
 
 
-def held(namespace: str, route: str, owner: str, seconds: int, router: str = "gateway") -> dict[str, Any]:
+def new_lease(namespace: str, route: str, owner: str, seconds: int, router: str = "gateway") -> dict[str, Any]:
     """Return the Lease of a route that ``owner`` holds from now on."""
     now = _now()
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": name_of(route, router), "namespace": namespace, "labels": LABEL},
+        "metadata": {"name": lease_name(route, router), "namespace": namespace, "labels": LEASE_LABELS},
         "spec": {"holderIdentity": owner, "leaseDurationSeconds": seconds, "acquireTime": now, "renewTime": now},
     }
 
 
-def taken_over(lease: Lease, owner: str, seconds: int) -> Patch:
+def takeover_patch(lease: Lease, owner: str, seconds: int) -> Patch:
     """Return the patch by which ``owner`` takes the Lease from an earlier deployment; fenced by what was read."""
     metadata = lease.body["metadata"]
-    anew = held(lease.namespace, lease.route, owner, seconds, lease.router)
+    anew = new_lease(lease.namespace, lease.route, owner, seconds, lease.router)
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-        {"op": "add", "path": "/metadata/labels", "value": {**(metadata.get("labels") or {}), **LABEL}},
+        {"op": "add", "path": "/metadata/labels", "value": {**(metadata.get("labels") or {}), **LEASE_LABELS}},
         {"op": "add", "path": "/spec", "value": anew["spec"]},
     ]
 
 
-def renewed(owner: str) -> Patch:
+def renewal_patch(owner: str) -> Patch:
     """Return the patch by which ``owner``, and nobody else, renews the Lease."""
     return [
         {"op": "test", "path": "/spec/holderIdentity", "value": owner},

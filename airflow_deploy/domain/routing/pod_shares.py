@@ -1,7 +1,7 @@
 """Traffic divided by numbers of pods: behind one Service each pod gets as much as any other."""
 
 
-def pods_for(stage: int, stable: int, most: int) -> int:
+def pods_for_stage(stage: int, stable: int, most: int) -> int:
     """Return how many pods give the candidate at least ``stage`` % of the traffic beside ``stable`` pods.
 
     :param most: as many as it may have, which give it less than that where the stage would need more.

@@ -10,24 +10,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.labels import ANNOTATION_PREFIX
 
-PREFIX = "airflow-deploy"
-OWNER, PHASE, SHIFTS, WORD = f"{PREFIX}/owner", f"{PREFIX}/phase", f"{PREFIX}/shifts", f"{PREFIX}/word"
-VERSIONS = f"{PREFIX}/versions"
-STOPPED = f"{PREFIX}/stopped"
+OWNER, PHASE, SHIFTS, FINAL_VERDICT = (
+    f"{ANNOTATION_PREFIX}/owner",
+    f"{ANNOTATION_PREFIX}/phase",
+    f"{ANNOTATION_PREFIX}/shifts",
+    f"{ANNOTATION_PREFIX}/word",
+)
+VERSIONS = f"{ANNOTATION_PREFIX}/versions"
+STOPPED = f"{ANNOTATION_PREFIX}/stopped"
 
 CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
 SETTLED, ABANDONED = "settled", "abandoned"
 """Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
 rollback is complete; a person must look, since somebody changed the route under the deployment."""
 
-WATCHED = frozenset({CANARY, PROMOTED})
+WATCHED_PHASES = frozenset({CANARY, PROMOTED})
 """Phases in which somebody must look, and renews the Lease."""
-UNDER_WAY = frozenset({CANARY, BRAKED, PROMOTED})
-AT_REST = frozenset({None, VERIFIED, SETTLED})
+ACTIVE_PHASES = frozenset({CANARY, BRAKED, PROMOTED})
+RESTING_PHASES = frozenset({None, VERIFIED, SETTLED})
 """Phases in which a run has something to do, and in which none has; None before the first claim."""
 
-GARBLED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+ANNOTATION_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading an annotation that somebody wrote over may raise."""
 
 Patch = list[dict[str, Any]]
@@ -97,7 +102,7 @@ class Record:
         try:
             recorded = json.loads(self.annotations.get(SHIFTS, "[]"))
             return [Shift(int(i["share"]), float(i["at"]), i.get("mirrored", False) is True) for i in recorded]
-        except GARBLED as error:
+        except ANNOTATION_ERRORS as error:
             raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
 
     @property
@@ -108,7 +113,7 @@ class Record:
     @property
     def word(self) -> str | None:
         """What the brake left for whoever finds the route braked."""
-        return self.annotations.get(WORD)
+        return self.annotations.get(FINAL_VERDICT)
 
     @property
     def versions(self) -> tuple[str, str]:
@@ -119,7 +124,7 @@ class Record:
         try:
             named = json.loads(self.annotations[VERSIONS])
             stable, candidate = named["stable"], named["candidate"]
-        except GARBLED as error:
+        except ANNOTATION_ERRORS as error:
             raise FencedError(f"route {self.name}: the annotation {VERSIONS} does not name two versions") from error
         return str(stable), str(candidate)
 
@@ -137,19 +142,19 @@ def fence(route: Record, owner: str, phase: str) -> Patch:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
     if route.phase != phase:
         raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
-    return [same(annotation(OWNER), owner), same(annotation(PHASE), phase)]
+    return [test_op(annotation_path(OWNER), owner), test_op(annotation_path(PHASE), phase)]
 
 
-def annotation(key: str) -> str:
+def annotation_path(key: str) -> str:
     """Return an annotation's path in a patch."""
     return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
 
 
-def same(path: str, value: Any) -> dict[str, Any]:
+def test_op(path: str, value: Any) -> dict[str, Any]:
     """Return the operation that lets a patch fail where ``path`` has another value."""
     return {"op": "test", "path": path, "value": value}
 
 
-def put(key: str, value: str) -> dict[str, Any]:
+def annotate_op(key: str, value: str) -> dict[str, Any]:
     """Return the operation that writes an annotation."""
-    return {"op": "add", "path": annotation(key), "value": value}
+    return {"op": "add", "path": annotation_path(key), "value": value}

@@ -19,26 +19,26 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
-from airflow_deploy.domain.routing.record import CANARY, GARBLED, PREFIX, Patch, Shift, put, same
+from airflow_deploy.domain.labels import ANNOTATION_PREFIX, VERSION
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, CANARY, Patch, Shift, annotate_op, test_op
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.domain.workloads.versions import VERSION
 
-ADOPTED = f"{PREFIX}/adopted"
+ADOPTED = f"{ANNOTATION_PREFIX}/adopted"
 """The annotation that says by which labels the Service knew what served before us."""
 BESIDE = "beside.airflow-deploy/"
 LINKED = "yes"
-NOBODY = {f"{PREFIX}/serves": "nobody"}
+MATCH_NO_POD = {f"{ANNOTATION_PREFIX}/serves": "nobody"}
 """Labels that no pod has."""
 
 SELECTOR = "/spec/selector"
 
 
-def beside(stable: str) -> dict[str, str]:
+def shared_pod_labels(stable: str) -> dict[str, str]:
     """Return the labels that a stable of ours and whatever is deployed beside it have in common, and nobody else."""
     return {f"{BESIDE}{stable}": LINKED}
 
 
-class PodsRoute(TeamRoute):
+class ServiceRoute(TeamRoute):
     """A team's Service, as it was read."""
 
     ROUTER: ClassVar[str] = "replicas"
@@ -53,7 +53,7 @@ class PodsRoute(TeamRoute):
     @property
     def asked(self) -> Mapping[str, str]:
         """The labels by which the team would have its pods served; those of before, while nobody is selected."""
-        labels = {key: value for key, value in self.selector.items() if key not in NOBODY}
+        labels = {key: value for key, value in self.selector.items() if key not in MATCH_NO_POD}
         return labels or self.adopted.get("", {})
 
     @property
@@ -68,7 +68,7 @@ class PodsRoute(TeamRoute):
             found = {
                 str(name): dict(labels) for name, labels in json.loads(self.annotations.get(ADOPTED, "{}")).items()
             }
-        except GARBLED as error:
+        except ANNOTATION_ERRORS as error:
             raise FencedError(f"route {self.name}: somebody changed the annotation {ADOPTED}") from error
         return found
 
@@ -77,12 +77,12 @@ class PodsRoute(TeamRoute):
 
         :param stable: empty where no pod is selected.
         """
-        if (self.serving() == stable) if stable else (self.selector == NOBODY):
+        if (self.serving() == stable) if stable else (self.selector == MATCH_NO_POD):
             return []
-        patch: Patch = [same("/metadata/resourceVersion", self.body["metadata"]["resourceVersion"])]
+        patch: Patch = [test_op("/metadata/resourceVersion", self.body["metadata"]["resourceVersion"])]
         if not self.annotations:
             patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-        return [*patch, put(ADOPTED, json.dumps({**self.adopted, stable: dict(self.asked)}))]
+        return [*patch, annotate_op(ADOPTED, json.dumps({**self.adopted, stable: dict(self.asked)}))]
 
     def serving(self) -> str:
         """Return the version that serves, the stable while two do; an empty name where nobody we know of does.
@@ -132,7 +132,7 @@ class PodsRoute(TeamRoute):
         """Whether pods with these labels get traffic, whoever has set the selector."""
         return bool(self.selector) and self.selector.items() <= labels.items()
 
-    def copies_to(self, version: str) -> bool:
+    def mirrors_to(self, version: str) -> bool:
         """Return False: a Service copies nothing."""
         return False
 
@@ -141,11 +141,11 @@ class PodsRoute(TeamRoute):
 
         :param version: empty for nobody.
         """
-        return (self.adopted.get(version) or {VERSION: version}) if version else NOBODY
+        return (self.adopted.get(version) or {VERSION: version}) if version else MATCH_NO_POD
 
-    def joined(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part that selects the stable as our own writes do; a version without pods has no share yet."""
-        return [*self.unchanged(candidate), _select(self.labels_of(stable))]
+        return [*self.unchanged_tests(candidate), _select(self.labels_of(stable))]
 
     def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
         """Check that the selector is that of the shift."""
@@ -155,38 +155,38 @@ class PodsRoute(TeamRoute):
                 " somebody else set it"
             )
 
-    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
         """Return the part of a shift that sets the selector."""
-        return [*self.unchanged(candidate), _select(self._selector(stable, candidate, shift))]
+        return [*self.unchanged_tests(candidate), _select(self._selector(stable, candidate, shift))]
 
-    def unchanged(self, candidate: str) -> Patch:
+    def unchanged_tests(self, candidate: str) -> Patch:
         """Return a test that fails as soon as the selector is not as it was read."""
-        return [same(SELECTOR, dict(self.selector))]
+        return [test_op(SELECTOR, dict(self.selector))]
 
     def is_whole(self, stable: str, candidate: str) -> bool:
         """Whether the selector is the stable's."""
         return self.selector == self.labels_of(stable)
 
-    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
         """Return the part that selects the stable, whatever is selected by now."""
         return [_select(self.labels_of(stable))]
 
-    def keeps(self, stable: str, candidate: str) -> bool:
+    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
         """Return False: the selector is one."""
         return False
 
-    def taken_back(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part that selects the stable instead of the candidate."""
-        return [*self.unchanged(candidate), _select(self.labels_of(stable))]
+        return [*self.unchanged_tests(candidate), _select(self.labels_of(stable))]
 
-    def dropped(self, version: str) -> Patch:
+    def detach_patch(self, version: str) -> Patch:
         """Return nothing: a version without traffic is not selected."""
         return []
 
     def _selector(self, stable: str, candidate: str, shift: Shift) -> Mapping[str, str]:
         if shift.share == 0:
             return self.labels_of(stable)
-        return {VERSION: candidate} if shift.share == 100 else self.adopted.get(stable) or beside(stable)
+        return {VERSION: candidate} if shift.share == 100 else self.adopted.get(stable) or shared_pod_labels(stable)
 
 
 def _select(labels: Mapping[str, str]) -> dict[str, object]:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
-from airflow_deploy.domain.routing.record import Patch, Record, Shift, same
+from airflow_deploy.domain.routing.record import Patch, Record, Shift, test_op
 
 
 class TeamRoute(Record, ABC):
@@ -51,7 +51,7 @@ class TeamRoute(Record, ABC):
         """Whether pods with these labels get traffic by them alone, whatever version they are of."""
 
     @abstractmethod
-    def copies_to(self, version: str) -> bool:
+    def mirrors_to(self, version: str) -> bool:
         """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class TeamRoute(Record, ABC):
         """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
 
     @abstractmethod
-    def joined(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part of a claim that lets the candidate have a share later; it has none yet."""
 
     @abstractmethod
@@ -70,11 +70,11 @@ class TeamRoute(Record, ABC):
         """
 
     @abstractmethod
-    def given(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
         """Return the part of a shift that divides the traffic, while it is divided as it was read."""
 
     @abstractmethod
-    def unchanged(self, candidate: str) -> Patch:
+    def unchanged_tests(self, candidate: str) -> Patch:
         """Return tests that fail as soon as the traffic is not divided as it was read."""
 
     @abstractmethod
@@ -82,38 +82,38 @@ class TeamRoute(Record, ABC):
         """Whether the stable has all traffic; without one, whether the candidate has none."""
 
     @abstractmethod
-    def returned(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
         """Return the part that gives the stable all traffic, however it is divided by now.
 
         :param for_good: whether the candidate's pods are about to end.
         """
 
     @abstractmethod
-    def keeps(self, stable: str, candidate: str) -> bool:
-        """Whether ``returned`` leaves requests to the candidate, by what somebody has made that no stable is in."""
+    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
+        """Whether a rule that the team added, without the stable, still sends requests to the candidate."""
 
     @abstractmethod
-    def taken_back(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
         """Return the part that gives all traffic of a promotion back to the stable, which may not be named any more."""
 
     @abstractmethod
-    def dropped(self, version: str) -> Patch:
+    def detach_patch(self, version: str) -> Patch:
         """Return the part by which a version that gets no traffic may lose its pods too."""
 
-    def as_read(self) -> Patch:
+    def as_read_tests(self) -> Patch:
         """Return tests that fail as soon as the record, or what divides the traffic, is not as it was read."""
         read = (
             ("/metadata/annotations", self.annotations),
             (f"/spec/{self.DIVIDES}", self.body["spec"].get(self.DIVIDES)),
         )
-        return [same(path, value) for path, value in read if value]
+        return [test_op(path, value) for path, value in read if value]
 
     def gitops_managers(self) -> list[str]:
         """Return the GitOps tools that own what divides the traffic, and would set it back."""
         return [
             entry["manager"]
             for entry in self.body["metadata"].get("managedFields") or []
-            if entry.get("manager", "").startswith(GITOPS)
+            if entry.get("manager", "").startswith(GITOPS_MANAGERS)
             and f"f:{self.DIVIDES}" in (entry.get("fieldsV1") or {}).get("f:spec", {})
         ]
 
@@ -121,9 +121,9 @@ class TeamRoute(Record, ABC):
 T = TypeVar("T", bound=TeamRoute)
 
 
-def absent(kind: type[T], namespace: str, name: str) -> T:
+def absent_route(kind: type[T], namespace: str, name: str) -> T:
     """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
     return kind({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
 
 
-GITOPS = ("argocd", "kustomize-controller", "helm-controller")
+GITOPS_MANAGERS = ("argocd", "kustomize-controller", "helm-controller")

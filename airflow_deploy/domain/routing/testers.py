@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from airflow_deploy.domain.labels import MANAGED_BY, MANAGER
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.routing.http_route import Route, mirror_filter, mirror_ref
+from airflow_deploy.domain.routing.http_route import HttpRoute, mirror_filter, mirror_ref
 from airflow_deploy.domain.routing.record import OWNER
-from airflow_deploy.domain.workloads.versions import MANAGED_BY, MANAGER
 
-HEADER, ALWAYS = "x-canary", "always"
-MARK = "x-canary-version"
+CANARY_HEADER, CANARY_HEADER_VALUE = "x-canary", "always"
+VERSION_HEADER = "x-canary-version"
 """The header that the testers' rule adds to each answer: by it alone one can tell that the rule has delivered it."""
-LABELS = {MANAGED_BY: MANAGER, "app.kubernetes.io/component": "testers"}
-EVERYTHING = {"path": {"type": "PathPrefix", "value": "/"}}
+TESTERS_LABELS = {MANAGED_BY: MANAGER, "app.kubernetes.io/component": "testers"}
+MATCH_ALL = {"path": {"type": "PathPrefix", "value": "/"}}
 """What a rule without a match matches."""
 
 
-def name_of(route: str) -> str:
+def route_name_for_testers(route: str) -> str:
     """Return the name of the testers' route beside the route of that name."""
     return f"testers-{route}"
 
 
-def is_ours(testers: Route) -> bool:
+def is_testers_route(testers: HttpRoute) -> bool:
     """Whether it is one that we have made for testers, and may write: the route of a first version is ours no more."""
-    return LABELS.items() <= (testers.body["metadata"].get("labels") or {}).items()
+    return TESTERS_LABELS.items() <= (testers.body["metadata"].get("labels") or {}).items()
 
 
-def made(route: Route, owner: str, candidate: str, *, mirrored: bool = False) -> dict[str, Any] | None:
+def route_for_testers(route: HttpRoute, owner: str, candidate: str, *, mirrored: bool = False) -> dict[str, Any] | None:
     """Return the testers' route beside ``route``, on which ``owner`` has put the candidate.
 
     None where the team's own rules divide requests by that header already.
@@ -49,16 +49,16 @@ def made(route: Route, owner: str, candidate: str, *, mirrored: bool = False) ->
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": {
-            "name": name_of(metadata["name"]),
+            "name": route_name_for_testers(metadata["name"]),
             "namespace": metadata["namespace"],
-            "labels": LABELS,
+            "labels": TESTERS_LABELS,
             "annotations": {OWNER: owner},
         },
         "spec": {**route.body["spec"], "rules": rules},
     }
 
 
-def leads_to(testers: Mapping[str, Any]) -> list[str]:
+def backends_of(testers: Mapping[str, Any]) -> list[str]:
     """Return who answers testers, rule by rule."""
     rules = testers["spec"].get("rules") or []
     return [ref["name"] for rule in rules for ref in rule.get("backendRefs") or []]
@@ -81,13 +81,13 @@ def _through_filter(rule: Mapping[str, Any], candidate: str) -> dict[str, Any]:
 
 def _rule(rule: Mapping[str, Any], ref: Mapping[str, Any], mark: str) -> dict[str, Any]:
     """Return a rule for testers that leads to ``ref``, whose answers are marked."""
-    header = {"type": "Exact", "name": HEADER, "value": ALWAYS}
+    header = {"type": "Exact", "name": CANARY_HEADER, "value": CANARY_HEADER_VALUE}
     return {
         **rule,
         "matches": [
             {**match, "headers": [*(match.get("headers") or []), header]}
-            for match in rule.get("matches") or [EVERYTHING]
-            if HEADER not in _names(match.get("headers"))
+            for match in rule.get("matches") or [MATCH_ALL]
+            if CANARY_HEADER not in _names(match.get("headers"))
         ],
         "filters": _marked(rule.get("filters") or [], mark),
         "backendRefs": [ref],
@@ -103,28 +103,28 @@ def _marked(filters: Iterable[Mapping[str, Any]], backend: str) -> list[dict[str
     kind, key = "ResponseHeaderModifier", "responseHeaderModifier"
     others = [dict(item) for item in filters if item["type"] != kind]
     said: dict[str, Any] = next((item[key] for item in filters if item["type"] == kind), {})
-    kept = [item for item in said.get("set") or [] if item["name"].lower() != MARK]
-    return [*others, {"type": kind, key: {**said, "set": [*kept, {"name": MARK, "value": backend}]}}]
+    kept = [item for item in said.get("set") or [] if item["name"].lower() != VERSION_HEADER]
+    return [*others, {"type": kind, key: {**said, "set": [*kept, {"name": VERSION_HEADER, "value": backend}]}}]
 
 
 @dataclass(frozen=True)
-class Question:
+class ProbeRequest:
     """A request that the testers' route would bring to the candidate: path with its query, and headers."""
 
     target: str
     headers: Mapping[str, str]
 
 
-def question(testers: Mapping[str, Any]) -> Question | None:
+def probe_request(testers: Mapping[str, Any]) -> ProbeRequest | None:
     """Return a GET that one of the testers' matches asks for; None where none does, or only patterns say which."""
     hostnames = testers["spec"].get("hostnames") or []
     host = {"Host": hostnames[0].replace("*", "canary")} if hostnames else {}
     for match in (match for rule in testers["spec"]["rules"] for match in rule["matches"]):
-        path = match.get("path") or EVERYTHING["path"]
+        path = match.get("path") or MATCH_ALL["path"]
         headers, params = match["headers"], match.get("queryParams") or []
         types = {item.get("type", "Exact") for item in [*headers, *params]}
         if match.get("method", "GET") == "GET" and path["type"] != "RegularExpression" and types == {"Exact"}:
             query = urlencode([(item["name"], item["value"]) for item in params])
             target = quote(path["value"], safe="/%:@!$&'()*+,;=~") + (f"?{query}" if query else "")
-            return Question(target, {**{item["name"]: item["value"] for item in headers}, **host})
+            return ProbeRequest(target, {**{item["name"]: item["value"] for item in headers}, **host})
     return None

@@ -9,31 +9,41 @@ import json
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.routing.record import (
     ABANDONED,
-    AT_REST,
+    ACTIVE_PHASES,
     BRAKED,
     CANARY,
+    FINAL_VERDICT,
     OWNER,
     PHASE,
     PROMOTED,
+    RESTING_PHASES,
     SETTLED,
     SHIFTS,
     STOPPED,
-    UNDER_WAY,
     VERIFIED,
     VERSIONS,
-    WATCHED,
-    WORD,
+    WATCHED_PHASES,
     Patch,
     Shift,
-    annotation,
+    annotate_op,
+    annotation_path,
     fence,
-    put,
-    same,
+    test_op,
 )
 from airflow_deploy.domain.routing.team_route import TeamRoute
 
-__all__ = ["ABANDONED", "AT_REST", "BRAKED", "CANARY", "PROMOTED", "SETTLED", "UNDER_WAY", "VERIFIED", "WATCHED"]
-__all__ += ["OWNER", "PHASE", "SHIFTS", "VERSIONS", "WORD"]
+__all__ = [
+    "ABANDONED",
+    "ACTIVE_PHASES",
+    "BRAKED",
+    "CANARY",
+    "PROMOTED",
+    "RESTING_PHASES",
+    "SETTLED",
+    "VERIFIED",
+    "WATCHED_PHASES",
+]
+__all__ += ["FINAL_VERDICT", "OWNER", "PHASE", "SHIFTS", "VERSIONS"]
 __all__ += ["abandon", "at_rest", "claim", "confirm", "promote", "reclaim", "restore", "seize", "shift", "stop"]
 """With the phases and annotations of the record: whoever writes a route needs them as well."""
 
@@ -55,12 +65,17 @@ def claim(route: TeamRoute, deployment_id: str, stable: str, candidate: str) -> 
             " was planned"
         )
     owner = f"{deployment_id}/{route.epoch + 1}"
-    patch: Patch = [same("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
+    patch: Patch = [test_op("/metadata/resourceVersion", route.body["metadata"]["resourceVersion"])]
     if not route.annotations:
         patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-    patch += [put(OWNER, owner), put(PHASE, CANARY), put(SHIFTS, "[]"), put(WORD, "")]
-    patch += [put(STOPPED, ""), put(VERSIONS, json.dumps({"stable": stable, "candidate": candidate}))]
-    return owner, patch + route.joined(stable, candidate)
+    patch += [
+        annotate_op(OWNER, owner),
+        annotate_op(PHASE, CANARY),
+        annotate_op(SHIFTS, "[]"),
+        annotate_op(FINAL_VERDICT, ""),
+    ]
+    patch += [annotate_op(STOPPED, ""), annotate_op(VERSIONS, json.dumps({"stable": stable, "candidate": candidate}))]
+    return owner, patch + route.attach_patch(stable, candidate)
 
 
 def shift(
@@ -90,24 +105,25 @@ def shift(
             f"route {route.name}: nothing is mirrored where the candidate has had a share, or no stable is"
         )
     recorded = json.dumps([item.dump() for item in [*shifts, following]])
-    return [*fenced, *route.given(stable, candidate, following), put(SHIFTS, recorded)]
+    return [*fenced, *route.shift_patch(stable, candidate, following), annotate_op(SHIFTS, recorded)]
 
 
 def restore(route: TeamRoute, owner: str, stable: str, candidate: str, phase: str, word: str | None = None) -> Patch:
     """Return the patch that gives the stable all traffic and enters ``phase``; empty where that is so already.
 
     It does not test the present shares: whatever they are, the stable serves afterwards. Without a stable, the
-    candidate serves nobody. Where it ``keeps`` requests by a rule of somebody else's, all others are returned.
+    candidate serves nobody. If a rule that we did not write keeps requests
+    there (``has_foreign_rule``), all others are returned.
 
     :param word: why, for whoever finds the route so; None keeps what stands there.
     :raises FencedError: another owner.
     """
     fenced = fence(route, owner, route.phase or "")
-    returned = route.returned(stable, candidate, for_good=phase == SETTLED)
+    returned = route.restore_patch(stable, candidate, for_good=phase == SETTLED)
     if route.phase == phase and route.is_whole(stable, candidate):
         return []
-    said = [] if word is None else [put(WORD, word)]
-    return [*fenced, *returned, put(PHASE, phase), *said]
+    said = [] if word is None else [annotate_op(FINAL_VERDICT, word)]
+    return [*fenced, *returned, annotate_op(PHASE, phase), *said]
 
 
 def seize(route: TeamRoute, word: str) -> Patch:
@@ -122,7 +138,7 @@ def seize(route: TeamRoute, word: str) -> Patch:
     stable, candidate = route.versions
     deployment_id, _, _ = (route.owner or "").rpartition("/")
     patch = restore(route, route.owner or "", stable, candidate, BRAKED, word)
-    return [*patch, put(OWNER, f"{deployment_id}/{route.epoch + 1}")]
+    return [*patch, annotate_op(OWNER, f"{deployment_id}/{route.epoch + 1}")]
 
 
 def reclaim(route: TeamRoute, deployment_id: str, stable: str, candidate: str, word: str) -> Patch:
@@ -136,11 +152,18 @@ def reclaim(route: TeamRoute, deployment_id: str, stable: str, candidate: str, w
     if not at_rest(route, deployment_id, candidate):
         raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; nothing is taken back")
     # All annotations: whoever stops the stable for good says so there first, and one of the two comes too late.
-    patch = [same("/metadata/annotations", route.annotations), *route.taken_back(stable, candidate)]
+    patch = [test_op("/metadata/annotations", route.annotations), *route.reclaim_patch(stable, candidate)]
     owner = f"{deployment_id}/{route.epoch + 1}"
     # The shifts and versions that stand there may be a later deployment's.
     versions = json.dumps({"stable": stable, "candidate": candidate})
-    return [*patch, put(OWNER, owner), put(PHASE, SETTLED), put(SHIFTS, "[]"), put(WORD, word), put(VERSIONS, versions)]
+    return [
+        *patch,
+        annotate_op(OWNER, owner),
+        annotate_op(PHASE, SETTLED),
+        annotate_op(SHIFTS, "[]"),
+        annotate_op(FINAL_VERDICT, word),
+        annotate_op(VERSIONS, versions),
+    ]
 
 
 def at_rest(route: TeamRoute, deployment_id: str, candidate: str) -> bool:
@@ -161,7 +184,7 @@ def stop(route: TeamRoute, version: str, *, for_good: bool) -> Patch:
     :param for_good: say also that nobody may return to it any more, unless that is said, or nobody could.
     """
     unsaid = for_good and route.owner is not None and route.stopped != version
-    return [*route.as_read(), *([put(STOPPED, version), *route.dropped(version)] if unsaid else [])]
+    return [*route.as_read_tests(), *([annotate_op(STOPPED, version), *route.detach_patch(version)] if unsaid else [])]
 
 
 def promote(route: TeamRoute, owner: str, stable: str, candidate: str) -> Patch:
@@ -176,7 +199,7 @@ def promote(route: TeamRoute, owner: str, stable: str, candidate: str) -> Patch:
         route.check_share(stable, candidate, Shift(100, 0.0))
     except FencedError as error:
         raise FencedError(f"{error}: it does not give {candidate} all traffic, and cannot be promoted") from error
-    return [*fenced, *route.unchanged(candidate), put(PHASE, PROMOTED)]
+    return [*fenced, *route.unchanged_tests(candidate), annotate_op(PHASE, PROMOTED)]
 
 
 def abandon(route: TeamRoute, owner: str) -> Patch:
@@ -186,7 +209,7 @@ def abandon(route: TeamRoute, owner: str) -> Patch:
     """
     if route.owner != owner:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now")
-    return [same(annotation(OWNER), owner), put(PHASE, ABANDONED)]
+    return [test_op(annotation_path(OWNER), owner), annotate_op(PHASE, ABANDONED)]
 
 
 def confirm(route: TeamRoute, owner: str) -> Patch:
@@ -198,4 +221,8 @@ def confirm(route: TeamRoute, owner: str) -> Patch:
         return []
     if route.owner != owner or route.phase != PROMOTED:
         raise FencedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}; it cannot be verified")
-    return [same(annotation(OWNER), owner), same(annotation(PHASE), PROMOTED), put(PHASE, VERIFIED)]
+    return [
+        test_op(annotation_path(OWNER), owner),
+        test_op(annotation_path(PHASE), PROMOTED),
+        annotate_op(PHASE, VERIFIED),
+    ]

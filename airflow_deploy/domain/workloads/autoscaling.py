@@ -7,16 +7,19 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_deploy.domain.routing.record import GARBLED, PREFIX, Patch
+from airflow_deploy.domain.labels import ANNOTATION_PREFIX
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, Patch
 
-HELD = f"{PREFIX}/held"
-_HELD = "/metadata/annotations/" + HELD.replace("/", "~1")
+HELD_ANNOTATION = f"{ANNOTATION_PREFIX}/held"
+_HELD = "/metadata/annotations/" + HELD_ANNOTATION.replace("/", "~1")
 
-Object = Mapping[str, Any]
+KubernetesObject = Mapping[str, Any]
 
 
-def of(
-    services: Iterable[Object], deployments: Iterable[Object], autoscalers: Iterable[Object]
+def autoscalers_of(
+    services: Iterable[KubernetesObject],
+    deployments: Iterable[KubernetesObject],
+    autoscalers: Iterable[KubernetesObject],
 ) -> list[dict[str, Any]]:
     """Return the autoscalers of the Deployments whose pods the Services select."""
     selectors = [selector.items() for item in services if (selector := item["spec"].get("selector"))]
@@ -28,7 +31,7 @@ def of(
     return [dict(item) for item, ref in refs if ref["kind"] == "Deployment" and ref["name"] in scaled]
 
 
-def hold(autoscaler: Object, deployment_id: str, pods: int) -> Patch:
+def hold_patch(autoscaler: KubernetesObject, deployment_id: str, pods: int) -> Patch:
     """Return the patch that keeps at least ``pods`` pods until the deployment is over; empty where it would anyway.
 
     Where an earlier deployment has left it raised, what it was before that one stays known.
@@ -47,13 +50,13 @@ def hold(autoscaler: Object, deployment_id: str, pods: int) -> Patch:
     return [_as_read(autoscaler), *annotated, _set_minimum(raised)]
 
 
-def holder(autoscaler: Object) -> str | None:
+def holder_of(autoscaler: KubernetesObject) -> str | None:
     """Return the id of the deployment that keeps its minimum raised, None where none does."""
     by = (_record(autoscaler) or {}).get("by")
     return by if isinstance(by, str) else None
 
 
-def release(autoscaler: Object) -> Patch:
+def release_patch(autoscaler: KubernetesObject) -> Patch:
     """Return the patch that gives a raised minimum back; empty where it is not raised.
 
     A minimum that somebody has set meanwhile stays.
@@ -65,21 +68,21 @@ def release(autoscaler: Object) -> Patch:
     return [_as_read(autoscaler), *restored, {"op": "remove", "path": _HELD}]
 
 
-def _minimum(autoscaler: Object) -> int:
+def _minimum(autoscaler: KubernetesObject) -> int:
     return int(autoscaler["spec"].get("minReplicas", 1))
 
 
-def _record(autoscaler: Object) -> dict[str, Any] | None:
-    text = (autoscaler["metadata"].get("annotations") or {}).get(HELD)
+def _record(autoscaler: KubernetesObject) -> dict[str, Any] | None:
+    text = (autoscaler["metadata"].get("annotations") or {}).get(HELD_ANNOTATION)
     if text is None:
         return None
     try:
         return dict(json.loads(text))
-    except GARBLED:
+    except ANNOTATION_ERRORS:
         return {}
 
 
-def _before(autoscaler: Object) -> int | None:
+def _before(autoscaler: KubernetesObject) -> int | None:
     """Return what the minimum was, None where it is not raised by us, or somebody has changed it since."""
     record = _record(autoscaler) or {}
     before, raised = record.get("before"), record.get("raised")
@@ -87,7 +90,7 @@ def _before(autoscaler: Object) -> int | None:
     return before if mine else None
 
 
-def _as_read(autoscaler: Object) -> dict[str, Any]:
+def _as_read(autoscaler: KubernetesObject) -> dict[str, Any]:
     version = autoscaler["metadata"]["resourceVersion"]
     return {"op": "test", "path": "/metadata/resourceVersion", "value": version}
 

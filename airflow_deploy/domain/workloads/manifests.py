@@ -26,23 +26,23 @@ def quoted(value: Any) -> str:
     return re.sub(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", whole, json.dumps(value))
 
 
-def render(plan: DeploymentPlan) -> str:
+def render_version(plan: DeploymentPlan) -> str:
     """Return the YAML of all objects of the plan's version."""
     return template("version.yaml.j2", quoted).render(plan=plan, spec=plan.spec)
 
 
-def objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
+def version_objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
     """Return the objects of the plan's version, in the order in which they are applied."""
-    return [item for item in yaml.safe_load_all(render(plan)) if item]
+    return [item for item in yaml.safe_load_all(render_version(plan)) if item]
 
 
-def route(spec: DeploymentSpec) -> dict[str, Any]:
+def route_object(spec: DeploymentSpec) -> dict[str, Any]:
     """Return the HTTPRoute that a service's first deployment makes; nobody serves it yet."""
     body: dict[str, Any] = yaml.safe_load(template("route.yaml.j2", quoted).render(spec=spec))
     return body
 
 
-def rbac(namespace: str, accounts: Sequence[str]) -> str:
+def render_rbac(namespace: str, accounts: Sequence[str]) -> str:
     """Return the YAML of the Role that deployments to ``namespace`` need, and of its binding.
 
     :param accounts: who gets it, ServiceAccounts as ``namespace:name``.
@@ -55,7 +55,7 @@ def rbac(namespace: str, accounts: Sequence[str]) -> str:
     return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)
 
 
-def guard(image: str, home: str, namespaces: Sequence[str], *, replicas: bool = False) -> str:
+def render_guard(image: str, home: str, namespaces: Sequence[str], *, replicas: bool = False) -> str:
     """Return the YAML of the guard: two pods, and the least that they need.
 
     :param image: one that has airflow-deploy.

@@ -9,16 +9,16 @@ it any more.
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_deploy.domain.labels import DEPLOYMENT, MANAGED_BY, MANAGER, NAME, VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
-from airflow_deploy.domain.workloads.versions import DEPLOYMENT, MANAGED_BY, MANAGER, NAME, VERSION
 
 FINALIZER = f"{MANAGER}/mirror"
-LABELS = {MANAGED_BY: MANAGER, "app.kubernetes.io/component": "mirror"}
+MIRROR_LABELS = {MANAGED_BY: MANAGER, "app.kubernetes.io/component": "mirror"}
 CRD = "traefik.io/v1alpha1"
 
 
-def made(plan: DeploymentPlan, *, copied: bool, by_filter: bool = False) -> list[dict[str, Any]]:
+def mirror_objects(plan: DeploymentPlan, *, copied: bool, by_filter: bool = False) -> list[dict[str, Any]]:
     """Return the mirror's objects.
 
     :param copied: whether there is a pod that gets the copies.
@@ -42,7 +42,7 @@ def _object(plan: DeploymentPlan, version: str, kind: str, spec: dict[str, Any])
         "metadata": {
             "name": mirror_name(plan.candidate),
             "namespace": plan.spec.namespace,
-            "labels": {**LABELS, NAME: plan.spec.service},
+            "labels": {**MIRROR_LABELS, NAME: plan.spec.service},
             "annotations": {DEPLOYMENT: plan.deployment_id},
             "finalizers": [FINALIZER],
         },

@@ -19,43 +19,43 @@ from itertools import cycle
 from typing import Any, Literal
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.errors import PROMPT, QUICK, TIMEOUT
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, QUICK_TIMEOUT, REQUEST_TIMEOUT
 from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
-from airflow_deploy.domain.analysis.final_verdict import Outcome
+from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.analysis.judge import Terms
-from airflow_deploy.domain.analysis.report import Look, Report
+from airflow_deploy.domain.analysis.report import AnalysisReport, LookSummary
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
-from airflow_deploy.domain.config.gates import table
+from airflow_deploy.domain.config.gates import gate_table
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.record import GARBLED, Shift
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, Shift
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.analysis.log_budget import ALLOWANCE
-from airflow_deploy.rollout.analysis.observer import LOOKBACK, Observer, chunks, unsighted
+from airflow_deploy.rollout.analysis.log_budget import LOG_BUDGET
+from airflow_deploy.rollout.analysis.observer import LOOKBACK, Observer, blind_reason, chunks
 from airflow_deploy.rollout.rollback import return_traffic
 
 log = logging.getLogger(__name__)
 
 Role = Literal["watch", "gate", "verify"]
 
-OPEN: dict[Role, frozenset[str]] = {
+JUDGED_PHASES: dict[Role, frozenset[str]] = {
     "gate": frozenset({routes.CANARY}),
-    "watch": routes.WATCHED,
+    "watch": routes.WATCHED_PHASES,
     "verify": frozenset({routes.PROMOTED}),
 }
 """The phases in which each role has something to judge."""
-HANDOVER = 10.0
+GATE_GRACE_SECONDS = 10.0
 """Seconds for which a gate leaves harm to the watch before it brakes itself."""
-BRAKING = 600.0
+BRAKE_SECONDS = 600.0
 """Seconds for which the brake tries."""
-UNVERIFIED = 600.0
+UNVERIFIED_SECONDS = 600.0
 """Seconds beyond ``max_bake`` after which the watch takes a promotion back that nobody verifies (a person has marked
 ``verify`` as done, say)."""
-IN_TIME = 5.0
+MAX_LOOK_SECONDS = 5.0
 """Seconds that a look may take to count as one that renews the Lease."""
 
 
@@ -76,16 +76,18 @@ class Assignment:
     next_share: int | None = None
 
 
-class Looks:
+class AnalysisLoop:
     """The state of one loop. ``look()`` blocks for a few requests; give it a thread of its own."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._plan = plan = DeploymentPlan.load(assignment.plan)
-        self._cluster = Cluster(plan.spec.connections.kubernetes, "look", PROMPT)
+        self._cluster = Cluster(plan.spec.connections.kubernetes, "look", PROMPT_TIMEOUT)
         # The brake has a client of its own, so that no other request can stand in its way. What is never answered is
         # given up soon; then a server that is only slow is waited for.
-        self._brake_clusters = [Cluster(plan.spec.connections.kubernetes, "brake", each) for each in (PROMPT, TIMEOUT)]
+        self._brake_clusters = [
+            Cluster(plan.spec.connections.kubernetes, "brake", each) for each in (PROMPT_TIMEOUT, REQUEST_TIMEOUT)
+        ]
         self._observer = Observer.connect(plan)
         self._reader = self._observer.reader()
         self._asked_until: float | None = None
@@ -102,7 +104,7 @@ class Looks:
             apart=plan.spec.metrics.names.apart,
         )
         self._log = EvidenceLog(terms, self._observer.queries)
-        self._report = Report(table(plan.spec.kinds), plan.spec.limits)
+        self._report = AnalysisReport(gate_table(plan.spec.kinds), plan.spec.limits)
         self._shift = Shift(0, 0.0)
         self._complete = 0
         self._looked_at: float | None = None
@@ -117,14 +119,14 @@ class Looks:
         """Everything that led to the verdicts so far, as JSON lines."""
         return self._log.lines()
 
-    def look(self) -> Outcome | None:
+    def look(self) -> FinalVerdict | None:
         """Look once; return the word that ends the loop, None to go on."""
         begun = time.monotonic()
         outcome = self._look(time.time())
-        self._in_time = time.monotonic() - begun <= IN_TIME
+        self._in_time = time.monotonic() - begun <= MAX_LOOK_SECONDS
         return outcome
 
-    def _look(self, at: float) -> Outcome | None:
+    def _look(self, at: float) -> FinalVerdict | None:
         try:
             route = self._cluster.team_route_or_absent(*self._plan.spec.place)
             if ended := self._ended(route, at):
@@ -158,12 +160,12 @@ class Looks:
             # Nobody awaits this, so that a mistake of ours would be told nowhere; the guard sees that nobody renews.
             log.exception("the Lease could not be renewed")
 
-    def brake(self, outcome: Outcome) -> float | None:
+    def brake(self, outcome: FinalVerdict) -> float | None:
         """Return all traffic to the stable in one fenced write, and leave ``outcome`` on the route.
 
         :returns: when it was done; None where the route was lost.
         """
-        deadline, clusters = time.monotonic() + BRAKING, cycle(self._brake_clusters)
+        deadline, clusters = time.monotonic() + BRAKE_SECONDS, cycle(self._brake_clusters)
         while time.monotonic() < deadline:
             word = json.dumps(replace(outcome, restored_at=time.time()).event())
             try:
@@ -183,22 +185,22 @@ class Looks:
                 return None
         return None
 
-    def _ended(self, route: TeamRoute, at: float) -> Outcome | None:
+    def _ended(self, route: TeamRoute, at: float) -> FinalVerdict | None:
         """Return how the route itself shows that this loop has nothing to judge any more."""
         ours = route.owner == self._assignment.claim
-        if ours and route.phase in OPEN[self._assignment.role]:
+        if ours and route.phase in JUDGED_PHASES[self._assignment.role]:
             return None
         braked = route.owned_by(self._plan.deployment_id) and route.phase == routes.BRAKED
         if braked and self._assignment.role != "gate" and route.word:
             # Another loop for the same task, this one before a restart, or the guard by a claim of its own has braked:
             # its word stands, unless somebody wrote over it. It may have died before it took the pods away.
             self._cluster.withdraw(route, self._plan.candidate)
-            with suppress(*GARBLED):
-                return Outcome.from_event(json.loads(route.word))
+            with suppress(*ANNOTATION_ERRORS):
+                return FinalVerdict.from_event(json.loads(route.word))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'nobody'}"
         if not route.is_there:
             phase = "gone"  # whoever has deleted it has taken the traffic from everybody
-        return Outcome("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
+        return FinalVerdict("CLOSED", f"route {route.name} is {phase}", at, numbers={"phase": phase})
 
     def _count_pods(self, route: TeamRoute, at: float) -> None:
         """Hold the candidate's ready pods against what its share needs; where they are not known, nothing is said.
@@ -207,11 +209,13 @@ class Looks:
         as they have before it was all of the traffic.
         """
         plan = self._plan
-        reached = route.serves(plan.candidate) or route.copies_to(plan.candidate)
+        reached = route.serves(plan.candidate) or route.mirrors_to(plan.candidate)
         if self._assignment.role == "gate" or not reached or not route.shifts:
             return
         try:
-            ready = self._cluster.ready(plan.spec.namespace, plan.candidate, plan.labels_of(plan.candidate), QUICK)
+            ready = self._cluster.ready(
+                plan.spec.namespace, plan.candidate, plan.labels_of(plan.candidate), QUICK_TIMEOUT
+            )
         except DeployError as error:
             log.warning("the pods of %s are not known: %s", plan.candidate, error)
         else:
@@ -227,7 +231,7 @@ class Looks:
         if not route.shifts:
             return None  # the first share waits for its pods, or for the gateway, and there is nothing to see yet
         self._take_in(route, at)
-        return unsighted(self._reader, self._plan, max(self._assignment.started, route.shifts[0].at), at)
+        return blind_reason(self._reader, self._plan, max(self._assignment.started, route.shifts[0].at), at)
 
     def _take_in(self, route: TeamRoute, at: float) -> None:
         shifts = route.shifts
@@ -247,17 +251,17 @@ class Looks:
             log.warning("resolved_when: %s", error)
             return None
 
-    def _decide(self, verdict: Verdict, findings: list[Finding], at: float) -> Outcome | None:
+    def _decide(self, verdict: Verdict, findings: list[Finding], at: float) -> FinalVerdict | None:
         reason = "; ".join(finding.reason for finding in findings if finding.verdict == verdict)
         self._clock(verdict, at)
         if verdict == "BREACHED":
-            patience = HANDOVER if self._assignment.role == "gate" else 0.0
+            patience = GATE_GRACE_SECONDS if self._assignment.role == "gate" else 0.0
             return self._outcome(verdict, reason, at) if at - (self._breached_since or at) >= patience else None
         if verdict == "BLIND":
             return self._decide_blind(reason, at)
         canary = self._plan.spec.canary
         if self._assignment.role == "watch":
-            if self._sighted - self._sighted_before_promotion < canary.max_bake + UNVERIFIED:
+            if self._sighted - self._sighted_before_promotion < canary.max_bake + UNVERIFIED_SECONDS:
                 return None
             return self._outcome("UNDECIDED", "nobody has verified the promotion", at)
         if verdict == "HEALTHY" and at - self._assignment.started >= canary.bake:
@@ -279,7 +283,7 @@ class Looks:
             self._blind_since = None
             self._sighted += elapsed
 
-    def _decide_blind(self, reason: str, at: float) -> Outcome | None:
+    def _decide_blind(self, reason: str, at: float) -> FinalVerdict | None:
         blindness = self._plan.spec.blindness
         lasted = at - (self._blind_since or at)
         if lasted >= blindness.max_blind:
@@ -291,20 +295,20 @@ class Looks:
             return self._outcome("BLIND", f"for {lasted:.0f} s: {reason}", at)
         return None
 
-    def _outcome(self, verdict: Verdict, reason: str, at: float) -> Outcome:
+    def _outcome(self, verdict: Verdict, reason: str, at: float) -> FinalVerdict:
         total = self._log.judge.total
-        return Outcome(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
+        return FinalVerdict(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
 
     def _tell(
         self, route: TeamRoute | None, at: float, verdict: Verdict, findings: list[Finding], *, final: bool
     ) -> None:
         if route and route.shifts:
             self._shift = route.shifts[-1]
-        if not final and not ALLOWANCE.is_left(time.monotonic()):
+        if not final and not LOG_BUDGET.is_left(time.monotonic()):
             return
         judge = self._log.judge
         shift = self._shift
-        look = Look(at, shift.share, verdict, findings, judge.total, judge.control, shift.mirrored)
+        look = LookSummary(at, shift.share, verdict, findings, judge.total, judge.control, shift.mirrored)
         try:
             _say(self._report.lines(look, final=final))
         except Exception:
@@ -315,4 +319,4 @@ class Looks:
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         log.info("%s", line)
-        ALLOWANCE.spend(1)
+        LOG_BUDGET.spend(1)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from airflow_deploy.clients.prometheus.hook import Prometheus
-from airflow_deploy.domain.analysis.baseline import HISTORY, Baseline, capture
+from airflow_deploy.domain.analysis.baseline import HISTORY_SECONDS, Baseline, capture_baseline
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.metrics.batch_query import fullest, joined, parted, restored
+from airflow_deploy.domain.metrics.batch_query import batch_query, largest_by_step, raw_samples, split_answer
 from airflow_deploy.domain.metrics.counters import CounterReader, OwnSeries, Samples, Series
 from airflow_deploy.domain.metrics.sources import SATURATION, saturation_query
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LOOKBACK = 6
 """Seconds that each query asks for once more: a scrape is seen a moment after its time, and what was there before the
 first of them shows which series are new."""
-CHUNK = 600
+CHUNK_SECONDS = 600
 """Seconds of history that one query asks for, so that a long canary can be taken in again after a restart."""
 LONG_STEP = 5
 """Seconds between the steps at which a long past is asked for: less to read, and scrapes that fall together are taken
@@ -31,7 +31,7 @@ COUNTERS, SCRAPES = "counters", "scrapes"
 def chunks(since: float, until: float) -> Iterator[tuple[int, float]]:
     """Yield the queries that take in ``since`` to ``until`` (unix seconds), each as its seconds and its end."""
     while since < until:
-        end = min(until, since + CHUNK)
+        end = min(until, since + CHUNK_SECONDS)
         yield int(end - since) + LOOKBACK, end
         since = end
 
@@ -42,7 +42,7 @@ LATENESS = 2.0
 """Seconds that a scrape may take, and clocks may differ by."""
 
 
-def unsighted(reader: CounterReader, plan: DeploymentPlan, since: float, at: float) -> str | None:
+def blind_reason(reader: CounterReader, plan: DeploymentPlan, since: float, at: float) -> str | None:
     """Return why what the reader has seen cannot be trusted ``at`` (unix seconds); None where it can.
 
     :param since: when counters could first be expected.
@@ -57,7 +57,7 @@ def unsighted(reader: CounterReader, plan: DeploymentPlan, since: float, at: flo
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What one query brought: raw counters of the gateway, those of the team's own gates, and gauges by gate."""
 
     counters: list[Series]
@@ -114,21 +114,21 @@ class Observer:
             self._preset, *self._where, self._services, newborn=self._plan.candidate if newborn else None
         )
 
-    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Seen:
+    def ask(self, seconds: int, until: float | None = None, step: int = 1) -> Observation:
         """Return all that is known of both versions over ``seconds``, up to ``until`` (unix seconds) or now.
 
         :param step: seconds; scrapes that are closer together are taken for one.
         """
         try:
-            found = parted(self._prometheus.matrix(joined(self.queries, seconds, step), until))
+            found = split_answer(self._prometheus.matrix(batch_query(self.queries, seconds, step), until))
         except RefusedError as error:
             # A gauge or a gate of the team's own that cannot be evaluated must not disarm the gateway's counters.
             log.error("%s; asking for the gateway's counters alone", error)
-            found = parted(self._prometheus.matrix(joined(self._counters, seconds, step), until))
-        return Seen(
-            restored(found.get(COUNTERS, []), found.get(SCRAPES, [])),
+            found = split_answer(self._prometheus.matrix(batch_query(self._counters, seconds, step), until))
+        return Observation(
+            raw_samples(found.get(COUNTERS, []), found.get(SCRAPES, [])),
             [OwnSeries(*pair[:3], item) for name, pair in self._pairs.items() for item in found.get(name, [])],
-            {name: fullest(found.get(name, [])) for name in self._gauges},
+            {name: largest_by_step(found.get(name, [])) for name in self._gauges},
         )
 
     def number(self, query: str, at: float | None = None) -> float | None:
@@ -140,10 +140,10 @@ class Observer:
         at = time.time()
         reader = self.reader()
         ticks = []
-        for seconds, until in chunks(at - HISTORY, at):
+        for seconds, until in chunks(at - HISTORY_SECONDS, at):
             seen = self.ask(seconds, until, LONG_STEP)
             ticks += reader.feed(seen.counters, seen.own)
-        return capture(ticks, self._plan.stable, self._plan.spec.counted_gates, at)
+        return capture_baseline(ticks, self._plan.stable, self._plan.spec.counted_gates, at)
 
     def check(self) -> None:
         """Check that the queries of all gates can be judged by.

@@ -14,16 +14,16 @@ from airflow_deploy.domain.analysis.judge import ALPHA, Terms
 from airflow_deploy.domain.analysis.verdict import Verdict
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import DeployError
-from airflow_deploy.rollout.analysis.observer import LONG_STEP, Observer, chunks, unsighted
-from airflow_deploy.rollout.history import Promoted
+from airflow_deploy.rollout.analysis.observer import LONG_STEP, Observer, blind_reason, chunks
+from airflow_deploy.rollout.history import PromotedDeployment
 
-WINDOW = 1800.0
+RECHECK_WINDOW = 1800.0
 """Seconds that a pass looks back. A harm so rare that this long does not show it is not seen."""
-EVERY = 60.0
+ALPHA_INTERVAL = 60.0
 """Seconds that share one part of the bound on false alarms."""
-POINTS = 5
+INCIDENT_SAMPLES = 5
 """How often the incident's query is asked over its span: one bad sample says nothing."""
-FULL = 300.0
+GAUGE_SECONDS = 300.0
 """Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
 
 
@@ -37,9 +37,9 @@ class Recheck:
     evidence: str
 
 
-def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
+def recheck(item: PromotedDeployment, observer: Observer, at: float) -> Recheck:
     """Look once; an error of Prometheus' is BLIND."""
-    number = int((at - item.verified_at) // EVERY) + 1
+    number = int((at - item.verified_at) // ALPHA_INTERVAL) + 1
     plan = item.plan
     condition = plan.request.incident.resolved_when
     terms = Terms(
@@ -51,13 +51,13 @@ def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
         baseline=replace(item.baseline, quietest=0.0),
         # By Ville's inequality and the union bound, all passes together give a false alarm with chance ALPHA at most.
         alpha=ALPHA / (number * (number + 1)),
-        sustained=FULL,
+        sustained=GAUGE_SECONDS,
         resolved_when=condition,
         relapse_after=_span(condition) if condition else None,
         apart=plan.spec.metrics.names.apart,
     )
     log = EvidenceLog(terms, observer.queries)
-    since = max(item.verified_at, item.verified_at + (number - 1) * EVERY - WINDOW)
+    since = max(item.verified_at, item.verified_at + (number - 1) * ALPHA_INTERVAL - RECHECK_WINDOW)
     try:
         blind = _take_in(log, item, observer, since, at)
         if condition and not blind:
@@ -68,7 +68,7 @@ def recheck(item: Promoted, observer: Observer, at: float) -> Recheck:
     return Recheck(verdict, "; ".join(finding.reason for finding in findings), at, log.lines())
 
 
-def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float, at: float) -> str | None:
+def _take_in(log: EvidenceLog, item: PromotedDeployment, observer: Observer, since: float, at: float) -> str | None:
     """Tell the judge what has been counted; return why that cannot be trusted, None where it can."""
     reader = observer.reader(newborn=False)
     for seconds, until in chunks(since, at):
@@ -76,21 +76,23 @@ def _take_in(log: EvidenceLog, item: Promoted, observer: Observer, since: float,
         for tick in reader.feed(seen.counters, seen.own, seen.gauges):
             if tick.at > since:  # the scrape at that moment tells of what was before it
                 log.tick(tick, 100)
-    return unsighted(reader, item.plan, item.verified_at, at)
+    return blind_reason(reader, item.plan, item.verified_at, at)
 
 
 def _span(condition: ResolvedWhen) -> float:
-    return max(float(condition.for_), EVERY)
+    return max(float(condition.for_), ALPHA_INTERVAL)
 
 
-def _ask_incident(log: EvidenceLog, item: Promoted, condition: ResolvedWhen, observer: Observer, at: float) -> None:
+def _ask_incident(
+    log: EvidenceLog, item: PromotedDeployment, condition: ResolvedWhen, observer: Observer, at: float
+) -> None:
     """Tell the judge what the incident's query yields, until it says once that the incident is not back."""
     span = _span(condition)
     # The query speaks of the service and not of a version: what a later deployment did meanwhile is not this one's.
     if at - span < max(item.verified_at, item.disturbed_until):
         return
-    for index in range(POINTS):
-        when = at - span * (POINTS - 1 - index) / (POINTS - 1)
+    for index in range(INCIDENT_SAMPLES):
+        when = at - span * (INCIDENT_SAMPLES - 1 - index) / (INCIDENT_SAMPLES - 1)
         value = observer.number(condition.query, when)
         log.answer(when, value)
         if not condition.denied(value):

@@ -17,7 +17,7 @@ NAMED_BY_CONTENT = re.compile(r".*-([0-9a-f]{8})\.jsonl")
 
 
 @dataclass(frozen=True)
-class Judged:
+class ReplayResult:
     """A file that was judged again.
 
     :param lines: how many of its lines could be recomputed; ``verdict``: what the last of them says.
@@ -30,14 +30,14 @@ class Judged:
     differences: list[str]
 
 
-def judge_again(path: Path) -> Judged:
+def replay_file(path: Path) -> ReplayResult:
     """Judge a file of evidence again, and hold it against the digest that its name may carry."""
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        return Judged(0, None, [f"cannot be read ({error.strerror}); correct its name"])
+        return ReplayResult(0, None, [f"cannot be read ({error.strerror}); correct its name"])
     except UnicodeDecodeError:
-        return Judged(0, None, ["is no text in UTF-8; give a file of evidence"])
+        return ReplayResult(0, None, ["is no text in UTF-8; give a file of evidence"])
     with np.errstate(all="ignore"):  # impossible values are told as differences
         judged = _judged(text)
     # Lines that are missing at the end leave no other trace.
@@ -46,7 +46,7 @@ def judge_again(path: Path) -> Judged:
     return judged
 
 
-def _judged(text: str) -> Judged:
+def _judged(text: str) -> ReplayResult:
     number, verdict, differences = 0, None, []
     try:
         for line in replay(list(StringIO(text))):
@@ -55,4 +55,4 @@ def _judged(text: str) -> Judged:
                 differences.append(f"line {number}: {line.difference}")
     except RefusedError as error:
         differences.append(str(error))
-    return Judged(number, verdict, differences)
+    return ReplayResult(number, verdict, differences)
