@@ -217,12 +217,12 @@ class RollBackPromotedOperator(BaseOperator):
 class ReportOperator(BaseOperator):
     """End the pass: it fails where something was taken back, so that alerts work as they do for any DAG.
 
-    :param taken_back: id of the mapped task that takes back.
+    :param rolled_back: id of the mapped task that takes back.
     """
 
-    def __init__(self, *, taken_back: str, **kwargs: Any) -> None:
+    def __init__(self, *, rolled_back: str, **kwargs: Any) -> None:
         super().__init__(**{**RETRIES, **kwargs})
-        self.taken_back = taken_back
+        self.rolled_back = rolled_back
 
     def execute(self, context: Context) -> None:
         """Say what happened.
@@ -230,7 +230,7 @@ class ReportOperator(BaseOperator):
         :raises HarmError: something was taken back.
         """
         # By a list of ids: for a single id, Airflow gives a text instead of a list where there is but one.
-        said = [line for line in context["ti"].xcom_pull(task_ids=[self.taken_back]) if line]
+        said = [line for line in context["ti"].xcom_pull(task_ids=[self.rolled_back]) if line]
         if said:
             raise HarmError("; ".join(said))
         self.log.info("every promoted version within its window holds, or is left alone")

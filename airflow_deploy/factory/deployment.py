@@ -1,10 +1,10 @@
 """The DAG factory: one DAG per spec, as the design draws it.
 
 plan -> build_image -> score_confidence -> route_on_confidence -> [approve] -> capture_baseline -> apply_manifest
-  -> wait_ready -> claim_route -> +- watch ---------------------------------------------------------+-> audit -> settle
-                                  +- [shadow] -> canary_5 … canary_100 -> score_promotion … verify +
+  -> wait_ready -> claim_route -> +- watch -------------------------------------------------------+-> audit -> finalize
+                                  +- [shadow] -> canary_5 … canary_100 -> score_promotion … verify-+
 A stage is shift, gate, [ask]: where its gate cannot decide, a person does. At the last stage the promotion asks for it.
-rollback runs as soon as anything after apply_manifest fails; settle is the teardown and runs whatever happens.
+rollback runs as soon as anything after apply_manifest fails; finalize is the teardown and runs whatever happens.
 """
 
 from __future__ import annotations
@@ -178,11 +178,11 @@ def _tasks(spec: DeploymentSpec) -> None:
     )
     [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
     audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
-    settle = FinalizeOperator(task_id="settle", audit=audit.task_id, **ending)
-    [deploy.refuse, rollback, verify, watch, *staged, promotion.ask] >> audit >> settle
+    finalize = FinalizeOperator(task_id="finalize", audit=audit.task_id, **ending)
+    [deploy.refuse, rollback, verify, watch, *staged, promotion.ask] >> audit >> finalize
     # A teardown without a setup: with one, clearing any task would run the setup again, and if that failed, neither
     # rollback nor settle would run.
-    settle.as_teardown(on_failure_fail_dagrun=True)
+    finalize.as_teardown(on_failure_fail_dagrun=True)
 
 
 def _group(name: str, tooltip: str) -> TaskGroup:

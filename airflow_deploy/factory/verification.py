@@ -23,8 +23,8 @@ compared with what served before, and does its incident stay resolved? One that 
 first, then its pods, and its artifacts say so. Such a pass ends as *failed*, so that alerts work.
 
 - What has a running deployment, or was overtaken by a later one, is left alone. Without metrics nothing changes.
-- `tidy` stops the versions whose rollback window is over, deletes those beyond `rollback.keep`, and settles what a run
-  left that Airflow has no more. It fails where somebody has changed a version that runs.
+- `cleanup` stops the versions whose rollback window is over, deletes those beyond `rollback.keep`, and rolls back what a
+  run left that Airflow no longer has. It fails if a running version was changed by hand.
 - Where more services breach in one pass than `limit`, what they share is broken: nothing is taken back, and it fails.
 """
 
@@ -49,11 +49,11 @@ def verification_dag(schedule: timedelta | None = timedelta(minutes=1), limit: i
         check = CheckPromotedOperator(task_id="check", limit=limit)
         # A mapped task's retries are read before its operator is made, so they cannot be the operator's own.
         take_back = RollBackPromotedOperator.partial(
-            task_id="take_back", map_index_template="{{ task.target.service }}", **ROLLBACK_RETRIES
+            task_id="roll_back", map_index_template="{{ task.target.service }}", **ROLLBACK_RETRIES
         ).expand(target=check.output)
         # Skipped tasks are no failure: in most passes there is nothing to take back.
-        report = ReportOperator(task_id="report", taken_back="take_back", trigger_rule=TriggerRule.NONE_FAILED)
+        report = ReportOperator(task_id="report", rolled_back="roll_back", trigger_rule=TriggerRule.NONE_FAILED)
         # It comes last, and whatever became of the others: nobody waits for it.
-        tidy = CleanupOperator(task_id="tidy", trigger_rule=TriggerRule.ALL_DONE)
-        check >> take_back >> [report, tidy]
+        cleanup = CleanupOperator(task_id="cleanup", trigger_rule=TriggerRule.ALL_DONE)
+        check >> take_back >> [report, cleanup]
     return dag

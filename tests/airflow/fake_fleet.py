@@ -174,7 +174,7 @@ class Pass:
     limit: int = 3
     try_number: int = 1
     said: list[str] = field(default_factory=list)
-    """What ``take_back`` returned, one for each that was taken back."""
+    """What ``roll_back`` returned, one for each that was taken back."""
     skipped: list[str] = field(default_factory=list)
 
     @property
@@ -182,14 +182,14 @@ class Pass:
         return cast("Context", {"ti": self})
 
     dag_id = DAG_ID
-    task_id = "take_back"
+    task_id = "roll_back"
 
     def get_dr_count(self, dag_id: str, *, states: list[str]) -> int:
         assert states == ["running"]
         return int(dag_id in self.fleet.live)
 
     def xcom_pull(self, *, task_ids: list[str]) -> list[str | None]:
-        assert task_ids == ["take_back"]
+        assert task_ids == ["roll_back"]
         return [*self.said] or [None]
 
     def check(self) -> list[dict[str, Any]]:
@@ -198,10 +198,10 @@ class Pass:
         return targets
 
     def take_back(self, target: Mapping[str, Any]) -> str:
-        return RollBackPromotedOperator(task_id="take_back", target=copy.deepcopy(dict(target))).execute(self.context)
+        return RollBackPromotedOperator(task_id="roll_back", target=copy.deepcopy(dict(target))).execute(self.context)
 
     def report(self) -> None:
-        ReportOperator(task_id="report", taken_back="take_back").execute(self.context)
+        ReportOperator(task_id="report", rolled_back="roll_back").execute(self.context)
 
     def run(self) -> list[str]:
         """Check, take back, and report; return the services that were taken back."""

@@ -129,7 +129,7 @@ class TestEnding:
         if reached:
             run.reach("verify", *reached)
             run.returned("audit", "the folder")
-        execute(run, "settle", cluster, monkeypatch)
+        execute(run, "finalize", cluster, monkeypatch)
 
     def test_as_verified_holds_it_on(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
         """For as long as the window lasts, the previous version may have to take everything back."""

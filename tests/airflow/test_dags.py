@@ -202,14 +202,14 @@ class TestShape:
             "refuse_promotion",
             "rollback",
             "audit",
-            "settle",
+            "finalize",
         ]
         assert set(dag.task_ids) == {*before, *around, *ASKS, *AFTER_APPLY}
 
     def test_the_way_forward_is_one_line(self, dag: DAG) -> None:
         line = ["plan", "build_image", "score_confidence", "route_on_confidence", "capture_baseline"]
         line += ["apply_manifest", "wait_ready", "claim_route", *STAGED, "score_promotion", "route_on_promotion"]
-        line += ["promote", "verify", "audit", "settle"]
+        line += ["promote", "verify", "audit", "finalize"]
         for before, after in pairwise(line):
             assert before in upstream(dag, after)
 
@@ -228,15 +228,15 @@ class TestShape:
         audit = dag.get_task("audit")
         assert audit.trigger_rule == TriggerRule.ALL_DONE
         assert {"rollback", "verify", "watch", "refuse", *GATES, *QUESTIONS} <= upstream(dag, "audit")
-        assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "settle"}
+        assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "finalize"}
 
     def test_settle_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
-        settle = dag.get_task("settle")
-        assert settle.is_teardown
-        assert settle.on_failure_fail_dagrun
-        assert upstream(dag, "settle") == {"audit"}
-        assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["settle"]
-        assert not settle.downstream_task_ids
+        finalize = dag.get_task("finalize")
+        assert finalize.is_teardown
+        assert finalize.on_failure_fail_dagrun
+        assert upstream(dag, "finalize") == {"audit"}
+        assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["finalize"]
+        assert not finalize.downstream_task_ids
 
     @pytest.mark.parametrize(
         "cleared", ["canary_5.gate", "canary_5.ask", "canary_25.shift", "watch", "promote", "verify", "rollback"]
@@ -245,11 +245,11 @@ class TestShape:
         """In mid-canary two versions serve: plan would refuse, and then neither rollback nor settle would run."""
         again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
         subset = again.partial_subset([cleared], include_downstream=True, include_upstream=False)
-        assert {"settle", cleared} <= set(subset.task_ids)
+        assert {"finalize", cleared} <= set(subset.task_ids)
         assert not {"plan", "build_image", "capture_baseline", "apply_manifest"} & set(subset.task_ids)
 
     def test_the_way_back_knows_the_plan_however_far_the_run_came(self, dag: DAG) -> None:
-        for task_id in ("rollback", "audit", "settle"):
+        for task_id in ("rollback", "audit", "finalize"):
             task: Any = dag.get_task(task_id)
             assert task.plans_of == ["build_image", "plan"]
             steps_of = {"plan", "approve", "apply_manifest", *STAGED, *QUESTIONS, "promote", "verify", "rollback"}
@@ -261,10 +261,10 @@ class TestShape:
         assert (rollback.judges, rollback.gates) == (["verify", "watch"], GATES)
 
     def test_settle_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
-        settle: Any = dag.get_task("settle")
-        assert settle.audit == "audit"
+        finalize: Any = dag.get_task("finalize")
+        assert finalize.audit == "audit"
 
-    @pytest.mark.parametrize("task_id", ["rollback", "settle"])
+    @pytest.mark.parametrize("task_id", ["rollback", "finalize"])
     def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG, task_id: str) -> None:
         task = dag.get_task(task_id)
         assert (task.retries or 0) * task.retry_delay.total_seconds() >= 120
@@ -304,7 +304,7 @@ class TestShape:
             task.task_id: task.trigger_rule for task in dag.tasks if task.trigger_rule != TriggerRule.ALL_SUCCESS
         }
         shifts = {task for task in STAGED if task.endswith("shift")}
-        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "settle", *shifts}
+        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "finalize", *shifts}
 
     def test_waiting_tasks_wait_in_the_triggerer(self, dag: DAG) -> None:
         waiting = {task.task_id for task in dag.tasks if getattr(task, "deferrable", False)}
@@ -486,29 +486,29 @@ class TestWhatARunComesTo:
         """A no, silence, or a question that was withdrawn."""
         ends = play(dag, fail=[asked], skip=set(ASKS) - {asked}, branches=ROUTED)
         assert not [task for task in WRITING if task in descendants(dag, asked) and ends[task] in RAN]
-        assert (ends["rollback"], ends["audit"], ends["settle"]) == ("success", "success", "success")
+        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
 
     @pytest.mark.parametrize("choice", ["approve", "refuse"])
     def test_a_no_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
         ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_confidence": choice})
         assert not [task for task in WRITING if ends[task] in RAN]
-        assert ends["audit"] == ends["settle"] == "success"
+        assert ends["audit"] == ends["finalize"] == "success"
 
     @pytest.mark.parametrize("choice", ["approve_promotion", "refuse_promotion"])
     def test_a_no_before_the_promotion_rolls_back(self, dag: DAG, choice: str) -> None:
         ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_promotion": choice})
         assert ends["promote"] not in RAN
-        assert (ends["rollback"], ends["audit"], ends["settle"]) == ("success", "success", "success")
+        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
 
     @pytest.mark.parametrize("failing", ["build_image", "score_confidence", "route_on_confidence", "capture_baseline"])
     def test_a_failure_before_apply_writes_nothing(self, dag: DAG, failing: str) -> None:
         ends = play(dag, fail=[failing], branches=ROUTED)
         assert not [task for task in WRITING if ends[task] in RAN]
-        assert ends["audit"] == ends["settle"] == "success"
+        assert ends["audit"] == ends["finalize"] == "success"
 
     def test_a_refused_request_does_nothing_at_all(self, dag: DAG) -> None:
         ends = play(dag, fail=["plan"], branches=ROUTED)
-        assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "settle"}
+        assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "finalize"}
 
     @pytest.mark.parametrize("failing", ["apply_manifest", *AFTER_APPLY])
     @pytest.mark.parametrize("aside", [[], ASKS], ids=["asked", "not asked"])
@@ -516,7 +516,7 @@ class TestWhatARunComesTo:
         self, dag: DAG, failing: str, aside: list[str]
     ) -> None:
         ends = play(dag, fail=[failing], skip=aside, branches=ROUTED)
-        assert ends["rollback"] == ends["audit"] == ends["settle"] == "success"
+        assert ends["rollback"] == ends["audit"] == ends["finalize"] == "success"
         if failing != "watch":  # it stands beside all of them; what stops them is the route
             assert ends["verify"] in ("failed", "upstream_failed")
             assert not [task for task in WRITING if task in descendants(dag, failing) and ends[task] in RAN]

@@ -152,7 +152,7 @@ class TestZombie:
         following = claimed_by_the_next(cluster, share=25)
         run.returned("build_image", plan.dump())
         with pytest.raises(PermanentError):
-            FinalizeOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
+            FinalizeOperator(task_id="finalize", audit="audit", **ENDING).execute(run.at("finalize"))
         assert cluster.weights() == {following.stable: 75, following.candidate: 25}
         assert cluster.now.owned_by(following.deployment_id)
 

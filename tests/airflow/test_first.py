@@ -252,7 +252,7 @@ class TestTheWayBack:
         finish_rollback(real(cluster), plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.SETTLED)
 
-    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    @pytest.mark.parametrize("task", ["rollback", "finalize"])
     def test_ends_also_where_the_route_was_not_made_yet(
         self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
     ) -> None:

@@ -90,7 +90,7 @@ class TestAllowance:
 
     def test_what_was_not_told_is_told_when_there_is_room(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        monkeypatch.setattr(looks, "ALLOWANCE", allowance := LogBudget())
+        monkeypatch.setattr(looks, "LOG_BUDGET", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)
         allowance.spend(int(MAX_LINES + 5 * LINES_PER_SECOND))
         loop = world.loop("watch")
@@ -101,7 +101,7 @@ class TestAllowance:
 
     def test_the_last_word_is_always_told(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        monkeypatch.setattr(looks, "ALLOWANCE", allowance := LogBudget())
+        monkeypatch.setattr(looks, "LOG_BUDGET", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)
         allowance.spend(10**9)
         assert world.look(world.loop("watch"), 60)

@@ -154,12 +154,12 @@ class TestRetries:
     def test_the_way_back_ends_at_once_where_a_person_is_needed(self, error: type[PermanentError]) -> None:
         assert self.action(error("look"), ROLLBACK_RETRIES) == RetryAction.FAIL
 
-    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    @pytest.mark.parametrize("task", ["rollback", "finalize"])
     def test_both_ways_back_are_tried_as_long(self, task: str) -> None:
         ending = {"plans_of": ["plan"], "steps_of": TASKS}
         made: dict[str, RecordingOperator] = {
             "rollback": RollbackOperator(task_id="rollback", judges=[], gates=[], **ending),
-            "settle": FinalizeOperator(task_id="settle", audit="audit", **ending),
+            "finalize": FinalizeOperator(task_id="finalize", audit="audit", **ending),
         }
         assert made[task].retries == ROLLBACK_RETRIES["retries"]
         assert made[task].retry_policy is ROLLBACK_RETRIES["retry_policy"]
@@ -328,7 +328,7 @@ class TestConfidence:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What ``settle`` answers, one after the other; an exception is raised."""
+    """What ``finalize`` answers, one after the other; an exception is raised."""
     answers: list[Any] = []
 
     def answer(*_: object) -> RollbackResult:
@@ -338,9 +338,9 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         result: RollbackResult = following
         return result
 
-    monkeypatch.setattr(settling, "settle", answer)
+    monkeypatch.setattr(settling, "finish_rollback", answer)
     monkeypatch.setattr(settling, "release_autoscalers", lambda *_: [])
-    monkeypatch.setattr(settling, "close", lambda *_: None)
+    monkeypatch.setattr(settling, "delete_testers_route", lambda *_: None)
     monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
     return answers
 
@@ -469,7 +469,7 @@ class TestRollback:
 def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The deployments that gave their route up."""
     found: list[str] = []
-    monkeypatch.setattr(settling, "abandon", lambda _, plan: found.append(plan.deployment_id))
+    monkeypatch.setattr(settling, "abandon_route", lambda _, plan: found.append(plan.deployment_id))
     return found
 
 
@@ -477,7 +477,7 @@ class TestSettle:
     def execute(self, run: Run, plan: DeploymentPlan | None, *, audited: bool = True) -> None:
         run.returned("plan", plan and plan.dump())
         run.returned("audit", "the folder" if audited else None)
-        FinalizeOperator(task_id="settle", audit="audit", **ENDING).execute(run.at("settle"))
+        FinalizeOperator(task_id="finalize", audit="audit", **ENDING).execute(run.at("finalize"))
 
     def verified(self, run: Run) -> None:
         run.reach("plan", S.INIT)
@@ -492,7 +492,7 @@ class TestSettle:
         self.verified(run)
         self.execute(run, plan)
         assert settled == []
-        assert recorded_steps(run.context, ["settle"]) == []
+        assert recorded_steps(run.context, ["finalize"]) == []
         assert not folder.exists()
 
     @pytest.mark.parametrize("end", [S.ROLLED_BACK, S.FAILED, S.REJECTED])
@@ -502,7 +502,7 @@ class TestSettle:
         run.reach("rollback", end)
         with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
-        assert recorded_steps(run.context, ["settle"]) == []
+        assert recorded_steps(run.context, ["finalize"]) == []
         assert not folder.exists()
 
     def test_restores_the_traffic_itself_where_the_rollback_was_skipped(
@@ -514,7 +514,7 @@ class TestSettle:
         settled.append(DONE)
         with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
-        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["finalize"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
         assert self.summary(folder, plan)["state"] == "ROLLED_BACK"  # the audit came before
 
     def test_a_verified_deployment_that_was_taken_back_fails_the_run(
@@ -561,7 +561,7 @@ class TestSettle:
         with pytest.raises(OSError, match="the store is away"):
             self.execute(run, plan, audited=False)
         assert settled == []
-        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
+        assert [step.to for step in recorded_steps(run.context, ["finalize"])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
     def test_what_a_person_marked_as_done_is_written_down_and_said(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
@@ -585,7 +585,7 @@ class TestSettle:
         run.reach("verify", S.VERIFYING)
         settled.append(KEPT)
         self.execute(run, plan)
-        assert [step.to for step in recorded_steps(run.context, ["settle"])] == [S.VERIFIED]
+        assert [step.to for step in recorded_steps(run.context, ["finalize"])] == [S.VERIFIED]
         assert self.summary(folder, plan)["state"] == "VERIFIED"
 
     @staticmethod

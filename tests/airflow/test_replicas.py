@@ -67,7 +67,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakePods], FakePods]:
         for module in (canary, applying):
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
-        monkeypatch.setattr(canary, "check_way_back", lambda *_: None)
+        monkeypatch.setattr(canary, "check_rollback_possible", lambda *_: None)
         monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)
         clock = Clock()
         monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=clock.time, sleep=clock.sleep))

@@ -158,10 +158,10 @@ class TestStableWithoutPods:
         monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
         deploying(run, plan)
         run.ti.try_number = try_number
-        operator = FinalizeOperator(task_id="settle", audit="audit", **ENDING)
+        operator = FinalizeOperator(task_id="finalize", audit="audit", **ENDING)
         with pytest.raises(NotFinalizedError if ends else type(error) if error else TemporaryError):
-            operator.execute(run.at("settle"))
-        states = [step.to for step in recorded_steps(run.context, ["settle"])]
+            operator.execute(run.at("finalize"))
+        states = [step.to for step in recorded_steps(run.context, ["finalize"])]
         assert states == ([S.ROLLING_BACK, S.FAILED] if ends else [])
 
 
@@ -174,11 +174,11 @@ class TestRouteThatIsGone:
         assert (settled.acted, settled.verified, cluster.replicas[plan.candidate]) == (True, False, 0)
         assert settled.reason.endswith(f"is gone, so nobody has traffic, {plan.candidate} is stopped")
 
-    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    @pytest.mark.parametrize("task", ["rollback", "finalize"])
     def test_is_an_end(self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
         deploying(run, plan)
         cluster = FakeCluster.at_share(plan, 25).without_route()
-        with pytest.raises(NotFinalizedError) if task == "settle" else nullcontext():
+        with pytest.raises(NotFinalizedError) if task == "finalize" else nullcontext():
             execute(run, task, cluster, monkeypatch)
         assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
@@ -213,7 +213,7 @@ class TestSettling:
             seen.append((asked, cluster.weights()[plan.candidate], cluster.replicas[plan.candidate]))
             return "some still came"
 
-        monkeypatch.setattr("airflow_deploy.rollout.rollback.see_drained", still_comes)
+        monkeypatch.setattr("airflow_deploy.rollout.rollback.wait_until_drained", still_comes)
         settled = finish_rollback(real(cluster), plan)
         assert seen == [(plan, 0, 2)]
         assert cluster.replicas[plan.candidate] == 0
@@ -330,12 +330,12 @@ def execute(run: Run, task: str, cluster: FakeCluster, monkeypatch: pytest.Monke
     monkeypatch.setattr(settling, "Cluster", lambda _: cluster)
     made: dict[str, Any] = {
         "rollback": lambda: RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING),
-        "settle": lambda: FinalizeOperator(task_id="settle", audit="audit", **ENDING),
+        "finalize": lambda: FinalizeOperator(task_id="finalize", audit="audit", **ENDING),
     }
     made[task]().execute(run.at(task))
 
 
-@pytest.mark.parametrize("task", ["rollback", "settle"])
+@pytest.mark.parametrize("task", ["rollback", "finalize"])
 class TestBothWaysBack:
     def test_an_added_rule_does_not_disarm_them(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
@@ -359,7 +359,7 @@ class TestBothWaysBack:
         assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.FAILED]
         assert cluster.now.phase == routes.ABANDONED
         # Nobody comes after the teardown.
-        assert bool(run.ti.xcom_pull(task_ids="settle")) == (task == "settle")
+        assert bool(run.ti.xcom_pull(task_ids="finalize")) == (task == "finalize")
 
     @pytest.mark.parametrize("last", [False, True])
     def test_whose_route_somebody_changed_they_say_so_at_whatever_try(
@@ -435,10 +435,10 @@ def test_settle_after_a_rollback_that_failed_does_not_try_again_but_fails_the_ru
 ) -> None:
     deploying(run, plan)
     cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
-    for task in ("rollback", "settle"):
+    for task in ("rollback", "finalize"):
         with pytest.raises(NotFinalizedError):
             execute(run, task, cluster, monkeypatch)
-    assert recorded_steps(run.context, ["settle"]) == []
+    assert recorded_steps(run.context, ["finalize"]) == []
 
 
 @pytest.mark.usefixtures("store")

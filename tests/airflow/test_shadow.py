@@ -217,7 +217,7 @@ class TestEnd:
             run.reach("rollback", *states)
         run.returned("audit", "there")
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
-        FinalizeOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
+        FinalizeOperator(task_id="finalize", audit="audit", **ending).execute(run.at("finalize"))
 
     def test_of_the_run_takes_the_mirror_away(self, stage: Stage) -> None:
         stage.shift(25, mirrored=True)

@@ -505,7 +505,7 @@ class TestCleared:
             Pass(fleet, try_number=2).take_back(target)
         assert (fleet.state(), (summary(plan), transitions(plan))) == (state, texts)
 
-    @pytest.mark.parametrize("task", ["rollback", "settle"])
+    @pytest.mark.parametrize("task", ["rollback", "finalize"])
     def test_the_deployments_own_way_back_finds_all_done(
         self, fleet: Fleet, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
     ) -> None:

@@ -264,7 +264,7 @@ class TestRoute:
         assert stage.cluster.testers is not None
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
         with pytest.raises(Exception, match="did not reach VERIFIED"):
-            FinalizeOperator(task_id="settle", audit="audit", **ending).execute(run.at("settle"))
+            FinalizeOperator(task_id="finalize", audit="audit", **ending).execute(run.at("finalize"))
         assert stage.cluster.testers is None
 
     def test_that_was_written_anew_meanwhile_is_not_deleted(self, stage: Stage, gateway: Gateway) -> None:

@@ -717,7 +717,7 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str
             return int((live or {}).get(dag_id) in states)
 
         context = cast("Context", {"ti": SimpleNamespace(get_dr_count=count)})
-        CleanupOperator(task_id="tidy").execute(context)
+        CleanupOperator(task_id="cleanup").execute(context)
         return lines[1:-1]
 
     yield run

@@ -328,7 +328,7 @@ class TestReport:
         monkeypatch.setattr("airflow.sdk.execution_time.task_runner.XCom.get_all", lambda **_: returned)
         known: dict[str, Any] = {"dag_id": DAG_ID, "run_id": "scheduled__1", "task_id": "report", "map_index": -1}
         ti = RuntimeTaskInstance.model_construct(**known)
-        ReportOperator(task_id="report", taken_back="take_back").execute(cast("Context", {"ti": ti}))
+        ReportOperator(task_id="report", rolled_back="roll_back").execute(cast("Context", {"ti": ti}))
 
     def test_is_a_good_end_where_nothing_was_taken_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.report(monkeypatch, None)
@@ -355,14 +355,14 @@ class TestTheDag:
         bag = DagBag(DAGS / "verification.py", bundle_path=DAGS, bundle_name="tests")
         assert bag.import_errors == {}
         assert set(bag.dags) == {DAG_ID}
-        assert serialised(bag.dags[DAG_ID]).count('"task_id": "take_back"') >= 1
+        assert serialised(bag.dags[DAG_ID]).count('"task_id": "roll_back"') >= 1
 
     def test_is_one_line(self, dag: DAG) -> None:
         assert {task.task_id: set(task.upstream_task_ids) for task in dag.tasks} == {
             "check": set(),
-            "take_back": {"check"},
-            "report": {"take_back"},
-            "tidy": {"take_back"},
+            "roll_back": {"check"},
+            "report": {"roll_back"},
+            "cleanup": {"roll_back"},
         }
 
     def test_runs_by_itself_one_pass_at_a_time_and_never_for_the_past(self, dag: DAG) -> None:
@@ -385,28 +385,28 @@ class TestTheDag:
 
     def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG) -> None:
         """It is mapped: what its operator sets in its constructor comes too late, and is written over."""
-        mapped: Any = dag.get_task("take_back")
-        for task in (mapped, again(dag).get_task("take_back")):
+        mapped: Any = dag.get_task("roll_back")
+        for task in (mapped, again(dag).get_task("roll_back")):
             assert task.retries * task.retry_delay.total_seconds() >= 120
         made = mapped.unmap({"target": {"service": "payments"}})
         assert (made.retries, made.retry_delay) == (ROLLBACK_RETRIES["retries"], ROLLBACK_RETRIES["retry_delay"])
         for error in (RefusedError("403"), TemporaryError("later"), OSError("the store is away")):
             assert made.retry_policy.evaluate(error, try_number=1, max_tries=30).action != RetryAction.FAIL
 
-    @pytest.mark.parametrize("task_id", ["check", "report", "tidy"])
+    @pytest.mark.parametrize("task_id", ["check", "report", "cleanup"])
     def test_every_other_task_is_tried_again_soon(self, dag: DAG, task_id: str) -> None:
         task = again(dag).get_task(task_id)
         assert (task.retries, task.retry_delay) == (8, timedelta(seconds=2))
 
     def test_each_way_back_bears_its_services_name(self, dag: DAG) -> None:
-        mapped: Any = dag.get_task("take_back")
+        mapped: Any = dag.get_task("roll_back")
         made = mapped.unmap({"target": {"service": "payments"}})
         template = dag.get_template_env().from_string(mapped.partial_kwargs["map_index_template"])
         assert template.render({"task": made}) == "payments"
 
     def test_no_text_of_a_target_is_taken_for_a_template(self, dag: DAG) -> None:
         """Reasons hold what servers and people wrote."""
-        mapped: Any = dag.get_task("take_back")
+        mapped: Any = dag.get_task("roll_back")
         target = {"service": "payments", "event": {"reason": "{{ var.value.secret }}"}}
         made = mapped.unmap({"target": target})
         assert not made.template_fields
@@ -417,24 +417,24 @@ class TestTheDag:
 class TestWhatARunComesTo:
     def test_nothing_to_take_back_is_a_success(self, dag: DAG) -> None:
         assert dag.get_task("report").trigger_rule == TriggerRule.NONE_FAILED
-        ends = {"check": "success", "take_back": "skipped", "report": "success", "tidy": "success"}
-        assert play(dag, skip=["take_back"]) == ends
+        ends = {"check": "success", "roll_back": "skipped", "report": "success", "cleanup": "success"}
+        assert play(dag, skip=["roll_back"]) == ends
 
     def test_what_was_taken_back_fails_it(self, dag: DAG) -> None:
         assert play(dag, fail=["report"])["report"] == "failed"
         assert play(dag)["report"] == "success"  # it runs, and decides
 
-    @pytest.mark.parametrize("failing", ["check", "take_back"])
+    @pytest.mark.parametrize("failing", ["check", "roll_back"])
     def test_whatever_fails_fails_it(self, dag: DAG, failing: str) -> None:
         assert play(dag, fail=[failing])["report"] == "upstream_failed"
 
-    @pytest.mark.parametrize("failing", ["check", "take_back", "report"])
+    @pytest.mark.parametrize("failing", ["check", "roll_back", "report"])
     def test_whatever_fails_it_tidies_up(self, dag: DAG, failing: str) -> None:
-        assert play(dag, fail=[failing])["tidy"] == "success"
+        assert play(dag, fail=[failing])["cleanup"] == "success"
 
     def test_where_it_cannot_tidy_up_it_has_verified_all_the_same(self, dag: DAG) -> None:
-        ends = {"check": "success", "take_back": "success", "report": "success", "tidy": "failed"}
-        assert play(dag, fail=["tidy"]) == ends
+        ends = {"check": "success", "roll_back": "success", "report": "success", "cleanup": "failed"}
+        assert play(dag, fail=["cleanup"]) == ends
 
 
 class TestFrozenByTheAudit:

@@ -273,7 +273,7 @@ class Fleet:
             for one in [one for one in waiting if there(one)]:
                 waiting.remove(one)
                 say(f"{one.service} is there after {time.monotonic() - began:.0f} s")
-            return not waiting or any(self._tasks(one).get("settle") for one in waiting)
+            return not waiting or any(self._tasks(one).get("finalize") for one in waiting)
 
         wait_until(none_waits, PATIENCE, 2)
         if waiting:

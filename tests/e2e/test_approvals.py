@@ -172,7 +172,7 @@ def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(worl
     world.until(lambda: world.tasks(run)["apply_manifest"] == "success", "the candidate is applied")
     world.api.end_run(world.dag, run)
     assert world.ended(run) == "failed"
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
+    world.until(lambda: world.tasks(run)["finalize"] == "failed", "the teardown has spoken")
     folder = audited(world, run)
     assert states(folder)[2:4] == ["AWAITING_APPROVAL", "DEPLOYING"]
     assert states(folder)[-1] == "ROLLED_BACK"
@@ -184,7 +184,7 @@ def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World
     world.asked(run, BESIDE)
     admin.end_run(world.dag, run)
     assert world.ended(run) == "failed"
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
+    world.until(lambda: world.tasks(run)["finalize"] == "failed", "the teardown has spoken")
     folder = audited(world, run)
     assert taken_back(world, folder)
 

@@ -124,7 +124,7 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
 
     world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the traffic is restored", 60)
     assert world.ended(run) == "failed"
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken", 60)
+    world.until(lambda: world.tasks(run)["finalize"] == "failed", "the teardown has spoken", 60)
     folder = audited(world, run)
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
     seen = f"; a request to {Cluster.load().gateway_url} with x-canary: always was seen to arrive"

@@ -110,7 +110,7 @@ def test_whatever_dies_at_25_percent_the_deployment_is_looked_at_again_and_keeps
         assert (world.weights()[plan.candidate], annotations()["owner"]) == (25, claim), name
 
     world.until(lambda: ended(world, run), "a person has ended the run")
-    world.until(lambda: world.tasks(run)["settle"] == "failed", "the teardown has spoken")
+    world.until(lambda: world.tasks(run)["finalize"] == "failed", "the teardown has spoken")
     said = summary(folder_of(world, run))
     assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
     assert "guard" not in said["reason"]

@@ -90,7 +90,7 @@ def test_what_the_endpoint_lets_through_is_refused_by_plan(paused: World, tmp_pa
         ended = {
             task: state for task, state in paused.tasks(run).items() if state not in ("upstream_failed", "skipped")
         }
-        assert ended == {"plan": "failed", "settle": "failed"}, name
+        assert ended == {"plan": "failed", "finalize": "failed"}, name
         (said,) = [line for line in paused.api.log(paused.dag, run, "plan") if "Error: " in line][:1]
         assert said.startswith(f"RefusedError: {named}"), f"{name}: {said}"
         assert said.isprintable(), name

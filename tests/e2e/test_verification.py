@@ -153,7 +153,7 @@ def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_b
         assert (ended, world.weights()) == ("success", before)
         assert "a run of deploy_payments is under way" in said
         world.api.end_run("deploy_payments", later)
-        world.until(lambda: world.tasks(later)["settle"] == "failed", "the next fix is taken back")
+        world.until(lambda: world.tasks(later)["finalize"] == "failed", "the next fix is taken back")
         assert world.weights()[candidate] == 100
 
         # The next fix has left a route that no longer names the version before this one.

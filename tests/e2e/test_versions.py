@@ -29,7 +29,7 @@ from airflow.sdk import DAG
 from airflow_deploy.operators.cleanup import TidyVersionsOperator
 
 with DAG("{DAG}", schedule=None, is_paused_upon_creation=False) as dag:
-    TidyVersionsOperator(task_id="tidy", retries=0)
+    TidyVersionsOperator(task_id="cleanup", retries=0)
 """
 """The scheduled DAG's own task, so that a test need not wait for the minute: it runs beside that one."""
 AUTOSCALER: dict[str, Any] = {
@@ -67,7 +67,7 @@ def tidy(world: World) -> Iterator[Callable[[], str]]:
     def once() -> str:
         run = world.api.trigger(DAG, {})
         world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "it is tidied up")
-        said = [line for line in world.api.log(DAG, run, "tidy") if line.split()[:1] == [BAZAAR]]
+        said = [line for line in world.api.log(DAG, run, "cleanup") if line.split()[:1] == [BAZAAR]]
         return f"{world.api.run_state(DAG, run)}: {' '.join(said)}"
 
     world.until(read, "Airflow reads the DAG")

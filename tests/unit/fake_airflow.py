@@ -47,13 +47,13 @@ BUILT = {
 APPLIED = {**BUILT, ("apply_manifest", "steps"): [step("DEPLOYING", 2)]}
 SHIFTED = {**APPLIED, ("canary_5.shift", "steps"): [step("CANARY", 3), step("CANARY_WAITING", 4)]}
 
-QUEUED = Frame("queued", {"plan": None, "audit": None, "settle": None})
+QUEUED = Frame("queued", {"plan": None, "audit": None, "finalize": None})
 CANARY = Frame(
-    "running", {"plan": "success", "canary_5.gate": "deferred", "watch": "deferred", "settle": None}, SHIFTED
+    "running", {"plan": "success", "canary_5.gate": "deferred", "watch": "deferred", "finalize": None}, SHIFTED
 )
 ASKED = Frame(
     "running",
-    {"plan": "success", "canary_5.gate": "success", "canary_5.ask": "deferred", "watch": "deferred", "settle": None},
+    {"plan": "success", "canary_5.gate": "success", "canary_5.ask": "deferred", "watch": "deferred", "finalize": None},
     {
         **SHIFTED,
         ("canary_5.gate", "return_value"): event("UNDECIDED", "after 1800 s: 12 of 12 good"),
@@ -72,7 +72,7 @@ GOOD = Frame(
         "verify": "success",
         "rollback": "skipped",
         "audit": "success",
-        "settle": "success",
+        "finalize": "success",
     },
     {
         **SHIFTED,
@@ -92,7 +92,7 @@ BAD = Frame(
         "watch": "failed",
         "rollback": "success",
         "audit": "success",
-        "settle": "failed",
+        "finalize": "failed",
     },
     {
         **SHIFTED,
@@ -104,7 +104,7 @@ BAD = Frame(
         ("audit", "return_value"): FOLDER,
     },
 )
-REFUSED = Frame("failed", {"plan": "failed", "build_image": "upstream_failed", "settle": "skipped"})
+REFUSED = Frame("failed", {"plan": "failed", "build_image": "upstream_failed", "finalize": "skipped"})
 LOG = [
     "plain text of an old log",
     {"event": "starting"},

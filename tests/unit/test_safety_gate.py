@@ -182,8 +182,8 @@ class TestWaiting:
         assert (result.state, result.reason, result.image_tag) == (State.REJECTED, "conf: no", None)
 
     def test_the_teardown_is_awaited_where_a_person_failed_the_run(self, airflow: FakeAirflow) -> None:
-        failed = Frame("failed", {"watch": "failed", "settle": None}, SHIFTED)
-        settled = Frame("failed", {"watch": "failed", "settle": "failed"}, {**SHIFTED, **BAD.xcoms})
+        failed = Frame("failed", {"watch": "failed", "finalize": None}, SHIFTED)
+        settled = Frame("failed", {"watch": "failed", "finalize": "failed"}, {**SHIFTED, **BAD.xcoms})
         airflow.frames = [CANARY, failed, failed, settled]
         assert deploy(wait=True).state is State.ROLLED_BACK
 
@@ -191,7 +191,7 @@ class TestWaiting:
         self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(runs, "TEARDOWN_SECONDS", 0.05)
-        airflow.frames = [Frame("failed", {"watch": "failed", "settle": None}, SHIFTED)]
+        airflow.frames = [Frame("failed", {"watch": "failed", "finalize": None}, SHIFTED)]
         result = deploy(wait=True)
         assert (result.state, result.ended) == (State.CANARY_WAITING, False)
 

@@ -171,7 +171,7 @@ class DeploymentRun:
         seen = seen or self.snapshot()
         plan = self._xcom("build_image") or self._xcom("plan")
         # Where a person failed the run, the teardown writes the artifacts in place of the audit.
-        folder = self._xcom("audit") or self._xcom("settle")
+        folder = self._xcom("audit") or self._xcom("finalize")
         return DeployResult(
             service=self.service,
             run_id=self.run_id,
@@ -203,7 +203,7 @@ class DeploymentRun:
         last = last_step(seen.steps)
         if last and last.to in ENDS:
             return (last_step(turns) or last).reason if last.to is State.ROLLED_BACK else last.reason
-        failed = [task for task, state in seen.tasks.items() if state == "failed" and task not in ("audit", "settle")]
+        failed = [task for task, state in seen.tasks.items() if state == "failed" and task not in ("audit", "finalize")]
         with suppress(DeployError):  # who may see a run need not be permitted to read its logs
             errors = (self.api.error_of(self.dag_id, self.run_id, task) for task in failed)
             return next((error for error in errors if error), None)

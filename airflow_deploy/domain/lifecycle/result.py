@@ -28,7 +28,7 @@ class DeployResult:
 
     :param state: one of ``ENDS`` once it is over; INIT also while the run still waits for its turn.
     :param image_tag: ``<registry>/<service>:<commit>-<unix seconds>``; None before ``plan`` has finished.
-    :param artifact_path: the folder of its artifacts; None until ``audit``, or ``settle``, has written them.
+    :param artifact_path: the folder of its artifacts; None until ``audit``, or ``finalize``, has written them.
     :param canary: what the judges said, in the order in which they are asked.
     :param reason: why it ended as it did; None where nobody has said so.
     :param page: the run's address in Airflow's UI.
