@@ -23,7 +23,7 @@ compared with what served before, and does its incident stay resolved? One that 
 first, then its pods, and its artifacts say so. Such a pass ends as *failed*, so that alerts work.
 
 - What has a running deployment, or was overtaken by a later one, is left alone. Without metrics nothing changes.
-- `cleanup` stops the versions whose rollback window is over, deletes those beyond `rollback.keep`, and rolls back what a
+- `cleanup` stops versions after their rollback window, deletes those beyond `rollback.keep`, and rolls back what a
   run left that Airflow no longer has. It fails if a running version was changed by hand.
 - Where more services breach in one pass than `limit`, what they share is broken: nothing is taken back, and it fails.
 """
