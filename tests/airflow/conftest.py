@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from tests.airflow.fake_registry import FakeRegistry
-from tests.unit.airflow_home import isolate
+from tests.support.airflow_home import isolate
+from tests.support.fake_registry import FakeRegistry
 
 isolate()
 

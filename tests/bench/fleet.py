@@ -11,8 +11,8 @@ from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import Counts
 from airflow_deploy.rollout.analysis.loop import Assignment
-from tests.airflow.fake_cluster import FakeCluster
-from tests.unit.builders import make_plan, make_spec
+from tests.support.builders import make_plan, make_spec
+from tests.support.fake_cluster import FakeCluster
 
 BEGAN = "AIRFLOW_DEPLOY_BENCH_BEGAN"
 """Environment variable: unix seconds at which the benchmark began."""

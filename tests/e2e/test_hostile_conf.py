@@ -16,9 +16,9 @@ from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import RefusedError
 from tests.e2e.snapshot import snapshot
 from tests.e2e.world import REFUSING, World, dag_of
-from tests.hostile import Hostile, drawn, hostile_confs
 from tests.stack.demo import conf
-from tests.unit.builders import changed
+from tests.support.builders import changed
+from tests.support.hostile import Hostile, drawn, hostile_confs
 
 RUNS = f"dags/{dag_of(REFUSING)}/dagRuns"
 SECRET = "s3cr3t-of-a-user"

@@ -20,7 +20,7 @@ from airflow_deploy.domain.workloads.mirror import mirror_objects
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl
-from tests.unit.builders import make_plan, make_spec
+from tests.support.builders import make_plan, make_spec
 
 RIGHTS = "rights"
 OWNER = "DEP-1795417200-ffffffff/1"

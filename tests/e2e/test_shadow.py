@@ -26,7 +26,7 @@ from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
 from tests.stack.service import declare
-from tests.unit.builders import make_plan, make_spec
+from tests.support.builders import make_plan, make_spec
 
 STALL, BROKEN = "stall", "broken"
 SHARE = 25

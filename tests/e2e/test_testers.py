@@ -15,7 +15,7 @@ from airflow_deploy.rollout import probe as testers
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl
-from tests.unit.builders import make_plan, make_spec
+from tests.support.builders import make_plan, make_spec
 
 SCOUT = "scout"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 
 from airflow_deploy.clients.airflow_rest import runs
-from tests.unit.airflow_home import isolate
-from tests.unit.fake_airflow import FakeAirflow, serving
+from tests.support.airflow_home import isolate
+from tests.support.fake_airflow import FakeAirflow, serving
 
 isolate()
 # The same examples in every run, however slow the machine is: what fails once fails always.

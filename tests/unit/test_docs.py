@@ -16,8 +16,8 @@ from airflow_deploy.domain.config.gates import GATES, OwnGate
 from airflow_deploy.domain.metrics.counters import Tick
 from airflow_deploy.domain.values import parse_duration
 from tests.stack.layout import CHECKOUT
-from tests.unit.builders import make_spec
-from tests.unit.test_judge import CANDIDATE, STABLE, START, answered, make_judge
+from tests.support.builders import make_spec
+from tests.unit.analysis.test_judge import CANDIDATE, STABLE, START, answered, make_judge
 
 PAGE = CHECKOUT / "docs/concepts/judgement.md"
 

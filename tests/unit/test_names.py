@@ -18,7 +18,7 @@ from airflow_deploy.domain.names import (
     promql_string,
     version_name,
 )
-from tests.unit.builders import COMMIT
+from tests.support.builders import COMMIT
 
 services = st.from_regex(SERVICE_PATTERN, fullmatch=True).filter(lambda name: len(name) <= SERVICE_MAX)
 longest = st.just("a" * SERVICE_MAX)

@@ -1,0 +1,608 @@
+"""The generated DAGs: they parse, serialise the same everywhere, and have the designed shape."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, TriggerRule
+from airflow.sdk.exceptions import ParamValidationError, TaskDeferred
+from airflow.serialization.serialized_objects import DagSerialization
+
+from airflow_deploy.domain.config.request import parse_request
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import PermanentError
+from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.lifecycle.question import verbatim
+from airflow_deploy.factory.deployment import build_dag
+from tests.airflow.operators.test_operators import TaskInstance
+from tests.support.builders import CONF, MISSING, SPEC, changed, make_plan, make_spec
+from tests.support.hostile import PARTS, drawn, odd_confs
+from tests.support.rules import RAN, descendants, play
+
+REPOSITORY = Path(__file__).parents[3]
+DAGS = REPOSITORY / "dags"
+SHARES = (5, 25, 50, 100)
+STAGED = [f"canary_{share}.{step}" for share in SHARES for step in ("shift", "gate")]
+ASKS = [f"canary_{share}.ask" for share in SHARES[:-1]]
+"""The last stage has none: the promotion asks."""
+QUESTIONS = [*ASKS, "approve_promotion"]
+GATES = [f"canary_{share}.gate" for share in SHARES]
+ROUTED = {"route_on_confidence": "capture_baseline", "route_on_promotion": "promote"}
+AFTER_APPLY = [
+    "wait_ready",
+    "claim_route",
+    "watch",
+    *STAGED,
+    "score_promotion",
+    "route_on_promotion",
+    "promote",
+    "verify",
+]
+WRITING = ["apply_manifest", "claim_route", *[task for task in STAGED if task.endswith("shift")], "promote"]
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(DAGS, bundle_path=DAGS, bundle_name="tests")
+
+
+@pytest.fixture(scope="module")
+def dag(bag: DagBag) -> DAG:
+    return bag.dags["deploy_payments"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the DAGs' folder, to be spoilt."""
+    shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "dags"
+
+
+def parsed(folder: Path) -> dict[str, DAG]:
+    found = runpy.run_path(str(folder / "deployments.py"))
+    return {name: value for name, value in found.items() if isinstance(value, DAG) and name == value.dag_id}
+
+
+def upstream(dag: DAG, task_id: str) -> set[str]:
+    return set(dag.get_task(task_id).upstream_task_ids)
+
+
+def serialised(dag: DAG) -> str:
+    return json.dumps(DagSerialization.to_dict(dag), sort_keys=True)
+
+
+class TestParsing:
+    def test_every_file_parses_into_one_dag_per_yaml(self, bag: DagBag) -> None:
+        assert bag.import_errors == {}
+        services = {f"deploy_{path.stem}" for path in (DAGS / "deployments").glob("*.yaml")}
+        assert services <= set(bag.dags)
+        assert not [name for name in bag.dags if name.startswith("invalid_")]
+
+    def test_nothing_heavy_is_imported_and_hash_seeds_change_nothing(self) -> None:
+        """A fresh process each, as the DAG processor starts them."""
+        script = (
+            "import json, runpy, sys\n"
+            f"found = runpy.run_path({str(DAGS / 'deployments.py')!r})\n"
+            f"found |= runpy.run_path({str(DAGS / 'verification.py')!r})\n"
+            "heavy = [name for name in ('kubernetes', 'kubernetes_asyncio', 'docker', 'prometheus_api_client',"
+            " 'airflow.providers.cncf.kubernetes.hooks.kubernetes', 'pandas', 'matplotlib')"
+            " if name in sys.modules]\n"
+            "from airflow.serialization.serialized_objects import DagSerialization\n"
+            "dags = [DagSerialization.to_dict(found[name]) for name in ('deploy_payments', 'dag')]\n"
+            "print('RESULT' + json.dumps([heavy, dags], sort_keys=True))\n"
+        )
+        results = []
+        for seed in ("1", "4242"):
+            environment = {**os.environ, "PYTHONHASHSEED": seed}
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env=environment,
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            results.append(next(line for line in done.stdout.splitlines() if line.startswith("RESULT")))
+        heavy, written = json.loads(results[0].removeprefix("RESULT"))
+        assert heavy == []
+        assert [each["dag"]["dag_id"] for each in written] == ["deploy_payments", "verify_deployments"]
+        assert results[0] == results[1]
+
+    def test_two_serialisations_are_equal(self, dag: DAG) -> None:
+        assert serialised(dag) == serialised(dag)
+        spec = make_spec(config={"B": "2", "A": "1"}, gates={"memory": 0.5})
+        assert serialised(build_dag(spec)) == serialised(
+            build_dag(make_spec(config={"B": "2", "A": "1"}, gates={"memory": 0.5}))
+        )
+
+    def test_it_survives_serialisation(self, dag: DAG) -> None:
+        again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        assert set(again.task_ids) == set(dag.task_ids)
+        assert again.max_active_runs == 1
+
+    def test_a_worker_builds_only_the_wanted_dag(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = (folder / "deployments" / "payments.yaml").read_text()
+        (folder / "deployments" / "orders.yaml").write_text(text.replace("service: payments", "service: orders"))
+        assert set(parsed(folder)) == {"deploy_payments", "deploy_orders"}
+        monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "deploy_orders")
+        assert set(parsed(folder)) == {"deploy_orders"}
+
+
+SPOILT = {
+    "no YAML": "service: [",
+    "no spec": "service: orders",
+    "no text": "\x00",
+    "empty": "",
+    "an impossible date": "service: 2026-13-45",
+    "nested without end": "[" * 5000,
+}
+
+
+class TestOneTeamsMistake:
+    @pytest.fixture(params=list(SPOILT.values()), ids=list(SPOILT))
+    def spoilt(self, request: pytest.FixtureRequest, folder: Path) -> Path:
+        (folder / "deployments" / "aaa.yaml").write_text(request.param)
+        return folder
+
+    def test_does_not_take_the_other_teams_dags_away(self, spoilt: Path) -> None:
+        assert "deploy_payments" in parsed(spoilt)
+
+    def test_does_not_keep_a_running_deployment_from_its_rollback(
+        self, spoilt: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "deploy_payments")
+        assert "deploy_payments" in parsed(spoilt)
+
+    def test_is_shown_where_people_look(self, spoilt: Path) -> None:
+        (shown,) = [dag for name, dag in parsed(spoilt).items() if name != "deploy_payments"]
+        assert "aaa.yaml" in (shown.doc_md or "")
+
+    @pytest.mark.parametrize(
+        "name", ["my service.yaml", "naïve.yaml", "a" * 240 + ".yaml", "dangling.yaml", "folder.yaml"]
+    )
+    def test_may_lie_in_the_files_name_or_kind(self, folder: Path, name: str) -> None:
+        path = folder / "deployments" / name
+        if name == "dangling.yaml":
+            path.symlink_to(folder / "nowhere")
+        elif name == "folder.yaml":
+            path.mkdir()
+        else:
+            path.write_text("service: [")
+        assert "deploy_payments" in parsed(folder)
+
+    def test_two_files_for_one_service_do_not_hide_each_other(self, folder: Path) -> None:
+        text = (folder / "deployments" / "payments.yaml").read_text()
+        (folder / "deployments" / "zzz.yaml").write_text(text.replace("namespace: payments", "namespace: other"))
+        found = parsed(folder)
+        assert len(found) == 2
+        assert "zzz.yaml" in " ".join(dag.doc_md or "" for dag in found.values())
+
+
+class TestShape:
+    def test_has_the_designed_tasks(self, dag: DAG) -> None:
+        before = ["plan", "build_image", "score_confidence", "route_on_confidence", "approve", "refuse"]
+        around = [
+            "capture_baseline",
+            "apply_manifest",
+            "approve_promotion",
+            "refuse_promotion",
+            "rollback",
+            "audit",
+            "finalize",
+        ]
+        assert set(dag.task_ids) == {*before, *around, *ASKS, *AFTER_APPLY}
+
+    def test_the_way_forward_is_one_line(self, dag: DAG) -> None:
+        line = ["plan", "build_image", "score_confidence", "route_on_confidence", "capture_baseline"]
+        line += ["apply_manifest", "wait_ready", "claim_route", *STAGED, "score_promotion", "route_on_promotion"]
+        line += ["promote", "verify", "audit", "finalize"]
+        for before, after in pairwise(line):
+            assert before in upstream(dag, after)
+
+    def test_the_watch_stands_beside_all_stages(self, dag: DAG) -> None:
+        watched = {*STAGED, *QUESTIONS, "score_promotion", "promote", "verify"}
+        assert "claim_route" in upstream(dag, "watch")
+        assert not watched & {task.task_id for task in dag.get_task("watch").get_flat_relatives(upstream=True)}
+        assert not watched & descendants(dag, "watch")
+        assert "watch" in upstream(dag, "audit")
+
+    def test_the_rollback_stands_behind_everything_that_follows_apply(self, dag: DAG) -> None:
+        assert dag.get_task("rollback").trigger_rule == TriggerRule.ONE_FAILED
+        assert {"apply_manifest", *AFTER_APPLY, *QUESTIONS, "refuse_promotion"} <= upstream(dag, "rollback")
+
+    def test_the_audit_comes_whatever_happened_and_after_all_that_records(self, dag: DAG) -> None:
+        audit = dag.get_task("audit")
+        assert audit.trigger_rule == TriggerRule.ALL_DONE
+        assert {"rollback", "verify", "watch", "refuse", *GATES, *QUESTIONS} <= upstream(dag, "audit")
+        assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "finalize"}
+
+    def test_settle_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
+        finalize = dag.get_task("finalize")
+        assert finalize.is_teardown
+        assert finalize.on_failure_fail_dagrun
+        assert upstream(dag, "finalize") == {"audit"}
+        assert [task.task_id for task in dag.tasks if task.is_setup or task.is_teardown] == ["finalize"]
+        assert not finalize.downstream_task_ids
+
+    @pytest.mark.parametrize(
+        "cleared", ["canary_5.gate", "canary_5.ask", "canary_25.shift", "watch", "promote", "verify", "rollback"]
+    )
+    def test_clearing_a_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
+        """In mid-canary two versions serve: plan would refuse, and then neither rollback nor settle would run."""
+        again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+        subset = again.partial_subset([cleared], include_downstream=True, include_upstream=False)
+        assert {"finalize", cleared} <= set(subset.task_ids)
+        assert not {"plan", "build_image", "capture_baseline", "apply_manifest"} & set(subset.task_ids)
+
+    def test_the_way_back_knows_the_plan_however_far_the_run_came(self, dag: DAG) -> None:
+        for task_id in ("rollback", "audit", "finalize"):
+            task: Any = dag.get_task(task_id)
+            assert task.plans_of == ["build_image", "plan"]
+            steps_of = {"plan", "approve", "apply_manifest", *STAGED, *QUESTIONS, "promote", "verify", "rollback"}
+            assert steps_of <= set(task.steps_of)
+            assert task.template_fields == ()
+
+    def test_the_rollback_hears_every_judge(self, dag: DAG) -> None:
+        rollback: Any = dag.get_task("rollback")
+        assert (rollback.judges, rollback.gates) == (["verify", "watch"], GATES)
+
+    def test_settle_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
+        finalize: Any = dag.get_task("finalize")
+        assert finalize.audit == "audit"
+
+    @pytest.mark.parametrize("task_id", ["rollback", "finalize"])
+    def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG, task_id: str) -> None:
+        task = dag.get_task(task_id)
+        assert (task.retries or 0) * task.retry_delay.total_seconds() >= 120
+
+    def test_one_run_at_a_time_from_the_start_and_without_a_time_out(self, dag: DAG) -> None:
+        assert dag.max_active_runs == 1
+        assert dag.is_paused_upon_creation is False
+        assert dag.dagrun_timeout is None
+        assert dag.schedule is None
+        assert dag.catchup is False
+
+    def test_every_task_of_ours_is_tried_again_soon(self, dag: DAG) -> None:
+        ours = [task for task in dag.tasks if type(task).__module__.startswith("airflow_deploy")]
+        assert ours == dag.tasks
+        for task in ours:
+            assert (task.retries or 0) >= 3
+            assert task.retry_delay.total_seconds() <= 10
+            assert task.execution_timeout is None or task.execution_timeout.total_seconds() > 600
+
+    @pytest.mark.parametrize(
+        ("task", "parents"),
+        [
+            ("capture_baseline", {"route_on_confidence", "approve"}),
+            *((f"canary_{share}.shift", {GATES[at], ASKS[at]}) for at, share in enumerate(SHARES[1:])),
+            ("promote", {"route_on_promotion", "approve_promotion"}),
+        ],
+    )
+    def test_what_a_go_or_a_persons_yes_leads_to_has_no_other_parents(
+        self, dag: DAG, task: str, parents: set[str]
+    ) -> None:
+        """Any other parent has succeeded long ago, and "one success" would be true although nobody agreed."""
+        assert dag.get_task(task).trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+        assert upstream(dag, task) == parents
+
+    def test_only_these_rules_are_used(self, dag: DAG) -> None:
+        special = {
+            task.task_id: task.trigger_rule for task in dag.tasks if task.trigger_rule != TriggerRule.ALL_SUCCESS
+        }
+        shifts = {task for task in STAGED if task.endswith("shift")}
+        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "finalize", *shifts}
+
+    def test_waiting_tasks_wait_in_the_triggerer(self, dag: DAG) -> None:
+        waiting = {task.task_id for task in dag.tasks if getattr(task, "deferrable", False)}
+        assert waiting == {"wait_ready", "watch", "verify", *GATES}
+
+    @pytest.mark.parametrize("stages", [[100], [1, 100], [1, 2, 5, 10, 20, 50, 100]])
+    def test_each_gate_asks_for_the_next_share(self, stages: list[int]) -> None:
+        made = build_dag(make_spec(canary={"stages": stages}))
+        following: list[Any] = [made.get_task(f"canary_{share}.gate") for share in stages]
+        assert [gate.next_share for gate in following] == [*stages[1:], 100]
+        shifts: list[Any] = [made.get_task(f"canary_{share}.shift") for share in stages]
+        assert [shift.share for shift in shifts] == stages
+        asking: list[Any] = [task for task in made.tasks if task.task_id.endswith(".ask")]
+        assert {task.task_id: task.about for task in asking} == {
+            f"canary_{share}.ask": following for share, following in pairwise(stages)
+        }
+        assert play(made, branches=ROUTED)["verify"] == "success"
+
+    def test_each_question_shows_what_was_seen_before_it_and_ends_with_the_route(self, dag: DAG) -> None:
+        asking: dict[str, Any] = {task: dag.get_task(task) for task in ("approve", *QUESTIONS)}
+        assert {task: asked.about for task, asked in asking.items()} == {
+            "approve": "deployment",
+            "canary_5.ask": 25,
+            "canary_25.ask": 50,
+            "canary_50.ask": 100,
+            "approve_promotion": "promotion",
+        }
+        assert asking["approve"].seen == []
+        assert asking["canary_25.ask"].seen == ["canary_5.gate", "canary_5.ask", "canary_25.gate"]
+        assert asking["approve_promotion"].seen == [
+            *(f"canary_{share}.{task}" for share in SHARES[:-1] for task in ("gate", "ask")),
+            "canary_100.gate",
+        ]
+        for asked in asking.values():
+            assert asked.timeout == 3600
+            assert asked.task_id == "approve" or "claim_route" in asked.claim
+
+    def test_nothing_is_written_before_its_judge_or_a_person_has_agreed(self, dag: DAG) -> None:
+        writing: dict[str, Any] = {task: dag.get_task(task) for task in WRITING if task != "claim_route"}
+        assert {task: made.agreed for task, made in writing.items()} == {
+            "apply_manifest": ("score_confidence", "approve"),
+            "canary_5.shift": ("score_confidence", "approve"),
+            "canary_25.shift": ("canary_5.gate", "canary_5.ask"),
+            "canary_50.shift": ("canary_25.gate", "canary_25.ask"),
+            "canary_100.shift": ("canary_50.gate", "canary_50.ask"),
+            "promote": ("score_promotion", "approve_promotion"),
+        }
+        for task, made in writing.items():
+            assert set(made.agreed) <= descendants_of_all(dag, task)
+
+    def test_the_plan_reads_the_spec_that_was_frozen_into_the_dag(self, dag: DAG) -> None:
+        plan: Any = dag.get_task("plan")
+        assert plan.spec["service"] == "payments"
+        assert plan.template_fields == ()
+
+    def test_no_template_is_rendered_from_a_specs_text(self) -> None:
+        made = build_dag(make_spec(config={"EVIL": "{{ var.value.secret }}"}))
+        for task in made.tasks:
+            for name in task.template_fields:
+                assert "secret" not in repr(getattr(task, name))
+
+
+HOSTILE = "{{ 7*7 }} {% raw %} </script> ' \" \\ 💥 \u2028"
+
+
+class Pulled:
+    """Stands for a task instance: it gives the results of earlier tasks."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.results = results
+
+    def xcom_pull(self, *, task_ids: str) -> Any:
+        return self.results.get(task_ids)
+
+
+class TestTemplates:
+    def rendered(self, spec: DeploymentSpec, task_id: str, results: dict[str, Any]) -> Any:
+        task: Any = copy.copy(build_dag(spec).get_task(task_id))
+        task.render_template_fields({"ti": Pulled(results)})
+        return task
+
+    def plan(self) -> DeploymentPlan:
+        conf = changed(CONF, ("incident", "title"), HOSTILE.replace("\u2028", ""))
+        return make_plan(make_spec(config={"EVIL": HOSTILE}), parse_request(conf))
+
+    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch", "promote", "verify"])
+    def test_a_task_reads_the_plan_as_it_was_whatever_texts_it_holds(self, task_id: str) -> None:
+        plan = self.plan()
+        results = {"build_image": plan.dump(), "claim_route": "DEP-1/1", "capture_baseline": {"requests": 1}}
+        assert self.rendered(plan.spec, task_id, results).load_plan() == plan
+
+    def test_the_build_reads_what_the_plan_returned(self) -> None:
+        plan = self.plan()
+        assert self.rendered(plan.spec, "build_image", {"plan": plan.dump()}).load_plan() == plan
+
+    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch"])
+    def test_without_a_plan_a_task_stops(self, task_id: str) -> None:
+        with pytest.raises(PermanentError, match="the plan is missing"):
+            self.rendered(make_spec(), task_id, {}).load_plan()
+
+    @pytest.mark.parametrize("task_id", ["approve", "canary_5.ask", "approve_promotion"])
+    def test_a_question_shows_the_texts_as_they_were(self, task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan, put = self.plan(), []
+        monkeypatch.setattr("airflow.sdk.execution_time.hitl.upsert_hitl_detail", lambda **asked: put.append(asked))
+        confidence = score(ScoreInputs(plan, PastDeployments())).dump()
+        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7"}
+        results |= {"score_confidence": confidence, "score_promotion": confidence}
+        task = self.rendered(plan.spec, task_id, results)
+        with pytest.raises(TaskDeferred) as waiting:
+            task.execute({"ti": TaskInstance(task_id)})
+        (asked,) = put
+        assert verbatim(plan.request.incident.title) in asked["body"]
+        assert waiting.value.trigger.held == (None if task_id == "approve" else "DEP-1/7")
+        assert not set(waiting.value.trigger.serialize()[1]) & set(task.template_fields)
+
+    def test_a_score_keeps_its_reasons(self) -> None:
+        confidence = score(ScoreInputs(self.plan(), PastDeployments())).dump()
+        for suffix, route in (("_confidence", "route_on_confidence"), ("_promotion", "route_on_promotion")):
+            task = self.rendered(make_spec(), route, {f"score{suffix}": confidence})
+            assert task.choose_branch({}) == task.routes[confidence["route"]]
+
+    def test_the_watch_is_assigned_what_was_claimed_and_measured(self) -> None:
+        plan, baseline = self.plan(), {"requests": 10.0, "errors": 1.0, "timed": 10.0, "within": {"0.5": 9.0}}
+        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7", "capture_baseline": baseline}
+        task = self.rendered(plan.spec, "watch", results)
+        assignment = task.trigger({"ti": TaskInstance("watch")}).assignment
+        assert (assignment["claim"], assignment["baseline"]) == ("DEP-1/7", baseline)
+        assert DeploymentPlan.load(assignment["plan"]) == plan
+        assert json.loads(json.dumps(assignment)) == assignment
+
+    @pytest.mark.parametrize("task_id", ["wait_ready", "watch", "canary_5.gate", "verify"])
+    def test_no_argument_of_a_trigger_is_taken_for_a_template(self, task_id: str) -> None:
+        """Airflow renders those of a trigger's arguments that bear the name of a template field."""
+        plan = self.plan()
+        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7", "capture_baseline": {}}
+        task = self.rendered(plan.spec, task_id, results)
+        ti = TaskInstance(task_id)
+        _, arguments = task.trigger({"ti": ti}).serialize()
+        assert arguments
+        assert not set(arguments) & set(task.template_fields)
+
+
+def descendants_of_all(dag: DAG, task_id: str) -> set[str]:
+    """Return the tasks that ``task_id`` waits for, directly or not."""
+    return {task.task_id for task in dag.get_task(task_id).get_flat_relatives(upstream=True)}
+
+
+class TestWhatARunComesTo:
+    def test_a_good_fix_goes_all_the_way(self, dag: DAG) -> None:
+        """Each question finds that its gate has decided, and skips itself."""
+        ends = play(dag, skip=ASKS, branches=ROUTED)
+        aside = {"approve", "refuse", "approve_promotion", "refuse_promotion", "rollback", *ASKS}
+        assert {task for task, end in ends.items() if end == "skipped"} == aside
+        assert {end for task, end in ends.items() if task not in aside} == {"success"}
+
+    @pytest.mark.parametrize("route", ["route_on_confidence", "route_on_promotion"])
+    def test_a_persons_yes_is_as_good_as_a_go(self, dag: DAG, route: str) -> None:
+        ask = "approve" if route == "route_on_confidence" else "approve_promotion"
+        ends = play(dag, branches={**ROUTED, route: ask})
+        assert (ends[ask], ends["promote"], ends["verify"], ends["rollback"]) == (
+            "success",
+            "success",
+            "success",
+            "skipped",
+        )
+
+    @pytest.mark.parametrize("asked", ASKS)
+    def test_a_persons_yes_is_as_good_as_a_gates(self, dag: DAG, asked: str) -> None:
+        ends = play(dag, skip=set(ASKS) - {asked}, branches=ROUTED)
+        assert (ends[asked], ends["promote"], ends["verify"], ends["rollback"]) == (
+            "success",
+            "success",
+            "success",
+            "skipped",
+        )
+
+    @pytest.mark.parametrize("asked", ASKS)
+    def test_a_no_beside_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, asked: str) -> None:
+        """A no, silence, or a question that was withdrawn."""
+        ends = play(dag, fail=[asked], skip=set(ASKS) - {asked}, branches=ROUTED)
+        assert not [task for task in WRITING if task in descendants(dag, asked) and ends[task] in RAN]
+        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
+
+    @pytest.mark.parametrize("choice", ["approve", "refuse"])
+    def test_a_no_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
+        ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_confidence": choice})
+        assert not [task for task in WRITING if ends[task] in RAN]
+        assert ends["audit"] == ends["finalize"] == "success"
+
+    @pytest.mark.parametrize("choice", ["approve_promotion", "refuse_promotion"])
+    def test_a_no_before_the_promotion_rolls_back(self, dag: DAG, choice: str) -> None:
+        ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_promotion": choice})
+        assert ends["promote"] not in RAN
+        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
+
+    @pytest.mark.parametrize("failing", ["build_image", "score_confidence", "route_on_confidence", "capture_baseline"])
+    def test_a_failure_before_apply_writes_nothing(self, dag: DAG, failing: str) -> None:
+        ends = play(dag, fail=[failing], branches=ROUTED)
+        assert not [task for task in WRITING if ends[task] in RAN]
+        assert ends["audit"] == ends["finalize"] == "success"
+
+    def test_a_refused_request_does_nothing_at_all(self, dag: DAG) -> None:
+        ends = play(dag, fail=["plan"], branches=ROUTED)
+        assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "finalize"}
+
+    @pytest.mark.parametrize("failing", ["apply_manifest", *AFTER_APPLY])
+    @pytest.mark.parametrize("aside", [[], ASKS], ids=["asked", "not asked"])
+    def test_any_failure_from_apply_on_rolls_back_and_is_audited(
+        self, dag: DAG, failing: str, aside: list[str]
+    ) -> None:
+        ends = play(dag, fail=[failing], skip=aside, branches=ROUTED)
+        assert ends["rollback"] == ends["audit"] == ends["finalize"] == "success"
+        if failing != "watch":  # it stands beside all of them; what stops them is the route
+            assert ends["verify"] in ("failed", "upstream_failed")
+            assert not [task for task in WRITING if task in descendants(dag, failing) and ends[task] in RAN]
+
+    @pytest.mark.parametrize("gate", GATES)
+    def test_where_the_watch_has_braked_no_share_is_given_and_nothing_promoted(self, dag: DAG, gate: str) -> None:
+        """The gate finds its route braked and skips itself; the watch fails."""
+        ends = play(dag, fail=["watch"], skip=[gate, *ASKS], branches=ROUTED)
+        assert not [task for task in WRITING if task in descendants(dag, gate) and ends[task] in RAN]
+        assert ends["promote"] == "skipped"
+        assert ends["rollback"] == ends["audit"] == "success"
+
+
+@cache
+def params_of(dag: DAG) -> Any:
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag)).params
+
+
+def merged(dag: DAG, conf: dict[str, Any]) -> dict[str, Any]:
+    """What Airflow makes of a trigger's conf: its REST API checks it against the serialised params."""
+    params = copy.deepcopy(params_of(dag))
+    checked: dict[str, Any] = params.deep_merge(conf).validate()
+    return checked
+
+
+class TestParams:
+    @pytest.mark.parametrize("field", [None, "emergency"])
+    def test_the_missions_conf_is_accepted(self, dag: DAG, field: str | None) -> None:
+        conf = changed(CONF, (field,), MISSING) if field else CONF
+        assert merged(dag, conf)["incident"] == CONF["incident"]
+
+    @pytest.mark.parametrize("duration", ["5m", 300, "90s"])
+    def test_a_duration_may_have_its_unit(self, dag: DAG, duration: str | int) -> None:
+        conf = changed(CONF, ("incident", "resolved_when", "for"), duration)
+        assert merged(dag, conf)["incident"]["resolved_when"]["for"] == duration
+
+    @pytest.mark.parametrize(
+        "conf",
+        [
+            {},
+            changed(CONF, ("commit",), MISSING),
+            changed(CONF, ("commit",), "main"),
+            changed(CONF, ("commit",), "ABC123"),
+            changed(CONF, ("incident",), MISSING),
+            changed(CONF, ("incident", "id"), MISSING),
+            changed(CONF, ("incident", "severity"), "urgent"),
+            changed(CONF, ("incident", "extra"), 1),
+            changed(CONF, ("incident", "title"), "a\nb"),
+            changed(CONF, ("change",), MISSING),
+            changed(CONF, ("change", "files"), "3"),
+            changed(CONF, ("change", "files"), -1),
+            changed(CONF, ("safety_gate", "coverage"), 85),
+            changed(CONF, ("safety_gate", "tests"), 127),
+            changed(CONF, ("incident", "resolved_when", "op"), "=="),
+            changed(CONF, ("incident", "resolved_when", "for"), True),
+            changed(CONF, ("incident", "resolved_when", "for"), "5 m"),
+            changed(CONF, ("emergency",), "now"),
+        ],
+        ids=range(18),
+    )
+    def test_a_wrong_conf_is_refused_by_airflow_already(self, dag: DAG, conf: dict[str, Any]) -> None:
+        with pytest.raises(ParamValidationError):
+            merged(dag, conf)
+
+    @pytest.mark.parametrize("part", PARTS, ids=".".join)
+    def test_an_unknown_key_of_a_part_is_refused_by_airflow_already(self, dag: DAG, part: tuple[str, ...]) -> None:
+        with pytest.raises(ParamValidationError, match=f"^Invalid input for param {part[0]}: "):
+            merged(dag, changed(CONF, (*part, "__proto__"), 1))
+
+    def test_what_is_odd_but_right_is_not_refused_by_airflow(self, dag: DAG) -> None:
+        for conf in drawn(odd_confs(), 200):
+            assert merged(dag, conf)["incident"] == conf["incident"]
+
+    def test_the_form_asks_for_exactly_the_requests_fields(self, dag: DAG) -> None:
+        assert set(dag.params) == set(CONF)
+
+
+@pytest.fixture(autouse=True)
+def _no_parsing_context() -> Iterator[None]:
+    assert "_AIRFLOW_PARSING_CONTEXT_DAG_ID" not in os.environ
+    yield
+    os.environ.pop("_AIRFLOW_PARSING_CONTEXT_DAG_ID", None)
+
+
+def test_a_spec_of_every_criticality_makes_a_dag() -> None:
+    for criticality in ("low", "medium", "high"):
+        made = build_dag(make_spec(criticality=criticality))
+        assert made.dag_id == f"deploy_{SPEC['service']}"
+        assert made.tags == {"airflow-deploy", criticality}

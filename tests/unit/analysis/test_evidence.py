@@ -1,0 +1,267 @@
+"""The recorded lines are enough to recompute every verdict offline, and anything else than them is found out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.analysis.baseline import Baseline
+from airflow_deploy.domain.analysis.evidence import EvidenceLog, Replayed, replay
+from airflow_deploy.domain.analysis.judge import Terms
+from airflow_deploy.domain.analysis.verdict import Verdict
+from airflow_deploy.domain.config.request import ResolvedWhen
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.metrics.counters import Counts, Tick
+from airflow_deploy.domain.names import digest
+from tests.unit.analysis.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, START, Traffic, limits
+
+numbers = st.integers(0, 10**9).map(float)
+edges = st.floats(1e-4, 600) | st.sampled_from([0.001953125, 0.0078125, 0.1, 0.3, 0.5, 1.0, 2.5, 10.0, 600.0])
+pairs = st.dictionaries(st.sampled_from(["refused_cards", "empty_carts"]), st.tuples(numbers, numbers))
+OVER = ResolvedWhen.load({"query": "up", "op": "<", "value": 0.01, "for": 20})
+
+counted = st.builds(Counts, numbers, numbers, numbers, st.dictionaries(edges, numbers, max_size=4), pairs)
+
+
+@given(counted)
+def test_counts_survive_json(counts: Counts) -> None:
+    assert Counts.load(json.loads(json.dumps(counts.dump()))) == counts
+
+
+@given(counted, st.dictionaries(st.sampled_from(["memory", "queue"]), st.none() | st.floats(0, 2)))
+def test_ticks_survive_json(counts: Counts, gauges: dict[str, float | None]) -> None:
+    tick = Tick(START + 0.25, {CANDIDATE: counts, STABLE: Counts()}, gauges)
+    assert Tick.load(json.loads(json.dumps(tick.dump()))) == tick
+
+
+@pytest.mark.parametrize("condition", [None, OVER])
+def test_terms_survive_json(condition: ResolvedWhen | None) -> None:
+    baseline = Baseline(GOOD_BASELINE.counts, 3.5, {"error_rate": 2.5}, ("latency_p95",))
+    terms = Terms(limits(), CANDIDATE, STABLE, baseline, {"queue": "gauge"}, 0.001, 10, 300, condition, 60.0)
+    assert Terms.load(json.loads(json.dumps(terms.dump()))) == terms
+
+
+def recorded(
+    seed: int, given: dict[str, float], stages: list[tuple[int, int, float, float]], **terms: Any
+) -> tuple[list[str], list[Verdict]]:
+    """Let a log be told of some stages; return its lines and what was said at each look."""
+    log = EvidenceLog(Terms(limits(**given), CANDIDATE, STABLE, GOOD_BASELINE, **terms), {"counters": "up"})
+    traffic, said = Traffic(seed), []
+    edge_p95, edge_p99 = (limits(**given)[name] for name in ("latency_p95", "latency_p99"))
+    for scrapes, share, mine, control in stages:
+        for number, plain in enumerate(traffic.ticks(scrapes, share, mine, control, slow=mine)):
+            counts = {
+                name: Counts(c.requests, c.errors, c.timed, {edge_p95: c.within[0.5], edge_p99: c.within[1.0]})
+                for name, c in plain.counts.items()
+            }
+            gauges = {"memory": None if number < 2 else 0.5, "cpu_saturation": 0.95 if number > 8 else 0.5}
+            log.tick(Tick(plain.at, counts, gauges), share)
+            blind = "Prometheus does not answer" if number == 5 else None
+            if terms.get("resolved_when"):
+                log.answer(plain.at, [0.0, inf, None, -inf, nan][number % 5])
+            said.append(log.look(plain.at, blind, 100)[0])
+    log.look(traffic.at + 1, None, 100, final=True)
+    return log.lines().splitlines(keepends=True), said
+
+
+STORIES = {
+    "healthy": [(14, 5, 0.0, 0.001), (14, 25, 0.001, 0.001), (14, 100, 0.001, 0.0)],
+    "bad": [(14, 5, 0.002, 0.002), (14, 25, 0.08, 0.002)],
+    "bad at 100": [(8, 50, 0.002, 0.002), (14, 100, 0.1, 0.0)],
+    "shared outage": [(14, 25, 0.4, 0.4)],
+}
+TERMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "warm-up": {"warm_up": 20.0, "sustained": 20.0},
+    "incident": {"resolved_when": OVER},
+    "relapse": {"resolved_when": OVER, "relapse_after": 4.0},
+}
+
+
+def differences(lines: list[str]) -> list[Replayed]:
+    return [line for line in replay(lines) if line.difference]
+
+
+@pytest.mark.parametrize("terms", list(TERMS.values()), ids=list(TERMS))
+@pytest.mark.parametrize(
+    "given", [{}, {"latency_p95": 0.001953125, "latency_p99": 0.1234567}], ids=["default", "odd edges"]
+)
+@pytest.mark.parametrize("story", list(STORIES.values()), ids=list(STORIES))
+def test_replay_gives_the_same_verdicts_byte_for_byte(
+    story: list[tuple[int, int, float, float]], given: dict[str, float], terms: dict[str, Any]
+) -> None:
+    lines, said = recorded(11, given, story, **terms)
+    again = list(replay(lines))
+    assert [line.difference for line in again] == [None] * len(lines)
+    assert [line.verdict for line in again][1:-1] == said
+
+
+def test_the_stories_lead_to_different_verdicts() -> None:
+    seen = {name: set(recorded(11, {}, story)[1]) for name, story in STORIES.items()}
+    assert "BREACHED" in seen["bad"]
+    assert "BREACHED" in seen["bad at 100"]
+    assert "BREACHED" not in seen["healthy"]
+    assert all("BLIND" in seen[name] for name in ("healthy", "bad", "bad at 100"))
+
+
+class TestPods:
+    """The pods are asked for at each look, and mostly they are all there."""
+
+    def lines(self, ready: list[int]) -> tuple[list[str], list[Verdict]]:
+        log = EvidenceLog(Terms(limits(), CANDIDATE, STABLE, max_unready=0.4), {})
+        said = []
+        for second, count in enumerate(ready):
+            log.pods(START + second, count, 2)
+            said.append(log.look(START + second, "Prometheus does not answer", None)[0])
+        log.look(START + len(ready), None, None, final=True)
+        return log.lines().splitlines(keepends=True), said
+
+    def test_their_death_is_recomputed_byte_for_byte(self) -> None:
+        lines, said = self.lines([2] * 60 + [1, 0, 2, 2, 0, 1, 1, 0])
+        assert said[-4:] == ["BLIND"] * 3 + ["BREACHED"]
+        assert [line.difference for line in replay(lines)] == [None] * len(lines)
+        told = [pods for line in lines[1:] for pods in json.loads(line)["pods"]]
+        assert told == [[START + second, count, 2] for second, count in enumerate([1, 0, 2], 60)] + [
+            [START + second, count, 2] for second, count in enumerate([0, 1, 1, 0], 64)
+        ]
+
+    def test_an_edited_count_does_not_replay(self) -> None:
+        lines, _ = self.lines([0] * 5)
+        lines[2] = lines[2].replace(",0,2]]", ",2,2]]")
+        assert differences(lines)
+
+    def test_what_lacks_nothing_leaves_no_record(self) -> None:
+        assert len(self.lines([2] * 60)[0]) == 3
+
+
+def first(lines: list[str], text: str) -> int:
+    return next(number for number, line in enumerate(lines) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"verdict":"BREACHED"', '"verdict":"HEALTHY"'),
+        ('"errors":1,', '"errors":0,'),
+        ('"log_e":', '"log_e":1'),
+        ('"blind":"Prometheus does not answer"', '"blind":null'),
+        ('"at":', '"at": '),
+    ],
+    ids=["verdict", "counts", "evidence", "blindness", "bytes alone"],
+)
+def test_an_edited_line_does_not_replay(old: str, new: str) -> None:
+    lines, _ = recorded(11, {}, STORIES["bad"])
+    number = first(lines, old)
+    lines[number] = lines[number].replace(old, new)
+    found = differences(lines)
+    assert found
+    assert found[0].number >= number + 1
+
+
+def test_a_line_that_was_taken_out_is_found() -> None:
+    lines, _ = recorded(11, {}, STORIES["bad"])
+    del lines[first(lines, '"errors":1,')]
+    assert differences(lines)
+
+
+def test_the_difference_names_what_differs() -> None:
+    lines, _ = recorded(11, {}, STORIES["bad"])
+    number = first(lines, '"verdict":"BREACHED"')
+    lines[number] = lines[number].replace('"verdict":"BREACHED"}\n', '"verdict":"HEALTHY"}\n')
+    (found, *_) = differences(lines)
+    assert found.number == number + 1
+    assert "verdict is 'HEALTHY', recomputed 'BREACHED'" in str(found.difference)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines.clear(), "line 1: is missing; the file is empty"),
+        (lambda lines: lines.__setitem__(0, "{}\n"), "line 1: is no evidence; KeyError"),
+        (lambda lines: lines.__setitem__(3, lines[3][:40]), "line 4: is no evidence; JSONDecodeError"),
+        (lambda lines: lines.__setitem__(2, "[]\n"), "line 3: is no evidence; TypeError"),
+        (
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":99')),
+            "line 1: was judged by version 99 of the algorithm",
+        ),
+        (
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":1')),
+            "line 1: was judged by version 1 of the algorithm, and this is 2",
+        ),
+        (
+            lambda lines: lines.__setitem__(2, lines[2].replace('"pods":[]', '"pods":[[0,null,2]]')),
+            "line 3: is no evidence; TypeError",
+        ),
+    ],
+    ids=["empty", "no head", "cut off", "no look", "another algorithm", "the one before", "no pods"],
+)
+def test_what_is_no_evidence_is_refused(change: Callable[[list[str]], None], said: str) -> None:
+    lines, _ = recorded(11, {}, STORIES["healthy"])
+    change(lines)
+    with pytest.raises(RefusedError, match=said):
+        list(replay(lines))
+
+
+class TestRepeatedWords:
+    """Looks come every second and mostly say the same."""
+
+    def log(self) -> EvidenceLog:
+        return EvidenceLog(Terms(limits(), CANDIDATE, STABLE), {})
+
+    def looks(self, log: EvidenceLog) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.lines().splitlines()][1:]
+
+    def test_are_left_out_where_nothing_new_was_counted(self) -> None:
+        log = self.log()
+        for second in range(100):
+            log.look(second, None, 25)
+        assert [look["at"] for look in self.looks(log)] == [0]
+
+    def test_with_new_counts_only_their_findings_are_left_out(self) -> None:
+        log = self.log()
+        for tick in Traffic(1).ticks(10, 25, 0.0, 0.0):
+            log.tick(tick, 25)
+            log.look(tick.at, None, None)
+        looks = self.looks(log)
+        assert [len(look["ticks"]) for look in looks] == [1] * 10
+        # The route's share is not known yet, and then it is.
+        assert ["findings" in look for look in looks] == [True, False, True] + [False] * 7
+
+    def test_are_kept_where_they_end_the_loop(self) -> None:
+        log = self.log()
+        log.look(1, None, 25)
+        log.look(2, None, 25, final=True)
+        assert [(look["at"], look["final"], "findings" in look) for look in self.looks(log)] == [
+            (1, False, True),
+            (2, True, True),
+        ]
+
+    def test_are_told_again_after_another_word(self) -> None:
+        log = self.log()
+        for second, blind in enumerate([None, None, "away", "away", None]):
+            log.look(second, blind, None)
+        assert [(look["at"], look["verdict"]) for look in self.looks(log)] == [
+            (0, "HEALTHY"),
+            (2, "BLIND"),
+            (4, "HEALTHY"),
+        ]
+
+
+def test_each_line_is_one_json_object_and_the_first_says_what_was_asked() -> None:
+    lines, said = recorded(11, {}, STORIES["healthy"])
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert records[0]["queries"] == {"counters": "up"}
+    assert [record["kind"] for record in records] == ["judge"] + ["look"] * (len(said) + 1)
+
+
+def test_the_same_story_has_the_same_bytes_and_digest() -> None:
+    one, other = ("".join(recorded(11, {}, STORIES["healthy"])[0]) for _ in range(2))
+    assert one == other
+    assert digest(one) == hashlib.sha256(one.encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""A gauge is harm when it stays beyond its limit, or climbs to it without rest; nothing shorter is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import exp, inf, nan, sin
+
+import pytest
+
+from airflow_deploy.domain.analysis.gauges import (
+    LEAK_HORIZON,
+    LEAK_SPAN,
+    SUSTAINED_SECONDS,
+    GaugeWatch,
+    seconds_to_limit,
+)
+from tests.unit.analysis.test_judge import START
+
+Shape = Callable[[float], float]
+
+
+def watch(shape: Shape, seconds: float, *, limit: float = 0.9, every: float = 5.0, projects: bool = True) -> GaugeWatch:
+    made = GaugeWatch("memory", limit, projects=projects)
+    for number in range(int(seconds / every) + 1):
+        made.see(START + number * every, shape(number * every))
+    return made
+
+
+def breached_at(shape: Shape, seconds: float = 1800, noise: float = 0.0) -> float | None:
+    """Return after how many seconds it is harm."""
+    rng, made = random.Random(1), GaugeWatch("memory", 0.9, projects=True)
+    for number in range(int(seconds / 5)):
+        made.see(START + number * 5.0, shape(number * 5.0) + rng.uniform(-noise, noise))
+        if made.harm():
+            return number * 5.0
+    return None
+
+
+class TestLeak:
+    @pytest.mark.parametrize("noise", [0.0, 0.004])
+    def test_steady_growth_that_would_soon_be_at_the_limit_is_seen_after_five_minutes(self, noise: float) -> None:
+        found = breached_at(lambda at: 0.3 + 0.02 * at / 60, noise=noise)
+        assert found is not None
+        assert LEAK_SPAN * 0.9 <= found <= LEAK_SPAN + 2 * SUSTAINED_SECONDS
+
+    def test_says_how_long_it_would_take(self) -> None:
+        finding = watch(lambda at: 0.3 + 0.02 * at / 60, 400).harm()
+        assert finding is not None
+        assert finding.verdict == "BREACHED"
+        assert finding.reason.startswith("memory grows steadily, and would reach 0.9 in 2")
+        assert finding.numbers["seconds_left"] <= LEAK_HORIZON
+
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            lambda _: 0.5,
+            lambda at: 0.3 + 0.4 * (1 - exp(-at / 90)),
+            lambda at: 0.3 + 0.001 * at / 60,
+            lambda at: 0.7 - 0.02 * at / 60,
+            lambda at: 0.5 + 0.1 * sin(at / 40),
+            lambda at: 0.3 + 0.002 * (at % 120),
+            lambda at: 0.3 if at < 150 else 0.6,
+        ],
+        ids=["level", "a cache that fills", "too slow to matter", "falling", "a wave", "a saw", "a step"],
+    )
+    def test_anything_else_is_none(self, shape: Shape) -> None:
+        assert breached_at(shape, noise=0.002) is None
+
+    def test_five_minutes_are_needed(self) -> None:
+        assert watch(lambda at: 0.1 + 0.002 * at, 260).harm() is None
+
+    def test_a_gauge_that_is_not_projected_may_climb(self) -> None:
+        assert watch(lambda at: 0.1 + 0.001 * at, 400, projects=False).harm() is None
+
+    def test_gaps_are_no_growth(self) -> None:
+        samples = [(START, 0.1), (START + 290, 0.7), (START + 300, 0.8)]
+        assert seconds_to_limit(samples, 0.9) is None
+
+    def test_beyond_the_limit_there_is_no_time_left(self) -> None:
+        samples = [(START + 5 * number, 0.85 + 0.002 * number) for number in range(61)]
+        assert seconds_to_limit(samples, 0.9) == 0
+
+
+class TestLimit:
+    def test_beyond_it_for_the_whole_time_is_harm(self) -> None:
+        assert watch(lambda _: 0.95, SUSTAINED_SECONDS - 5).harm() is None
+        finding = watch(lambda _: 0.95, SUSTAINED_SECONDS).harm()
+        assert finding is not None
+        assert finding.reason == f"memory has been beyond 0.9 for {SUSTAINED_SECONDS:.0f} s"
+
+    @pytest.mark.parametrize("gone", [None, nan])
+    def test_a_moment_unseen_begins_anew(self, gone: float | None) -> None:
+        made = watch(lambda _: 0.95, SUSTAINED_SECONDS - 5)
+        made.see(START + SUSTAINED_SECONDS, gone)
+        made.see(START + SUSTAINED_SECONDS + 5, 0.95)
+        assert made.harm() is None
+        assert made.health().verdict == "UNDECIDED"
+
+    def test_infinity_is_beyond_it(self) -> None:
+        assert watch(lambda _: inf, SUSTAINED_SECONDS).harm()

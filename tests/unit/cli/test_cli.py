@@ -1,0 +1,382 @@
+"""The terminal: what is printed, what never is, and the exit code by outcome."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airflow_deploy.cli.main import main
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, RunSnapshot
+from tests.support import kubeconfig
+from tests.support.builders import CONF, make_plan
+from tests.support.fake_airflow import (
+    ANSWERED,
+    ASKED,
+    BAD,
+    CANARY,
+    FOLDER,
+    GOOD,
+    PASSWORD,
+    QUEUED,
+    REFUSED,
+    RUN,
+    FakeAirflow,
+)
+from tests.support.hostile import drawn, hostile_confs
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "fix.json"
+    path.write_text(json.dumps(CONF))
+    return path
+
+
+Output = pytest.CaptureFixture[str]
+
+
+class TestWatch:
+    def test_a_good_fix_is_shown_as_it_goes_on(self, airflow: FakeAirflow, capsys: Output) -> None:
+        airflow.frames = [QUEUED, CANARY, CANARY, GOOD]
+        assert main(["watch", "payments", RUN]) == 0
+        lines = [line[10:].rstrip() for line in capsys.readouterr().out.splitlines()[:3]]
+        assert lines == [
+            "INIT",
+            "CANARY_WAITING     plan success, canary_5.gate deferred, watch deferred",
+            "VERIFIED           canary_25.gate success, canary_5.gate success, watch success, verify success,"
+            " audit success, settle success",
+        ]
+
+    def test_it_says_where_a_person_is_asked_once_for_each_question(self, airflow: FakeAirflow, capsys: Output) -> None:
+        airflow.frames = [CANARY, ASKED, ASKED, ANSWERED, GOOD]
+        assert main(["watch", "payments", RUN]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        page = f"{airflow.url}/dags/deploy_payments/runs/{RUN}/tasks/canary_5.ask/required_actions"
+        assert lines[1][10:] == "AWAITING_APPROVAL  canary_5.gate success, canary_5.ask deferred"
+        assert lines[2] == f"          a person is asked, and silence is a no: {page}"
+        assert sum("a person is asked" in line for line in lines) == 1
+
+    def test_at_the_end_it_says_what_came_of_it(self, airflow: FakeAirflow, capsys: Output) -> None:
+        assert main(["watch", "payments", RUN]) == 0
+        said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
+        assert said == {
+            "state": "VERIFIED",
+            "reason": "HEALTHY: still good",
+            "image": make_plan().image_tag,
+            "artifacts": FOLDER,
+            "canary_5.gate": "HEALTHY: 90 of 90 good",
+            "canary_25.gate": "HEALTHY: 190 of 190 good",
+            "watch": "CLOSED: promoted",
+            "verify": "HEALTHY: still good",
+            "page": f"{airflow.url}/dags/deploy_payments/runs/{RUN}",
+        }
+
+    @pytest.mark.parametrize(
+        ("frame", "code", "said"),
+        [(GOOD, 0, "VERIFIED"), (BAD, 1, "ROLLED_BACK"), (REFUSED, 2, "REJECTED")],
+        ids=["good", "bad", "refused"],
+    )
+    def test_the_exit_code_is_the_outcome(
+        self, airflow: FakeAirflow, capsys: Output, frame: Any, code: int, said: str
+    ) -> None:
+        airflow.frames = [frame]
+        assert main(["watch", "payments", RUN]) == code
+        assert f"state             {said}\n" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("arguments", [["payments", "unknown"], ["other", RUN], ["payments", "../x"], ["a b", RUN]])
+    def test_an_unknown_run_is_refused(self, airflow: FakeAirflow, capsys: Output, arguments: list[str]) -> None:
+        assert main(["watch", *arguments]) == 2
+        assert capsys.readouterr().err.startswith("airflow-deploy: ")
+
+    def test_the_deployment_goes_on_where_watching_is_interrupted(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(_: DeploymentRun) -> RunSnapshot:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(DeploymentRun, "snapshot", interrupt)
+        assert main(["watch", "payments", RUN]) == 130
+        assert airflow.requests == []
+
+
+class TestTrigger:
+    def test_the_runs_id_is_all_that_is_printed(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 0
+        output = capsys.readouterr()
+        assert output.out == f"{airflow.runs[-1]}\n"
+        assert output.err == f"triggered: {airflow.url}/dags/deploy_payments/runs/{airflow.runs[-1]}\n"
+
+    def test_the_conf_may_come_from_a_pipe(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    ) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(CONF)))
+        assert main(["trigger", "payments", "--conf", "-"]) == 0
+        assert airflow.bodies[-1]["conf"] == CONF
+
+    @pytest.mark.parametrize(("frame", "code"), [(GOOD, 0), (BAD, 1), (REFUSED, 2)], ids=["good", "bad", "refused"])
+    def test_waiting_ends_with_the_outcome(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output, frame: Any, code: int
+    ) -> None:
+        airflow.frames = [QUEUED, frame]
+        assert main(["trigger", "payments", "--conf", str(conf), "--wait"]) == code
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "conf: is not valid JSON"),
+            ("{", "conf: is not valid JSON"),
+            ("[" * 50_000, "conf: is not valid JSON"),
+            ("[]", "conf: is empty or no object; send the commit"),
+            (" " * 70_000, "conf: is larger than 65536 bytes; shorten its texts"),
+            ('{"a": "\x1b[31m"}', "conf: is not valid JSON"),
+            (json.dumps({**CONF, "surprise": 1}), "conf: surprise is not a known key; remove it"),
+            (
+                json.dumps({**CONF, "safety_gate": {**CONF["safety_gate"], "recommendation": "REVIEW"}}),
+                "conf: safety_gate",
+            ),
+        ],
+        ids=["empty", "broken", "deep", "list", "large", "escape", "unknown-key", "review"],
+    )
+    def test_a_conf_with_a_mistake_reaches_nobody(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output, text: str, said: str
+    ) -> None:
+        conf.write_text(text)
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith(f"airflow-deploy: {said}")
+        assert output.err.rstrip("\n").isprintable()
+        assert (output.out, airflow.requests) == ("", [])
+
+    def test_no_hostile_conf_reaches_anybody(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        for hostile in drawn(hostile_confs, 200):
+            conf.write_text(json.dumps(hostile.conf))
+            assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+            output = capsys.readouterr()
+            assert output.err.startswith("airflow-deploy: conf: ")
+            assert output.err.rstrip("\n").isprintable()
+            assert output.out == ""
+        assert airflow.requests == []
+
+    def test_a_conf_that_cannot_be_read_is_named(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
+        assert main(["trigger", "payments", "--conf", str(tmp_path / "none.json")]) == 2
+        assert "none.json cannot be read (No such file or directory); correct --conf" in capsys.readouterr().err
+
+    def test_airflow_that_is_away_has_an_exit_code_of_its_own(
+        self, airflow: FakeAirflow, conf: Path, capsys: Output
+    ) -> None:
+        assert main(["trigger", "payments", "--conf", str(conf), "--url", "http://127.0.0.1:1"]) == 3
+        assert capsys.readouterr().err.startswith("airflow-deploy: Airflow at http://127.0.0.1:1 does not answer")
+
+    @pytest.mark.parametrize(
+        "variables", [{"AIRFLOW_DEPLOY_PASSWORD": "wrong-secret"}, {"AIRFLOW_DEPLOY_TOKEN": "wrong-secret"}]
+    )
+    def test_a_login_that_fails_is_not_shown(
+        self,
+        airflow: FakeAirflow,
+        conf: Path,
+        capsys: Output,
+        monkeypatch: pytest.MonkeyPatch,
+        variables: dict[str, str],
+    ) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 2
+        output = capsys.readouterr()
+        assert "wrong-secret" not in output.out + output.err
+        assert "AIRFLOW_DEPLOY_PASSWORD" in output.err
+
+    def test_no_output_holds_the_login(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        main(["trigger", "payments", "--conf", str(conf), "--wait"])
+        output = capsys.readouterr()
+        assert not any(secret in output.out + output.err for secret in (PASSWORD, *airflow.accept))
+
+
+class TestDockerfile:
+    @pytest.fixture
+    def repository(self, tmp_path: Path) -> Path:
+        (tmp_path / "go.mod").write_text("module m\n\ngo 1.26\n")
+        (tmp_path / "main.go").write_text("package main\n")
+        return tmp_path
+
+    def test_it_is_printed_and_its_reasons_beside_it(self, repository: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(repository)]) == 0
+        output = capsys.readouterr()
+        assert output.out.startswith("# Made by `airflow-deploy dockerfile`")
+        assert output.out.endswith('ENTRYPOINT ["/app"]\n')
+        assert output.err.splitlines()[1] == "go.mod: Go 1.26"
+
+    def test_so_is_what_it_ignores(self, repository: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(repository), "--ignore"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == ".git"
+
+    def test_the_base_is_pinned(self, repository: Path, capsys: Output) -> None:
+        digest = "sha256:" + "ab" * 32
+        assert main(["dockerfile", str(repository), "--digest", digest]) == 0
+        assert f"FROM golang:1.26-bookworm@{digest} AS build\n" in capsys.readouterr().out
+
+    def test_what_cannot_be_told_is_refused(self, tmp_path: Path, capsys: Output) -> None:
+        assert main(["dockerfile", str(tmp_path)]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+
+
+class TestRbac:
+    def test_the_rights_stay_within_the_namespace(self, capsys: Output) -> None:
+        accounts = ["--service-account", "airflow:worker", "--service-account", "airflow:triggerer"]
+        assert main(["rbac", "shop", *accounts]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert (role["kind"], binding["kind"]) == ("Role", "RoleBinding")
+        assert {item["metadata"]["namespace"] for item in (role, binding)} == {"shop"}
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": name, "namespace": "airflow"} for name in ("worker", "triggerer")
+        ]
+
+    def test_they_hold_no_secret_and_no_wildcard(self, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", "airflow:worker"]) == 0
+        role, _ = yaml.safe_load_all(capsys.readouterr().out)
+        verbs = {verb for rule in role["rules"] for verb in rule["verbs"]}
+        assert verbs <= {"get", "list", "create", "patch", "delete"}
+        assert not {"secrets", "pods/exec", "*"} & {name for rule in role["rules"] for name in rule["resources"]}
+
+    def test_a_name_stays_a_name(self, capsys: Output) -> None:
+        assert main(["rbac", "shop}\n---\nkind: Pod", "--service-account", "a: {b:c\nd"]) == 0
+        role, binding = yaml.safe_load_all(capsys.readouterr().out)
+        assert role["metadata"]["namespace"] == "shop}\n---\nkind: Pod"
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": " {b:c\nd", "namespace": "a"}]
+
+    @pytest.mark.parametrize("account", ["worker", "airflow:", ":worker", ""])
+    def test_what_is_no_account_is_refused(self, account: str, capsys: Output) -> None:
+        assert main(["rbac", "shop", "--service-account", account]) == 2
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        assert "NAMESPACE:NAME" in output.err
+
+
+EVERYWHERE: list[str | None] = [None]
+RIGHTS = {("leases", "list"), ("httproutes", "get"), ("httproutes", "patch"), ("endpointslices", "list")}
+
+
+class TestGuard:
+    def manifest(self, capsys: Output, *arguments: str) -> list[dict[str, Any]]:
+        assert main(["guard", "--manifest", "registry.example.com/airflow:3.3", *arguments]) == 0
+        return list(yaml.safe_load_all(capsys.readouterr().out))
+
+    def test_the_manifest_runs_two_of_them_where_one_may_be_moved(self, capsys: Output) -> None:
+        objects = {item["kind"]: item for item in self.manifest(capsys, "--home", "ops")}
+        assert {item["metadata"]["namespace"] for kind, item in objects.items() if "Cluster" not in kind} == {"ops"}
+        spec = objects["Deployment"]["spec"]
+        pod = spec["template"]["spec"]
+        assert spec["replicas"] == 2
+        assert objects["PodDisruptionBudget"]["spec"]["minAvailable"] == 1
+        assert spec["selector"] == objects["PodDisruptionBudget"]["spec"]["selector"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+        (container,) = pod["containers"]
+        assert container["image"] == "registry.example.com/airflow:3.3"
+        assert container["command"] == ["airflow-deploy", "guard"]
+        assert "args" not in container
+
+    def test_its_pods_pass_pod_security_restricted(self, capsys: Output) -> None:
+        (pod,) = (item["spec"]["template"]["spec"] for item in self.manifest(capsys) if item["kind"] == "Deployment")
+        (container,) = pod["containers"]
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+    @pytest.mark.parametrize("namespaces", [[], ["shop", "orders"]])
+    def test_its_rights_are_the_least(self, capsys: Output, namespaces: list[str]) -> None:
+        objects = self.manifest(capsys, *(f"--namespace={name}" for name in namespaces))
+        roles = [item for item in objects if item["kind"] in ("Role", "ClusterRole")]
+        bindings = [item for item in objects if item["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+        for item in (*roles, *bindings):
+            assert item["kind"].startswith("Cluster") is not bool(namespaces)
+        assert [item["metadata"].get("namespace") for item in roles] == (namespaces or EVERYWHERE)
+        assert [item["metadata"].get("namespace") for item in bindings] == (namespaces or EVERYWHERE)
+        for role in roles:
+            given = {(kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+            assert given == RIGHTS
+        for binding in bindings:
+            assert binding["roleRef"]["kind"] == roles[0]["kind"]
+            assert binding["subjects"] == [
+                {"kind": "ServiceAccount", "name": "airflow-deploy-guard", "namespace": "airflow"}
+            ]
+        (container,) = objects[-2]["spec"]["template"]["spec"]["containers"]
+        assert container.get("args", []) == [f"--namespace={name}" for name in namespaces]
+
+    def test_without_a_cluster_it_says_what_to_set(self, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
+        assert main(["guard"]) == 2
+        assert "set KUBECONFIG" in capsys.readouterr().err
+
+    def test_it_needs_no_airflow(self) -> None:
+        code = "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli.main import main; main(['--help'])"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
+        """Whatever its cluster answers: this one refuses the connection."""
+        path = kubeconfig.write(tmp_path, "http://127.0.0.1:9")
+        code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['guard', '--namespace', 'shop']))"
+        environment = {**os.environ, "KUBECONFIG": str(path)}
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        first, second = process.stderr.readline(), process.stderr.readline()
+        process.terminate()
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+        assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z INFO    guards       shop\n", first)
+        assert "ERROR   blind        shop: listing the Leases of shop: the cluster does not answer" in second
+        assert rest.endswith("INFO    stopped\n")
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac", "guard"])
+    def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        assert f" airflow-deploy {command} " in said[said.index("example:") :]
+        assert said.startswith(f"usage: airflow-deploy {command} ")
+        assert "exit codes:" in said
+
+    def test_its_examples_conf_is_one(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+        with pytest.raises(SystemExit):
+            main(["trigger", "--help"])
+        said = capsys.readouterr().out
+        conf.write_text(said[said.index("{") : said.index("  $ airflow-deploy trigger")])
+        assert main(["trigger", "payments", "--conf", str(conf)]) == 0
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["deploy"],
+            ["trigger", "payments"],
+            ["watch", "payments"],
+            ["dockerfile"],
+            ["rbac", "shop"],
+            ["guard", "shop"],
+        ],
+    )
+    def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(arguments)
+        assert capsys.readouterr().err.startswith("usage: airflow-deploy")
+
+    def test_it_runs_as_a_program(self) -> None:
+        code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['--version']))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("airflow-deploy ")

@@ -1,0 +1,361 @@
+"""The safety gate's call: what it refuses before any call, what it triggers, and what it makes of the run's XComs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_deploy.clients.airflow_rest import api as airflow_api
+from airflow_deploy.clients.airflow_rest import runs
+from airflow_deploy.clients.airflow_rest.api import AirflowApi, Login
+from airflow_deploy.clients.airflow_rest.runs import DeploymentRun
+from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, state_of
+from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
+from airflow_deploy.safety_gate import deploy_from_safety_gate
+from tests.support.builders import CONF, make_plan
+from tests.support.fake_airflow import (
+    ANSWERED,
+    ASKED,
+    BAD,
+    CANARY,
+    FOLDER,
+    GOOD,
+    PASSWORD,
+    QUEUED,
+    REFUSED,
+    RUN,
+    SHIFTED,
+    USER,
+    FakeAirflow,
+    Frame,
+    step,
+)
+
+
+@pytest.fixture
+def api(airflow: FakeAirflow) -> AirflowApi:
+    return AirflowApi(airflow.url, Login("secret-token"))
+
+
+def deploy(**changes: Any) -> DeployResult:
+    arguments: dict[str, Any] = {
+        "incident_id": "INC-001",
+        "safety_gate_result": CONF["safety_gate"],
+        "commit_hash": CONF["commit"],
+        "service": "payments",
+        "title": "Payments time out",
+        "severity": "critical",
+        "change": CONF["change"],
+    }
+    return deploy_from_safety_gate(**{**arguments, **changes})
+
+
+class TestBeforeAnyCall:
+    @pytest.mark.parametrize("recommendation", ["REVIEW", "BLOCK", "DO_NOT_DEPLOY", "ROLLBACK"])
+    def test_only_the_recommendation_deploy_is_deployed(self, airflow: FakeAirflow, recommendation: str) -> None:
+        with pytest.raises(
+            RefusedError, match=f"^conf: safety_gate.recommendation is {recommendation}, and only DEPLOY"
+        ):
+            deploy(safety_gate_result={**CONF["safety_gate"], "recommendation": recommendation})
+        assert airflow.requests == []
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"commit_hash": "--upload-pack=x"}, "conf: commit is not valid"),
+            ({"incident_id": "../etc"}, "conf: incident.id is not valid"),
+            ({"severity": "urgent"}, "conf: incident.severity is not valid"),
+            ({"title": "two\nlines"}, "conf: incident.title is not valid"),
+            ({"change": {"files": 1}}, "conf: change.lines is missing; add it"),
+            ({"safety_gate_result": {"recommendation": "DEPLOY"}}, "conf: safety_gate.tests is missing; add it"),
+            ({"resolved_when": {"query": "x"}}, "conf: incident.resolved_when.op is missing; add it"),
+            ({"safety_gate_result": None}, "conf: safety_gate is not valid"),
+            ({"emergency": ""}, "conf: emergency.reason is not valid"),
+            (
+                {"safety_gate_result": {**CONF["safety_gate"], "coverage": float("nan")}},
+                "conf: safety_gate.coverage is not valid: Input should be a finite number",
+            ),
+            ({"change": {**CONF["change"], "x\x1b[2J": 1}}, "conf: change.'x\\x1b[2J' is not a known key"),
+            ({"change": {**CONF["change"], 1: 1}}, "conf: change.1 is not valid: Keys should be strings"),
+            ({"change": {"files": {1, 2}}}, "conf: is not plain JSON (TypeError)"),
+            (
+                {"resolved_when": {"query": "up[1y:1s]", "op": "<", "value": 1}},
+                "conf: incident.resolved_when.query is not valid: a range may cover 1d at most; shorten it",
+            ),
+            ({"service": "../other"}, "service: ../other is not the name of a service"),
+            ({"service": "payments\n"}, "service: payments"),
+            ({"url": "airflow.example.com"}, "the address of Airflow is not usable"),
+            ({"url": "http://user:secret@host"}, "the address of Airflow is not usable"),
+            ({"url": "http://host:99999"}, "the address of Airflow is not usable"),
+            ({"url": "http://host/?x=1"}, "the address of Airflow is not usable"),
+            ({"token": "two\nlines"}, "AIRFLOW_DEPLOY_TOKEN: is no token"),
+        ],
+    )
+    def test_a_mistake_is_named(self, airflow: FakeAirflow, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(RefusedError) as refused:
+            deploy(**changes)
+        assert str(refused.value).startswith(said)
+        assert "secret" not in str(refused.value)
+        assert airflow.requests == []
+
+    @pytest.mark.parametrize("missing", ["AIRFLOW_DEPLOY_URL", "AIRFLOW_DEPLOY_USER", "AIRFLOW_DEPLOY_PASSWORD"])
+    def test_what_the_environment_lacks_is_named(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, missing: str
+    ) -> None:
+        monkeypatch.delenv(missing)
+        with pytest.raises(RefusedError, match=missing):
+            deploy()
+
+    def test_nothing_of_airflow_is_imported(self) -> None:
+        code = "import airflow_deploy.cli.main, airflow_deploy.safety_gate, sys; sys.exit('airflow' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestTriggering:
+    def test_the_conf_is_sent_as_the_rest_api_takes_it(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [QUEUED]
+        condition = CONF["incident"]["resolved_when"]
+        result = deploy(resolved_when=condition, emergency=CONF["emergency"]["reason"])
+        sent = next(body for body in airflow.bodies if body and "conf" in body)
+        assert sent == {"logical_date": None, "dag_run_id": result.run_id, "conf": CONF}
+        assert airflow.triggers() == ["/api/v2/dags/deploy_payments/dagRuns"]
+
+    def test_without_waiting_the_result_says_how_far_it_is(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [QUEUED]
+        result = deploy()
+        assert (result.state, result.ended, result.image_tag, result.artifact_path) == (State.INIT, False, None, None)
+        assert result.run_id.startswith("deploy__INC-001__abc123def456__")
+        assert result.page == f"{airflow.url}/dags/deploy_payments/runs/{result.run_id}"
+
+    def test_a_lost_answer_does_not_deploy_twice(self, airflow: FakeAirflow) -> None:
+        airflow.lose_answers = 2
+        result = deploy()
+        assert airflow.runs == [RUN, result.run_id]
+        assert len(airflow.triggers()) == 3
+
+    def test_where_it_is_not_known_whether_it_was_triggered_the_run_is_named(self, airflow: FakeAirflow) -> None:
+        airflow.lose_answers = 99
+        with pytest.raises(TemporaryError, match=r"whether run deploy__INC-001\S+ was triggered is not known$"):
+            deploy()
+
+    def test_a_paused_dag_is_not_triggered(self, airflow: FakeAirflow) -> None:
+        airflow.paused = True
+        with pytest.raises(RefusedError, match="is paused"):
+            deploy()
+        assert airflow.triggers() == []
+
+    def test_an_unknown_service_is_named(self, airflow: FakeAirflow) -> None:
+        with pytest.raises(RefusedError, match=r"^DAG deploy_other: Airflow knows none"):
+            deploy(service="other")
+        assert airflow.triggers() == []
+
+
+class TestWaiting:
+    def test_a_good_fix(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [QUEUED, CANARY, GOOD]
+        result = deploy(wait=True)
+        assert (result.state, result.ended) == (State.VERIFIED, True)
+        assert result.image_tag == make_plan().image_tag
+        assert result.artifact_path == FOLDER
+        assert result.reason == "HEALTHY: still good"
+        assert result.canary == (
+            TaskVerdict("canary_5.gate", "HEALTHY", "90 of 90 good"),
+            TaskVerdict("canary_25.gate", "HEALTHY", "190 of 190 good"),
+            TaskVerdict("watch", "CLOSED", "promoted"),
+            TaskVerdict("verify", "HEALTHY", "still good"),
+        )
+
+    def test_a_bad_fix(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [CANARY, BAD]
+        result = deploy(wait=True)
+        assert (result.state, result.reason) == (State.ROLLED_BACK, "watch: BREACHED")
+        assert [verdict.verdict for verdict in result.canary] == ["CLOSED", "BREACHED"]
+
+    def test_what_plan_refuses_is_rejected_with_its_sentence(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [REFUSED]
+        result = deploy(wait=True)
+        assert (result.state, result.reason, result.image_tag) == (State.REJECTED, "conf: no", None)
+
+    def test_the_teardown_is_awaited_where_a_person_failed_the_run(self, airflow: FakeAirflow) -> None:
+        failed = Frame("failed", {"watch": "failed", "finalize": None}, SHIFTED)
+        settled = Frame("failed", {"watch": "failed", "finalize": "failed"}, {**SHIFTED, **BAD.xcoms})
+        airflow.frames = [CANARY, failed, failed, settled]
+        assert deploy(wait=True).state is State.ROLLED_BACK
+
+    def test_but_not_for_ever_where_it_does_not_come(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "TEARDOWN_SECONDS", 0.05)
+        airflow.frames = [Frame("failed", {"watch": "failed", "finalize": None}, SHIFTED)]
+        result = deploy(wait=True)
+        assert (result.state, result.ended) == (State.CANARY_WAITING, False)
+
+    def test_a_time_out_leaves_the_deployment_alone(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [CANARY]
+        result = deploy(wait=True, timeout=0.05)
+        assert (result.state, result.ended) == (State.CANARY_WAITING, False)
+
+    def test_it_says_where_a_person_is_asked(self, airflow: FakeAirflow) -> None:
+        airflow.frames = [ASKED]
+        result = deploy(wait=True, timeout=0.05)
+        assert result.state is State.AWAITING_APPROVAL
+        assert result.question == f"{result.page}/tasks/canary_5.ask/required_actions"
+        airflow.frames = [ANSWERED]
+        assert deploy(wait=True, timeout=0.05).question is None
+
+    def test_airflow_may_be_away_for_a_while(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        airflow.frames = [CANARY, GOOD]
+        seen = []
+        for snapshot in DeploymentRun(api, "payments", RUN).follow():
+            seen.append(snapshot.state)
+            airflow.faults.extend([None, (500, b"restarting"), (429, b"")])
+        assert seen == [State.CANARY_WAITING, State.VERIFIED]
+
+    def test_airflow_may_not_be_away_for_ever(
+        self, airflow: FakeAirflow, api: AirflowApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "OUTAGE_SECONDS", 0.05)
+        airflow.frames = [CANARY]
+        following = DeploymentRun(api, "payments", RUN).follow()
+        next(following)
+        airflow.faults.extend([(500, b"")] * 100)
+        with pytest.raises(TemporaryError, match="Airflow failed"):
+            next(following)
+
+    def test_only_what_is_new_is_read_again(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        airflow.frames = [CANARY, CANARY, CANARY, GOOD]
+        DeploymentRun(api, "payments", RUN).wait()
+        read = [path for _, path in airflow.requests if "/plan/xcomEntries/steps" in path]
+        assert len(read) == 1
+
+    def test_a_token_that_has_expired_is_renewed(self, airflow: FakeAirflow) -> None:
+        run = DeploymentRun(AirflowApi.from_environment(), "payments", RUN)
+        run.snapshot()
+        airflow.accept.clear()
+        assert run.snapshot().state is State.VERIFIED
+        assert [path for _, path in airflow.requests].count("/auth/token") == 2
+
+    def test_what_another_version_wrote_is_said_to_be_so(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        run = DeploymentRun(api, "payments", RUN)
+        airflow.frames = [Frame("running", {}, {("plan", "return_value"): {"surprise": 1}})]
+        with pytest.raises(RefusedError, match="plan cannot be read; install the version"):
+            run.result()
+        airflow.frames = [Frame("running", {}, {("plan", "steps"): [{"to": "ELSEWHERE"}]})]
+        with pytest.raises(RefusedError, match="steps cannot be read; install the version"):
+            run.snapshot()
+
+
+class TestFaults:
+    @pytest.mark.parametrize("status", [408, 425, 429, 500, 501])
+    def test_a_server_that_fails_may_answer_later(self, airflow: FakeAirflow, api: AirflowApi, status: int) -> None:
+        airflow.faults.append((status, b""))
+        with pytest.raises(TemporaryError, match=f"HTTP {status}"):
+            api.run_state("deploy_payments", RUN)
+
+    def test_a_question_is_asked_again(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        airflow.faults.extend([(503, b""), None])
+        assert api.run_state("deploy_payments", RUN) == "success"
+
+    @pytest.mark.parametrize(
+        ("status", "said"), [(401, "login"), (403, "permit"), (404, "knows none"), (400, "HTTP 400")]
+    )
+    def test_a_refusal_is_final(self, airflow: FakeAirflow, api: AirflowApi, status: int, said: str) -> None:
+        airflow.faults.append((status, b'{"detail": "because\\u001b[31m\\nso"}'))
+        with pytest.raises(RefusedError, match=said) as refused:
+            api.run_state("deploy_payments", RUN)
+        assert str(refused.value).endswith(r": because\x1b[31m so")
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"1", b"\xff", b"[" * 100_000])
+    def test_what_is_no_answer_of_airflow_is_said_to_be_so(
+        self, airflow: FakeAirflow, api: AirflowApi, body: bytes
+    ) -> None:
+        airflow.faults.append((200, body))
+        with pytest.raises(TemporaryError, match="does not answer as Airflow's API does; check the address"):
+            api.check_dag("deploy_payments")
+
+    @pytest.mark.parametrize("body", [b"{}", b'{"task_instances": 1, "total_entries": 1}', b'{"task_instances": []}'])
+    def test_a_list_that_is_none(self, airflow: FakeAirflow, api: AirflowApi, body: bytes) -> None:
+        airflow.faults.append((200, body))
+        with pytest.raises(TemporaryError, match="does not answer as"):
+            api.tasks("deploy_payments", RUN)
+
+    def test_all_pages_of_a_list_are_read(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        api.run_state("deploy_payments", RUN)
+        assert api.tasks("deploy_payments", RUN) == GOOD.tasks
+
+    def test_a_redirect_is_not_followed(self, airflow: FakeAirflow, api: AirflowApi) -> None:
+        airflow.headers = {"Location": "https://elsewhere.example.com/login"}
+        airflow.faults.append((302, b""))
+        with pytest.raises(RefusedError, match=r"redirects to https://elsewhere\.example\.com/login; give the address"):
+            api.check_dag("deploy_payments")
+
+    def test_nobody_there(self) -> None:
+        with pytest.raises(
+            TemporaryError, match=r"^Airflow at http://127\.0\.0\.1:1 does not answer \(ConnectionError\)"
+        ):
+            AirflowApi("http://127.0.0.1:1", Login("token")).check_dag("deploy_payments")
+
+    def test_a_server_that_hangs(self, airflow: FakeAirflow, api: AirflowApi, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(airflow_api, "API_TIMEOUT", (1, 0.05))
+        airflow.hang = 0.5
+        with pytest.raises(TemporaryError, match="does not answer"):
+            api.check_dag("deploy_payments")
+
+    def test_a_wrong_password_is_not_repeated(self, airflow: FakeAirflow) -> None:
+        api = AirflowApi(airflow.url, Login(user=USER, password=f"{PASSWORD}!"))
+        with pytest.raises(RefusedError, match="gives gate no token") as refused:
+            api.check_dag("deploy_payments")
+        assert PASSWORD not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
+
+    def test_the_login_shows_neither_password_nor_token(self) -> None:
+        assert "secret" not in repr(Login("secret", "ada", "secret"))
+
+    def test_what_netrc_says_of_the_host_does_not_replace_the_token(
+        self, airflow: FakeAirflow, api: AirflowApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login other password other\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        api.check_dag("deploy_payments")
+
+    def test_a_run_that_may_not_be_read_by_its_logs_still_has_a_result(
+        self, airflow: FakeAirflow, api: AirflowApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        airflow.frames = [REFUSED]
+        monkeypatch.setattr(api, "error_of", _forbidden)
+        result = DeploymentRun(api, "payments", RUN).result()
+        assert (result.state, result.reason) == (State.REJECTED, None)
+
+
+def _forbidden(*_: str) -> str:
+    raise RefusedError("no")
+
+
+def _steps(*states: str) -> list[Step]:
+    return [Step.model_validate(step(state, second)) for second, state in enumerate(states)]
+
+
+class TestState:
+    @pytest.mark.parametrize("end", sorted(ENDS))
+    def test_an_end_is_the_state(self, end: State) -> None:
+        assert state_of(_steps("INIT", "DEPLOYING", end), over=True) is end
+
+    def test_the_way_back_counts_over_a_later_word_of_a_stage(self) -> None:
+        assert state_of(_steps("ROLLING_BACK", "ROLLED_BACK", "CANARY_EVALUATING"), over=False) is State.ROLLED_BACK
+
+    @pytest.mark.parametrize("states", [(), ("INIT",), ("INIT", "BUILDING"), ("INIT", "BUILDING", "AWAITING_APPROVAL")])
+    def test_a_run_that_ended_before_it_deployed_is_rejected(self, states: tuple[str, ...]) -> None:
+        assert state_of(_steps(*states), over=True) is State.REJECTED
+
+    @pytest.mark.parametrize("last", ["DEPLOYING", "CANARY", "PROMOTED", "ROLLING_BACK"])
+    def test_a_run_that_ended_in_between_has_failed(self, last: str) -> None:
+        assert state_of(_steps("INIT", "DEPLOYING", last), over=True) is State.FAILED
+
+    def test_a_run_that_goes_on_is_where_it_is(self) -> None:
+        assert state_of(_steps("INIT", "DEPLOYING"), over=False) is State.DEPLOYING
+        assert state_of([], over=False) is State.INIT

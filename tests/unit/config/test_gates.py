@@ -1,0 +1,77 @@
+"""A team's own gates: counters of bad among all events, or a gauge, told apart by version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.config.gates import GATES, OwnGate, gate_table
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.counters import Counts
+from tests.support.builders import make_plan, make_spec
+
+CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}
+QUEUE = {"gauge": 'max(queue_depth{pod=~"$version-.*"})', "limit": 100}
+
+
+def spec(**gates: Any) -> DeploymentSpec:
+    return make_spec(gates=gates)
+
+
+def test_stand_beside_ours_after_them() -> None:
+    made = spec(queue=QUEUE, cards=CARDS, memory=0.5)
+    assert list(made.gates) == [*GATES, "cards", "queue"]
+    assert (made.limits["cards"], made.limits["queue"], made.limits["memory"]) == (0.02, 100, 0.5)
+    assert made.kinds == {"cards": "pair", "queue": "gauge"}
+    assert list(made.counted_gates) == ["error_rate", "latency_p95", "latency_p99", "cards"]
+
+
+def test_survive_the_plans_json() -> None:
+    plan = make_plan(spec(queue=QUEUE, cards=CARDS))
+    assert DeploymentPlan.load(plan.dump()) == plan
+
+
+def test_are_judged_on_their_own_counts() -> None:
+    gate = gate_table({"cards": "pair"})["cards"]
+    assert gate.bad_and_trials(Counts(100, 50, pairs={"cards": (2.0, 40.0)}), 0.02) == (2.0, 40.0)
+    assert gate.bad_and_trials(Counts(100, 50), 0.02) == (0.0, 0.0)
+    assert gate.allowed(0.02) == 0.02
+
+
+def test_their_queries_are_of_one_version() -> None:
+    assert OwnGate.model_validate(CARDS).queries("pay-1") == {
+        "bad": 'refused_total{version="pay-1"}',
+        "total": 'cards_total{version="pay-1"}',
+    }
+    assert OwnGate.model_validate(QUEUE).queries("pay-1") == {"gauge": 'max(queue_depth{pod=~"pay-1-.*"})'}
+
+
+@pytest.mark.parametrize(
+    ("name", "gate", "said"),
+    [
+        ("error_rate", CARDS, "error_rate cannot name a gate of your own"),
+        ("Cards", CARDS, "Cards cannot name a gate of your own"),
+        ('x" or up', CARDS, "cannot name a gate of your own"),
+        ("cards", {**CARDS, "limit": 0.9}, "limit must lie between 1e-06 and 0.5"),
+        ("cards", {**CARDS, "bad": None}, "has either bad and total"),
+        ("cards", {**CARDS, **QUEUE}, "has either bad and total"),
+        ("cards", {"limit": 1}, "has either bad and total"),
+        ("cards", {**QUEUE, "limit": "many"}, "limit is not valid"),
+        ("cards", {**QUEUE, "limit": float("nan")}, "limit is not valid"),
+        ("cards", {**QUEUE, "gauge": "max(queue_depth)"}, "gauge is not valid: must hold $version"),
+        ("cards", {**QUEUE, "gauge": "sum_over_time(x{v='$version'}[9y])"}, "a range may cover 1d at most"),
+        ("cards", {**QUEUE, "colour": "red"}, "colour is not a known key"),
+        ("cards", 0.5, "cards is no gate"),
+        ("memory", "0.5", "write its limit"),
+        ("memory", True, "write its limit"),
+        ("memory", float("inf"), "write its limit"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_by_name(name: str, gate: Any, said: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        spec(**{name: gate})
+    assert "gates" in str(caught.value)
+    assert said in str(caught.value)

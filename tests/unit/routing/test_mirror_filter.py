@@ -1,0 +1,141 @@
+"""A gateway that mirrors by the standard filter: weights stay, and the filter stands while copies are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.routing import testers
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import TRAEFIK_CONTROLLER, HttpRoute, mirror_filter
+from airflow_deploy.domain.routing.record import BRAKED, SETTLED, Patch, Shift
+from airflow_deploy.domain.workloads import mirror
+from tests.support.builders import make_plan, make_spec
+from tests.support.json_patch import PatchRefused
+from tests.unit.routing.test_shadow import SHADOWED
+from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
+from tests.unit.routing.test_zero_weight import ENVOY, taken_by
+
+MIRROR = mirror_name(CANDIDATE)
+COPIES = mirror_filter(CANDIDATE, 80, 25)
+THEIRS = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}
+AUDIT = {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "audit-shadow", "port": 80}}}
+"""The team's own, to a Service of its own."""
+
+
+def claimed(*filters: dict[str, Any], controller: str = ENVOY, rules: int = 2, left: str = "") -> HttpRoute:
+    found = taken_by(controller, body(*[[backend(STABLE)] for _ in range(rules)]), left)
+    for rule in found["spec"]["rules"] if filters else []:
+        rule["filters"] = list(filters)
+    route = HttpRoute(found)
+    return write(route, routes.claim(route, RUN, STABLE, CANDIDATE)[1])
+
+
+def mirrored(*filters: dict[str, Any], rules: int = 2) -> HttpRoute:
+    route = claimed(*filters, rules=rules)
+    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 25, 100.0, mirrored=True))
+
+
+def filters(route: HttpRoute) -> list[Any]:
+    return [rule.get("filters") for rule in route.body["spec"]["rules"]]
+
+
+def first(route: HttpRoute) -> Patch:
+    return routes.shift(route, OURS, STABLE, CANDIDATE, 5, 200.0)
+
+
+WAYS_OUT: list[Callable[[HttpRoute], Patch]] = [
+    first,
+    lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED, "why"),
+    lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, SETTLED),
+    lambda route: routes.seize(route, "nobody looks"),
+]
+
+
+@pytest.mark.parametrize("before", [[], [THEIRS], [THEIRS, AUDIT]])
+def test_copies_are_given_by_one_filter_more_and_by_no_weight(before: list[dict[str, Any]]) -> None:
+    route = mirrored(*before)
+    assert (filters(route), weights(route)) == ([[*before, COPIES]] * 2, [{STABLE: 100, CANDIDATE: 0}] * 2)
+    assert COPIES["requestMirror"] == {"backendRef": {"kind": "Service", "name": MIRROR, "port": 80}, "percent": 25}
+    assert (route.serves(CANDIDATE), route.mirrors_to(CANDIDATE), route.mentions(MIRROR)) == (False, True, True)
+    assert route.shifts == [Shift(25, 100.0, mirrored=True)]
+    assert routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True) == []
+
+
+@pytest.mark.parametrize("out", WAYS_OUT)
+@pytest.mark.parametrize("before", [[], [THEIRS, AUDIT]])
+def test_the_first_share_and_whoever_takes_it_back_take_the_filter_out(
+    before: list[dict[str, Any]], out: Callable[[HttpRoute], Patch]
+) -> None:
+    route = mirrored(*before)
+    for rule in route.body["spec"]["rules"]:
+        rule["filters"].append(THEIRS)  # by the team, meanwhile
+    after = write(route, out(route))
+    assert (filters(after), after.mirrors_to(CANDIDATE)) == ([[*before, THEIRS]] * 2, False)
+
+
+@pytest.mark.parametrize("out", WAYS_OUT)
+def test_a_filter_that_has_moved_meanwhile_refuses_the_patch_whole(out: Callable[[HttpRoute], Patch]) -> None:
+    route, changed = mirrored(THEIRS), mirrored(THEIRS)
+    changed.body["spec"]["rules"][0]["filters"].reverse()
+    with pytest.raises(PatchRefused):
+        write(changed, out(route))
+
+
+def test_a_rule_from_which_somebody_has_removed_the_candidate_copies_no_more_either() -> None:
+    route = mirrored()
+    del route.body["spec"]["rules"][0]["backendRefs"][1]
+    assert not write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED)).mentions(MIRROR)
+
+
+def test_a_filter_that_somebody_has_removed_is_missed() -> None:
+    route = mirrored(THEIRS)
+    route.body["spec"]["rules"][1]["filters"].pop()
+    with pytest.raises(FencedError, match="somebody changed what rule 1 copies to"):
+        first(route)
+
+
+def test_one_that_is_left_after_the_brake_is_taken_out_again() -> None:
+    route = mirrored()
+    braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED))
+    braked.body["spec"]["rules"][0]["filters"].append(COPIES)
+    assert not write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, BRAKED)).mirrors_to(CANDIDATE)
+
+
+def test_with_a_mirror_at_work_is_nobody_elses_to_claim() -> None:
+    with pytest.raises(RefusedError, match=f"{STABLE} and {MIRROR} serves it; the deployment {OURS} is not over"):
+        mirrored().stable()
+
+
+def test_a_mirror_of_the_teams_own_is_no_matter_of_ours() -> None:
+    route = claimed(AUDIT)
+    assert (route.stable(), route.mirrors_to(CANDIDATE)) == (STABLE, False)
+
+
+def test_traefik_and_a_route_that_no_gateway_has_taken_yet_mirror_by_a_service() -> None:
+    for route in (claimed(controller=TRAEFIK_CONTROLLER), HttpRoute(body([backend(STABLE)]))):
+        assert not route.mirrors_by_filter
+    assert claimed().mirrors_by_filter
+    assert claimed(left=TRAEFIK_CONTROLLER).mirrors_by_filter  # it was Traefik's once
+
+
+def test_its_one_object_is_a_service() -> None:
+    plan = make_plan(make_spec(**SHADOWED))
+    assert mirror.mirror_objects(plan, copied=True, by_filter=True) == mirror.mirror_objects(plan, copied=True)[:1]
+
+
+def test_testers_are_answered_by_the_stable_and_copied_whole() -> None:
+    made = testers.route_for_testers(claimed(THEIRS), OURS, CANDIDATE, mirrored=True)
+    assert made is not None
+    assert testers.backends_of(made) == [STABLE, STABLE]
+    mark = {
+        "type": "ResponseHeaderModifier",
+        "responseHeaderModifier": {"set": [{"name": testers.VERSION_HEADER, "value": MIRROR}]},
+    }
+    for rule in made["spec"]["rules"]:
+        assert rule["filters"] == [THEIRS, mirror_filter(CANDIDATE, 80, 100), mark]
+        assert [ref["weight"] for ref in rule["backendRefs"]] == [100]

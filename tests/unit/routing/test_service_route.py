@@ -1,0 +1,379 @@
+"""A Service in the place of a route: whose pods it selects at each step, and who is overtaken."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import FencedError, RefusedError
+from airflow_deploy.domain.labels import VERSION
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.metrics.sources import SOURCES
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.lease import LEASE_SUFFIXES, Lease, lease_name, new_lease
+from airflow_deploy.domain.routing.pod_shares import pods_for_stage, share_of
+from airflow_deploy.domain.routing.record import OWNER, Patch, Shift
+from airflow_deploy.domain.routing.service_route import ADOPTED, ServiceRoute
+from airflow_deploy.domain.routing.team_route import absent_route
+from tests.support.builders import make_plan, make_spec
+from tests.support.json_patch import PatchRefused, apply_patch
+
+TEAM = "payments"
+LABELS = {"app.kubernetes.io/name": "payments", "tier": "web"}
+SHARES = [33, 50, 100]
+
+
+def spec(**changes: Any) -> DeploymentSpec:
+    return make_spec(**{"router": "replicas", "metrics": "pods", "replicas": 2, "route": {"name": TEAM}, **changes})
+
+
+def plan(number: int = 0, stable: str = TEAM) -> DeploymentPlan:
+    when = 1_795_417_200 + number
+    return make_plan(
+        spec(), stable=stable, adopted={TEAM: LABELS}, stable_ready=2, created=when, run_id=f"manual__{number}"
+    )
+
+
+class Service:
+    """The team's Service, and the pods of the namespace by their Deployment: all of them are up all the time."""
+
+    def __init__(self) -> None:
+        self.body: dict[str, Any] = {
+            "metadata": {"name": TEAM, "namespace": "shop", "resourceVersion": "1"},
+            "spec": {"selector": dict(LABELS), "ports": [{"port": 80}]},
+        }
+        self.pods: dict[str, dict[str, str]] = {TEAM: {**LABELS, "since": "2024"}}
+
+    @property
+    def route(self) -> ServiceRoute:
+        return ServiceRoute(self.body)
+
+    def write(self, patch: Patch) -> None:
+        self.body = apply_patch(self.body, patch)
+
+    def claimed(self, planned: DeploymentPlan) -> str:
+        self.pods[planned.candidate] = planned.pod_labels
+        self.write(self.route.adopt(planned.stable))
+        owner, patch = routes.claim(self.route, planned.deployment_id, planned.stable, planned.candidate)
+        self.write(patch)
+        return owner
+
+    def shifted(self, planned: DeploymentPlan, share: int) -> Service:
+        owner = self.route.owner or ""
+        self.write(routes.shift(self.route, owner, planned.stable, planned.candidate, share, 100.0))
+        return self
+
+    def verified(self, planned: DeploymentPlan) -> Service:
+        owner = self.claimed(planned)
+        self.shifted(planned, 100)
+        self.write(routes.promote(self.route, owner, planned.stable, planned.candidate))
+        self.write(routes.confirm(self.route, owner))
+        return self
+
+    def behind(self) -> set[str]:
+        """Whose pods are served."""
+        return {name for name, labels in self.pods.items() if self.route.selector.items() <= labels.items()}
+
+
+def at_share(share: int) -> tuple[Service, DeploymentPlan, str]:
+    service, planned = Service(), plan()
+    owner = service.claimed(planned)
+    if share:
+        service.shifted(planned, share)
+    return service, planned, owner
+
+
+class TestBesideWhatTheTeamHasBrought:
+    def test_a_claim_leaves_the_selector_as_it_was(self) -> None:
+        service, planned, _ = at_share(0)
+        assert service.route.selector == LABELS
+        assert service.route.serving() == TEAM
+        assert not service.route.serves(planned.candidate)
+
+    @pytest.mark.parametrize("share", [33, 50])
+    def test_both_are_behind_it(self, share: int) -> None:
+        service, planned, _ = at_share(share)
+        assert service.behind() == {TEAM, planned.candidate}
+        assert service.route.serves(planned.candidate)
+        assert service.route.serving() == TEAM
+
+    def test_at_last_the_candidate_is_alone(self) -> None:
+        service, planned, _ = at_share(100)
+        assert service.behind() == {planned.candidate}
+        assert (service.route.serving(), service.route.serves(TEAM)) == (planned.candidate, False)
+
+    @pytest.mark.parametrize("share", SHARES)
+    def test_the_way_back_selects_the_stable_and_leaves_the_rest_to_the_pods(self, share: int) -> None:
+        service, planned, owner = at_share(share)
+        service.write(routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED, "word"))
+        assert service.route.selector == LABELS
+        assert not service.route.serves(planned.candidate)
+        assert routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED) == []
+
+
+class TestBesideAVersionOfOurs:
+    def second(self) -> tuple[Service, DeploymentPlan]:
+        first = plan()
+        service = Service().verified(first)
+        return service, plan(1, first.candidate)
+
+    def test_what_served_before_is_never_behind_it(self) -> None:
+        service, planned = self.second()
+        service.claimed(planned)
+        assert service.behind() == {planned.stable}
+        service.shifted(planned, 50)
+        assert service.behind() == {planned.stable, planned.candidate}
+        service.shifted(planned, 100)
+        assert service.behind() == {planned.candidate}
+
+    def test_one_write_takes_the_candidate_out_before_any_of_its_pods_ends(self) -> None:
+        service, planned = self.second()
+        owner = service.claimed(planned)
+        service.shifted(planned, 50)
+        service.write(routes.restore(service.route, owner, planned.stable, planned.candidate, routes.BRAKED))
+        assert service.behind() == {planned.stable}
+
+    def test_after_two_promotions_the_first_version_stays_out(self) -> None:
+        service, planned = self.second()
+        service.verified(planned)
+        third = plan(2, planned.candidate)
+        service.claimed(third)
+        for share in (33, 50):
+            assert service.shifted(third, share).behind() == {third.stable, third.candidate}
+        assert service.shifted(third, 100).behind() == {third.candidate}
+
+    def test_a_promotion_is_taken_back_to_the_version_before(self) -> None:
+        service, planned = self.second()
+        service.verified(planned)
+        patch = routes.reclaim(service.route, planned.deployment_id, planned.stable, planned.candidate, "worse")
+        service.write(patch)
+        assert service.behind() == {planned.stable}
+        assert service.route.phase == routes.SETTLED
+
+
+class TestTakingBack:
+    def test_leads_to_what_the_team_has_brought(self) -> None:
+        service, planned = Service(), plan()
+        service.verified(planned)
+        service.write(routes.reclaim(service.route, planned.deployment_id, TEAM, planned.candidate, "worse"))
+        assert service.route.selector == LABELS
+
+    def test_is_possible_after_a_later_deployment_that_came_to_nothing(self) -> None:
+        first = plan()
+        service, later = Service().verified(first), plan(1, first.candidate)
+        owner = service.claimed(later)
+        service.shifted(later, 50)
+        service.write(routes.restore(service.route, owner, later.stable, later.candidate, routes.SETTLED))
+        service.write(routes.reclaim(service.route, first.deployment_id, TEAM, first.candidate, "worse"))
+        assert service.route.selector == LABELS
+        assert service.route.versions == (TEAM, first.candidate)  # whose pods are still to go
+
+    def test_is_refused_while_another_is_under_way(self) -> None:
+        first = plan()
+        service = Service().verified(first)
+        service.claimed(plan(1, first.candidate))
+        with pytest.raises(FencedError, match="nothing is taken back"):
+            routes.reclaim(service.route, first.deployment_id, TEAM, first.candidate, "worse")
+
+
+class TestOvertaken:
+    @pytest.mark.parametrize(("share", "following"), [(0, 33), (33, 50), (50, 100), (33, 100)])
+    def test_no_share_is_given_where_somebody_has_changed_the_selector(self, share: int, following: int) -> None:
+        service, planned, owner = at_share(share)
+        service.body["spec"]["selector"] = {"app": "mine"}
+        with pytest.raises(FencedError, match=r"selects app=mine, and the last shift set .*; somebody else set it"):
+            routes.shift(service.route, owner, TEAM, planned.candidate, following, 0.0)
+
+    @pytest.mark.parametrize("share", SHARES)
+    def test_the_way_back_asks_nobody(self, share: int) -> None:
+        service, planned, owner = at_share(share)
+        service.body["spec"]["selector"] = {"app": "mine"}
+        service.write(routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED))
+        assert service.route.selector == LABELS
+
+    @pytest.mark.parametrize("change", ["selector", OWNER])
+    def test_a_shift_is_lost_where_somebody_comes_first(self, change: str) -> None:
+        service, planned, owner = at_share(33)
+        patch = routes.shift(service.route, owner, TEAM, planned.candidate, 100, 0.0)
+        if change == "selector":
+            service.body["spec"]["selector"] = {"app": "mine"}
+        else:
+            service.body["metadata"]["annotations"][OWNER] = f"{planned.deployment_id}/2"
+        with pytest.raises(PatchRefused):
+            service.write(patch)
+
+    def test_the_guard_gives_the_stable_all_and_the_run_nothing_more(self) -> None:
+        service, planned, owner = at_share(100)
+        service.write(routes.seize(service.route, "nobody looks"))
+        assert (service.route.selector, service.route.epoch) == (LABELS, 2)
+        with pytest.raises(FencedError):
+            routes.shift(service.route, owner, TEAM, planned.candidate, 100, 0.0)
+
+    def test_who_serves_now_must_be_who_served_when_it_was_planned(self) -> None:
+        service, planned = Service().verified(plan()), plan(1, TEAM)
+        with pytest.raises(FencedError, match="is served by payments-0123456-1795417200 now, not by payments"):
+            routes.claim(service.route, planned.deployment_id, TEAM, planned.candidate)
+
+
+class TestWhatIsThere:
+    def test_before_the_first_claim_nobody_knows_who_serves(self) -> None:
+        assert Service().route.serving() == ""
+
+    def test_a_selector_that_no_deployment_has_set_is_adopted_by_the_next(self) -> None:
+        first = plan()
+        service = Service().verified(first)
+        service.body["spec"]["selector"] = {"app": "mine"}
+        assert service.route.serving() == ""
+        with pytest.raises(RefusedError, match="selects app=mine, which no deployment has set"):
+            service.route.stable()
+        service.write(service.route.adopt("other"))
+        assert service.route.serving() == "other"
+        assert service.route.labels_of("other") == {"app": "mine"}
+
+    def test_labels_of_the_old_selector_that_came_to_ours_change_nobody_who_serves(self) -> None:
+        first = plan()
+        service, second = Service().verified(first), plan(1, first.candidate)
+        service.body["spec"]["selector"] |= LABELS
+        assert (service.behind(), service.route.serving()) == ({first.candidate}, first.candidate)
+        service.claimed(second)
+        assert service.route.selector == {VERSION: first.candidate}
+        service.shifted(second, 50).body["spec"]["selector"] |= LABELS
+        assert service.behind() == {first.candidate, second.candidate}
+        service.body["spec"]["selector"] = {VERSION: second.candidate, **LABELS}
+        assert service.behind() == {second.candidate}
+        service.body["spec"]["selector"] |= {"other": "label"}
+        assert service.route.serving() == ""
+
+    def test_what_was_adopted_before_stays_known(self) -> None:
+        service = Service().verified(plan())
+        service.body["spec"]["selector"] = {"app": "mine"}
+        service.write(service.route.adopt("other"))
+        assert set(service.route.adopted) == {TEAM, "other"}
+
+    @pytest.mark.parametrize("said", ["[]", "{", '{"payments": 1}', "null", '"x"'])
+    def test_a_note_that_somebody_wrote_over_is_told(self, said: str) -> None:
+        service, planned, owner = at_share(33)
+        service.body["metadata"]["annotations"][ADOPTED] = said
+        with pytest.raises(FencedError, match=f"somebody changed the annotation {ADOPTED}"):
+            routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED)
+
+    def test_a_service_that_is_gone_serves_nobody(self) -> None:
+        gone = absent_route(ServiceRoute, "shop", TEAM)
+        assert (gone.is_there, gone.serving(), gone.owner, gone.names("x")) == (False, "", None, False)
+
+    def test_what_serves_and_what_is_claimed_is_not_deleted(self) -> None:
+        service, planned, _ = at_share(33)
+        assert [service.route.mentions(name) for name in (TEAM, planned.candidate, "other")] == [True, True, False]
+        assert [service.route.names(name) for name in (TEAM, planned.candidate, "other")] == [True, True, False]
+
+    def test_a_tool_that_owns_the_selector_is_named(self) -> None:
+        service = Service()
+        fields: dict[str, Any] = {"f:spec": {"f:selector": {}}}
+        service.body["metadata"]["managedFields"] = [{"manager": "argocd-controller", "fieldsV1": fields}]
+        assert service.route.gitops_managers() == ["argocd-controller"]
+        service.body["metadata"]["managedFields"][0]["fieldsV1"] = {"f:spec": {"f:ports": {}}}
+        assert service.route.gitops_managers() == []
+
+
+class TestDivision:
+    @pytest.mark.parametrize(
+        ("stage", "stable", "most", "pods"),
+        [(5, 2, 2, 1), (50, 2, 2, 2), (50, 2, 1, 1), (5, 19, 20, 1), (5, 20, 20, 2), (25, 9, 9, 3), (100, 9, 4, 4)],
+    )
+    def test_a_stage_takes_as_many_pods_as_give_it(self, stage: int, stable: int, most: int, pods: int) -> None:
+        assert pods_for_stage(stage, stable, most) == pods
+
+    @given(st.integers(1, 99), st.integers(1, 200), st.integers(1, 200))
+    def test_the_share_is_what_the_pods_get(self, stage: int, stable: int, most: int) -> None:
+        pods = pods_for_stage(stage, stable, most)
+        assert 1 <= pods <= most
+        assert share_of(pods, stable) <= max(1.0, 100 * pods / (pods + stable)) < share_of(pods, stable) + 1
+        if pods < most:
+            assert 100 * pods >= stage * (pods + stable)
+        if 1 < pods < most:
+            assert 100 * (pods - 1) < stage * (pods - 1 + stable)
+
+    @given(st.integers(1, 50), st.integers(1, 50), st.lists(st.integers(1, 99), max_size=4, unique=True))
+    def test_shares_rise_and_say_how_many_pods_they_need(self, stable: int, most: int, stages: list[int]) -> None:
+        declared = spec(replicas=most, canary={"stages": [*sorted(stages), 100]}, criticality="low")
+        planned = make_plan(declared, stable_ready=stable)
+        shares = [share for stage in declared.canary.stages for share in planned.shares(stage)]
+        assert shares == sorted(shares)
+        assert shares[-1] == 100
+        needed = [planned.pods_for(share) for share in shares]
+        assert all(one <= two for one, two in pairwise(needed))
+        assert needed[-1] == most
+        for share, pods in zip(shares[:-1], needed[:-1], strict=True):
+            assert share_of(pods, stable) == share
+
+    def test_before_it_is_alone_it_has_all_its_pods(self) -> None:
+        assert plan().shares(100) == (50, 100)
+        assert plan().shares(5) == (33,)
+        assert [plan().pods_for(share) for share in (33, 50, 100)] == [1, 2, 2]
+
+
+class TestDeclared:
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"route": {"name": TEAM, "url": "http://gateway:80"}}, "router is not valid: .* set the name alone"),
+            (
+                {"route": {"name": TEAM, "gateway": {"name": "a", "namespace": "b"}, "hostnames": ["a.example.com"]}},
+                "router is not valid: .* set the name alone",
+            ),
+            ({"metrics": "traefik"}, "metrics is not valid: .* needs the preset pods"),
+            ({"metrics": "application"}, "metrics is not valid: .* needs the preset pods"),
+            ({"router": "gateway"}, "metrics is not valid: .* needs the preset pods"),
+            ({"shadow": {"share": 5, "safe_to_mirror": True}}, "shadow is not valid: .* remove shadow"),
+            ({"scaling": {"max": 4}}, "scaling is not valid: .* remove scaling"),
+            ({"service": "a" * 28}, "router is not valid: .* 27 characters at most"),
+            ({"router": "nginx"}, "router is not valid: "),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(RefusedError, match=said):
+            spec(**changes)
+
+    def test_the_longest_name_has_pods_whose_names_are_whole(self) -> None:
+        planned = make_plan(spec(service="a" * 27))
+        pod = f"{planned.candidate}-{'f' * 10}-"
+        assert len(pod) <= 58  # where the API server cuts
+
+    def test_pods_are_told_apart_by_their_names(self) -> None:
+        planned = plan()
+        preset, versions = SOURCES["pods"], [planned.candidate, TEAM]
+        pods = {
+            f"{TEAM}-7d4b9c6f5-x2x4z": TEAM,
+            f"{planned.candidate}-7d4b9c6f5d-abcde": planned.candidate,
+            f"{TEAM}-abcdef0-1795417999-7d4b9c6f5d-abcde": None,
+            f"{TEAM}s-7d4b9c6f5-x2x4z": None,
+        }
+        assert {pod: preset.service_of({"pod": pod}, "shop", TEAM, versions) for pod in pods} == pods
+
+    def test_a_version_keeps_the_label_that_tells_it_from_all_others(self) -> None:
+        first = plan()
+        second = plan(1, first.candidate)
+        assert all(LABELS.items() <= one.pod_labels.items() for one in (first, second))
+        assert [one.pod_labels[VERSION] for one in (first, second)] == [first.candidate, second.candidate]
+
+
+class TestLease:
+    def test_a_service_and_a_route_of_one_name_have_each_their_own(self) -> None:
+        assert lease_name(TEAM, "replicas") != lease_name(TEAM)
+
+    @pytest.mark.parametrize("router", LEASE_SUFFIXES)
+    def test_it_says_for_what_it_stands(self, router: str) -> None:
+        lease = Lease(new_lease("shop", TEAM, "DEP-1-00000000/1", 45, router))
+        assert (lease.route, lease.router) == (TEAM, router)
+
+
+def test_the_record_is_the_same_as_a_routes() -> None:
+    service, _, _ = at_share(33)
+    assert service.route.shifts == [Shift(33, 100.0)]
+    assert json.loads(service.body["metadata"]["annotations"][ADOPTED]) == {TEAM: LABELS}

@@ -1,0 +1,175 @@
+"""The testers' rules: the team's, with one header more, and a request that they ask for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.metrics.sources import SOURCES
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.testers import (
+    MATCH_ALL,
+    VERSION_HEADER,
+    probe_request,
+    route_for_testers,
+    route_name_for_testers,
+)
+from tests.support.builders import make_spec
+from tests.support.json_patch import apply_patch
+from tests.unit.metrics.test_counters import label
+
+OWNER = "DEP-1795417200-ffffffff/1"
+ASKED = {"type": "Exact", "name": "x-canary", "value": "always"}
+MARKS: dict[str, Any] = {
+    "type": "ResponseHeaderModifier",
+    "responseHeaderModifier": {"set": [{"name": VERSION_HEADER, "value": "new"}]},
+}
+
+
+def claimed(*rules: dict[str, Any], **spec: Any) -> HttpRoute:
+    """A route of two Services and the given rules, on which the first one's candidate stands."""
+    ref = {"kind": "Service", "name": "old", "port": 80, "weight": 1}
+    body = {
+        "metadata": {"name": "payments", "namespace": "shop", "resourceVersion": "1", "labels": {"team": "pay"}},
+        "spec": {"parentRefs": [{"name": "gateway"}], **spec, "rules": [{"backendRefs": [ref], **r} for r in rules]},
+    }
+    _, patch = routes.claim(HttpRoute(body), OWNER.partition("/")[0], "old", "new")
+    return HttpRoute(apply_patch(body, patch))
+
+
+def beside(*rules: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    body = route_for_testers(claimed(*rules, **spec), OWNER, "new")
+    assert body is not None
+    return body
+
+
+def matches(*found: dict[str, Any]) -> dict[str, Any]:
+    return {"matches": list(found)}
+
+
+def path(value: str, kind: str = "PathPrefix") -> dict[str, Any]:
+    return {"path": {"type": kind, "value": value}}
+
+
+class TestRules:
+    def test_lead_all_who_send_the_header_to_the_candidate_alone(self) -> None:
+        body = beside(matches(path("/"), path("/v2", "Exact")), hostnames=["shop.example.com", "*.example.com"])
+        assert body["metadata"]["name"] == "testers-payments"
+        assert body["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "airflow-deploy"
+        assert body["metadata"]["annotations"] == {"airflow-deploy/owner": OWNER}
+        assert body["spec"] == {
+            "parentRefs": [{"name": "gateway"}],
+            "hostnames": ["shop.example.com", "*.example.com"],
+            "rules": [
+                {
+                    "matches": [{**path("/"), "headers": [ASKED]}, {**path("/v2", "Exact"), "headers": [ASKED]}],
+                    "filters": [MARKS],
+                    "backendRefs": [{"kind": "Service", "name": "new", "port": 80, "weight": 1}],
+                }
+            ],
+        }
+
+    def test_leave_the_teams_route_as_it_is(self) -> None:
+        route = claimed({**matches(path("/")), "filters": [copy.deepcopy(MARKS)]})
+        before = copy.deepcopy(route.body)
+        route_for_testers(route, OWNER, "new")
+        assert route.body == before
+
+    def test_ask_for_what_the_teams_matches_ask_for_too(self) -> None:
+        other = {"type": "Exact", "name": "x-tenant", "value": "a"}
+        (rule,) = beside(matches({**path("/"), "method": "POST", "headers": [other]}))["spec"]["rules"]
+        assert rule["matches"] == [{**path("/"), "method": "POST", "headers": [other, ASKED]}]
+
+    def test_of_a_rule_without_matches_take_everything(self) -> None:
+        (rule,) = beside({})["spec"]["rules"]
+        assert rule["matches"] == [{**MATCH_ALL, "headers": [ASKED]}]
+
+    def test_leave_out_what_leads_elsewhere(self) -> None:
+        elsewhere = {"backendRefs": [{"name": "static", "port": 80, "weight": 0}], **matches(path("/static"))}
+        rules = beside(matches(path("/a")), elsewhere, matches(path("/b")))["spec"]["rules"]
+        assert [rule["matches"][0]["path"]["value"] for rule in rules] == ["/a", "/b"]
+
+    def test_keep_filters_and_limits(self) -> None:
+        rewrite = {
+            "type": "URLRewrite",
+            "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
+        }
+        said = {"add": [{"name": "x-team", "value": "pay"}], "set": [{"name": "X-Canary-Version", "value": "forged"}]}
+        modifier = {"type": "ResponseHeaderModifier", "responseHeaderModifier": said}
+        (rule,) = beside({"filters": [modifier, rewrite], "timeouts": {"request": "5s"}})["spec"]["rules"]
+        marked = {**MARKS["responseHeaderModifier"], "add": said["add"]}
+        assert rule["filters"] == [rewrite, {**MARKS, "responseHeaderModifier": marked}]
+        assert rule["timeouts"] == {"request": "5s"}
+
+    def test_are_none_where_the_team_has_some_for_that_header(self) -> None:
+        own = {"type": "Exact", "name": "X-Canary", "value": "always"}
+        route = claimed(matches({**path("/"), "headers": [own]}))
+        assert route_for_testers(route, OWNER, "new") is None
+
+    def test_are_counted_apart_from_users(self) -> None:
+        preset, services = SOURCES["traefik"], ("new", "old")
+        users = label("new", namespace="shop", route="payments")
+        apart = label("new", namespace="shop", route=route_name_for_testers("payments"))
+        assert preset.service_of({"service": users}, "shop", "payments", services) == "new"
+        assert preset.service_of({"service": apart}, "shop", "payments", services) is None
+
+
+class TestQuestion:
+    def test_is_a_get_of_the_first_match_that_can_be_met(self) -> None:
+        tenant = {"type": "Exact", "name": "x-tenant", "value": "a"}
+        asked = probe_request(
+            beside(
+                matches({**path("/pay"), "method": "POST"}, path("/[a-z]+", "RegularExpression")),
+                matches(
+                    {**path("/shop"), "headers": [{"type": "RegularExpression", "name": "cookie", "value": ".*"}]},
+                    {**path("/a b"), "headers": [tenant], "queryParams": [{"name": "q", "value": "1&2"}]},
+                ),
+                hostnames=["*.example.com"],
+            )
+        )
+        assert asked is not None
+        assert asked.target == "/a%20b?q=1%262"
+        assert asked.headers == {"x-tenant": "a", "x-canary": "always", "Host": "canary.example.com"}
+
+    def test_needs_no_host_where_the_route_is_for_all(self) -> None:
+        asked = probe_request(beside({}))
+        assert asked is not None
+        assert (asked.target, asked.headers) == ("/", {"x-canary": "always"})
+
+    def test_is_none_where_no_get_would_do(self) -> None:
+        assert probe_request(beside(matches({**path("/pay"), "method": "POST"}))) is None
+
+    @pytest.mark.parametrize("value", ["/\r\nHost: evil", "/a?b#c", "//evil.example.com/"])
+    def test_of_a_hostile_path_stays_a_path(self, value: str) -> None:
+        asked = probe_request(beside(matches(path(value))))
+        assert asked is not None
+        assert asked.target.startswith("/")
+        assert not set("\r\n?# ") & set(asked.target)
+
+
+class TestUrl:
+    @pytest.mark.parametrize("url", ["http://10.0.0.1:8000", "https://gateway.example.com"])
+    def test_is_where_the_gateway_is(self, url: str) -> None:
+        assert make_spec(route={"name": "payments", "url": url}).route.url == url
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "gateway",
+            "file:///etc/passwd",
+            "http://user:password@gateway",
+            "http://gateway/path",
+            "http://gateway?x=1",
+            "http://gateway\n",
+            "http://gateway\r\nX: y",
+            "http://gateway#",
+            "http://:80",
+        ],
+    )
+    def test_is_nothing_else(self, url: str) -> None:
+        with pytest.raises(RefusedError, match=r"payments.yaml: route\.url "):
+            make_spec(route={"name": "payments", "url": url})

@@ -1,0 +1,851 @@
+"""The route's patches: they move all the traffic or nothing, and whoever was overtaken writes nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.record import FINAL_VERDICT, OWNER, PHASE, SHIFTS, VERSIONS, Patch, Shift
+from tests.support.json_patch import PatchRefused, apply_patch
+
+STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
+OURS = f"{RUN}/1"
+Body = dict[str, Any]
+Change = Callable[[Body], None]
+
+
+def backend(name: str, weight: int | None = None, port: int = 80) -> Body:
+    return {
+        "group": "",
+        "kind": "Service",
+        "name": name,
+        "port": port,
+        **({} if weight is None else {"weight": weight}),
+    }
+
+
+def body(*rules: list[Body], annotations: dict[str, str] | None = None) -> Body:
+    metadata: Body = {"name": "payments-route", "namespace": "shop", "resourceVersion": "7"}
+    if annotations is not None:
+        metadata["annotations"] = annotations
+    matched = [{"matches": [{"path": {"value": f"/{i}"}}], "backendRefs": refs} for i, refs in enumerate(rules)]
+    return {"metadata": metadata, "spec": {"hostnames": ["pay.example.com"], "rules": matched}}
+
+
+def write(route: HttpRoute, patch: Patch) -> HttpRoute:
+    return HttpRoute(apply_patch(route.body, patch))
+
+
+def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> HttpRoute:
+    route = HttpRoute(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
+    owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    assert owner.startswith(f"{RUN}/")
+    return write(route, patch)
+
+
+def shifted(share: int, rules: int = 1) -> HttpRoute:
+    route = claimed(rules)
+    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
+
+
+def weights(route: HttpRoute) -> list[dict[str, int]]:
+    """The weights of every rule that names the candidate."""
+    return [{b.name: b.weight for b in route.backends(rule)} for rule in route.rules_with(CANDIDATE)]
+
+
+GARBLED = ["[]", "{}", "[1]", '[{"share": 5}]', '[{"share": [], "at": 1}]', "DEP-1/²", "/", "a/b/3", "null", "5"]
+shares = st.integers(0, 100)
+rule_counts = st.integers(1, 3)
+
+
+class TestClaim:
+    @given(rule_counts, st.integers(0, 10**6), st.none() | st.just({"team": "pay"}))
+    def test_raises_the_epoch_and_moves_no_traffic(self, rules: int, epoch: int, others: dict[str, str] | None) -> None:
+        before = {**(others or {}), **({OWNER: f"DEP-1-00000000/{epoch}"} if epoch else {})}
+        route = HttpRoute(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
+        owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+        after = write(route, patch)
+        assert owner == f"{RUN}/{epoch + 1}" == after.owner
+        assert (after.epoch, after.phase, after.shifts) == (epoch + 1, routes.CANARY, [])
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
+        assert set(others or {}) <= set(after.annotations)
+
+    def test_keeps_everything_else_of_the_route(self) -> None:
+        filters = [{"type": "RequestHeaderModifier"}]
+        before = body([{**backend(STABLE, 3), "filters": filters}], [backend("static", 1)])
+        before["spec"]["rules"][1]["backendRefs"][0]["weight"] = 0
+        after = claimed_from(before)
+        assert after.body["spec"]["hostnames"] == ["pay.example.com"]
+        assert after.body["spec"]["rules"][0]["matches"] == [{"path": {"value": "/0"}}]
+        assert after.body["spec"]["rules"][0]["backendRefs"][0]["filters"] == filters
+        assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
+
+    def test_drops_backends_of_earlier_deployments(self) -> None:
+        left = [backend("payments-abcdef0-1795417000", 0), backend("payments-abcdef0-1795417000-shadow", 0)]
+        after = claimed_from(body([*left, backend(STABLE, 100)]))
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}]
+
+    def test_drops_what_served_before_the_first_deployment_once_it_is_no_way_back(self) -> None:
+        """Whoever deletes that Service must not find that some gateways answer 500 to everybody then."""
+        promoted = write(shifted(100), routes.promote(shifted(100), OURS, STABLE, CANDIDATE))
+        route = write(promoted, routes.confirm(promoted, OURS))
+        later = "payments-fffffff-1795417999"
+        after = write(route, routes.claim(route, "DEP-2-00000000", CANDIDATE, later)[1])
+        assert [{b.name: b.weight for b in after.backends(0)}] == [{CANDIDATE: 100, later: 0}]
+
+    def test_keeps_what_the_team_has_switched_off(self) -> None:
+        """Backends and whole rules: whatever a deployment does, they are as they were."""
+        own, off = backend("payments-by-hand", 0), [backend(STABLE, 0), backend("maintenance", 0)]
+        route = claimed_from(body([backend(STABLE, 1), own], off))
+
+        def is_kept(now: HttpRoute) -> bool:
+            rules = now.body["spec"]["rules"]
+            return own in rules[0]["backendRefs"] and rules[1]["backendRefs"] == off
+
+        for share in (5, 100):
+            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0))
+            assert is_kept(route)
+            assert not routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0)
+            restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+            assert is_kept(restored)
+            assert restored.serving() == STABLE
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        route = write(route, routes.confirm(route, OURS))
+        assert (is_kept(route), route.serving()) == (True, CANDIDATE)
+        back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+        assert (is_kept(back), back.serving()) == (True, STABLE)
+
+    def test_a_first_version_keeps_them_too(self) -> None:
+        own = backend("payments-by-hand", 0)
+        route = HttpRoute(body([own]))
+        after = write(route, routes.claim(route, RUN, "", CANDIDATE)[1])
+        assert own in after.body["spec"]["rules"][0]["backendRefs"]
+
+    def test_what_is_switched_on_meanwhile_is_somebody_elses_change(self) -> None:
+        route = claimed_from(body([backend(STABLE, 1), backend("payments-by-hand", 0)]))
+        route.body["spec"]["rules"][0]["backendRefs"][2]["weight"] = 1
+        with pytest.raises(FencedError, match="somebody else set them"):
+            routes.shift(route, OURS, STABLE, CANDIDATE, 5, 1.0)
+
+    def test_a_rule_that_names_the_stable_twice_is_refused(self) -> None:
+        """Two backends of one name cannot share one weight: the sum would no longer be 100."""
+        with pytest.raises(DeployError):
+            claimed_from(body([backend(STABLE, 50, 80), backend(STABLE, 50, 8080)]))
+
+    def test_is_refused_where_another_version_serves_than_was_planned(self) -> None:
+        with pytest.raises(FencedError, match="served by other now, not by payments"):
+            claimed_from(body([backend("other", 1)]))
+
+    def test_a_version_that_serves_already_is_no_candidate(self) -> None:
+        """Two runs of one commit in one second have one name: shifting to it would set all weights to 0."""
+        route = HttpRoute(body([backend(STABLE)]))
+        with pytest.raises(FencedError, match="payments serves already; trigger a new run"):
+            routes.claim(route, RUN, STABLE, STABLE)
+
+    def test_the_candidate_is_reached_as_the_stable_is_under_each_rule(self) -> None:
+        """It may become the stable: what it lacks then would be lost for good."""
+        filters = [{"type": "RequestHeaderModifier"}]
+        after = claimed_from(body([{**backend(STABLE, 1, 80), "filters": filters}], [backend(STABLE, 7, 8443)]))
+        for rule in (0, 1):
+            stable, candidate = after.body["spec"]["rules"][rule]["backendRefs"]
+            assert {**candidate, "name": STABLE, "weight": 100} == stable
+        assert [after.body["spec"]["rules"][rule]["backendRefs"][1]["port"] for rule in (0, 1)] == [80, 8443]
+
+    def test_the_word_of_an_earlier_deployment_is_gone(self) -> None:
+        after = claimed_from(body([backend(STABLE)], annotations={FINAL_VERDICT: "it was braked"}))
+        assert after.word == ""
+
+    def test_does_not_write_over_a_route_that_changed_meanwhile(self) -> None:
+        route = HttpRoute(body([backend(STABLE)]))
+        _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+        newer = copy.deepcopy(dict(route.body))
+        newer["metadata"]["resourceVersion"] = "8"
+        with pytest.raises(PatchRefused):
+            apply_patch(newer, patch)
+
+    def test_whoever_held_the_route_before_can_write_nothing_any_more(self) -> None:
+        route = shifted(5)
+        write_back = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        owner, patch = routes.claim(write_back, "DEP-2-ffffffff", STABLE, "payments-fedcba9-2")
+        newer = write(write_back, patch)
+        assert owner == "DEP-2-ffffffff/2"
+        for attempt in attempts(newer):
+            with pytest.raises(FencedError):
+                attempt()
+
+
+def claimed_from(before: Body) -> HttpRoute:
+    route = HttpRoute(before)
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    return write(route, patch)
+
+
+def attempts(route: HttpRoute) -> list[Callable[[], Patch]]:
+    """Every write of an owner, tried on ``route``."""
+    return [
+        lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),
+        lambda: routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED),
+        lambda: routes.promote(route, OURS, STABLE, CANDIDATE),
+        lambda: routes.abandon(route, OURS),
+        lambda: routes.confirm(route, OURS),
+    ]
+
+
+class TestShift:
+    @given(rule_counts, st.lists(shares, min_size=1, max_size=6))
+    def test_weights_always_sum_to_100_and_give_the_share(self, rules: int, asked: list[int]) -> None:
+        route = claimed(rules)
+        for at, share in enumerate(asked):
+            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, float(at)))
+            assert weights(route) == [{STABLE: 100 - share, CANDIDATE: share}] * rules
+        assert [shift.share for shift in route.shifts] == [s for before, s in pairwise([0, *asked]) if s != before]
+
+    def test_records_when_each_share_began(self) -> None:
+        route = shifted(5)
+        route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 25, 160.5))
+        assert route.shifts == [Shift(5, 100.0), Shift(25, 160.5)]
+
+    @given(shares)
+    def test_done_twice_writes_nothing(self, share: int) -> None:
+        assert routes.shift(shifted(share), OURS, STABLE, CANDIDATE, share, 999.0) == []
+
+    @given(st.integers(1, 2), st.integers(0, 1), st.integers(0, 100), st.integers(0, 100))
+    def test_weights_that_nobody_of_us_set_are_left_alone(self, rules: int, rule: int, stable: int, mine: int) -> None:
+        route = copy.deepcopy(dict(shifted(5, rules).body))
+        refs = route["spec"]["rules"][min(rule, rules - 1)]["backendRefs"]
+        refs[0]["weight"], refs[1]["weight"] = stable, mine
+        if (stable, mine) == (95, 5):
+            assert routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+        else:
+            with pytest.raises(FencedError, match="somebody else set them"):
+                routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+
+    @pytest.mark.parametrize(
+        "phase", [routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.SETTLED, routes.ABANDONED]
+    )
+    def test_raises_nothing_after_a_brake_or_a_promotion(self, phase: str) -> None:
+        route = copy.deepcopy(dict(shifted(5).body))
+        route["metadata"]["annotations"][PHASE] = phase
+        with pytest.raises(FencedError, match=f"is {phase}, and this step needs it canary"):
+            routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+
+
+class TestRestore:
+    @given(
+        st.lists(st.tuples(shares, shares, st.none() | shares), min_size=1, max_size=3),
+        st.sampled_from([routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.SETTLED]),
+        st.sampled_from([routes.BRAKED, routes.SETTLED]),
+    )
+    @example([(100, 0, 50)], routes.BRAKED, routes.BRAKED)
+    @example([(100, 0, None), (0, 0, None)], routes.BRAKED, routes.BRAKED)
+    def test_gives_the_stable_everything_whatever_the_weights_are(
+        self, rules: list[tuple[int, int, int | None]], before: str, after: str
+    ) -> None:
+        refs = [
+            [backend(STABLE, a), backend(CANDIDATE, b), *([] if c is None else [backend("third", c)])]
+            for a, b, c in rules
+        ]
+        route = HttpRoute(body(*refs, annotations={OWNER: OURS, PHASE: before, SHIFTS: "[]"}))
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, after))
+        assert restored.phase == after
+        for rule in weights(restored):
+            assert {name for name, weight in rule.items() if weight > 0} == {STABLE}
+            assert sum(rule.values()) == 100
+
+    def test_done_twice_writes_nothing(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED) == []
+
+    def test_keeps_the_record_of_the_shifts(self) -> None:
+        route = shifted(50)
+        assert write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED)).shifts == [Shift(50, 100.0)]
+
+    def test_leaves_the_reason_on_the_route(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
+        assert braked.word == "too many errors"
+        settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        assert (settled.phase, settled.word) == (routes.SETTLED, "too many errors")
+
+    def test_the_first_word_stands(self) -> None:
+        route = shifted(50)
+        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
+        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED, "another") == []
+
+    @pytest.mark.parametrize("position", [0, 1])
+    @pytest.mark.parametrize("added", [STABLE, "maintenance"])
+    def test_a_rule_that_was_added_and_does_not_name_the_candidate_is_left_as_it_is(
+        self, added: str, position: int
+    ) -> None:
+        now = copy.deepcopy(dict(shifted(50).body))
+        rule = {"matches": [{"path": {"value": "/new"}}], "backendRefs": [backend(added, 7)]}
+        now["spec"]["rules"].insert(position, rule)
+        route = HttpRoute(now)
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert weights(restored) == [{STABLE: 100, CANDIDATE: 0}]
+        assert restored.body["spec"]["rules"][position] == rule
+        assert restored.phase == routes.BRAKED
+        for attempt in attempts(HttpRoute(now))[:1] if added == STABLE else []:
+            with pytest.raises(FencedError, match="no longer names both"):
+                attempt()
+
+    def test_a_rule_that_names_the_candidate_alone_is_left_to_a_person(self) -> None:
+        """There is no stable under it that could take the traffic."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        now["spec"]["rules"].append({"backendRefs": [backend(CANDIDATE, 1)]})
+        route = HttpRoute(now)
+        assert (route.has_foreign_rule(STABLE, CANDIDATE), shifted(50).has_foreign_rule(STABLE, CANDIDATE)) == (
+            True,
+            False,
+        )
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        assert restored.weights(CANDIDATE) == [{STABLE: 100, CANDIDATE: 0}, {CANDIDATE: 1}]
+
+    def test_where_the_candidate_was_removed_only_the_phase_is_written(self) -> None:
+        """A ``kubectl apply`` of the team's own manifest: a whole state."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        del now["spec"]["rules"][0]["backendRefs"][1]
+        route = HttpRoute(now)
+        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        assert restored.phase == routes.SETTLED
+        assert restored.body["spec"] == now["spec"]
+
+
+LATER = "DEP-1795420000-ffffffff"
+LATEST = "payments-fedcba9-1795420000"
+
+
+def verified(rules: int = 1, refs: list[Body] | None = None) -> HttpRoute:
+    """The deployment's promotion, looked at since."""
+    route = shifted_from(body(*[copy.deepcopy(refs or [backend(STABLE)]) for _ in range(rules)]))
+    route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+    return write(route, routes.confirm(route, OURS))
+
+
+def shifted_from(before: Body) -> HttpRoute:
+    route = claimed_from(before)
+    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 100, 100.0))
+
+
+def came_and_went(route: HttpRoute, *, share: int = 50) -> HttpRoute:
+    """A later deployment had some traffic, and gave it back."""
+    owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+    route = write(route, patch)
+    route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, share, 200.0))
+    return write(route, routes.restore(route, owner, CANDIDATE, LATEST, routes.SETTLED, "its word"))
+
+
+def reclaimed(route: HttpRoute) -> HttpRoute:
+    return write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+
+
+STANDING: dict[str, Callable[[], HttpRoute]] = {
+    "verified": verified,
+    "after a later deployment that came to nothing": lambda: came_and_went(verified()),
+    "after two of them": lambda: came_and_went(came_and_went(verified())),
+    "under several rules": lambda: verified(rules=3),
+    "under several rules after a later deployment": lambda: came_and_went(verified(rules=3)),
+}
+
+
+@pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
+class TestReclaim:
+    def test_gives_the_version_before_all_traffic_under_every_rule(self, make: Callable[[], HttpRoute]) -> None:
+        route = make()
+        after = reclaimed(route)
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * len(route.rules_with(CANDIDATE))
+        assert after.stable() == STABLE
+        assert (after.phase, after.word) == (routes.SETTLED, "worse")
+
+    def test_is_a_claim_of_its_own(self, make: Callable[[], HttpRoute]) -> None:
+        """Whoever held the route before, this deployment's own run among them, can write nothing any more."""
+        route = make()
+        after = reclaimed(route)
+        assert after.owner == f"{RUN}/{route.epoch + 1}"
+        assert after.shifts == []
+        for attempt in attempts(after):
+            with pytest.raises(FencedError):
+                attempt()
+
+    def test_done_twice_is_refused(self, make: Callable[[], HttpRoute]) -> None:
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        after = write(route, patch)
+        assert not routes.at_rest(after, RUN, CANDIDATE)
+        with pytest.raises(FencedError, match=f"is settled by {RUN}"):
+            routes.reclaim(after, RUN, STABLE, CANDIDATE, "worse")
+        with pytest.raises(PatchRefused):
+            apply_patch(after.body, patch)
+
+    def test_what_was_taken_back_can_be_deployed_over_as_before(self, make: Callable[[], HttpRoute]) -> None:
+        after = reclaimed(make())
+        owner, patch = routes.claim(after, LATER, STABLE, LATEST)
+        again = write(after, patch)
+        assert (again.owner, again.epoch) == (owner, after.epoch + 1)
+        assert all(set(rule) == {STABLE, LATEST} for rule in again.weights(LATEST))
+
+    def test_settling_it_afterwards_writes_nothing_more(self, make: Callable[[], HttpRoute]) -> None:
+        after = reclaimed(make())
+        owner = after.owner
+        assert owner is not None
+        assert routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED) == []
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "another run claimed it",
+            "the same run claimed it again",
+            "the watch braked",
+            "it was promoted",
+            "its annotations were removed",
+            "the candidate was renamed",
+            "the stable was renamed",
+            "a rule was put before",
+            "the backends were reordered",
+            "the candidate was removed",
+            "all backends were removed",
+            "a backend was put before",
+            "all rules were removed",
+        ],
+    )
+    def test_a_write_in_between_refuses_it_whole(self, make: Callable[[], HttpRoute], name: str) -> None:
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        now = copy.deepcopy(dict(route.body))
+        OVERTAKEN[name](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("key", ["weight", "port", "filters"])
+    def test_any_change_of_a_backend_in_between_refuses_it(self, make: Callable[[], HttpRoute], key: str) -> None:
+        """It replaces whole backends, so it must not write over what somebody has just changed."""
+        route = make()
+        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        for rule in route.rules_with(CANDIDATE):
+            for ref in (0, 1):
+                now = copy.deepcopy(dict(route.body))
+                now["spec"]["rules"][rule]["backendRefs"][ref][key] = 42
+                with pytest.raises(PatchRefused):
+                    apply_patch(now, patch)
+
+
+class TestReclaimKeeps:
+    filters: list[Body] = [{"type": "RequestHeaderModifier"}]  # noqa: RUF012
+
+    @pytest.mark.parametrize("later", [False, True])
+    def test_ports_and_filters_of_each_rule(self, later: bool) -> None:
+        before = body([{**backend(STABLE, 1, 80), "filters": self.filters}], [backend(STABLE, 7, 8443)])
+        route = shifted_from(before)
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        route = write(route, routes.confirm(route, OURS))
+        after = reclaimed(came_and_went(route) if later else route)
+        for rule, expected in enumerate(before["spec"]["rules"]):
+            (original,) = expected["backendRefs"]
+            stable, candidate = after.body["spec"]["rules"][rule]["backendRefs"]
+            assert stable == {**original, "weight": 100}
+            assert candidate == {**original, "name": CANDIDATE, "weight": 0}
+            assert after.body["spec"]["rules"][rule]["matches"] == expected["matches"]
+
+    def test_rules_of_others_hostnames_and_annotations(self) -> None:
+        before = body([backend(STABLE)], [backend("static", 0)], annotations={"team": "pay"})
+        route = shifted_from(before)
+        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        after = reclaimed(write(route, routes.confirm(route, OURS)))
+        assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
+        assert after.body["spec"]["hostnames"] == before["spec"]["hostnames"]
+        assert after.annotations["team"] == "pay"
+
+
+class TestAtRest:
+    def changed(self, route: HttpRoute, change: Change) -> HttpRoute:
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        return HttpRoute(now)
+
+    @pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
+    def test_the_promotion_is_what_serves_and_nobody_is_at_work(self, make: Callable[[], HttpRoute]) -> None:
+        assert routes.at_rest(make(), RUN, CANDIDATE)
+
+    @pytest.mark.parametrize(
+        "phase",
+        [routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.SETTLED, routes.ABANDONED, "", "nonsense"],
+    )
+    def test_not_in_another_phase_of_its_own(self, phase: str) -> None:
+        route = self.changed(verified(), _set(PHASE, phase))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        with pytest.raises(FencedError):
+            reclaimed(route)
+
+    @pytest.mark.parametrize(
+        "phase", [routes.CANARY, routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.ABANDONED, "", "nonsense"]
+    )
+    def test_not_in_another_phase_of_a_later_deployment(self, phase: str) -> None:
+        route = self.changed(came_and_went(verified()), _set(PHASE, phase))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        with pytest.raises(FencedError):
+            reclaimed(route)
+
+    def overtaken(self) -> HttpRoute:
+        """A later deployment was verified in its place."""
+        route = verified()
+        owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+        route = write(route, patch)
+        route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
+        route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
+        return write(route, routes.confirm(route, owner))
+
+    def test_not_where_a_later_deployment_was_verified_in_its_place(self) -> None:
+        route = self.overtaken()
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+        assert routes.at_rest(route, LATER, LATEST)
+
+    def test_again_where_a_later_one_was_verified_and_taken_back(self) -> None:
+        route = self.overtaken()
+        route = write(route, routes.reclaim(route, LATER, CANDIDATE, LATEST, "worse"))
+        assert routes.at_rest(route, RUN, CANDIDATE)
+        assert weights(reclaimed(route)) == [{STABLE: 100, CANDIDATE: 0}]
+
+    @pytest.mark.parametrize("make", [verified, lambda: came_and_went(verified())], ids=["own", "later"])
+    @pytest.mark.parametrize("key", [OWNER, PHASE])
+    def test_not_where_an_annotation_is_missing(self, make: Callable[[], HttpRoute], key: str) -> None:
+        """What is not there cannot be tested: the patch would be refused for ever."""
+        route = self.changed(make(), lambda now: now["metadata"]["annotations"].pop(key))
+        assert not routes.at_rest(route, RUN, CANDIDATE)
+
+    def test_shared_weights_are_a_persons_and_said_so(self) -> None:
+        route = self.changed(verified(), _refs(lambda refs: refs[0].update(weight=1)))
+        with pytest.raises(RefusedError, match="give one Service the whole weight"):
+            routes.at_rest(route, RUN, CANDIDATE)
+
+    def test_not_where_a_person_has_gone_back_by_hand(self) -> None:
+        def swap(refs: list[Body]) -> None:
+            refs[0]["weight"], refs[1]["weight"] = 100, 0
+
+        assert not routes.at_rest(self.changed(verified(), _refs(swap)), RUN, CANDIDATE)
+
+    @given(st.text(max_size=20) | st.sampled_from(GARBLED))
+    @example("[" * 20_000)
+    def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, SHIFTS, FINAL_VERDICT):
+            route = self.changed(verified(), _set(key, text))
+            with suppress(DeployError):
+                reclaimed(route)
+
+
+class TestConfirm:
+    def test_moves_nothing_and_ends_the_way_back(self) -> None:
+        promoted = self.promoted()
+        verified = write(promoted, routes.confirm(promoted, OURS))
+        assert verified.phase == routes.VERIFIED
+        assert verified.body["spec"] == promoted.body["spec"]
+        assert routes.confirm(verified, OURS) == []
+
+    @pytest.mark.parametrize("phase", [routes.CANARY, routes.BRAKED, routes.SETTLED, routes.ABANDONED])
+    def test_only_what_was_promoted_is_verified(self, phase: str) -> None:
+        now = copy.deepcopy(dict(self.promoted().body))
+        now["metadata"]["annotations"][PHASE] = phase
+        with pytest.raises(FencedError, match=f"is {phase} by {OURS}; it cannot be verified"):
+            routes.confirm(HttpRoute(now), OURS)
+
+    @pytest.mark.parametrize("phase", [routes.PROMOTED, routes.VERIFIED])
+    def test_only_by_its_owner(self, phase: str) -> None:
+        now = copy.deepcopy(dict(self.promoted().body))
+        now["metadata"]["annotations"] |= {OWNER: "DEP-2-ffffffff/2", PHASE: phase}
+        with pytest.raises(FencedError):
+            routes.confirm(HttpRoute(now), OURS)
+
+    @pytest.mark.parametrize("name", ["another run claimed it", "the watch braked", "it was settled"])
+    def test_is_refused_where_the_route_has_changed_meanwhile(self, name: str) -> None:
+        promoted = self.promoted()
+        patch = routes.confirm(promoted, OURS)
+        now = copy.deepcopy(dict(promoted.body))
+        OVERTAKEN[name](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    def promoted(self) -> HttpRoute:
+        route = shifted(100)
+        return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+
+
+class TestAbandon:
+    @pytest.mark.parametrize("change", ["the candidate was renamed", "all rules were removed", "the watch braked"])
+    def test_is_written_whatever_became_of_the_backends(self, change: str) -> None:
+        """Else watch and gates would look for ever at a route that nobody may write."""
+        now = copy.deepcopy(dict(shifted(50).body))
+        OVERTAKEN[change](now)
+        abandoned = write(HttpRoute(now), routes.abandon(HttpRoute(now), OURS))
+        assert abandoned.phase == routes.ABANDONED
+        assert abandoned.body["spec"] == now["spec"]
+
+    def test_is_never_written_over_another_deployments_claim(self) -> None:
+        route = shifted(50)
+        patch = routes.abandon(route, OURS)
+        now = copy.deepcopy(dict(route.body))
+        OVERTAKEN["another run claimed it"](now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+        with pytest.raises(FencedError, match="belongs to DEP-2-ffffffff/2 now"):
+            routes.abandon(HttpRoute(now), OURS)
+
+
+class TestPromote:
+    def test_moves_no_traffic_and_closes_the_canary(self) -> None:
+        route = shifted(100, rules=2)
+        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        assert promoted.phase == routes.PROMOTED
+        assert weights(promoted) == weights(route) == [{STABLE: 0, CANDIDATE: 100}] * 2
+        assert routes.promote(promoted, OURS, STABLE, CANDIDATE) == []
+
+    @given(st.integers(0, 99))
+    def test_needs_the_full_weight(self, share: int) -> None:
+        with pytest.raises(FencedError, match="cannot be promoted"):
+            routes.promote(shifted(share), OURS, STABLE, CANDIDATE)
+
+    def test_needs_the_full_weight_under_every_rule(self) -> None:
+        route = copy.deepcopy(dict(shifted(100, rules=2).body))
+        route["spec"]["rules"][1]["backendRefs"][1]["weight"] = 0
+        with pytest.raises(FencedError):
+            routes.promote(HttpRoute(route), OURS, STABLE, CANDIDATE)
+
+    def test_what_is_promoted_is_the_next_deployments_stable(self) -> None:
+        route = shifted(100)
+        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        assert promoted.stable() == CANDIDATE
+        assert promoted.port_of(CANDIDATE) == 80
+
+
+def _set(key: str, value: str) -> Change:
+    def change(document: Body) -> None:
+        document["metadata"]["annotations"][key] = value
+
+    return change
+
+
+def _refs(edit: Callable[[list[Body]], None]) -> Change:
+    return lambda document: edit(document["spec"]["rules"][0]["backendRefs"])
+
+
+def _rule_first(document: Body) -> None:
+    document["spec"]["rules"].insert(0, {"backendRefs": [backend("maintenance", 1)]})
+
+
+def _no_rules(document: Body) -> None:
+    document["spec"]["rules"] = []
+
+
+def _no_annotations(document: Body) -> None:
+    del document["metadata"]["annotations"]
+
+
+OVERTAKEN: dict[str, Change] = {
+    "another run claimed it": _set(OWNER, "DEP-2-ffffffff/2"),
+    "the same run claimed it again": _set(OWNER, f"{RUN}/2"),
+    "the watch braked": _set(PHASE, routes.BRAKED),
+    "it was settled": _set(PHASE, routes.SETTLED),
+    "it was promoted": _set(PHASE, routes.PROMOTED),
+    "its annotations were removed": _no_annotations,
+    "the candidate was renamed": _refs(lambda refs: refs[1].update(name="other")),
+    "the stable was renamed": _refs(lambda refs: refs[0].update(name="other")),
+    "the backends were reordered": _refs(lambda refs: refs.reverse()),
+    "the candidate was removed": _refs(lambda refs: refs.__delitem__(1)),
+    "all backends were removed": _refs(lambda refs: refs.clear()),
+    "a backend was put before": _refs(lambda refs: refs.insert(0, backend("other", 1))),
+    "a rule was put before": _rule_first,
+    "all rules were removed": _no_rules,
+}
+
+
+class TestOvertaken:
+    @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
+    @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
+    def test_a_write_prepared_before_the_change_is_refused_whole(self, change: Change, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        assert apply_patch(route.body, patch) != route.body
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("attempt", [0, 2], ids=["shift", "promote"])
+    def test_a_raise_is_refused_where_a_backend_was_added(self, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        now = copy.deepcopy(dict(route.body))
+        now["spec"]["rules"][0]["backendRefs"].append(backend("other", 1))
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize("attempt", [0, 2], ids=["shift", "promote"])
+    @pytest.mark.parametrize("ref", [0, 1])
+    def test_a_raise_is_refused_where_the_weights_have_changed(self, attempt: int, ref: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        now = copy.deepcopy(dict(route.body))
+        now["spec"]["rules"][0]["backendRefs"][ref]["weight"] = 42
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @pytest.mark.parametrize(
+        "name", ["another run claimed it", "the same run claimed it again", "its annotations were removed"]
+    )
+    def test_who_reads_another_owner_does_not_even_try(self, name: str) -> None:
+        now = copy.deepcopy(dict(shifted(100).body))
+        OVERTAKEN[name](now)
+        for attempt in attempts(HttpRoute(now)):
+            with pytest.raises(FencedError):
+                attempt()
+
+    @given(st.text(max_size=20) | st.sampled_from(GARBLED))
+    @example("[" * 20_000)
+    @example('[{"share": 1e999, "at": 1}]')
+    def test_annotations_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, SHIFTS, FINAL_VERDICT):
+            now = copy.deepcopy(dict(shifted(5).body))
+            now["metadata"]["annotations"][key] = text
+            for attempt in attempts(HttpRoute(now)):
+                try:
+                    attempt()
+                except DeployError:
+                    continue
+            assert HttpRoute(now).epoch >= 0
+
+    @pytest.mark.parametrize("text", ["[{}]", '[{"at": 1}]', '[{"share": 5}]'])
+    def test_a_record_of_shifts_that_lacks_a_field_is_not_taken_for_none(self, text: str) -> None:
+        now = copy.deepcopy(dict(shifted(5).body))
+        now["metadata"]["annotations"][SHIFTS] = text
+        with pytest.raises(FencedError):
+            _ = HttpRoute(now).shifts
+
+
+def seized(route: HttpRoute) -> HttpRoute:
+    return write(route, routes.seize(route, "its word"))
+
+
+class TestSeize:
+    """The guard's write: a claim of its own in the run's name, and all traffic is the stable's."""
+
+    @given(st.integers(1, 100), rule_counts)
+    def test_gives_the_stable_everything_under_every_rule(self, share: int, rules: int) -> None:
+        after = seized(shifted(share, rules))
+        assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
+        assert (after.owner, after.phase, after.word) == (f"{RUN}/2", routes.BRAKED, "its word")
+        assert after.shifts == shifted(share, rules).shifts
+
+    def test_the_run_can_raise_nothing_any_more_and_settle_the_rest(self) -> None:
+        after = seized(shifted(25))
+        for attempt in attempts(after):
+            with pytest.raises(FencedError):
+                attempt()
+        owner = after.owner or ""
+        assert write(after, routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED)).phase == routes.SETTLED
+
+    @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
+    def test_what_the_run_had_prepared_is_refused(self, attempt: int) -> None:
+        route = shifted(100 if attempt == 2 else 5)
+        patch = attempts(route)[attempt]()
+        with pytest.raises(PatchRefused):
+            apply_patch(seized(route).body, patch)
+
+    def test_of_two_guards_one_writes(self) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        with pytest.raises(PatchRefused):
+            apply_patch(write(route, patch).body, patch)
+
+    @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
+    def test_prepared_before_a_change_it_is_refused_whole(self, change: Change) -> None:
+        route = shifted(25)
+        patch = routes.seize(route, "its word")
+        now = copy.deepcopy(dict(route.body))
+        change(now)
+        with pytest.raises(PatchRefused):
+            apply_patch(now, patch)
+
+    @given(
+        st.text(max_size=20) | st.sampled_from([*GARBLED, '{"stable": "payments"}', '{"stable": 1, "candidate": []}'])
+    )
+    def test_versions_of_somebody_else_never_raise_a_foreign_error(self, text: str) -> None:
+        for key in (OWNER, PHASE, VERSIONS):
+            now = copy.deepcopy(dict(shifted(5).body))
+            now["metadata"]["annotations"][key] = text
+            with suppress(DeployError):
+                routes.seize(HttpRoute(now), "its word")
+
+    def test_a_claim_names_both_versions(self) -> None:
+        assert claimed().versions == (STABLE, CANDIDATE)
+
+
+class TestReading:
+    def test_ownership_is_the_run_and_not_a_prefix_of_its_id(self) -> None:
+        route = claimed()
+        assert route.owned_by(RUN)
+        assert not route.owned_by(RUN[:-1])
+        assert not route.owned_by("")
+        assert not HttpRoute(body([backend(STABLE)])).owned_by(RUN)
+
+    def test_a_backend_without_weight_weighs_one(self) -> None:
+        route = HttpRoute(body([backend(STABLE)], [backend("other", 3)]))
+        assert route.weights(STABLE) == [{STABLE: 1}]
+        assert route.serves(STABLE)
+        assert route.weights("nobody") == []
+        assert not route.serves("nobody")
+
+    def test_a_version_serves_as_soon_as_one_rule_gives_it_traffic(self) -> None:
+        assert HttpRoute(body([backend(STABLE, 0)], [backend(STABLE, 1), backend("other", 0)])).serves(STABLE)
+        assert not HttpRoute(body([backend(STABLE, 0)], [backend("other", 1)])).serves(STABLE)
+
+    @pytest.mark.parametrize(
+        ("rules", "who"),
+        [
+            ([[backend("a", 1), backend("b", 1)]], "a and b"),
+            ([[backend("a", 1)], [backend("a", 1), backend("b", 1)]], "a and b"),
+            ([[backend("a", 0)]], "no Service"),
+            ([[]], "no Service"),
+            ([], "no Service"),
+        ],
+    )
+    def test_the_stable_must_serve_alone(self, rules: list[list[Body]], who: str) -> None:
+        with pytest.raises(RefusedError, match=f"shop/payments-route: {who} serves it; give one Service"):
+            HttpRoute(body(*rules)).stable()
+
+    def test_rules_of_several_services_need_routes_of_their_own(self) -> None:
+        with pytest.raises(RefusedError, match=r"a and b serves it; its rules lead to several .* a route of its own"):
+            HttpRoute(body([backend("a", 1)], [backend("b", 1)])).serving()
+
+    def test_a_canary_that_is_not_over_is_named(self) -> None:
+        with pytest.raises(RefusedError, match=rf"serves it; the deployment {OURS} is not over: wait until it is"):
+            shifted(25).stable()
+
+    def test_the_port_is_read_from_the_backend(self) -> None:
+        assert HttpRoute(body([backend("other", 0, 1)], [backend(STABLE, 1, 8443)])).port_of(STABLE) == 8443
+
+    def test_a_service_that_is_reached_by_several_ports_is_refused(self) -> None:
+        """The candidate has one port: one of the rules would send it nowhere."""
+        route = HttpRoute(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 8443)]))
+        with pytest.raises(RefusedError, match="its rules reach payments by several ports; use one"):
+            route.port_of(STABLE)
+        assert HttpRoute(body([backend(STABLE, 1, 80)], [backend(STABLE, 1, 80)])).port_of(STABLE) == 80
+
+    def test_a_live_gitops_manager_of_the_rules_is_found(self) -> None:
+        managed = body([backend(STABLE)])
+        managed["metadata"]["managedFields"] = [
+            {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:rules": {}}}},
+            {"manager": "kustomize-controller", "fieldsV1": {"f:metadata": {"f:labels": {}}}},
+            {"manager": "kubectl-edit", "fieldsV1": {"f:spec": {"f:rules": {}}}},
+            {"manager": "helm-controller"},
+        ]
+        assert HttpRoute(managed).gitops_managers() == ["argocd-controller"]
+        assert HttpRoute(body([backend(STABLE)])).gitops_managers() == []

@@ -1,0 +1,137 @@
+"""A gateway that loses requests as a weight becomes 0: what has no share keeps the least weight, while it has pods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.http_route import FINE_TOTAL_WEIGHT, HttpRoute
+from airflow_deploy.domain.routing.record import BRAKED, SETTLED
+from tests.support.json_patch import PatchRefused
+from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
+
+ENVOY, TRAEFIK = "gateway.envoyproxy.io/gatewayclass-controller", "traefik.io/gateway-controller"
+FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}]
+NOBODY = [{STABLE: FINE_TOTAL_WEIGHT - 1, CANDIDATE: 1}]
+
+
+def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str, Any]:
+    """Return the route as a gateway has taken it.
+
+    :param left: the controller of another gateway, which it was taken from.
+    """
+    here, there = {"name": "public"}, {"name": "public", "namespace": "elsewhere"}
+    taken = [{"controllerName": controller, "parentRef": {**here, "namespace": "shop", "kind": "Gateway"}}]
+    taken += [{"controllerName": left, "parentRef": there}] if left else []
+    return {**route, "spec": {**route["spec"], "parentRefs": [here]}, "status": {"parents": taken}}
+
+
+def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> HttpRoute:
+    return HttpRoute(taken_by(controller, body(list(refs)), left))
+
+
+def claimed(controller: str = ENVOY, filters: list[dict[str, Any]] = FILTERS) -> HttpRoute:
+    route = served_by(controller, {**backend(STABLE), **({"filters": filters} if filters else {})})
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    return write(route, patch)
+
+
+def shifted(*shares: int) -> HttpRoute:
+    route = claimed()
+    for share in shares:
+        route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
+    return route
+
+
+def promoted() -> HttpRoute:
+    route = shifted(50, 100)
+    return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+
+
+def verified() -> HttpRoute:
+    route = promoted()
+    return write(route, routes.confirm(route, OURS))
+
+
+def test_a_claimed_candidate_has_the_least_weight_and_no_traffic() -> None:
+    route = claimed()
+    assert weights(route) == NOBODY
+    assert (route.serving(), route.serves(CANDIDATE)) == (STABLE, False)
+
+
+@pytest.mark.parametrize(("controller", "filters"), [(TRAEFIK, FILTERS), (ENVOY, [])])
+def test_other_gateways_and_backends_without_filters_have_a_plain_0(controller: str, filters: Any) -> None:
+    assert weights(claimed(controller, filters)) == [{STABLE: 100, CANDIDATE: 0}]
+
+
+def test_a_gateway_that_the_route_has_left_is_no_reason() -> None:
+    route = served_by(TRAEFIK, {**backend(STABLE), "filters": FILTERS}, left=ENVOY)
+    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    assert weights(write(route, patch)) == [{STABLE: 100, CANDIDATE: 0}]
+
+
+def test_a_backend_that_is_alone_serves_however_small_its_weight() -> None:
+    assert served_by(ENVOY, backend(STABLE, 1)).serving() == STABLE
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=4, unique=True).map(sorted))
+def test_shares_are_exact_and_no_weight_is_ever_0(shares: list[int]) -> None:
+    route = shifted(*shares)
+    (found,) = weights(route)
+    assert sum(found.values()) == FINE_TOTAL_WEIGHT
+    assert found[CANDIDATE] == min(shares[-1] * FINE_TOTAL_WEIGHT // 100, FINE_TOTAL_WEIGHT - 1)
+    assert routes.shift(route, OURS, STABLE, CANDIDATE, shares[-1], 200.0) == []
+
+
+@pytest.mark.parametrize("share", [5, 100])
+def test_the_brake_leaves_the_least_weight_and_settling_takes_it_as_pods_end(share: int) -> None:
+    route = shifted(share)
+    braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED))
+    assert (weights(braked), braked.serves(CANDIDATE)) == (NOBODY, False)
+    assert routes.restore(braked, OURS, STABLE, CANDIDATE, BRAKED) == []
+    settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, SETTLED))
+    assert weights(settled) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
+    assert routes.restore(settled, OURS, STABLE, CANDIDATE, SETTLED) == []
+
+
+def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None:
+    route = verified()
+    assert (weights(route), route.serving()) == ([{STABLE: 1, CANDIDATE: FINE_TOTAL_WEIGHT - 1}], CANDIDATE)
+    stopped = write(route, routes.stop(route, STABLE, for_good=True))
+    assert weights(stopped) == [{STABLE: 0, CANDIDATE: FINE_TOTAL_WEIGHT - 1}]
+    assert stopped.serving() == CANDIDATE
+
+
+def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
+    route = verified()
+    changed = verified()
+    changed.body["spec"]["rules"][0]["backendRefs"].reverse()
+    with pytest.raises(PatchRefused):
+        write(changed, routes.stop(route, STABLE, for_good=True))
+
+
+def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
+    route = verified()
+    back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+    assert weights(back) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
+    assert back.serving() == STABLE
+
+
+def test_the_next_deployment_finds_one_version_that_serves() -> None:
+    newer = "payments-fedcba9-1795417300"
+    route = verified()
+    _, patch = routes.claim(route, "DEP-1795417300-0a1b2c3d", CANDIDATE, newer)
+    (rule,) = write(route, patch).body["spec"]["rules"]
+    assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {CANDIDATE: FINE_TOTAL_WEIGHT - 1, newer: 1}
+
+
+def test_weights_of_somebody_else_are_seen() -> None:
+    route = shifted(5)
+    route.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50_001
+    with pytest.raises(FencedError, match="somebody else set"):
+        routes.shift(route, OURS, STABLE, CANDIDATE, 25, 100.0)
