@@ -64,7 +64,7 @@ class FakeVersions(FakeCluster):
         self.patch_route(self.now, routes.restore(self.now, self.claim, plan.stable, plan.candidate, routes.SETTLED))
         self.scale(plan.spec.namespace, plan.candidate, 0)
 
-    def version_objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
+    def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:
         assert namespace == self.plan.spec.namespace
         self._raise("objects")
         wanted = {"app.kubernetes.io/managed-by": "airflow-deploy", "app.kubernetes.io/name": service}.items()

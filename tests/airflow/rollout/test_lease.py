@@ -169,7 +169,7 @@ class TestLookThenRaise:
     def test_a_look_of_before_does_not_count(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster, run, begun = FakeCluster.at_share(make_plan(), 5), Run(), clock.now
         writes = cluster.writes
-        with pytest.raises(TemporaryError, match="nobody has looked for 60 s, so 25 % are not given"):
+        with pytest.raises(TemporaryError, match="watch has not renewed its Lease for 60 s; not shifting to 25 %"):
             self.shift(cluster, monkeypatch, run)
         assert WATCH_WAIT_SECONDS <= clock.now - begun < WATCH_WAIT_SECONDS + 1
         assert cluster.writes == writes
@@ -178,7 +178,7 @@ class TestLookThenRaise:
     def test_nor_does_one_of_somebody_else(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = FakeCluster.at_share(make_plan(), 5)
         self.later(clock, monkeypatch, lambda: cluster.hold_lease(OTHER), after=2)
-        with pytest.raises(TemporaryError, match="nobody has looked"):
+        with pytest.raises(TemporaryError, match="has not renewed its Lease"):
             self.shift(cluster, monkeypatch, Run())
 
     def test_the_first_look_of_all_counts(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ class TestClaim:
         cluster = FakeCluster(make_plan())
         another = self.another(cluster)
         where: Any = canary if while_ == "the registry is asked" else routes
-        name = "check_way_back" if while_ == "the registry is asked" else "claim"
+        name = "check_rollback_possible" if while_ == "the registry is asked" else "claim"
         real = getattr(where, name)
 
         def meanwhile(*arguments: Any) -> Any:

@@ -53,7 +53,7 @@ class TestWatch:
             "INIT",
             "CANARY_WAITING     plan success, canary_5.gate deferred, watch deferred",
             "VERIFIED           canary_25.gate success, canary_5.gate success, watch success, verify success,"
-            " audit success, settle success",
+            " audit success, finalize success",
         ]
 
     def test_it_says_where_a_person_is_asked_once_for_each_question(self, airflow: FakeAirflow, capsys: Output) -> None:
