@@ -29,7 +29,7 @@ class Request:
     status: int | None = None
     """None while there is no answer, or if it was lost."""
     done: bool = False
-    """Whether the server carried it out, whatever the client was told."""
+    """Whether the server carried it out, even if the answer was lost."""
 
     @property
     def url(self) -> str:

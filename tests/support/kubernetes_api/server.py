@@ -52,7 +52,7 @@ class KubernetesApi:
         return self.wire(client.ApiClient(settings))
 
     def wire(self, api: Any) -> Any:
-        """Let all requests of an ``ApiClient`` come to this server, wherever they would go, and return it."""
+        """Let all requests of an ``ApiClient`` come to this server, and return it."""
         api.rest_client.pool_manager.pool_classes_by_scheme = pool_classes(self.serve)
         return api
 
@@ -63,7 +63,8 @@ class KubernetesApi:
         with self.store.lock:
             fault = next((one for one in self._faults if one.takes(request)), None)
         answer = self._carried_out(request) if fault is None or fault.done else None
-        self._call(request, after=True)
+        if answer is not None:
+            self._call(request, after=True)
         if fault is not None:
             answer = self._failed(fault, request)
         assert answer is not None
@@ -214,7 +215,7 @@ class KubernetesApi:
             return Writes(self.store, manager).edit(target, lambda body: change(body) or body)
 
     def remove(self, kind: str, namespace: str | None, name: str) -> None:
-        """Let an object be gone at once, whatever its finalizers."""
+        """Let an object be gone at once, in spite of its finalizers."""
         self.store.remove(self.kinds.named(kind), namespace, name)
 
     def compact(self) -> None:

@@ -29,7 +29,7 @@ GENERAL: dict[int, tuple[str, str]] = {
 
 
 class Refusal(Exception):
-    """An answer that is not 2xx. ``text`` replaces the Status where the server says something else."""
+    """An answer that is not 2xx. ``text`` replaces the Status if the server says something else."""
 
     def __init__(
         self,

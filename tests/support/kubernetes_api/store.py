@@ -80,7 +80,7 @@ class Store:
             return copy.deepcopy(kept)
 
     def remove(self, kind: Kind, namespace: str | None, name: str) -> None:
-        """Let the object be gone, whatever its finalizers."""
+        """Let the object be gone, in spite of its finalizers."""
         with self.lock:
             old = self._objects.pop((kind.resource, namespace, name))
             self.revision += 1

@@ -50,7 +50,7 @@ class Watch:
                 yield line
 
     def _backlog(self) -> tuple[int, list[bytes]]:
-        """Return from where on events are told, and what is told before: what is there, if no version was given."""
+        """Return the version after which events are told, and, if none was given, what is there."""
         with self._store.lock:
             if self._since not in ("", "0"):
                 if self._store.compacted > int(self._since):

@@ -177,7 +177,7 @@ def _defaulted(kind: Kind, body: Object) -> Object:
 
 
 def _check_fence(kind: Kind, old: Object, given: Object) -> None:
-    """Refuse a write of what was read before somebody else's write."""
+    """Refuse a write of what was read before another client's write."""
     for key in ("resourceVersion", "uid"):
         if given.get(key) not in (None, "", old["metadata"][key]):
             raise conflict(kind, old["metadata"]["name"])
