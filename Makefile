@@ -4,7 +4,7 @@ PY := .venv/bin/python
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-bad-fixes bench-rollout chaos figures up down status lock install
+.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-overhead bench-bad-fixes bench-rollout chaos figures up down status lock install
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ bench-judgement: install ## how soon a bad version is stopped, and how often a g
 
 bench-gates: install ## 1,000 gates on one triggerer, 5 minutes on an idle machine: .bench/gates.json
 	@$(PY) -m tests.bench.gates
+
+bench-overhead: install ## what Airflow's hops cost a deployment, against empty tasks, 15 minutes on an idle machine: .bench/overhead.json
+	@$(PY) -m tests.bench.overhead $(N)
 
 bench-bad-fixes: install ## 30 bad fixes under live traffic, on the servers that are up: .bench/bad_fixes.json
 	@$(PY) -m tests.bench.bad_fixes $(N)

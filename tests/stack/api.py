@@ -1,28 +1,39 @@
 """Airflow's REST API, as the demo and the tests use it."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from tests.stack.errors import StackError
-from tests.stack.info import StackInfo
 from tests.stack.layout import DAGS
 
 TIMEOUT = 30
 ENDED = frozenset({"success", "failed"})
 
 
+class Site(Protocol):
+    """Where an Airflow is, and the passwords of its users."""
+
+    @property
+    def airflow_url(self) -> str: ...
+
+    @property
+    def users(self) -> Mapping[str, str]: ...
+
+
 class AirflowApi:
     """One user's session.
 
+    :param info: the stack that is up, or another Airflow.
     :param user: ``admin``, ``deployer`` or ``viewer``.
     """
 
-    def __init__(self, info: StackInfo, user: str = "deployer") -> None:
+    def __init__(self, info: Site, user: str = "deployer") -> None:
         self._url = info.airflow_url
         self.session = requests.Session()
         # Parts are killed on purpose, and Airflow's answers to reading fail meanwhile.

@@ -1,9 +1,15 @@
-"""The simulation judges as the product does, reads counters as it does, and is fair to the peers' rules."""
+"""The simulation judges as the product does, reads counters as it does, and is fair to the peers' rules.
+
+The twin of a deployment has its shape, and the seconds of bake count for neither.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +23,13 @@ from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series
 from airflow_deploy.domain.metrics.sources import SOURCES
 from tests.bench.deployments import SCENARIOS, SCRAPE, STABLE_ERROR, STAGES, Counters, Deployments, Load, deploy
 from tests.bench.engine import begin
+from tests.bench.http_server import Request
 from tests.bench.judgement import Cell, rows, simulate, wald
+from tests.bench.kubernetes_api import KubernetesApi, Written
+from tests.bench.overhead import Pair, figures, hops
 from tests.bench.peers import POINT, POINTS, fixed_limit, high, mann_whitney
 from tests.bench.results import OURS
+from tests.bench.shape import Event, Run, Task, Verdict, shape
 
 STEADY = SCENARIOS[0]
 RUNS = 3
@@ -171,3 +181,116 @@ class TestDeployments:
     def test_the_best_possible(self) -> None:
         assert wald(STABLE_ERROR) is None
         assert wald(0.05) == pytest.approx(2.5, abs=0.01)
+
+
+def written(at: float, **shares: float) -> Written:
+    return Written(at, "depot", shares)
+
+
+class TestHops:
+    def test_a_hop_is_from_a_verdict_to_the_next_shift(self) -> None:
+        verdicts = [Verdict("canary_5.gate", "HEALTHY", 10), Verdict("canary_100.gate", "HEALTHY", 30)]
+        writes = [
+            written(1, old=100),
+            written(2, old=100, new=0),
+            written(4, old=95, new=5),
+            written(12.5, old=0, new=100),
+            written(33, old=0, new=100),
+            written(40, old=0, new=100),
+        ]
+        assert hops(verdicts, "verify", writes) == ([2.5], [3])
+
+    def test_the_watch_and_the_verification_begin_no_hop(self) -> None:
+        verdicts = [Verdict("verify", "HEALTHY", 10), Verdict("watch", "CLOSED", 11)]
+        assert hops(verdicts, "verify", [written(1, old=100), written(12, old=0, new=100)]) == ([], [])
+
+
+class TestFigures:
+    def test_bake_counts_for_neither_the_deployment_nor_its_twin(self) -> None:
+        pairs = [
+            Pair(real, empty, real + 4, empty + 3, 80, 20, shifted=[2.0, hop], promoted=[3.0], load=1.0)
+            for real, empty, hop in ((65, 45, 4.0), (55, 35, 5.0), (45, 35, 6.0))
+        ]
+        found = figures(pairs, baked=25)
+        assert found["ratio"] == {"min": 2.0, "median": 2.0, "max": 3.0}
+        assert found["ratio_with_bake"] == {"min": 1.286, "median": 1.444, "max": 1.571}
+        assert found["deployment_s"] == {"min": 20, "median": 30, "max": 40}
+        assert found["hop_s"] == {"n": 6, "p50": 2.0, "p95": 6.0, "max": 6.0}
+        assert found["promotion_s"]["n"] == 3
+
+
+class TestShape:
+    TASKS: tuple[tuple[str, str, list[str]], ...] = (
+        ("score", "all_success", ["route"]),
+        ("route", "all_success", ["approve", "shift", "refuse"]),
+        ("approve", "all_success", ["shift"]),
+        ("refuse", "all_success", ["rollback"]),
+        ("shift", "none_failed_min_one_success", ["gate", "rollback"]),
+        ("gate", "all_success", ["ask", "verify"]),
+        ("ask", "all_success", ["verify"]),
+        ("verify", "none_failed_min_one_success", ["rollback", "finalize"]),
+        ("watch", "all_success", ["rollback", "finalize"]),
+        ("rollback", "one_failed", ["finalize"]),
+        ("finalize", "all_done_setup_success", []),
+    )
+
+    def twin(self) -> dict[str, Task]:
+        tasks = [
+            {"task_id": name, "trigger_rule": rule, "downstream_task_ids": following}
+            for name, rule, following in self.TASKS
+        ]
+        never, skipped = ("approve", "refuse", "rollback"), ("approve", "refuse", "rollback", "ask")
+        events = [("watch", "running", 1), ("watch", "deferred", 2), ("watch", "running", 31), ("watch", "success", 32)]
+        events += [("gate", "running", 5), ("gate", "deferred", 6), ("gate", "running", 12), ("gate", "success", 13)]
+        events += [("ask", "running", 14), ("ask", "skipped", 15), ("verify", "running", 20), ("verify", "success", 30)]
+        events += [(name, what, 3) for name in ("score", "route", "shift") for what in ("running", "success")]
+        events += [("finalize", "running", 40), ("finalize", "success", 41)]
+        states: dict[str, str | None] = {name: "skipped" if name in skipped else "success" for name, _, _ in self.TASKS}
+        verdicts = [Verdict("gate", "HEALTHY", 11), Verdict("watch", "CLOSED", 30)]
+        run = Run("run", 0, 42, 9.5, [Event(*event) for event in events], states, verdicts)
+        assert not set(run.with_event("running")) & set(never)
+        assert run.counted == {"in_dag": 11, "scheduled": 8, "ran": 7, "deferred": 2, "processes": 10}
+        return {task.task_id: task for task in shape(tasks, run, "verify", bake=5)}
+
+    def test_has_the_tasks_the_edges_and_the_rules(self) -> None:
+        twin = self.twin()
+        assert set(twin) == {name for name, _, _ in self.TASKS}
+        assert all(twin[name].rule == rule for name, rule, _ in self.TASKS)
+        assert all(name in twin[after].upstream for name, _, following in self.TASKS for after in following)
+
+    def test_a_branch_lets_the_same_tasks_run(self) -> None:
+        branches = {task.task_id: task.drops for task in self.twin().values() if task.drops}
+        assert branches == {"route": ["approve", "refuse"]}  # what a rule skips, or what skips itself, makes no branch
+
+    def test_what_skipped_itself_does_so_again(self) -> None:
+        assert [task.task_id for task in self.twin().values() if task.skips] == ["ask"]
+
+    def test_a_gate_bakes_and_the_watch_outlasts_the_verification(self) -> None:
+        waiting = {task.task_id: (task.wait, task.until) for task in self.twin().values() if task.wait is not None}
+        assert waiting == {"gate": (5, None), "watch": (0, "verify")}
+
+
+class TestKubernetesApi:
+    PATH = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/depot"
+
+    def api(self) -> KubernetesApi:
+        api = KubernetesApi()
+        rules = [{"backendRefs": [{"name": "old", "weight": 1}]}]
+        api.put("httproutes", {"metadata": {"name": "depot", "annotations": {"a/b": "1"}}, "spec": {"rules": rules}})
+        return api
+
+    def patch(self, api: KubernetesApi, *operations: Mapping[str, Any]) -> int:
+        body = json.dumps(operations).encode()
+        return api.answer(Request("PATCH", self.PATH, {}, "application/json-patch+json", body)).status
+
+    def test_a_json_patch_is_done_as_a_whole_or_not_at_all(self) -> None:
+        api = self.api()
+        added = {"op": "add", "path": "/spec/rules/0/backendRefs/-", "value": {"name": "new", "weight": 3}}
+        assert self.patch(api, added, {"op": "test", "path": "/metadata/annotations/a~1b", "value": "2"}) == 422
+        assert self.patch(api, {"op": "replace", "path": "/spec/absent", "value": 1}) == 422
+        assert self.patch(api, {"op": "test", "path": "/metadata/annotations/a~1b", "value": "1"}, added) == 200
+        assert [item.shares for item in api.writes] == [{"old": 100}, {"old": 25, "new": 75}]
+
+    def test_what_is_not_there_is_named(self) -> None:
+        said = self.api().answer(Request("GET", self.PATH + "s", {}, "", b""))
+        assert (said.status, json.loads(said.body)["details"]["name"]) == (404, "depots")
