@@ -4,7 +4,7 @@ PY := .venv/bin/python
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-overhead bench-bad-fixes bench-rollout chaos figures up down status lock install
+.PHONY: help demo test lint unit e2e bench-judgement bench-gates bench-overhead bench-bad-fixes bench-rollout chaos figures reference up down status lock install
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ chaos: install ## kill each component in each state of a deployment, on the serv
 
 figures: install ## draw the pictures of docs/concepts, and print its numbers
 	@nice $(PY) -m tests.bench.figures
+
+reference: install ## write the reference of all settings, and the JSON Schemas, from the models
+	@$(PY) -m tests.docs.reference
 
 up: install ## start the real servers
 	@$(PY) -m tests.stack up

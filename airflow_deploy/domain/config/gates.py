@@ -91,9 +91,13 @@ class OwnGate(Model):
     """A gate of the team's own: counters of ``bad`` among ``total`` events, or a ``gauge``, and its limit."""
 
     bad: Query | None = None
+    """PromQL counter of bad events, without ``rate()`` or ``sum()``."""
     total: Query | None = None
+    """PromQL counter of all events, without ``rate()`` or ``sum()``."""
     gauge: Query | None = None
+    """PromQL gauge; its largest value is held against the limit."""
     limit: float
+    """Largest share of bad events (1e-06 to 0.5), or largest value of the gauge."""
 
     @model_validator(mode="after")
     def _check(self) -> "OwnGate":
@@ -128,7 +132,7 @@ def _limit(value: Any) -> float | OwnGate:
     return float(value)
 
 
-Limit = Annotated[Any, PlainValidator(_limit)]
+Limit = Annotated[Any, PlainValidator(_limit, json_schema_input_type=float | OwnGate)]
 """A gate's limit, or a gate of the team's own."""
 
 

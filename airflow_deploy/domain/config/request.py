@@ -37,9 +37,13 @@ class ResolvedWhen(Model):
     """The incident's own end: this PromQL yields one number, and the comparison holds for ``for`` seconds."""
 
     query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=QUERY), AfterValidator(check_ranges)]
+    """PromQL that yields one number."""
     op: Literal["<", "<=", ">", ">="]
+    """Comparison of the query's number with ``value``."""
     value: float
+    """Number to compare with."""
     for_: Annotated[int, Field(alias="for", ge=0, le=86_400), DURATION] = 0
+    """How long the comparison must hold."""
 
     def holds(self, value: float) -> bool:
         """Whether the query's number says that the incident is over; not a number says nothing, so it does not."""
@@ -54,16 +58,22 @@ class Incident(Model):
     """The incident that the change is meant to end."""
 
     id: Annotated[str, StringConstraints(pattern=INCIDENT_ID)]
+    """Identifier of the incident."""
     title: Line
+    """Title of the incident, one line."""
     severity: Literal["critical", "high", "medium", "low"]
+    """Severity of the incident."""
     resolved_when: ResolvedWhen | None = None
+    """Condition in Prometheus under which the incident is over."""
 
 
 class Tests(Model):
     """How many of the change's tests passed."""
 
     passed: Count
+    """Number of tests that passed."""
     total: Count
+    """Number of tests that ran."""
 
     @model_validator(mode="after")
     def _passed_within_total(self) -> "Tests":
@@ -76,44 +86,63 @@ class Vulnerabilities(Model):
     """Known vulnerabilities by severity."""
 
     critical: Count = 0
+    """Number of known critical vulnerabilities."""
     high: Count = 0
+    """Number of known high vulnerabilities."""
 
 
 class SafetyGate(Model):
     """What the safety gate said of the change. Recorded as stated by the caller."""
 
     recommendation: Annotated[str, StringConstraints(pattern=RECOMMENDATION)]
+    """Recommendation of the safety gate; any but DEPLOY is a veto."""
     tests: Tests
+    """Test results; a failing test is a veto."""
     coverage: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Test coverage, 0 to 1."""
     lint_issues: Count | None = None
+    """Number of lint issues."""
     vulnerabilities: Vulnerabilities | None = None
+    """Known vulnerabilities."""
     build: Literal["success", "failure"] | None = None
+    """Result of the safety gate's build; failure is a veto."""
 
 
 class Change(Model):
     """The size and kind of the change."""
 
     files: Count
+    """Number of files that the change touches."""
     lines: Count
+    """Number of lines that the change touches."""
     migrations: bool = False
+    """True if the change migrates a database."""
     dependencies: bool = False
+    """True if the change updates dependencies."""
     configuration: bool = False
+    """True if the change alters configuration."""
 
 
 class Emergency(Model):
     """Why this deployment cannot wait. It is recorded; it opens no gate."""
 
     reason: Line
+    """Reason why the deployment cannot wait, one line."""
 
 
 class DeployRequest(Model):
     """One deployment, as asked for."""
 
     commit: Annotated[str, StringConstraints(pattern=COMMIT)]
+    """Commit to deploy: 6 to 64 hex digits, on a branch that the spec allows."""
     incident: Incident
+    """Incident that the change is meant to end."""
     safety_gate: SafetyGate
+    """Result of the safety gate, recorded as stated by the caller."""
     change: Change
+    """Size and kind of the change."""
     emergency: Emergency | None = None
+    """Why the deployment cannot wait; recorded, it opens no gate."""
 
 
 def parse_request(conf: Any) -> DeployRequest:

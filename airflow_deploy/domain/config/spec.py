@@ -44,9 +44,13 @@ class Source(Model):
     """Where the service's code comes from, and which branches may be deployed."""
 
     repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
+    """URL of the Git repository: https, ssh or file, without a login."""
     branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20), LIST] = ("main",)
+    """Branches whose commits may be deployed."""
     dockerfile: RelativePath = "Dockerfile"
+    """Path of the Dockerfile in the repository."""
     context: RelativePath = "."
+    """Path of the build context in the repository."""
 
     @field_validator("repository")
     @classmethod
@@ -71,23 +75,28 @@ class GatewayRef(Model):
     """A Gateway of the cluster."""
 
     name: DnsLabel
+    """Name of the Gateway."""
     namespace: DnsLabel
+    """Namespace of the Gateway."""
 
 
 class RouteSpec(Model):
     """The HTTPRoute that divides the service's traffic; with ``router: replicas``, the Service.
 
-    Where an HTTPRoute is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
+    If there is no HTTPRoute yet, the service's first deployment creates it, for all requests to ``hostnames`` that
     ``gateway`` gets.
     """
 
     name: DnsLabel
+    """Name of the HTTPRoute; with ``router: replicas``, of the Service."""
     url: BaseUrl | None = None
-    """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
+    """Address at which Airflow's workers reach the gateway, for the probe. The Host header names the service."""
     gateway: GatewayRef | None = None
+    """Gateway of a route that the first deployment creates."""
     hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
+    """Hostnames of a route that the first deployment creates."""
     ignored_by_gitops: bool = False
-    """Whether the GitOps tool that owns the route was told to leave alone what divides the traffic."""
+    """True if the GitOps tool that owns the route ignores the fields that divide the traffic."""
 
     @model_validator(mode="after")
     def _check(self) -> "RouteSpec":
@@ -101,13 +110,18 @@ LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
 class Metrics(Model):
-    """Who counts the requests, and how those names are called that are not as usual there."""
+    """The metrics source that counts the requests, and the names that differ from its preset."""
 
     preset: Literal[tuple(SOURCES)] = "traefik"  # type: ignore[valid-type]
+    """Metrics source: the gateway or the pods that count the requests."""
     requests: MetricName | None = None
+    """Name of the counter of requests, if it differs from the preset's."""
     duration: MetricName | None = None
+    """Name of the histogram of durations in seconds, if it differs from the preset's."""
     label: LabelName | None = None
+    """Label that tells versions apart, if it differs from the preset's."""
     code: LabelName | None = None
+    """Label of the status code, if it differs from the preset's."""
 
     @property
     def names(self) -> MetricsSource:
@@ -120,9 +134,13 @@ class CanarySpec(Model):
     """The stages of the canary and how long each may take."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
+    """Shares of the traffic in %, rising to 100. ``criticality`` caps the first."""
     bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
+    """Least time at a stage."""
     warm_up: Annotated[int, Field(ge=0, le=3600), DURATION] = 10
+    """Time after the candidate's first request in which latency and CPU are not judged."""
     max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
+    """Time of sight at a stage after which a person is asked."""
 
     @model_validator(mode="after")
     def _check(self) -> "CanarySpec":
@@ -136,11 +154,12 @@ class CanarySpec(Model):
 
 
 class ShadowSpec(Model):
-    """A stage before the first share: the candidate gets copies of requests, and nobody gets its answers."""
+    """A stage before the first share: the candidate gets copies of requests, and users get the stable's answers."""
 
     share: Annotated[int, Field(ge=1, le=50)]
-    """How many of the requests are copied, in %."""
+    """Share of the requests that are copied to the candidate, in %."""
     safe_to_mirror: Annotated[bool, Field(validate_default=True)] = False
+    """Must be true: no request does harm if it is processed twice."""
 
     @field_validator("safe_to_mirror")
     @classmethod
@@ -157,16 +176,18 @@ class Blindness(Model):
     """What happens while the metrics cannot be trusted."""
 
     stale_after: Annotated[int | None, Field(ge=5, le=600), DURATION] = None
-    """Seconds after which counters are stale; None for two scrape intervals."""
+    """Age at which the newest scrape is BLIND; by default two scrape intervals and 2 s."""
     max_blind: Annotated[int, Field(ge=10, le=86_400), DURATION] = 900
+    """How long blindness may last."""
     then: Literal["hold", "rollback"] = "hold"
+    """What happens after ``max_blind``: hold the share, or roll back."""
 
 
 class RollbackSpec(Model):
-    """How long a promoted version is still checked and may be taken back by itself, and what is kept afterwards."""
+    """How long a promoted version is verified and may be rolled back, and how many versions are kept."""
 
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
-    """Seconds for which the version before it stays warm."""
+    """How long a promoted version is verified, and the version before it stays warm."""
     keep: Annotated[int, Field(ge=1, le=50)] = 3
     """How many versions are kept beside the one that serves."""
 
@@ -175,63 +196,91 @@ class Scaling(Model):
     """The autoscaler that each version gets; the service's ``replicas`` are its minimum."""
 
     max: Annotated[int, Field(ge=1, le=500)]
+    """Most pods of a version; at least ``replicas``."""
     cpu: Annotated[int, Field(ge=1, le=100)] = 70
-    """The use of its CPU, in %, at which pods are added."""
+    """CPU use in % above which pods are added."""
 
 
 class Resources(Model):
     """Limits of each pod; its requests are the same."""
 
     cpu: Quantity = "500m"
+    """CPU request and limit of a pod."""
     memory: Quantity = "256Mi"
+    """Memory request and limit of a pod."""
 
 
 class Connections(Model):
     """The Airflow connections that this service's deployments use."""
 
     kubernetes: ConnectionId = "kubernetes_default"
+    """Airflow connection to the cluster."""
     prometheus: ConnectionId = "prometheus_default"
+    """Airflow connection to Prometheus."""
     docker: ConnectionId = "docker_default"
+    """Airflow connection to the registry."""
 
 
 class DeploymentSpec(Model):
     """One service. Everything has a default but what only the team can know."""
 
     service: Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=SERVICE_MAX)]
+    """Name of the service; its DAG is ``deploy_<service>``."""
     namespace: DnsLabel
+    """Kubernetes namespace of the service and of its route."""
     source: Source
+    """Git repository of the service."""
     registry: Annotated[
         str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$")
     ]
+    """Registry, and optionally a path in it, that images are pushed to."""
     route: RouteSpec
+    """HTTPRoute, or Service, that divides the traffic."""
     router: Literal["gateway", "replicas"] = "gateway"
-    """What divides the traffic: the weights of an HTTPRoute, or the numbers of pods behind one Service."""
+    """What divides the traffic: weights of an HTTPRoute (gateway), or pods behind one Service (replicas)."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """Port on which the container serves."""
     readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
+    """HTTP path of the readiness probe."""
     replicas: Annotated[int, Field(ge=1, le=500)] = 2
+    """Number of pods of a version; with ``scaling``, the least number."""
     capacity: Literal["full", "proportional"] = "full"
-    """Whether the candidate has all its pods from the start, or as many as its share needs."""
+    """Pods of the candidate: all from the start (full), or as many as each share needs (proportional)."""
     max_unready: Annotated[float, Field(ge=0, lt=1)] = MAX_UNREADY
     """Share of the candidate's pods that may be unready while it has traffic."""
     scaling: Scaling | None = None
+    """Autoscaler of each version."""
     resources: Resources = Resources()
+    """CPU and memory of each pod; limits and requests are the same."""
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
     )
-    metrics: Annotated[Metrics, BeforeValidator(lambda said: {"preset": said} if isinstance(said, str) else said)] = (
-        Metrics()
-    )
+    """Environment variables of the container."""
+    metrics: Annotated[
+        Metrics,
+        BeforeValidator(
+            lambda said: {"preset": said} if isinstance(said, str) else said, json_schema_input_type=str | Metrics
+        ),
+    ] = Metrics()
+    """Metrics source: a preset's name (``traefik`` by default), or an object with names that differ."""
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
+    """Criticality of the service; high caps the first share at 10 %."""
     canary: CanarySpec = CanarySpec()
+    """Stages of the canary, and their times."""
     shadow: ShadowSpec | None = None
+    """Stage of copied requests before the first share."""
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
+    """Limits of the gates, and gates of the team's own, by name."""
     blindness: Blindness = Blindness()
+    """What happens while the metrics cannot be trusted."""
     lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
-    """Seconds for which a candidate may have traffic while nobody looks, before the guard returns it. A triggerer's
-    restart takes 28."""
+    """Longest time without a look for a candidate that has traffic; then the guard rolls back."""
     rollback: RollbackSpec = RollbackSpec()
+    """How long a rollback stays possible, and how many versions are kept."""
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
+    """How long a question to a person stays open; silence is a no."""
     connections: Connections = Connections()
+    """Airflow connections of this service's deployments."""
 
     @field_validator("router")
     @classmethod

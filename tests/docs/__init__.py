@@ -1,0 +1,1 @@
+"""The documents: what generates their reference pages, and what checks their links, words and sentences."""
