@@ -13,8 +13,8 @@ demo: up ## a good fix and a bad fix under live traffic, on real servers
 	@$(PY) -m tests.stack.demo
 	@$(PY) -m tests.stack status
 
-test: lint ## everything: lint, types, layers, unit, Airflow and end-to-end tests
-	@$(PY) -m tests.e2e tests/unit tests/airflow
+test: install ## everything: lint, types, layers, unit, Airflow and end-to-end tests
+	@$(PY) -m tests.e2e --lint tests/unit tests/airflow
 
 lint: install ## style, types and layers
 	@.ci/step "ruff" .venv/bin/ruff check .
@@ -22,8 +22,12 @@ lint: install ## style, types and layers
 	@.ci/step "mypy" .venv/bin/mypy
 	@.ci/step "import-linter" .venv/bin/lint-imports
 
-unit: install ## unit and Airflow tests: no server, no root
-	@$(PY) -m pytest -q tests/unit tests/airflow
+unit: install ## unit and Airflow tests: no server, no root; PYTHON=3.13: the unit tests on another Python
+ifdef PYTHON
+	@.ci/unit-on $(PYTHON)
+else
+	@$(PY) -m pytest -q --cov --cov-report= tests/unit tests/airflow && $(PY) -m tests.coverage
+endif
 
 e2e: install ## end-to-end tests on the real servers; everything is stopped afterwards
 	@$(PY) -m tests.e2e
@@ -61,9 +65,9 @@ down: install ## stop them and leave nothing behind
 status: install ## addresses and logins
 	@$(PY) -m tests.stack status
 
-lock: install ## resolve requirements.lock anew
+lock: install ## resolve requirements.lock anew, for every Python from 3.11 on
 	@.venv/bin/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-header \
-	  --python-version 3.11 -o requirements.lock
+	  --universal --python-version 3.11 -o requirements.lock
 
 install:
 	@.ci/install

@@ -1,17 +1,18 @@
-"""``python -m tests.e2e [PATH…]``: all end-to-end tests, in lanes side by side on one stack.
+"""``python -m tests.e2e [--lint] [PATH…]``: all end-to-end tests, in lanes side by side on one stack.
 
 Most of them wait most of their time, for traffic and for Airflow. What is in one lane takes turns, and each lane has
 services of its own. The first lane's output is shown as it comes, and the others' follows at the end. The tests of the
-paths are one more lane, which yields to all that runs beside it.
+paths need no stack: they begin before it and end after it, for they yield to all that runs beside them. Style and types
+are checked while the stack comes up.
 """
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 from tests.stack.layout import CHECKOUT, INFO
@@ -40,38 +41,83 @@ ASIDE = (
 More lanes only take the processors from each other."""
 ALONE = ("test_guard.py", "test_chaos.py")
 """What kills the servers that all others need, and so comes after them."""
+YIELDING = ("sh", "-c", 'echo 10 2>/dev/null >/proc/self/autogroup; exec nice -n 10 "$@"', "sh")
+"""Before a command that yields to all that runs beside it, but for a tenth: a test that waits for a process must not
+starve. It needs a session of its own: Linux shares the processors among sessions by default, and ``nice`` alone yields
+to nothing outside its own."""
+ENV = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+"""Tests bring their own cluster."""
 
 
-def main(paths: list[str]) -> int:
+class Lane:
+    """A process whose output is kept until it is asked for.
+
+    :param opened: ends the process, if it still runs, and drops its output.
+    :param yields: whether it yields to all that runs beside it.
+    """
+
+    def __init__(self, opened: ExitStack, command: Sequence[str], *, yields: bool = False) -> None:
+        self._output: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
+        self._process = subprocess.Popen(
+            [*(YIELDING if yields else ()), *command],
+            cwd=CHECKOUT,
+            env=ENV,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=yields,
+        )
+        opened.callback(self._end)
+
+    def finish(self) -> int:
+        """Wait for its end, show what it has said, and return its exit code."""
+        code = abs(self._process.wait())
+        self._output.seek(0)
+        sys.stdout.buffer.write(self._output.read())
+        sys.stdout.flush()
+        return code
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def main(paths: list[str], *, lint: bool) -> int:
     """Start the stack unless it is up, run all lanes, end it if it was started here, and give the exit code.
 
-    :param paths: of more tests.
+    :param paths: of more tests; they are measured for coverage.
+    :param lint: whether to check style, types and layers first.
     """
-    env = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}  # tests bring their own cluster
-    ours = not INFO.exists()
-    lanes = [_verbose(*(f"tests/e2e/{name}" for name in names)) for names in ASIDE]
     others = ["tests/e2e", *(f"--ignore=tests/e2e/{name}" for names in (*ASIDE, ALONE) for name in names)]
-    if paths:
-        lanes.append(["nice", "-n", "15", *_pytest("-q", *paths)])
+    with ExitStack() as opened:
+        checks = Lane(opened, ["make", "--no-print-directory", "lint"]) if lint else None
+        unit = Lane(opened, _pytest("-q", "--cov", "--cov-report=", *paths), yields=True) if paths else None
+        with _stack():
+            if checks and (code := checks.finish()):
+                return code
+            lanes = [Lane(opened, _verbose(*(f"tests/e2e/{name}" for name in names))) for names in ASIDE]
+            codes = [_run(_verbose(*others)), *(lane.finish() for lane in lanes)]
+            codes.append(_run(_verbose(*(f"tests/e2e/{name}" for name in ALONE))))
+        if unit:
+            codes += [unit.finish(), _run([sys.executable, "-m", "tests.coverage"])]
+        return max(codes)
+
+
+@contextmanager
+def _stack() -> Iterator[None]:
+    """Have the stack up for as long as the block lasts."""
+    ours = not INFO.exists()
     try:
-        subprocess.run([sys.executable, "-m", "tests.stack", "up"], cwd=CHECKOUT, env=env, check=True)
-        with ExitStack() as opened, ThreadPoolExecutor(len(lanes)) as threads:
-            outputs = [opened.enter_context(tempfile.TemporaryFile()) for _ in lanes]
-            asides = [threads.submit(_run, lane, env, output) for lane, output in zip(lanes, outputs, strict=True)]
-            code = max(_run(_verbose(*others), env), *(aside.result() for aside in asides))
-            for output in outputs:
-                output.seek(0)
-                sys.stdout.buffer.write(output.read())
-            sys.stdout.flush()
-        return max(code, _run(_verbose(*(f"tests/e2e/{name}" for name in ALONE)), env))
+        subprocess.run([sys.executable, "-m", "tests.stack", "up"], cwd=CHECKOUT, env=ENV, check=True)
+        yield
     finally:
         if ours:
-            subprocess.run([sys.executable, "-m", "tests.stack", "down"], cwd=CHECKOUT, env=env, check=True)
+            subprocess.run([sys.executable, "-m", "tests.stack", "down"], cwd=CHECKOUT, env=ENV, check=True)
 
 
-def _run(command: list[str], env: Mapping[str, str], output: IO[bytes] | None = None) -> int:
+def _run(command: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    return abs(subprocess.run(command, cwd=CHECKOUT, env=env, stdout=output, stderr=output, check=False).returncode)
+    return abs(subprocess.run(command, cwd=CHECKOUT, env=ENV, check=False).returncode)
 
 
 def _verbose(*arguments: str) -> list[str]:
@@ -83,4 +129,8 @@ def _pytest(*arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e", description="Run the end-to-end tests in lanes.")
+    parser.add_argument("--lint", action="store_true", help="check style, types and layers while the stack comes up")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="more tests, run beside")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.paths, lint=arguments.lint))

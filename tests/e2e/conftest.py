@@ -5,16 +5,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.e2e.deployment import forget, share_of_team
 from tests.e2e.world import REFUSING, SMALL, World
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
 from tests.stack.errors import StackError
 from tests.stack.layout import CHECKOUT, INFO
 from tests.stack.processes import recorded
-from tests.stack.service import serve
+from tests.stack.sample.repository import Sample
+from tests.stack.service import PAYMENTS, serve
 from tests.stack.traffic import users
 
 
@@ -47,12 +50,34 @@ def capfd_disabled(request: pytest.FixtureRequest) -> Callable[[], None]:
     return lambda: manager.suspend_global_capture(in_=True)
 
 
+@pytest.fixture(scope="session")
+def team(stack: StackInfo) -> Callable[..., Sample]:
+    """Return what brings up the payment service as its team runs it, under the YAML's fields that it is given.
+
+    What is there from the test before is kept if that had no other fields, and the team's version has the traffic.
+    """
+    running: Sample | None = None
+
+    def bring_up(**declared: Any) -> Sample:
+        nonlocal running
+        World.end_runs(stack)
+        if running and not declared and share_of_team(PAYMENTS) == 100:
+            forget(stack, PAYMENTS)
+            return running
+        sample = serve(stack, **{"bake": 5, "max_bake": 240, "resources": SMALL, **declared})
+        running = None if declared else sample
+        return sample
+
+    return bring_up
+
+
 @pytest.fixture
-def world(stack: StackInfo, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+def world(
+    stack: StackInfo, team: Callable[..., Sample], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[World]:
     """Return the payment service as its team runs it, under traffic; the mark ``served`` changes what its YAML says."""
-    World.end_runs(stack)
     asked = request.node.get_closest_marker("served")
-    sample = serve(stack, **{"bake": 5, "max_bake": 240, "resources": SMALL, **(asked.kwargs if asked else {})})
+    sample = team(**(asked.kwargs if asked else {}))
     with users(tmp_path / "requests.jsonl") as record:
         world = World(stack, sample, record)
         world.wait_served(10)

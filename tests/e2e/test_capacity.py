@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_judgement import RESTORED_WITHIN, Deployment, afresh
+from tests.e2e.deployment import RESTORED_WITHIN, Deployment, afresh
 from tests.e2e.trail import unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
@@ -113,7 +113,7 @@ def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, r
     candidate = deployment.exposed()
     world.until(lambda: [r for r in deployment.requests() if r.version == candidate][50:], "users are on it")
     kubectl("-n", BOOTH, "scale", "deployment", candidate, "--replicas=0")  # by a person
-    deployment.taken_back("BREACHED", "ready_pods")
+    deployment.rolled_back("BREACHED", "ready_pods")
     failed, said = deployment.failed(), deployment.summary
     # Whoever was sent to it was answered by the gateway, in nobody's name.
     assert {request.version for request in failed} == {""}

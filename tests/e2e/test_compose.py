@@ -206,5 +206,5 @@ def test_what_the_dockerfile_copies_is_enough_to_make_the_package(project: dict[
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     listing = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True)
-    for part in ("operators/apply.py", "sensors/gates.py", "templates/version.yaml.j2", "domain/plan.py"):
+    for part in ("operators/apply.py", "sensors/gates.py", "templates/version.yaml.j2", "domain/lifecycle/plan.py"):
         assert f"airflow_deploy/{part}" in listing.stdout

@@ -25,55 +25,21 @@ TRAEFIK = SOURCES["traefik"]
 METRICS = f"http://{ADDRESS}:{METRICS_PORT}/metrics"
 
 
-def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(world: World) -> None:
-    said = conf(world.sample.good, "Payments time out")
-    result = deploy_from_safety_gate(
-        said["incident"]["id"],
-        said["safety_gate"],
-        world.sample.good,
-        service="payments",
-        title=said["incident"]["title"],
-        severity=said["incident"]["severity"],
-        change=said["change"],
-        wait=True,
-        timeout=PATIENCE,
-        url=world.info.airflow_url,
-        token=str(world.api.session.headers["Authorization"]).removeprefix("Bearer "),
-    )
-    assert (result.state, result.ended) == (State.VERIFIED, True)
-    judged = [(verdict.task, verdict.verdict) for verdict in result.canary]
-    gates = [(f"canary_{share}.gate", "HEALTHY") for share in (5, 25, 50, 100)]
-    assert judged == [*gates, ("watch", "CLOSED"), ("verify", "HEALTHY")]
-    name, _, tag = str(result.image_tag).rpartition(":")
-    assert name == f"{world.info.registry}/payments"
-    assert tag.startswith(world.sample.good)
-    assert tag in world.images()
-    watched = terminal.run(world.info, "watch", "payments", result.run_id)
-    assert watched.returncode == 0
-    assert terminal.summary(watched.stdout)["state"] == "VERIFIED"
+def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
+    before = world.objects()
+    asked = world.deploy(world.sample.good, change=RISKY)
+    world.asked(asked, "approve")
+    assert world.api.answer("deploy_payments", asked, "approve", "Reject") == 200
+    assert world.ended(asked) == "failed"
+    vetoed = world.deploy(world.sample.good, safety_gate={"recommendation": "HOLD", "tests": {"passed": 1, "total": 1}})
+    assert world.ended(vetoed) == "failed"
 
-    run = result.run_id
-    folder = audited(world, run)
-    assert str(result.artifact_path) == f"file://{folder}"
-    assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
-    assert states(folder).count("CANARY") == 4
-    check_consistent(folder)
-    again = terminal.run(world.info, "judge", "replay", *folder.glob("evidence_*/*.jsonl"))
-    assert (again.returncode, again.stdout.count(" lines agree, ")) == (0, len(judged)), again.stdout
-    candidate = summary(folder)["candidate"]
-    assert world.weights() == {"payments": 0, candidate: 100}
-    assert [request for request in world.requests() if request.failed] == []
-    assert any(request.version == candidate for request in world.requests())
-    assert world.tasks(run)["rollback"] == "skipped"
-    requests, errors, p95, p99, full = graphs(world, link(world, run, "verify"))
-    both = {f"version={candidate}", "version=payments"}
-    assert set(requests) == both
-    assert min(requests.values()) > 10
-    for name, shares in {"error_rate": errors, "latency_p95": p95, "latency_p99": p99}.items():
-        assert set(shares) == {*both, f"limit={name}"}
-    assert errors[f"version={candidate}"] == 0
-    assert set(full) == {f"{kind}={name}" for kind in ("gauge", "limit") for name in ("cpu_saturation", "memory")}
-    assert full["gauge=memory"] > 0
+    folders = [audited(world, run) for run in (asked, vetoed)]
+    assert states(folders[0]) == ["INIT", "BUILDING", "AWAITING_APPROVAL", "REJECTED"]
+    assert states(folders[1]) == ["INIT", "BUILDING", "REJECTED"]
+    assert "safety_gate.recommendation is HOLD" in summary(folders[1])["reason"]
+    assert world.objects() == before
+    assert world.weights() == {"payments": 100}
 
 
 def test_a_bad_fix_is_taken_back_by_itself_and_the_terminal_shows_it(world: World) -> None:
@@ -140,6 +106,57 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     assert users, "users are counted, and testers apart from them"
 
 
+def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(world: World) -> None:
+    said = conf(world.sample.good, "Payments time out")
+    result = deploy_from_safety_gate(
+        said["incident"]["id"],
+        said["safety_gate"],
+        world.sample.good,
+        service="payments",
+        title=said["incident"]["title"],
+        severity=said["incident"]["severity"],
+        change=said["change"],
+        wait=True,
+        timeout=PATIENCE,
+        url=world.info.airflow_url,
+        token=str(world.api.session.headers["Authorization"]).removeprefix("Bearer "),
+    )
+    assert (result.state, result.ended) == (State.VERIFIED, True)
+    judged = [(verdict.task, verdict.verdict) for verdict in result.canary]
+    gates = [(f"canary_{share}.gate", "HEALTHY") for share in (5, 25, 50, 100)]
+    assert judged == [*gates, ("watch", "CLOSED"), ("verify", "HEALTHY")]
+    name, _, tag = str(result.image_tag).rpartition(":")
+    assert name == f"{world.info.registry}/payments"
+    assert tag.startswith(world.sample.good)
+    assert tag in world.images()
+    watched = terminal.run(world.info, "watch", "payments", result.run_id)
+    assert watched.returncode == 0
+    assert terminal.summary(watched.stdout)["state"] == "VERIFIED"
+
+    run = result.run_id
+    folder = audited(world, run)
+    assert str(result.artifact_path) == f"file://{folder}"
+    assert states(folder)[-4:] == ["PROMOTING", "PROMOTED", "VERIFYING", "VERIFIED"]
+    assert states(folder).count("CANARY") == 4
+    check_consistent(folder)
+    again = terminal.run(world.info, "judge", "replay", *folder.glob("evidence_*/*.jsonl"))
+    assert (again.returncode, again.stdout.count(" lines agree, ")) == (0, len(judged)), again.stdout
+    candidate = summary(folder)["candidate"]
+    assert world.weights() == {"payments": 0, candidate: 100}
+    assert [request for request in world.requests() if request.failed] == []
+    assert any(request.version == candidate for request in world.requests())
+    assert world.tasks(run)["rollback"] == "skipped"
+    requests, errors, p95, p99, full = graphs(world, link(world, run, "verify"))
+    both = {f"version={candidate}", "version=payments"}
+    assert set(requests) == both
+    assert min(requests.values()) > 10
+    for name, shares in {"error_rate": errors, "latency_p95": p95, "latency_p99": p99}.items():
+        assert set(shares) == {*both, f"limit={name}"}
+    assert errors[f"version={candidate}"] == 0
+    assert set(full) == {f"{kind}={name}" for kind in ("gauge", "limit") for name in ("cpu_saturation", "memory")}
+    assert full["gauge=memory"] > 0
+
+
 @pytest.mark.served(stages=[50, 100], criticality="medium")
 def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(world: World) -> None:
     run = world.deploy(world.sample.good)
@@ -156,20 +173,3 @@ def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(w
     check_consistent(folder)
     assert world.weights() == {"payments": 0, summary(folder)["candidate"]: 100}
     assert [request for request in world.requests() if request.failed] == []
-
-
-def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
-    before = world.objects()
-    asked = world.deploy(world.sample.good, change=RISKY)
-    world.asked(asked, "approve")
-    assert world.api.answer("deploy_payments", asked, "approve", "Reject") == 200
-    assert world.ended(asked) == "failed"
-    vetoed = world.deploy(world.sample.good, safety_gate={"recommendation": "HOLD", "tests": {"passed": 1, "total": 1}})
-    assert world.ended(vetoed) == "failed"
-
-    folders = [audited(world, run) for run in (asked, vetoed)]
-    assert states(folders[0]) == ["INIT", "BUILDING", "AWAITING_APPROVAL", "REJECTED"]
-    assert states(folders[1]) == ["INIT", "BUILDING", "REJECTED"]
-    assert "safety_gate.recommendation is HOLD" in summary(folders[1])["reason"]
-    assert world.objects() == before
-    assert world.weights() == {"payments": 100}

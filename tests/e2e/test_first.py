@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_judgement import Deployment, afresh
+from tests.e2e.deployment import Deployment, afresh
 from tests.e2e.trail import states, unix
 from tests.e2e.world import SMALL, World
 from tests.stack import StackInfo

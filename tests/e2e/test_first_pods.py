@@ -10,7 +10,7 @@ import pytest
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.routing.service_route import MATCH_NO_POD
 from tests.e2e.counted import by_pod, counted
-from tests.e2e.test_judgement import Deployment
+from tests.e2e.deployment import Deployment
 from tests.e2e.trail import unix
 from tests.e2e.world import SMALL, World
 from tests.stack import StackInfo

@@ -4,7 +4,6 @@ All of it happens to one service, which is not the one that the other lane's tes
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from tests.e2e.trail import audited, check_consistent, states, summary, transitions, unix
+from tests.e2e.deployment import RESTORED_WITHIN, Deployment, afresh, forget
+from tests.e2e.trail import states, transitions, unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo, prometheus
 from tests.stack.access import kubectl
@@ -30,8 +29,6 @@ KIOSK = "kiosk"
 HOST = f"{KIOSK}.test"
 STAGES: dict[str, Any] = {"stages": [50, 100], "criticality": "medium"}
 GATES = {"error_rate": 0.01, "latency_p95": 0.25, "latency_p99": 1.0}
-RESTORED_WITHIN = 10
-"""Seconds from the verdict until no user is sent to the candidate any more, as promised."""
 MAX_BLIND = 20
 OUTAGE = 60
 """Seconds that an outage lasts."""
@@ -63,68 +60,9 @@ def world(kiosk: World) -> World:
     return afresh(kiosk)
 
 
-def afresh(world: World) -> World:
-    """Return the service without what an earlier test has left: its history would lower the confidence."""
-    World.end_runs(world.info, world.service)
-    forget(world)
-    return world
-
-
-def forget(world: World) -> None:
-    """Remove what the service's deployments have left behind: history, and pods that nobody asks."""
-    shutil.rmtree(Path(world.info.artifacts) / world.service, ignore_errors=True)
-    serving = {f"deployment.apps/{name}" for name, weight in world.weights().items() if weight}
-    for name in set(kubectl("-n", world.service, "get", "deployments", "-o", "name").split()) - serving:
-        kubectl("-n", world.service, "scale", name, "--replicas=0")
-
-
-class Deployment:
-    """One deployment, and what became of the requests since it was triggered."""
-
-    def __init__(self, world: World, commit: str) -> None:
-        self._world, self._began = world, time.time()
-        self.run = world.deploy(commit)
-
-    def exposed(self) -> str:
-        """Wait until the candidate has traffic, and return its name."""
-        candidate = DeploymentPlan.load(self._world.plan(self.run)).candidate
-        self._world.until(lambda: self._world.weights().get(candidate), f"{candidate} has traffic")
-        return candidate
-
-    def ended(self) -> dict[str, Any]:
-        """Wait until the run is over, and return the summary; what it left fits together."""
-        self.state = self._world.ended(self.run)
-        self.folder = audited(self._world, self.run)
-        check_consistent(self.folder)
-        self.summary = summary(self.folder)
-        return self.summary
-
-    def taken_back(self, verdict: str, *gates: str) -> None:
-        """Check that it ended with the candidate's traffic taken back, for what one of the gates said to the watch."""
-        self.ended()
-        assert (self.state, self.summary["state"]) == ("failed", "ROLLED_BACK")
-        assert states(self.folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
-        watch = self.summary["judgements"]["watch"]
-        said = any(gate in watch["reason"] for gate in gates)
-        assert (watch["verdict"], said) == (verdict, True), watch["reason"]
-        weights = self._world.weights()
-        assert (weights[self.summary["stable"]], weights[self.summary["candidate"]]) == (100, 0)
-
-    def requests(self) -> list[Request]:
-        return [request for request in self._world.requests() if request.sent >= self._began]
-
-    def failed(self) -> list[Request]:
-        return [request for request in self.requests() if request.failed]
-
-    def answers(self) -> tuple[list[Request], list[Request]]:
-        """Return what the candidate answered, and what became of all other requests."""
-        mine = [request for request in self.requests() if request.version == self.summary["candidate"]]
-        return mine, [request for request in self.requests() if request.version != self.summary["candidate"]]
-
-
 def test_a_fix_that_delays_a_fifth_of_the_requests_is_taken_back(world: World) -> None:
     deployment = Deployment(world, world.sample.slow)
-    deployment.taken_back("BREACHED", "latency_p95")
+    deployment.rolled_back("BREACHED", "latency_p95")
     assert deployment.failed() == []
     # Each answer of the screening's takes 320 ms at least; what takes so long without it is the machine's doing.
     by_candidate, by_others = (share_of(answers, slower=0.3) for answers in deployment.answers())
@@ -134,20 +72,20 @@ def test_a_fix_that_delays_a_fifth_of_the_requests_is_taken_back(world: World) -
 
 def test_a_fix_that_leaks_memory_is_taken_back_before_its_pods_are_killed_for_it(world: World) -> None:
     deployment = Deployment(world, world.sample.leak)
-    deployment.taken_back("BREACHED", "memory")
+    deployment.rolled_back("BREACHED", "memory")
     assert deployment.failed() == []
 
 
 def test_a_fix_that_burns_its_cpu_is_taken_back(world: World) -> None:
     deployment = Deployment(world, world.sample.burn)
-    deployment.taken_back("BREACHED", "cpu_saturation")
+    deployment.rolled_back("BREACHED", "cpu_saturation")
     assert deployment.failed() == []
 
 
 def test_a_fix_whose_pods_crash_after_30_s_is_taken_back(world: World) -> None:
     deployment = Deployment(world, world.sample.crash)
     # Whichever is seen first: the failures, or that no pod is left.
-    deployment.taken_back("BREACHED", "error_rate", "ready_pods")
+    deployment.rolled_back("BREACHED", "error_rate", "ready_pods")
     by_candidate, _ = deployment.answers()
     failed = deployment.failed()
     # Whoever was sent to a pod that had just died was answered by the gateway, in nobody's name.
@@ -184,7 +122,7 @@ def bypass(world: World) -> Iterator[None]:
 def test_a_route_that_delivers_nothing_is_held_and_taken_back_for_blindness(world: World) -> None:
     with bypass(world):
         deployment = Deployment(world, world.sample.good)
-        deployment.taken_back("BLIND", "request_rate")
+        deployment.rolled_back("BLIND", "request_rate")
     said = deployment.summary
     assert unix(said["restored_at"]) - unix(said["first_exposed_at"]) > MAX_BLIND
     assert "CANARY_EVALUATING" not in states(deployment.folder)
@@ -218,14 +156,9 @@ def aside(kiosk: World) -> Iterator[Callable[[], None]]:
     declare(kiosk.info, kiosk.sample, KIOSK, bake=5, **asked)
     kiosk.api.await_read(kiosk.dag)
     yield start
-    forget(kiosk)  # the verification would go on looking, and there is nothing to look at any more
+    forget(kiosk.info, KIOSK)  # the verification would go on looking, and there is nothing to look at any more
     end(recorded()[ASIDE])
     admin.request("DELETE", f"connections/{ASIDE}").raise_for_status()
-
-
-def verified(deployment: Deployment) -> None:
-    deployment.ended()
-    assert (deployment.state, deployment.summary["state"]) == ("success", "VERIFIED")
 
 
 @pytest.mark.usefixtures("aside")
@@ -237,7 +170,7 @@ def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp
     with users(tmp_path / "outage.jsonl", rate=17, host=HOST, amount=TOO_MUCH, at_random=True) as record:
         world.until(lambda: (r := read(record)) and r[-1].sent - r[0].sent >= OUTAGE, "the outage is over", 2 * OUTAGE)
     outage = read(record)
-    verified(deployment)
+    deployment.verified()
     said = deployment.summary
     assert {request.status for request in outage} == {500}
     assert len({request.version for request in outage}) == 2
@@ -256,7 +189,7 @@ def test_without_prometheus_for_a_minute_it_holds_and_then_goes_on(world: World,
     assert world.weights()[candidate] == 50
     restarted = time.time()
     aside()
-    verified(deployment)
+    deployment.verified()
     moved = [unix(step["at"]) for step in transitions(deployment.folder) if step["to"] != "CANARY_WAITING"]
     assert [moment for moment in moved if stopped < moment < restarted] == []
     assert deployment.failed() == []

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_deploy.domain.labels import VERSION
 from tests.e2e.counted import by_pod, counted
-from tests.e2e.test_judgement import Deployment
+from tests.e2e.deployment import Deployment
 from tests.e2e.trail import transitions, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo

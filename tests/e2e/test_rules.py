@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.e2e.test_judgement import Deployment, afresh
+from tests.e2e.deployment import Deployment, afresh
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
 from tests.stack.access import kubectl
@@ -106,7 +106,7 @@ def test_every_rule_and_hostname_is_deployed_and_what_is_switched_off_stays_so(w
     before = as_the_teams()
 
     bad = Deployment(world, world.sample.bad)
-    bad.taken_back("BREACHED", "error_rate")
+    bad.rolled_back("BREACHED", "error_rate")
     assert as_the_teams() == before
     synchronise(
         [{**ours, "backendRefs": now["backendRefs"]} for ours, now in zip(RULES, live()["spec"]["rules"], strict=True)]

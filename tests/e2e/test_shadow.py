@@ -20,7 +20,7 @@ from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing.transitions import claim
 from airflow_deploy.rollout import mirror
 from airflow_deploy.rollout import probe as testers
-from tests.e2e.test_judgement import Deployment, afresh
+from tests.e2e.deployment import Deployment, afresh
 from tests.e2e.trail import states, transitions, unix
 from tests.e2e.world import SMALL, World, served
 from tests.stack import StackInfo
@@ -137,7 +137,7 @@ def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(wor
 
 def test_a_candidate_that_fails_costs_no_user_anything(world: World) -> None:
     deployment = Deployment(world, world.sample.bad)
-    deployment.taken_back("BREACHED", "error_rate")
+    deployment.rolled_back("BREACHED", "error_rate")
     assert (deployment.failed(), deployment.answers()[0]) == ([], [])
     assert deployment.summary["first_exposed_at"] is None
     assert deployment.summary["mirrored_at"]
@@ -160,7 +160,7 @@ def test_a_candidate_that_hangs_and_loses_its_service_and_its_pods_costs_no_user
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-    deployment.taken_back("BREACHED", "ready_pods", "error_rate")
+    deployment.rolled_back("BREACHED", "ready_pods", "error_rate")
     assert deployment.failed() == []
     assert deployment.answers()[0] == []
     assert deployment.summary["first_exposed_at"] is None

@@ -1,6 +1,7 @@
 """The life of a version on the real stack: warm, then stopped, then deleted, while no user notices."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.workloads.drift import drift
 from airflow_deploy.domain.workloads.versions import versions_of
+from tests.e2e.dags import cleanup_once
 from tests.e2e.trail import audited, summary, unix
 from tests.e2e.world import World, served
 from tests.stack import StackInfo
@@ -22,16 +24,7 @@ BAZAAR = "bazaar"
 WINDOW = 60
 KINDS = "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,horizontalpodautoscalers"
 ALL = {"deployment", "service", "configmap", "networkpolicy", "poddisruptionbudget", "horizontalpodautoscaler"}
-DAG = "tidy_up"
-BY_HAND = f"""
-from airflow.sdk import DAG
-
-from airflow_deploy.operators.cleanup import TidyVersionsOperator
-
-with DAG("{DAG}", schedule=None, is_paused_upon_creation=False) as dag:
-    TidyVersionsOperator(task_id="cleanup", retries=0)
-"""
-"""The scheduled DAG's own task, so that a test need not wait for the minute: it runs beside that one."""
+DAG = cleanup_once.dag.dag_id
 AUTOSCALER: dict[str, Any] = {
     "apiVersion": "autoscaling/v2",
     "kind": "HorizontalPodAutoscaler",
@@ -55,10 +48,10 @@ def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def tidy(world: World) -> Iterator[Callable[[], str]]:
-    """Tidy up once; return how that ended and what was said of the service."""
-    file = DAGS / "tidy_up.py"
-    file.write_text(BY_HAND)
+def cleanup(world: World) -> Iterator[Callable[[], str]]:
+    """Run the cleanup once, beside the scheduled one; return how that ended and what it said of the service."""
+    file = DAGS / "cleanup_once.py"
+    shutil.copyfile(cleanup_once.__file__, file)
 
     def read() -> bool:
         file.touch()  # what changes while it is being read would be missed
@@ -66,7 +59,7 @@ def tidy(world: World) -> Iterator[Callable[[], str]]:
 
     def once() -> str:
         run = world.api.trigger(DAG, {})
-        world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "it is tidied up")
+        world.until(lambda: world.api.run_state(DAG, run) in ("success", "failed"), "the cleanup ends")
         said = [line for line in world.api.log(DAG, run, "cleanup") if line.split()[:1] == [BAZAAR]]
         return f"{world.api.run_state(DAG, run)}: {' '.join(said)}"
 
@@ -103,15 +96,15 @@ def minimum() -> int:
     return int(kubectl("-n", BAZAAR, "get", "hpa", BAZAAR, "-o", "jsonpath={.spec.minReplicas}"))
 
 
-def by_hand(world: World, version: str, tidy: Callable[[], str]) -> None:
-    """Go back to a version as the page says; a pass of the tidying comes at the worst moment."""
+def by_hand(world: World, version: str, cleanup: Callable[[], str]) -> None:
+    """Go back to a version as the page says; the cleanup comes at the worst moment."""
     kubectl("-n", BAZAAR, "scale", "deployment", version, "--replicas=2")
     kubectl("-n", BAZAAR, "rollout", "status", f"deployment/{version}", "--timeout=60s")
-    tidy()
+    cleanup()
     to = [{"name": version, "port": 80, "weight": 100}]
     patch = [{"op": "replace", "path": "/spec/rules/0/backendRefs", "value": to}]
     kubectl("-n", BAZAAR, "patch", "httproute", BAZAAR, "--type=json", "-p", json.dumps(patch))
-    tidy()
+    cleanup()
     assert world.replicas(version) == 2
     since = time.time() + 1
     world.until(lambda: [r for r in world.requests() if r.sent > since], "users are served")
@@ -119,7 +112,7 @@ def by_hand(world: World, version: str, tidy: Callable[[], str]) -> None:
 
 
 def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
-    world: World, tidy: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    world: World, cleanup: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": world.info.admin_kubeconfig}}
     monkeypatch.setenv("AIRFLOW_CONN_BAZAAR", json.dumps(connection))
@@ -129,12 +122,12 @@ def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
     first, _ = verified(world, run)
     assert minimum() == team, "within the window it may have to take everything back"
     second, since = verified(world, world.deploy(world.sample.good))
-    assert "success" in tidy()
+    assert "success" in cleanup()
     assert minimum() == 1
     assert (world.replicas(first), world.replicas(second)) == (2, 2)
 
     def stopped() -> bool:
-        tidy()
+        cleanup()
         return world.replicas(first) == 0
 
     world.until(stopped, "the version before is stopped", WINDOW + 60)
@@ -155,12 +148,12 @@ def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
         "Deployment.spec.template.spec.terminationGracePeriodSeconds was changed",
     ]
 
-    by_hand(world, first, tidy)
-    by_hand(world, second, tidy)
+    by_hand(world, first, cleanup)
+    by_hand(world, second, cleanup)
     kubectl("-n", BAZAAR, "scale", "deployment", first, "--replicas=0")
 
     third, _ = verified(world, world.deploy(world.sample.good))
-    world.until(lambda: tidy() and not objects_of(first), "the version beyond those kept is deleted", 60)
+    world.until(lambda: cleanup() and not objects_of(first), "the version beyond those kept is deleted", 60)
     assert (objects_of(second), objects_of(third)) == (ALL, ALL)
     assert (world.replicas(second), world.replicas(third)) == (2, 2)
     # What the team had before us is as it was.

@@ -59,6 +59,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def weights_of(service: str) -> dict[str, int]:
+    """Return the weights of the service's route by Service."""
+    route = json.loads(kubectl("-n", service, "get", "httproute", service, "-o", "json"))
+    return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0].get("backendRefs", [])}
+
+
 class World:
     """The stack, the payment service under traffic, and Airflow's API.
 
@@ -142,8 +148,7 @@ class World:
 
     def weights(self) -> dict[str, int]:
         """Return the route's weights by Service."""
-        route = json.loads(kubectl("-n", self.service, "get", "httproute", self.service, "-o", "json"))
-        return {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0].get("backendRefs", [])}
+        return weights_of(self.service)
 
     def replicas(self, version: str) -> int:
         """Return how many pods the version's Deployment wants."""

@@ -331,12 +331,13 @@ class TestGuard:
         path = kubeconfig.write(tmp_path, "http://127.0.0.1:9")
         code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['guard', '--namespace', 'shop']))"
         environment = {**os.environ, "KUBECONFIG": str(path)}
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
-        assert process.stderr is not None
-        first, second = process.stderr.readline(), process.stderr.readline()
-        process.terminate()
-        rest = process.stderr.read()
-        assert process.wait(30) == 0
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stderr is not None
+            first, second = process.stderr.readline(), process.stderr.readline()
+            process.terminate()
+            rest = process.stderr.read()
+            assert process.wait(30) == 0
         assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z INFO    guards       shop\n", first)
         assert "ERROR   blind        shop: listing the Leases of shop: the cluster does not answer" in second
         assert rest.endswith("INFO    stopped\n")

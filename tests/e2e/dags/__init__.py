@@ -1,0 +1,1 @@
+"""DAGs that tests copy into Airflow's folder."""
