@@ -17,7 +17,7 @@ from airflow_deploy.domain.metrics.counters import Tick
 from airflow_deploy.domain.values import parse_duration
 from tests.stack.layout import CHECKOUT
 from tests.support.builders import make_spec
-from tests.unit.analysis.test_judge import CANDIDATE, STABLE, START, answered, make_judge
+from tests.support.judgement import CANDIDATE, STABLE, START, answered, make_judge
 
 PAGE = CHECKOUT / "docs/concepts/judgement.md"
 

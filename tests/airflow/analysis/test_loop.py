@@ -25,7 +25,7 @@ from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_al
 from tests.support.builders import CONF, MISSING, changed, make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_world import Stage, World, records, ticks, verdicts
-from tests.unit.analysis.test_judge import SCRAPE, START
+from tests.support.judgement import SCRAPE, START
 
 HEALTHY = Stage(0, 25)
 HARMFUL = Stage(0, 25, errors=0.2)

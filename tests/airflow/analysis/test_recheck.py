@@ -24,9 +24,9 @@ from airflow_deploy.rollout.analysis.recheck import ALPHA_INTERVAL, INCIDENT_SAM
 from airflow_deploy.rollout.history import PromotedDeployment
 from tests.support.builders import CONF, MISSING, changed, make_plan
 from tests.support.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
-from tests.unit.analysis.test_judge import GOOD_BASELINE, SCRAPE, START
-from tests.unit.analysis.test_sequential import binomial, margin
-from tests.unit.metrics.test_counters import label
+from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
+from tests.support.series import label
+from tests.support.statistics import binomial, margin
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 WITHOUT_CONDITION = parse_request(changed(CONF, ("incident", "resolved_when"), MISSING))

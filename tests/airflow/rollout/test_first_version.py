@@ -35,7 +35,7 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import planned, verified
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock, Stage, World
-from tests.unit.analysis.test_judge import GOOD_BASELINE, START
+from tests.support.judgement import GOOD_BASELINE, START
 
 ROUTE = {
     "name": "payments-route",

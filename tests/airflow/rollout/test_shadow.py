@@ -32,7 +32,7 @@ from tests.support.builders import make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock, records
-from tests.unit.analysis.test_judge import SCRAPE, START
+from tests.support.judgement import SCRAPE, START
 from tests.unit.routing.test_zero_weight import ENVOY, taken_by
 
 __all__ = ["gateway"]  # the fixture

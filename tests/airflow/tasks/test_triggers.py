@@ -41,7 +41,7 @@ from tests.airflow.analysis.test_loop import HARMFUL, HEALTHY, MAX_BAKE, planned
 from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
 from tests.support.airflow_home import isolate
 from tests.support.fake_world import Stage, World, records
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 
 def ended(trigger: triggers.OneEventTrigger) -> dict[str, Any]:

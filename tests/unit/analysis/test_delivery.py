@@ -9,8 +9,8 @@ import pytest
 from airflow_deploy.domain.analysis.baseline import QUIET_BIN_SECONDS
 from airflow_deploy.domain.analysis.delivery import TRAFFIC_LOSS_SECONDS, Delivery
 from airflow_deploy.domain.analysis.verdict import Finding
-from tests.unit.analysis.test_judge import SCRAPE, START
-from tests.unit.analysis.test_sequential import binomial
+from tests.support.judgement import SCRAPE, START
+from tests.support.statistics import binomial
 
 
 def told(before: float, rates: list[tuple[int, float, float]], seed: int = 1) -> Finding | None:

@@ -15,7 +15,7 @@ from airflow_deploy.domain.analysis.gauges import (
     GaugeWatch,
     seconds_to_limit,
 )
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 Shape = Callable[[float], float]
 

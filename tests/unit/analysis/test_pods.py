@@ -7,7 +7,7 @@ import pytest
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.analysis.pods import UNREADY_LOOKS, UNREADY_SECONDS, UNSEEN_PODS_SECONDS, PodWatch
 from tests.support.builders import make_plan, make_spec
-from tests.unit.analysis.test_judge import CANDIDATE, STABLE, START, limits
+from tests.support.judgement import CANDIDATE, STABLE, START, limits
 
 
 def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0.5, every: float = 1.0) -> float | None:

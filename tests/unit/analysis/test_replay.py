@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_deploy.cli.main import MOST_DIFFERENCES, main
 from airflow_deploy.domain.names import digest
 from airflow_deploy.rollout.analysis.replay import replay_file
-from tests.unit.analysis.test_evidence import STORIES, TERMS, recorded
+from tests.support.evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]
 GOOD, SAID = recorded(11, {}, STORIES["healthy"])

@@ -11,10 +11,7 @@ from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import Counts
-from tests.support.builders import make_plan, make_spec
-
-CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}
-QUEUE = {"gauge": 'max(queue_depth{pod=~"$version-.*"})', "limit": 100}
+from tests.support.builders import CARDS, QUEUE, make_plan, make_spec
 
 
 def spec(**gates: Any) -> DeploymentSpec:

@@ -24,7 +24,7 @@ from airflow_deploy.domain.workloads import mirror
 from airflow_deploy.factory.deployment import build_dag
 from tests.support.builders import make_plan, make_spec
 from tests.support.json_patch import PatchRefused
-from tests.unit.analysis.test_judge import GOOD_BASELINE, SCRAPE, START
+from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
 from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, claimed, weights, write
 
 SHADOW = {"share": 25, "safe_to_mirror": True}
