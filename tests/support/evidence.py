@@ -29,10 +29,10 @@ def recorded(
                 for name, c in plain.counts.items()
             }
             gauges = {"memory": None if number < 2 else 0.5, "cpu_saturation": 0.95 if number > 8 else 0.5}
-            log.tick(Tick(plain.at, counts, gauges), share)
+            log.observe(Tick(plain.at, counts, gauges), share)
             blind = "Prometheus does not answer" if number == 5 else None
             if terms.get("resolved_when"):
-                log.answer(plain.at, [0.0, inf, None, -inf, nan][number % 5])
+                log.observe_incident(plain.at, [0.0, inf, None, -inf, nan][number % 5])
             said.append(log.look(plain.at, blind, 100)[0])
     log.look(traffic.at + 1, None, 100, final=True)
     return log.lines().splitlines(keepends=True), said

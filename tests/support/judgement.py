@@ -60,4 +60,4 @@ def make_judge(baseline: Baseline = GOOD_BASELINE, own: dict[str, float] | None 
 
 def gauges_are_fine(judge: Judge) -> None:
     for name in ("cpu_saturation", "memory"):
-        judge.gauge(name, START, 0.3)
+        judge.observe_gauge(name, START, 0.3)

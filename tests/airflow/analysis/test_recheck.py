@@ -374,7 +374,7 @@ class TestGauges:
     def test_beyond_the_limit_for_all_of_the_last_five_minutes_is_harm(self) -> None:
         said = self.said(lambda at: 0.97 if at >= -300 else 0.3)
         assert said.verdict == "BREACHED"
-        assert "cpu_saturation has been beyond 0.9 for 300 s" in said.reason
+        assert "cpu_saturation: above its limit 0.9 for 300 s" in said.reason
 
     @pytest.mark.parametrize(
         "gauge_at",
@@ -417,7 +417,9 @@ class TestIncident:
     def test_back_for_the_whole_span_it_is_not_resolved(self) -> None:
         said = self.said(lambda at: 0.25 if at >= -FIVE else 0.0)
         assert said.verdict == "BREACHED"
-        assert said.reason == "resolved_when: its query yields 0.25, wanted < 0.01, for 300 s: the incident is back"
+        assert (
+            said.reason == "resolved_when: its query returns 0.25 (resolved if < 0.01) for 300 s: the incident is back"
+        )
 
     @pytest.mark.parametrize(
         "answer_at",

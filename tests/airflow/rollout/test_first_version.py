@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -305,7 +306,7 @@ class TestJudgement:
         outcome = world.look(loop, 60)
         assert said(outcome) == "BREACHED"
         assert outcome is not None
-        assert "error_rate: worse than its limit" in outcome.reason
+        assert re.search(r"error_rate: \d+ of \d+ requests failed \(limit 1.00%\)", outcome.reason)
         assert loop.brake(outcome) is not None
         assert (world.cluster.weights(), world.cluster.now.phase) == ({plan.candidate: 0}, routes.BRAKED)
 

@@ -20,7 +20,7 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Readiness
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes

@@ -80,7 +80,7 @@ class TestPods:
         log = EvidenceLog(Terms(limits(), CANDIDATE, STABLE, max_unready=0.4), {})
         said = []
         for second, count in enumerate(ready):
-            log.pods(START + second, count, 2)
+            log.observe_pods(START + second, count, 2)
             said.append(log.look(START + second, "Prometheus does not answer", None)[0])
         log.look(START + len(ready), None, None, final=True)
         return log.lines().splitlines(keepends=True), said
@@ -145,21 +145,21 @@ def test_the_difference_names_what_differs() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: lines.clear(), "line 1: is missing; the file is empty"),
-        (lambda lines: lines.__setitem__(0, "{}\n"), "line 1: is no evidence; KeyError"),
-        (lambda lines: lines.__setitem__(3, lines[3][:40]), "line 4: is no evidence; JSONDecodeError"),
-        (lambda lines: lines.__setitem__(2, "[]\n"), "line 3: is no evidence; TypeError"),
+        (lambda lines: lines.clear(), "line 1: is missing, the file is empty"),
+        (lambda lines: lines.__setitem__(0, "{}\n"), r"line 1: is not valid evidence \(KeyError\)"),
+        (lambda lines: lines.__setitem__(3, lines[3][:40]), r"line 4: is not valid evidence \(JSONDecodeError\)"),
+        (lambda lines: lines.__setitem__(2, "[]\n"), r"line 3: is not valid evidence \(TypeError\)"),
         (
-            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":99')),
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":3', '"algorithm":99')),
             "line 1: was judged by version 99 of the algorithm",
         ),
         (
-            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":1')),
-            "line 1: was judged by version 1 of the algorithm, and this is 2",
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":3', '"algorithm":2')),
+            "line 1: was judged by version 2 of the algorithm, and this is 3",
         ),
         (
             lambda lines: lines.__setitem__(2, lines[2].replace('"pods":[]', '"pods":[[0,null,2]]')),
-            "line 3: is no evidence; TypeError",
+            r"line 3: is not valid evidence \(TypeError\)",
         ),
     ],
     ids=["empty", "no head", "cut off", "no look", "another algorithm", "the one before", "no pods"],
@@ -189,7 +189,7 @@ class TestRepeatedWords:
     def test_with_new_counts_only_their_findings_are_left_out(self) -> None:
         log = self.log()
         for tick in Traffic(1).ticks(10, 25, 0.0, 0.0):
-            log.tick(tick, 25)
+            log.observe(tick, 25)
             log.look(tick.at, None, None)
         looks = self.looks(log)
         assert [len(look["ticks"]) for look in looks] == [1] * 10
