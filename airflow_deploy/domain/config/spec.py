@@ -1,4 +1,4 @@
-"""What a team declares for its service, once, in one YAML file."""
+"""The spec: what a team declares for its service in one YAML file."""
 
 import re
 from dataclasses import replace
@@ -36,12 +36,12 @@ Hostname = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
 
 def _no_parent(path: str) -> str:
     if ".." in path.split("/"):
-        raise ValueError("may not leave the repository; remove the '..'")
+        raise ValueError("leads out of the repository; remove the '..'")
     return path
 
 
 class Source(Model):
-    """Where the service's code comes from, and which branches may be deployed."""
+    """The Git repository of the service, and the branches that may be deployed."""
 
     repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
     branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20), LIST] = ("main",)
@@ -53,7 +53,9 @@ class Source(Model):
     def _no_secret(cls, url: str) -> str:
         login, at, _ = url.split("/")[2].rpartition("@")
         if at and (":" in login or not url.startswith("ssh://")):
-            raise ValueError("may not carry a login: it is shown in logs and labels; use a Git credential helper")
+            raise ValueError(
+                "contains a login, which logs and labels would show; remove it and use a Git credential helper"
+            )
         return url
 
     _within = field_validator("dockerfile", "context")(_no_parent)
@@ -63,7 +65,7 @@ class Source(Model):
     def _plain_branches(cls, branches: tuple[str, ...]) -> tuple[str, ...]:
         for branch in branches:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch or branch.endswith("/"):
-                raise ValueError("a branch is a plain name such as main or release/1.2")
+                raise ValueError("one of the branches is not a plain name; write names such as main or release/1.2")
         return branches
 
 
@@ -77,22 +79,24 @@ class GatewayRef(Model):
 class RouteSpec(Model):
     """The HTTPRoute that divides the service's traffic; with ``router: replicas``, the Service.
 
-    Where an HTTPRoute is not there yet, the service's first deployment makes it, for all requests to ``hostnames`` that
-    ``gateway`` gets.
+    If the HTTPRoute does not exist yet, the service's first deployment creates it, for all requests to ``hostnames``
+    that ``gateway`` receives.
     """
 
     name: DnsLabel
     url: BaseUrl | None = None
-    """Where Airflow's workers reach the gateway; the request says by its Host header which service it is for."""
+    """The gateway's URL as Airflow's workers reach it. A probe names the service in its Host header."""
     gateway: GatewayRef | None = None
     hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
     ignored_by_gitops: bool = False
-    """Whether the GitOps tool that owns the route was told to leave alone what divides the traffic."""
+    """Whether the GitOps tool that owns the route ignores the fields that divide the traffic."""
 
     @model_validator(mode="after")
     def _check(self) -> "RouteSpec":
         if bool(self.gateway) != bool(self.hostnames):
-            raise ValueError("gateway and hostnames are needed together; a route that is there needs neither")
+            raise ValueError(
+                "gateway and hostnames belong together; write both, or neither if the route exists already"
+            )
         return self
 
 
@@ -101,7 +105,7 @@ LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 
 
 class Metrics(Model):
-    """Who counts the requests, and how those names are called that are not as usual there."""
+    """Which component counts the requests, and the metric and label names that differ from its defaults."""
 
     preset: Literal[tuple(SOURCES)] = "traefik"  # type: ignore[valid-type]
     requests: MetricName | None = None
@@ -111,13 +115,13 @@ class Metrics(Model):
 
     @property
     def names(self) -> MetricsSource:
-        """All names."""
+        """The preset's names, with those of the spec in their places."""
         given = self.model_dump(exclude={"preset"}, exclude_none=True)
         return replace(SOURCES[self.preset], **given)
 
 
 class CanarySpec(Model):
-    """The stages of the canary and how long each may take."""
+    """The stages of the canary, as shares in %, and how long each may take, in seconds."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
     bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
@@ -127,19 +131,19 @@ class CanarySpec(Model):
     @model_validator(mode="after")
     def _check(self) -> "CanarySpec":
         if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1 or self.stages[-1] != 100:
-            raise ValueError("stages must rise from at least 1 to exactly 100")
+            raise ValueError("stages do not rise from at least 1 to exactly 100; write shares such as [5, 25, 50, 100]")
         if self.max_bake < self.bake:
-            raise ValueError("max_bake must not be shorter than bake")
+            raise ValueError("max_bake is shorter than bake; lengthen max_bake or shorten bake")
         if self.warm_up >= self.max_bake:
-            raise ValueError("warm_up must be shorter than max_bake: latency is not judged before")
+            raise ValueError("warm_up is not shorter than max_bake, so latency would never be judged; shorten warm_up")
         return self
 
 
 class ShadowSpec(Model):
-    """A stage before the first share: the candidate gets copies of requests, and nobody gets its answers."""
+    """A stage before the first share: the candidate gets copies of requests, and its answers are dropped."""
 
     share: Annotated[int, Field(ge=1, le=50)]
-    """How many of the requests are copied, in %."""
+    """Share of the requests that are copied, in %."""
     safe_to_mirror: Annotated[bool, Field(validate_default=True)] = False
 
     @field_validator("safe_to_mirror")
@@ -147,47 +151,48 @@ class ShadowSpec(Model):
     def _declared(cls, safe: bool) -> bool:
         if not safe:
             raise ValueError(
-                "copies of requests, of those that write too, would reach the new version; declare"
-                " safe_to_mirror: true if none does harm when it is done twice, or remove shadow"
+                "shadow copies every kind of request to the new version, also those that write; set"
+                " safe_to_mirror: true if it is safe to handle each request twice, or remove shadow"
             )
         return safe
 
 
 class Blindness(Model):
-    """What happens while the metrics cannot be trusted."""
+    """What happens while the metrics cannot be trusted (BLIND)."""
 
     stale_after: Annotated[int | None, Field(ge=5, le=600), DURATION] = None
-    """Seconds after which counters are stale; None for two scrape intervals."""
+    """Seconds without a scrape after which counters are stale; None for two scrape intervals."""
     max_blind: Annotated[int, Field(ge=10, le=86_400), DURATION] = 900
+    """Seconds of blindness after which a person is asked, or the deployment is rolled back; see ``then``."""
     then: Literal["hold", "rollback"] = "hold"
 
 
 class RollbackSpec(Model):
-    """How long a promoted version is still checked and may be taken back by itself, and what is kept afterwards."""
+    """How long a promoted version is still verified and rolled back if it fails, and which versions are kept."""
 
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
-    """Seconds for which the version before it stays warm."""
+    """Seconds for which the version before keeps its pods, so that a rollback is immediate."""
     keep: Annotated[int, Field(ge=1, le=50)] = 3
-    """How many versions are kept beside the one that serves."""
+    """Number of versions that are kept beside the stable."""
 
 
 class Scaling(Model):
-    """The autoscaler that each version gets; the service's ``replicas`` are its minimum."""
+    """The autoscaler of each version. Its minimum is the service's ``replicas``."""
 
     max: Annotated[int, Field(ge=1, le=500)]
     cpu: Annotated[int, Field(ge=1, le=100)] = 70
-    """The use of its CPU, in %, at which pods are added."""
+    """CPU utilisation, in % of the request, above which pods are added."""
 
 
 class Resources(Model):
-    """Limits of each pod; its requests are the same."""
+    """The limits of each pod; its requests are the same."""
 
     cpu: Quantity = "500m"
     memory: Quantity = "256Mi"
 
 
 class Connections(Model):
-    """The Airflow connections that this service's deployments use."""
+    """Ids of the Airflow connections that this service's deployments use."""
 
     kubernetes: ConnectionId = "kubernetes_default"
     prometheus: ConnectionId = "prometheus_default"
@@ -195,7 +200,7 @@ class Connections(Model):
 
 
 class DeploymentSpec(Model):
-    """One service. Everything has a default but what only the team can know."""
+    """The spec of one service. Only what the team alone can know has no default."""
 
     service: Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=SERVICE_MAX)]
     namespace: DnsLabel
@@ -205,130 +210,136 @@ class DeploymentSpec(Model):
     ]
     route: RouteSpec
     router: Literal["gateway", "replicas"] = "gateway"
-    """What divides the traffic: the weights of an HTTPRoute, or the numbers of pods behind one Service."""
+    """What divides the traffic: the weights of an HTTPRoute, or the number of pods behind one Service."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     readiness_path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=200)] = "/readyz"
     replicas: Annotated[int, Field(ge=1, le=500)] = 2
     capacity: Literal["full", "proportional"] = "full"
-    """Whether the candidate has all its pods from the start, or as many as its share needs."""
+    """Whether the candidate has all its pods from the start, or only as many as its share needs."""
     max_unready: Annotated[float, Field(ge=0, lt=1)] = MAX_UNREADY
-    """Share of the candidate's pods that may be unready while it has traffic."""
+    """Share of the candidate's pods that may be unready while it has traffic, 0 to 1."""
     scaling: Scaling | None = None
     resources: Resources = Resources()
     config: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]{0,100}$")], str] = Field(
         default_factory=dict
     )
-    metrics: Annotated[Metrics, BeforeValidator(lambda said: {"preset": said} if isinstance(said, str) else said)] = (
-        Metrics()
-    )
+    metrics: Annotated[
+        Metrics, BeforeValidator(lambda value: {"preset": value} if isinstance(value, str) else value)
+    ] = Metrics()
     criticality: Literal[tuple(CRITICALITY)] = "medium"  # type: ignore[valid-type]
     canary: CanarySpec = CanarySpec()
     shadow: ShadowSpec | None = None
     gates: Annotated[dict[str, Limit], AfterValidator(merge_limits), Field(default_factory=dict, validate_default=True)]
     blindness: Blindness = Blindness()
     lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
-    """Seconds for which a candidate may have traffic while nobody looks, before the guard returns it. A triggerer's
-    restart takes 28."""
+    """Seconds without a renewal of the Lease after which the guard rolls the candidate back. A restart of the triggerer
+    takes about 28 seconds without a renewal."""
     rollback: RollbackSpec = RollbackSpec()
     approval_timeout: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 3600
     connections: Connections = Connections()
 
     @field_validator("router")
     @classmethod
-    def _without_gateway(cls, router: str, others: ValidationInfo) -> str:
-        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+    def _router_fits_route(cls, router: str, others: ValidationInfo) -> str:
+        route, service = others.data.get("route"), others.data.get("service")  # None if they are not valid
         if router == "replicas" and route and (route.url or route.gateway):
-            raise ValueError("replicas needs no gateway: of route, set the name alone, which is that of the Service")
+            raise ValueError(
+                "replicas uses no gateway; remove route.url and route.gateway, and set route.name to the Service's name"
+            )
         if (
             router == "replicas"
             and service
             and len(service) > (most := MAX_DEPLOYMENT_NAME - len(version_name("", "0" * 7, 10**9)))
         ):
-            raise ValueError(f"replicas tells pods apart by their names; service may have {most} characters at most")
+            raise ValueError(
+                f"with replicas, pods are told apart by their names; shorten service to at most {most} characters"
+            )
         return router
 
     @field_validator("metrics")
     @classmethod
-    def _counted_by_pods(cls, metrics: Metrics, others: ValidationInfo) -> Metrics:
+    def _preset_fits_router(cls, metrics: Metrics, others: ValidationInfo) -> Metrics:
         if (router := others.data.get("router")) and (router == "replicas") != (metrics.preset == "pods"):
-            raise ValueError(
-                "router: replicas needs the preset pods, since no gateway counts, and no other router does"
-            )
+            raise ValueError("router: replicas needs the preset pods, and no other router does; set both or neither")
         return metrics
 
     @field_validator("canary")
     @classmethod
-    def _modest_first_share(cls, canary: CanarySpec, others: ValidationInfo) -> CanarySpec:
-        level = others.data.get("criticality")  # None where it is itself not valid, which is said anyway
+    def _first_share_fits_criticality(cls, canary: CanarySpec, others: ValidationInfo) -> CanarySpec:
+        level = others.data.get("criticality")  # None if it is not valid, which is reported by itself
         first = canary.stages[0]
         if level and first > (most := CRITICALITY[level].first_share):
             raise ValueError(
-                f"canary.stages begins with {first} %, and criticality {level} permits {most} % at first;"
+                f"canary.stages begins with {first} %, but criticality {level} permits at most {most} %;"
                 " begin with a smaller share"
             )
         return canary
 
     @field_validator("shadow")
     @classmethod
-    def _mirrors(cls, shadow: ShadowSpec | None, others: ValidationInfo) -> ShadowSpec | None:
-        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+    def _can_mirror(cls, shadow: ShadowSpec | None, others: ValidationInfo) -> ShadowSpec | None:
+        route, service = others.data.get("route"), others.data.get("service")  # None if they are not valid
         if shadow and others.data.get("router") == "replicas":
-            raise ValueError("a Service copies no requests, so router: replicas cannot mirror; remove shadow")
+            raise ValueError("router: replicas cannot copy requests, since a Service does not; remove shadow")
         if shadow and route and not route.url:
-            raise ValueError("the gateway must be seen to mirror before users meet it; set route.url, or remove shadow")
+            raise ValueError(
+                "a probe must first verify that the gateway copies requests; set route.url for it, or remove shadow"
+            )
         if shadow and service and len(mirror_name(service)) > SERVICE_MAX:
             most = SERVICE_MAX - len(mirror_name(""))
-            raise ValueError(f"service has more than {most} characters, too many for a mirror's name; remove shadow")
+            raise ValueError(
+                f"service has more than {most} characters, too many for the mirror's name; shorten it, or remove shadow"
+            )
         return shadow
 
     @field_validator("scaling")
     @classmethod
-    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
-        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
+    def _can_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        replicas = others.data.get("replicas")  # None if it is not valid, which is reported by itself
         if scaling and replicas and scaling.max < replicas:
-            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
+            raise ValueError(f"scaling.max is {scaling.max}, less than replicas ({replicas}); raise scaling.max")
         if scaling and others.data.get("capacity") == "proportional":
-            raise ValueError("an autoscaler and capacity: proportional would fight over the pods; remove one of them")
+            raise ValueError("an autoscaler and capacity: proportional both set the number of pods; remove one of them")
         if scaling and others.data.get("router") == "replicas":
-            raise ValueError("an autoscaler would change the shares that router: replicas gives; remove scaling")
+            raise ValueError("with router: replicas, an autoscaler would change the shares of traffic; remove scaling")
         return scaling
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Namespace, name and router of what divides the traffic."""
+        """Namespace and name of the object that divides the traffic, and the router."""
         return self.namespace, self.route.name, self.router
 
     @property
     def limits(self) -> dict[str, float]:
         """Every gate's limit, by name."""
-        return {name: said.limit if isinstance(said, OwnGate) else said for name, said in self.gates.items()}
+        return {name: gate.limit if isinstance(gate, OwnGate) else gate for name, gate in self.gates.items()}
 
     @property
     def own_gates(self) -> dict[str, OwnGate]:
         """The team's own gates, by name."""
-        return {name: said for name, said in self.gates.items() if isinstance(said, OwnGate)}
+        return {name: gate for name, gate in self.gates.items() if isinstance(gate, OwnGate)}
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """How each of the team's own gates is judged, by name."""
+        """The kind of each of the team's own gates, by name."""
         return {name: own.kind for name, own in self.own_gates.items()}
 
     @property
     def counted_gates(self) -> dict[str, tuple[Gate, float]]:
-        """The gates that are judged on counts, with their limits, by name."""
+        """The gates that count, each with its limit, by name."""
         return {name: (gate, self.limits[name]) for name, gate in gate_table(self.kinds).items() if gate.counted}
 
     @property
     def latency_limits(self) -> dict[str, float]:
-        """Seconds by latency gate: each must be an edge of the histogram's buckets."""
+        """Limit of each latency gate in seconds, by name. Each must be an edge of the histogram's buckets."""
         return {name: self.limits[name] for name, gate in GATES.items() if gate.kind == "latency"}
 
 
 def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     """Return the spec in ``data``.
 
-    :param origin: the file's name, for the error's sentence.
-    :raises RefusedError: one sentence that names each wrong field.
+    :param origin: name of the file, for error messages.
+    :raises RefusedError: one sentence for each invalid field, with its name, the cause and the remedy.
     """
     try:
         return DeploymentSpec.model_validate(data)
@@ -337,14 +348,14 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
 
 
 def load_spec(path: Path) -> DeploymentSpec:
-    """Read one YAML file.
+    """Return the spec in one YAML file.
 
-    :raises RefusedError: the file is no YAML, or its content is not valid.
+    :raises RefusedError: the file cannot be read, is not YAML, or its content is not valid.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RefusedError(f"{path.name}: is not valid YAML; {' '.join(str(error).split())}") from error
+        raise RefusedError(f"{path.name}: is not valid YAML; correct it: {' '.join(str(error).split())}") from error
     except OSError as error:
-        raise RefusedError(f"{path.name}: cannot be read; {error.strerror}") from error
+        raise RefusedError(f"{path.name}: cannot be read ({error.strerror}); correct its permissions") from error
     return parse_spec(data, path.name)
