@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, RefusedError
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor

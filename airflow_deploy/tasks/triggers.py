@@ -18,7 +18,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster, Readiness
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator

@@ -126,7 +126,7 @@ def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(wor
     assert mirrors() == []
     said = deployment.summary["judgements"]["shadow.gate"]
     assert said["verdict"] == "HEALTHY"
-    assert "at a declared 20%" in said["reason"]
+    assert "the route declares 20%" in said["reason"]
     assert states(deployment.folder).count("CANARY") == 3
     shadow, first, _ = (step for step in transitions(deployment.folder) if step["to"] == "CANARY")
     assert shadow["reason"].startswith(f"shifting copies of {SHARE} % to {plan.candidate}; ")

@@ -41,6 +41,10 @@ CONF: dict[str, Any] = {
 }
 """The mission's own example, in full."""
 
+CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}
+QUEUE = {"gauge": 'max(queue_depth{pod=~"$version-.*"})', "limit": 100}
+"""Two gates of a team's own: of counters, and of a gauge."""
+
 Path = tuple[str | int, ...]
 
 MISSING = object()

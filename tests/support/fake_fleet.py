@@ -32,7 +32,7 @@ from tests.airflow.analysis.test_recheck import WITHOUT_CONDITION, Gateway, Load
 from tests.airflow.operators.test_operators import STAGE, TASKS, Run
 from tests.support.builders import make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
-from tests.unit.analysis.test_judge import GOOD_BASELINE, START
+from tests.support.judgement import GOOD_BASELINE, START
 
 S = State
 BAD = (Load(-float("inf")), Load(-300, errors=0.2))

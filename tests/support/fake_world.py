@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
@@ -23,8 +23,8 @@ from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment, Role
 from airflow_deploy.rollout.analysis.observer import Observation, Observer
 from airflow_deploy.tasks import triggers
 from tests.support.fake_cluster import FakeCluster
-from tests.unit.analysis.test_judge import GOOD_BASELINE, SCRAPE, START
-from tests.unit.metrics.test_counters import label
+from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
+from tests.support.series import label
 
 TRAEFIK = SOURCES["traefik"]
 PER_SCRAPE = 200

@@ -27,7 +27,7 @@ from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac
 from tests.docs import prose, reference
 from tests.stack.layout import CHECKOUT
 from tests.support.builders import CONF, MISSING, SPEC, changed, make_spec
-from tests.unit.analysis.test_judge import CANDIDATE, STABLE, START, answered, make_judge
+from tests.support.judgement import CANDIDATE, STABLE, START, answered, make_judge
 
 PAGE = CHECKOUT / "docs/concepts/judgement.md"
 

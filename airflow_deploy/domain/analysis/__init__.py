@@ -1,1 +1,1 @@
-"""The judgement: sequential tests, baseline, gates' verdicts, and the evidence behind them."""
+"""The analysis of one candidate: sequential tests, baseline, verdicts, and the evidence behind each verdict."""

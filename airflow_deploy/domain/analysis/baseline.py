@@ -1,4 +1,7 @@
-"""What the service was like before the deployment: what its candidate is held against where there is no control."""
+"""The baseline: how the stable behaved before the deployment.
+
+At 100 % of traffic the candidate has no stable beside it, so it is compared with the baseline instead.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +17,19 @@ from airflow_deploy.domain.metrics.counters import Counts, Tick
 BASELINE_SECONDS = 300.0
 """Seconds before the deployment whose counts are the baseline."""
 HISTORY_SECONDS = 3600
-"""Seconds of the stable's past from which it is learnt how its bad requests cluster."""
+"""Seconds of the stable's past from which the clustering of bad requests is estimated."""
 QUIET_BIN_SECONDS = 30.0
-"""Seconds of the pieces of time among which the quietest is sought."""
+"""Length in seconds of the bins of which the quietest is taken."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The past of a service.
+    """The stable's past.
 
-    :param counts: what the stable answered in the last five minutes.
-    :param quietest: requests per second of the whole service in the quietest half minute of these; 0 where unknown.
+    :param counts: what the stable answered in the last ``BASELINE_SECONDS``.
+    :param quietest: requests per second of the whole service in the quietest half minute of these; 0 if unknown.
     :param dispersion: by counted gate, how much more the number of bad requests varies than if each came on its own.
-    :param uncertain: the gates of which so few bad requests were seen that this is not known, and alpha is nominal.
+    :param uncertain: gates with too few bad requests to estimate the dispersion; for these, alpha is only nominal.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -41,21 +44,24 @@ class Baseline:
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> "Baseline":
-        """Return what ``dump()`` wrote."""
+        """Return the baseline that ``dump()`` wrote."""
         dispersion = {name: float(phi) for name, phi in data["dispersion"].items()}
         return cls(Counts.load(data["counts"]), float(data["quietest"]), dispersion, tuple(data["uncertain"]))
 
 
 def quietest_rate(ticks: Sequence[tuple[float, float]], since: float, until: float) -> float:
-    """Return the requests per second in the quietest half minute of a span that is seen from its beginning to its end.
+    """Return the requests per second in the quietest half minute between ``since`` and ``until`` (unix seconds).
 
-    :param ticks: ``(unix seconds, requests since the one before)`` in rising order.
+    Return 0 if the ticks do not cover the span from its beginning, or if it is shorter than half a minute.
+
+    :param ticks: ``(unix seconds, requests since the tick before)`` in rising order of time.
     """
     bins = int((until - since) / QUIET_BIN_SECONDS)
     if bins < 1 or not ticks or ticks[0][0] > since + QUIET_BIN_SECONDS:
         return 0.0
     counts = [0.0] * bins
-    # A scrape tells of all the time since the one before, which is long where Prometheus was away.
+    # A tick covers all the time since the tick before, which is long if Prometheus was down. Its requests are spread
+    # evenly over that time.
     for (before, _), (at, requests) in pairwise(ticks):
         for index in range(bins):
             begin = since + index * QUIET_BIN_SECONDS
@@ -67,8 +73,10 @@ def quietest_rate(ticks: Sequence[tuple[float, float]], since: float, until: flo
 def capture_baseline(
     ticks: Sequence[Tick], stable: str, gates: Mapping[str, tuple[Gate, float]], at: float
 ) -> Baseline:
-    """Return the baseline at ``at`` (unix seconds) from the ticks of the hour before; a first version has none.
+    """Return the baseline at ``at`` (unix seconds).
 
+    :param ticks: those of the ``HISTORY_SECONDS`` before, oldest first.
+    :param stable: the stable's Service; empty for a first version, whose baseline counts nothing.
     :param gates: each counted gate and its limit, by name.
     """
     recent = [tick for tick in ticks if tick.at > at - BASELINE_SECONDS]

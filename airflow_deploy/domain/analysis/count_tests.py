@@ -1,6 +1,6 @@
-"""The tests of counts: for harm by comparison, and for health by what may still be.
+"""The tests of counts: for harm, by comparison with the stable; for health, by an upper bound on the bad rate.
 
-Everything is an array: over the counted gates of one deployment, or, in a simulation, over many deployments.
+All numbers are arrays: over the counted gates of one deployment, or, in a simulation, over many deployments.
 """
 
 import numpy as np
@@ -9,89 +9,95 @@ import numpy.typing as npt
 from airflow_deploy.domain.analysis.sequential import Array, EProcess, Numbers, Starts, log_threshold, upper_bound
 
 BETA = 0.05
-"""Bound on the chance that a version is called healthy although its mean rate of bad requests is not."""
+"""Bound on the chance that a version is called healthy although its mean rate of bad requests is too high."""
 SUSPICION = 3.0
-"""Evidence of harm, as odds, from which on no further share is given, although it is not enough to stop."""
+"""Evidence of harm, as odds, from which on the share stays as it is, although it is not enough for a rollback."""
 BEYOND_BASELINE = 3.0
-"""Rates beyond this many times the baseline are not what the service is used to."""
+"""Rates beyond this many times the baseline are unusual for the service."""
 
 
 class CountedTests:
-    """Takes in scrapes, and says what they show.
+    """Takes in scrapes and tests the candidate for harm and health.
 
-    :param allowed: the rate of bad requests that the limit allows.
-    :param baseline: the stable's rate before the deployment.
-    :param dispersion: how much more the number of bad requests varies than if each came alone.
-    :param alpha: bound on the chance of a false alarm of each.
+    All arrays broadcast to one shape, with one element for each gate.
+
+    :param allowed: the rate of bad requests that the limit allows, 0 to 1.
+    :param baseline: the stable's rate of bad requests before the deployment, 0 to 1.
+    :param dispersion: how much more the number of bad requests varies than if each came alone, at least 1.
+    :param alpha: bound on the chance of a false alarm, for each gate.
     """
 
     def __init__(self, allowed: Array, baseline: Array, dispersion: Array, alpha: float) -> None:
         shape = np.broadcast(allowed, baseline, dispersion).shape
         self._allowed, self._dispersion = allowed, dispersion
         self.threshold = float(log_threshold(alpha))
-        """The logarithm of evidence that is harm."""
-        # Without a control, a baseline that is itself beyond the limit is the incident: it excuses nothing.
+        """Natural logarithm of the evidence from which on there is harm."""
+        # At 100 % a baseline that is itself beyond the limit is the incident, so it does not raise the edge.
         self._edge = np.maximum(allowed, BEYOND_BASELINE * np.where(baseline > allowed, 0.0, baseline))
         self._usual = np.maximum(allowed, BEYOND_BASELINE * baseline)
         self._process, self._starts = EProcess(shape), Starts()
-        self._fair = np.zeros((2, *shape))
+        self._eligible = np.zeros((2, *shape))
         self._mirrored = False
         self._peak = np.full(shape, -np.inf)
 
-    def observe(self, at: float, share: Numbers, mine: Array, control: Array, *, mirrored: bool = False) -> None:
+    def observe(self, at: float, share: Numbers, candidate: Array, stable: Array, *, mirrored: bool = False) -> None:
         """Take in one scrape.
 
         :param at: unix seconds.
         :param share: the candidate's declared share in %.
-        :param mine: bad requests and requests of the candidate; ``control``: of the stable.
-        :param mirrored: whether the candidate's are copies. They show harm as users' requests do, but of health no
-            more than the first share needs: each comes just after its original, and nobody acts on its answer.
+        :param candidate: its bad requests and its requests, of shape ``(2, gates)``; ``stable``: those of the stable.
+        :param mirrored: whether the candidate's requests are copies. Copies show harm as users' requests do. Their
+            health counts only until the first share: each copy comes just after its original, and its answer is unused.
         """
         if self._mirrored and not mirrored:
-            self._fair = np.zeros_like(self._fair)
+            self._eligible = np.zeros_like(self._eligible)
         self._mirrored = mirrored
         self._process.start(self._starts.at(at, share))
         alone = np.equal(share, 100)
-        self._process.compare(mine[0], mine[1] * ~alone, control[0], control[1], self._dispersion)
+        self._process.compare(candidate[0], candidate[1] * ~alone, stable[0], stable[1], self._dispersion)
         if np.any(alone):
             counted = alone & (self._edge < 1)
-            self._process.against(mine[0] * counted, mine[1] * counted, np.minimum(self._edge, 0.5), self._dispersion)
-        # What the stable suffers too, out of its habit, says nothing of the candidate's health. It is the stable's own
-        # counts that decide, so bad scrapes of the candidate's are not picked out.
-        disturbed = ~alone & (control[0] > self._usual * control[1])
-        self._fair = self._fair + mine * ~disturbed
+            edge = np.minimum(self._edge, 0.5)
+            self._process.against(candidate[0] * counted, candidate[1] * counted, edge, self._dispersion)
+        # If the stable is unusually bad in this scrape, the scrape shows nothing about the candidate's health. Only
+        # the stable's counts decide this, so that bad scrapes of the candidate are not left out.
+        disturbed = ~alone & (stable[0] > self._usual * stable[1])
+        self._eligible = self._eligible + candidate * ~disturbed
         self._peak = np.maximum(self._peak, self._process.log_e)
 
     @property
     def peak(self) -> Array:
-        """The logarithm of the most that the evidence of harm has ever been.
+        """Natural logarithm of the largest evidence of harm so far, for each gate.
 
-        It is what the bound on false alarms speaks of. Harm that was seen stays true, however long nobody looked.
+        The bound on false alarms holds for the peak, so harm that was seen once stays harm.
         """
         return self._peak
 
     @property
-    def eligible_counts(self) -> Array:
-        """Bad requests and requests of the candidate on which its health is judged."""
-        return self._fair
+    def health_counts(self) -> Array:
+        """The candidate's bad requests and requests on which its health is judged, of shape ``(2, gates)``.
+
+        Scrapes in which the stable was unusually bad are left out.
+        """
+        return self._eligible
 
     @property
     def suspected(self) -> npt.NDArray[np.bool_]:
-        """Whether harm is so likely that the share stays as it is."""
+        """Whether harm is so likely that the share stays as it is, for each gate."""
         return np.asarray(self._process.log_e >= np.log(SUSPICION))
 
     @property
     def bound(self) -> Array:
-        """How bad the candidate's rate may still be."""
-        return upper_bound(self._fair[0], self._fair[1], BETA, self._dispersion)
+        """Upper bound on the candidate's rate of bad requests, for each gate; see ``upper_bound``."""
+        return upper_bound(self._eligible[0], self._eligible[1], BETA, self._dispersion)
 
     def harmful(self) -> npt.NDArray[np.bool_]:
-        """Whether the evidence of harm is enough to stop."""
+        """Whether the evidence of harm is enough for a rollback, for each gate."""
         return np.asarray(self._peak >= self.threshold)
 
     def healthy(self, next_share: Numbers) -> npt.NDArray[np.bool_]:
-        """Whether ``next_share`` % may be given.
+        """Whether the candidate may get ``next_share`` % of traffic, for each gate.
 
-        Even if the candidate is as bad as it may still be, it alone must not be able to use up the limit.
+        It may if, even at the upper bound of its bad rate, it cannot use up the service's limit by itself.
         """
         return np.asarray((self.bound * next_share / 100 <= self._allowed) & ~self.suspected)

@@ -1,6 +1,6 @@
-"""Prometheus' own graphs of what a deployment is judged by: a page for people, by which nothing is decided.
+"""A page of Prometheus graphs for people: the metrics by which a deployment is judged, as rates.
 
-The judge counts raw samples; a person sees more in rates.
+The judge itself counts raw samples and does not use these queries.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,15 @@ from airflow_deploy.domain.metrics.sources import SATURATION, MetricsSource, edg
 from airflow_deploy.domain.names import promql_string
 
 RATE_WINDOW = "1m"
-"""What each point of a line is the mean of."""
+"""Range over which each point of a line is averaged."""
 SECONDS_BEFORE_TRIGGER = 300
-"""Seconds before the trigger that are shown too: what served before is the measure."""
+"""Seconds before the trigger that are shown too, so that the candidate can be compared with what served before."""
 LIVE_SECONDS = 1800
-"""Seconds that are shown of a deployment that goes on."""
+"""Seconds that are shown while a deployment goes on."""
 
 
 class Graphed(Protocol):
-    """What a plan says of the deployment that is drawn."""
+    """The part of a plan that the graphs need."""
 
     @property
     def spec(self) -> DeploymentSpec:
@@ -33,7 +33,7 @@ class Graphed(Protocol):
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Candidate and stable."""
+        """The candidate's name, then the stable's if there is one."""
 
     @property
     def created(self) -> int:
@@ -41,26 +41,26 @@ class Graphed(Protocol):
 
 
 def graph_page(server: str, plan: Graphed, until: float | None = None) -> str:
-    """Return the address of a page with one graph for each of ``graph_queries``.
+    """Return the URL of a page with one graph for each of ``graph_queries``.
 
-    :param server: Prometheus' URL, as people reach it.
-    :param until: unix seconds at which the deployment was over; None while it goes on: the page then ends when it is
-        looked at.
+    :param server: the URL at which people reach Prometheus.
+    :param until: unix seconds at which the deployment ended; None while it goes on, so that the page ends at the time
+        at which it is opened.
     """
     shown = {"tab": "0", "range_input": f"{LIVE_SECONDS}s"}
     if until is not None:
         shown["range_input"] = f"{int(until) - plan.created + SECONDS_BEFORE_TRIGGER}s"
         shown["end_input"] = f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}"
     panels = [{"expr": query, **shown} for query in graph_queries(plan)]
-    given = {f"g{number}.{name}": value for number, panel in enumerate(panels) for name, value in panel.items()}
-    # Prometheus 3 sends /graph on to /query, and cleans what follows like a path: an escaped slash is safe from that.
-    return f"{server}/graph?{urlencode(given, safe='(),*:', quote_via=quote)}"
+    parameters = {f"g{number}.{name}": value for number, panel in enumerate(panels) for name, value in panel.items()}
+    # Prometheus 3 redirects /graph to /query and normalises the query string like a path; an escaped slash survives.
+    return f"{server}/graph?{urlencode(parameters, safe='(),*:', quote_via=quote)}"
 
 
 def graph_queries(plan: Graphed) -> list[str]:
-    """Return one query for each graph: requests a second, the share of bad ones by each counted gate, and gauges.
+    """Return one query for each graph: requests per second, the bad share by each counted gate, and the gauges.
 
-    A line is labelled with its ``version`` or ``gauge``, and a limit's with ``limit``.
+    Each line has one label: ``version`` or ``gauge``, or ``limit`` if it is a gate's limit.
     """
     spec, preset = plan.spec, plan.spec.metrics.names
     matchers = {name: preset.matcher(spec.namespace, spec.route.name, name) for name in plan.versions}
@@ -76,10 +76,10 @@ def graph_queries(plan: Graphed) -> list[str]:
 
 
 def _gauges(plan: Graphed) -> list[dict[str, str]]:
-    """Return the gauges of each graph: how full pods are is one; nobody knows how large a team's own gauges are."""
-    full = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
+    """Return the gauges of each graph. Pod saturation shares one graph; a team's own gauge may have any scale."""
+    saturation = {name: saturation_query(name, plan.spec.namespace, plan.candidate) for name in SATURATION}
     own = {name: gate.queries(plan.candidate) for name, gate in plan.spec.own_gates.items() if gate.gauge}
-    return [full, *({name: f"max(\n{queries['gauge']}\n)"} for name, queries in own.items())]
+    return [saturation, *({name: f"max(\n{queries['gauge']}\n)"} for name, queries in own.items())]
 
 
 def _requests(preset: MetricsSource, matcher: str) -> str:
@@ -97,17 +97,17 @@ def _slow(preset: MetricsSource, matcher: str, limit: float) -> str:
 
 
 BAD_SHARE: Mapping[str, Callable[[MetricsSource, str, float], str]] = {"errors": _errors, "latency": _slow}
-"""By the kind of a counted gate of ours, the query for the share of bad requests among those that match."""
+"""The query for the share of bad requests, by the kind of a built-in counted gate."""
 
 
 def _own_share(queries: Mapping[str, str]) -> str:
-    # A query may end in a comment, and need be no selector, which alone may have a range.
+    # A query may end in a comment, so it gets lines of its own. It may be any expression, so the range is a subquery.
     bad, total = (f"sum(rate((\n{queries[role]}\n)[{RATE_WINDOW}:5s]))" for role in ("bad", "total"))
     return _share(bad, total)
 
 
 def _share(bad: str, total: str) -> str:
-    # Before the first bad one there is no such series, and there would be no line.
+    # Before the first bad request its series does not exist, and without vector(0) there would be no line.
     return f"({bad} or vector(0)) / {total}"
 
 
@@ -116,7 +116,7 @@ def _rate(selector: str) -> str:
 
 
 def _lines(label: str, queries: Mapping[str, str]) -> str:
-    """Return one query for several lines, each with its name as ``label`` and no other."""
+    """Return one query for several lines, each with its name as the value of ``label``."""
     named = (f'label_replace({query}, "{label}", {promql_string(name)}, "", "")' for name, query in queries.items())
     return " or ".join(named)
 

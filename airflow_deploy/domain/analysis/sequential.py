@@ -1,6 +1,6 @@
-"""Tests that may be looked at after every scrape, with a stated bound on false alarms.
+"""Sequential tests: they may be evaluated after every scrape, with a stated bound on false alarms.
 
-Everything here takes numbers or arrays that broadcast, and answers in their shape, so that one call judges all gates
+Every function takes numbers or arrays that broadcast and returns their common shape, so that one call covers all gates
 of a deployment, or all deployments of a simulation.
 
 Sources: Lindon & Malek, "Anytime-valid inference for multinomial count data" (arXiv 2011.03567); Turner, Ly & Grünwald,
@@ -17,30 +17,34 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any] | np.integer[Any]]
 
 RATIOS = np.array([2.5, 8.0, 30.0])
-"""How many times worse than the null the alternatives are; an e-process is their average. More of them gain nothing:
-what a rate between two of them loses is less than what a further one costs all others."""
+"""The alternatives: how many times the null's rate. The e-process averages over them.
+
+A fourth ratio does not pay: rates between two of these lose less than it would cost all others."""
 FIRST, STAGES, MINUTES = 0.7, 0.2, 0.1
-"""How the prior is divided over the starts: a bad version mostly is so from the beginning, or from a stage on."""
+"""Prior weight of the beginning, of all later stages and of all later minutes as the start of harm. Most bad versions
+are bad from the beginning, or from a new stage on."""
 SMALLEST_RATE = 1e-12
 LARGEST_RATE = 1 - 1e-9
 MAX_DISPERSION = 10.0
-"""The most that bad events may be taken to cluster: an outage in the history must not blind the tests."""
+"""Largest dispersion that is used, so that an outage in the history does not blind the tests."""
 MAX_PAIR_VARIANCE = 2 * MAX_DISPERSION
-"""The most that two neighbouring windows may differ, in their variance: beyond it lies the edge of an outage."""
+"""Largest squared difference of two neighbouring windows, in units of its variance. Beyond it lies an outage's edge."""
 MIN_BAD_EVENTS = 10
-"""Fewer bad events than this do not tell whether they cluster."""
+"""With fewer bad events than this, their clustering cannot be estimated."""
 
 
 class EProcess:
     """Evidence that bad events come more often than a null permits, averaged over starts.
 
-    A single e-process banks healthy minutes as evidence against harm, so a version that turns bad late is caught late.
-    This one is a mixture of processes that start one after the other, each with a prior weight. The weights sum to 1 at
-    most, and what has not started counts as 1, so the whole is an e-process: under the null it ever exceeds 1/alpha
-    with probability alpha at most. Windows with a control and windows without one may follow each other: what each adds
-    has mean 1 at most given all that came before it.
+    A single e-process counts healthy minutes as evidence against harm, so it detects late harm late. This one is a
+    mixture of processes that start one after the other, each with a prior weight. The weights sum to at most 1, and a
+    process that has not started counts as 1. So the mixture is an e-process: under the null, the probability that it
+    ever exceeds 1/alpha is at most alpha. Windows with and without a control may alternate, since the factor of each
+    has a mean of at most 1 given all windows before it.
 
-    All processes with the same alternative grow alike once they have started, so their sum is all that is kept.
+    All processes with the same alternative grow alike once they have started, so only their sum is kept.
+
+    :param shape: of the processes that run side by side; a single one by default.
     """
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
@@ -57,10 +61,14 @@ class EProcess:
     def compare(
         self, bad: Numbers, trials: Numbers, control_bad: Numbers, control_trials: Numbers, dispersion: Numbers = 1.0
     ) -> None:
-        """Add one window under the null "the rate is at most the control's".
+        """Add one window under the null "the candidate's rate is at most the control's".
 
-        Given all bad events of the window, the candidate's are at the null's edge binomial with its share of the
-        trials. Nothing is learned where either had no trials.
+        At the edge of the null, given all bad events of the window, the candidate's are binomial with its share of the
+        trials. A window in which either has no trials adds nothing.
+
+        :param bad: the candidate's bad events; ``trials``: all of its events.
+        :param control_bad: the control's bad events; ``control_trials``: all of its events.
+        :param dispersion: how much more than independent events the bad ones vary; see ``dispersion``.
         """
         known = (np.asarray(trials) > 0) & (np.asarray(control_trials) > 0)
         share = np.where(known, trials, 0) / np.where(known, np.add(trials, control_trials), 1)
@@ -69,7 +77,7 @@ class EProcess:
         self._add(np.multiply.outer(bad, np.log(RATIOS)) - (bad + control_bad)[..., np.newaxis] * rarer, dispersion)
 
     def against(self, bad: Numbers, trials: Numbers, rate: Numbers, dispersion: Numbers = 1.0) -> None:
-        """Add one window under the null "each trial is bad with probability ``rate`` at most"."""
+        """Add one window under the null "each trial is bad with a probability of at most ``rate``"."""
         null = np.clip(rate, SMALLEST_RATE, LARGEST_RATE)[..., np.newaxis]
         alternative = np.minimum(null * RATIOS, (1 + null) / 2)
         good = np.maximum(0.0, np.subtract(trials, bad))[..., np.newaxis]
@@ -81,7 +89,7 @@ class EProcess:
 
     @property
     def log_e(self) -> Array:
-        """Natural logarithm of the evidence; alarm when it reaches ``log_threshold(alpha)``."""
+        """Natural logarithm of the evidence. At ``log_threshold(alpha)`` it refutes the null at level alpha."""
         with np.errstate(divide="ignore"):
             unstarted = np.log(self._unstarted)
         return np.asarray(np.logaddexp(np.logaddexp.reduce(self._started, axis=-1), unstarted))[()]
@@ -90,8 +98,8 @@ class EProcess:
 class Starts:
     """When the processes for harm start, and with which prior weights.
 
-    One starts at the beginning, one at each further stage and one at each further minute. Of the prior that is the
-    stages', the k-th has 2 / (k (k + 1)), and the minutes' is divided likewise.
+    One starts at the beginning, one at each later stage and one at each later minute. Of the stages' weight, the k-th
+    stage gets 2 / (k (k + 1)); the minutes' weight is divided in the same way.
     """
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
@@ -100,7 +108,10 @@ class Starts:
         self._minutes, self._minute_at = 0, -np.inf
 
     def at(self, at: float, share: Numbers) -> Array:
-        """Return the prior weight of what starts at ``at`` (seconds), while the candidate's share is ``share``."""
+        """Return the prior weight of the process that starts at ``at`` (unix seconds); 0 if none does.
+
+        :param share: the candidate's share in %; another share than at the last call is a new stage.
+        """
         new = self._share != share
         self._share = np.where(new, share, self._share)
         self._stages = self._stages + new
@@ -112,29 +123,29 @@ class Starts:
 
 
 def _part(number: Numbers) -> Numbers:
-    """The parts of the second, the third and so on sum to 1."""
+    """Return the part of the ``number``-th start; those of the second, the third and so on sum to 1."""
     return 2 / np.maximum(number * (number + 1), 1)
 
 
 def upper_bound(bad: Numbers, trials: Numbers, beta: float, dispersion: Numbers = 1.0) -> Array:
-    """Return a bound on the rate of bad events that holds at all times at once, but for probability ``beta``.
+    """Return an upper bound on the rate of bad events, valid at all looks at once with probability ``1 - beta``.
 
-    The beta-binomial mixture with prior Beta(1/2, 50): for every p the mixture's likelihood over p's is a martingale of
-    mean 1 under p, so the p's for which it stays below 1/beta cover the truth at every look. The prior expects few bad
-    events, where bounds are needed: 0 of about 400 bound the rate by 1 % (299 would do for a single look).
+    Robbins' mixture with the prior Beta(1/2, 50): for every rate p, the ratio of the mixture's likelihood to that of p
+    is a martingale with mean 1 under p. So the rates for which it stays below 1/beta cover the true one at every look.
+    The prior expects few bad events: 0 of about 400 bound the rate by 1 % (299 would do for a single look).
     """
     bad, good = _bad_and_good(bad, trials, dispersion)
     return -np.expm1(-_edge(bad, good, _log_mixture(bad, good, RARE), beta))
 
 
 def lower_bound(bad: Numbers, trials: Numbers, beta: float, dispersion: Numbers = 1.0) -> Array:
-    """Return the bound from below; see ``upper_bound``. The prior is Beta(1/2, 1/2), which expects nothing."""
+    """Return the lower bound; see ``upper_bound``. Its prior is Beta(1/2, 1/2), which favours no rate."""
     bad, good = _bad_and_good(bad, trials, dispersion)
     return np.exp(-_edge(good, bad, _log_mixture(bad, good, ANY), beta))
 
 
 def trials_needed(bad: Numbers, rate: Numbers, beta: float, dispersion: Numbers = 1.0) -> npt.NDArray[np.int64]:
-    """Return after how many trials in all, with no more bad ones, ``upper_bound`` is ``rate`` at most."""
+    """Return the number of trials, with ``bad`` bad ones in all, from which on ``upper_bound`` is at most ``rate``."""
     rate = np.clip(rate, SMALLEST_RATE, 1)
 
     def enough(trials: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -152,20 +163,20 @@ def trials_needed(bad: Numbers, rate: Numbers, beta: float, dispersion: Numbers 
 
 
 def log_threshold(alpha: Numbers) -> Array:
-    """Return the logarithm of evidence at which an e-process refutes its null at level ``alpha``."""
+    """Return the natural logarithm of the evidence that refutes the null at level ``alpha`` (Ville's inequality)."""
     with np.errstate(divide="ignore"):
         return -np.log(alpha)
 
 
 def dispersion(bad: Numbers, trials: Numbers) -> Array:
-    """Return how many times more than independent events the bad ones of consecutive windows vary: 1 to 10.
+    """Return how many times more the bad events vary than independent ones would: 1 to ``MAX_DISPERSION``.
 
-    :param bad: bad events by window; windows are the last axis.
-    :param trials: trials by window.
+    Of the bad events of two neighbouring windows, those of the first are binomial with its share of their trials. The
+    result is Pearson's statistic of that over all neighbours: the variance that ``EProcess.compare`` relies on. Slow
+    drift cancels out. So does an outage except for its two edges, which are cut to ``MAX_PAIR_VARIANCE``.
 
-    Of the bad events of two neighbours, the first one's are binomial with its share of their trials. This is Pearson's
-    statistic of that, over all neighbours: exactly the variance that ``EProcess.compare`` relies on. What drifts slowly
-    cancels out, and so does an outage but for its two edges, which are cut to ``MAX_PAIR_VARIANCE``.
+    :param bad: bad events by window; the windows are the last axis.
+    :param trials: trials by window, of the same shape.
     """
     bad, trials = np.asarray(bad), np.asarray(trials)
     together, both = bad[..., :-1] + bad[..., 1:], trials[..., :-1] + trials[..., 1:]
@@ -177,7 +188,7 @@ def dispersion(bad: Numbers, trials: Numbers) -> Array:
 
 
 def informative(bad: Numbers) -> npt.NDArray[np.bool_]:
-    """Whether so many bad events were seen that ``dispersion`` is known. If not, alpha is nominal."""
+    """Whether the windows hold enough bad events to estimate ``dispersion``. If not, alpha is only nominal."""
     return np.asarray(np.sum(bad, axis=-1) >= MIN_BAD_EVENTS)[()]
 
 
@@ -192,7 +203,7 @@ def _bad_and_good(bad: Numbers, trials: Numbers, dispersion: Numbers) -> tuple[A
 
 
 def _log_mixture(bad: Array, good: Array, prior: tuple[float, float]) -> Array:
-    """Return the logarithm of the likelihood averaged over a beta prior."""
+    """Return the natural logarithm of the likelihood averaged over a beta prior ``(a, b)``."""
     a, b = prior
     return _log_beta(a + bad, b + good) - _log_beta(a, b)
 
@@ -202,10 +213,10 @@ def _log_beta(a: Numbers, b: Numbers) -> Array:
 
 
 def _edge(first: Array, second: Array, log_mixture: Array, beta: float) -> Array:
-    """Return u >= 0 where log_mixture - first log(1 - exp(-u)) + second u reaches log(1 / beta), beyond its minimum.
+    """Return the u >= 0 at which log_mixture - first log(1 - exp(-u)) + second u reaches log(1 / beta).
 
-    The function is convex, so Newton's steps from beyond the edge come down to it and never pass it: stopped early, the
-    bound is only wider.
+    Of the two solutions it is the one beyond the minimum. The function is convex, so Newton's steps from beyond the
+    solution approach it and never pass it. If they stop early, the bound is only wider.
     """
     missing = log_mixture + np.log(beta)
     at = np.full(np.shape(missing), -np.log(1 - LARGEST_RATE))

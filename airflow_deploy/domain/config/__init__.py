@@ -1,1 +1,1 @@
-"""What people write, validated: a team's spec, a trigger's request, gates and their PromQL."""
+"""Input of people, validated: a team's spec, a trigger's request, gates and their PromQL."""

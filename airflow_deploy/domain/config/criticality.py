@@ -1,4 +1,4 @@
-"""What it means for a service to be critical. A new level is one more entry."""
+"""The levels of criticality and what each permits. A new level is one more entry of the table."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Criticality(NamedTuple):
     """One level.
 
-    :param trust: what the blast radius is worth at best, 0 to 1.
-    :param first_share: the largest first share of the traffic, in %.
+    :param trust: the highest value of the confidence factor ``blast_radius``, 0 to 1.
+    :param first_share: the largest permitted first share of traffic, in %.
     """
 
     trust: float

@@ -1,4 +1,4 @@
-"""The table of health gates. A new gate of ours is one more entry here; a team's own is one more in its YAML."""
+"""The table of health gates. A new built-in gate is one more entry here; a team's own gate is one more in its YAML."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,12 +17,18 @@ Kind = Literal["errors", "latency", "pair", "gauge", "traffic"]
 
 @dataclass(frozen=True)
 class Gate:
-    """One question that is asked of the candidate at every look.
+    """One health check of the candidate, evaluated at every look.
 
-    ``errors``, ``latency`` and ``pair`` gates are statements about counts: at most ``share`` of requests may be bad
-    (for ``errors`` and ``pair`` that share is the limit itself, and for ``latency`` the limit is a bucket's edge in
-    seconds). ``gauge`` gates read the fullest pod's share of its limit. The ``traffic`` gate asks whether the route
-    delivers its share, and whether the users stay.
+    - ``errors``, ``latency`` and ``pair`` gates count: at most a given share of the requests may be bad. For ``errors``
+      and ``pair`` the limit is that share; for ``latency`` the limit is a bucket's edge in seconds.
+    - ``gauge`` gates read a value, such as the fullest pod's share of its memory limit.
+    - The ``traffic`` gate checks that the route delivers its share and that the service keeps its traffic.
+
+    :param default: the limit if a spec names none, in ``unit``.
+    :param smallest: the smallest limit that a spec may set; ``largest``: the largest.
+    :param unit: the unit of the limit, for people.
+    :param share: for ``latency``: the share of requests that may be slower than the limit, 0 to 1.
+    :param warms_up: whether observations during the warm-up of fresh pods are left out.
     """
 
     name: str
@@ -33,7 +39,6 @@ class Gate:
     unit: str
     share: float | None = None
     warms_up: bool = False
-    """Whether fresh pods are forgiven: what is seen in the warm-up is left out."""
 
     @property
     def counted(self) -> bool:
@@ -41,11 +46,11 @@ class Gate:
         return self.kind in COUNT_RULES
 
     def allowed(self, limit: float) -> float:
-        """Return the share of requests that may be bad."""
+        """Return the share of requests that may be bad, 0 to 1."""
         return limit if self.share is None else self.share
 
     def bad_and_trials(self, counts: Counts, limit: float) -> tuple[float, float]:
-        """Return how many of how many requests were bad."""
+        """Return the number of bad requests (or events), and of all."""
         return COUNT_RULES[self.kind](self, counts, limit)
 
 
@@ -66,25 +71,25 @@ GATES = {
         Gate("request_rate", "traffic", default=2.0, smallest=1.1, largest=10, unit="times the declared share"),
     )
 }
-"""The six gates by name, with the limit of each where a spec names none."""
+"""The six built-in gates, by name."""
 
 MAX_UNREADY = 0.5
-"""Share of the candidate's pods that may be unready, unless the spec says otherwise."""
+"""Share of the candidate's pods that may be unready if the spec names none, 0 to 1."""
 
 GATE_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 VERSION_PLACEHOLDER = "$version"
-"""Stands in a team's query for the version's name: its Service, and the beginning of its pods' names."""
+"""Placeholder in a team's query for a version's name: the name of its Service and the prefix of its pods' names."""
 
 
-def _about_a_version(query: str) -> str:
+def _names_version(query: str) -> str:
     if VERSION_PLACEHOLDER not in query:
         raise ValueError(
-            f"must hold {VERSION_PLACEHOLDER}, which stands for a version's name, so that versions are told apart"
+            f"must contain {VERSION_PLACEHOLDER}, the placeholder of a version's name; without it both versions count"
         )
     return check_ranges(query)
 
 
-Query = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_about_a_version)]
+Query = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_names_version)]
 
 
 class OwnGate(Model):
@@ -102,24 +107,24 @@ class OwnGate(Model):
     @model_validator(mode="after")
     def _check(self) -> "OwnGate":
         if (self.bad is None) != (self.total is None) or (self.bad is None) == (self.gauge is None):
-            raise ValueError("has either bad and total, which are counters, or gauge")
+            raise ValueError("write either bad and total, which are counters, or gauge")
         if self.bad and not 1e-6 <= self.limit <= 0.5:
-            raise ValueError("limit must lie between 1e-06 and 0.5: it is a share of total")
+            raise ValueError("limit is a share of total; write a number from 1e-06 to 0.5")
         return self
 
     @property
     def kind(self) -> Kind:
-        """How it is judged."""
+        """``pair`` if it counts, else ``gauge``."""
         return "pair" if self.bad else "gauge"
 
     def queries(self, version: str) -> dict[str, str]:
-        """Return its queries for one version, by ``bad``, ``total`` and ``gauge``."""
-        said = {"bad": self.bad, "total": self.total, "gauge": self.gauge}
-        return {role: query.replace(VERSION_PLACEHOLDER, version) for role, query in said.items() if query}
+        """Return its queries for one version, by role: ``bad`` and ``total``, or ``gauge``."""
+        queries = {"bad": self.bad, "total": self.total, "gauge": self.gauge}
+        return {role: query.replace(VERSION_PLACEHOLDER, version) for role, query in queries.items() if query}
 
 
 def _limit(value: Any) -> float | OwnGate:
-    """Read what a gate's name stands for: a limit, or a gate of the team's own."""
+    """Return the value of a gate in the spec: a limit, or a gate of the team's own."""
     if isinstance(value, dict):
         try:
             return OwnGate.model_validate(value)
@@ -128,7 +133,7 @@ def _limit(value: Any) -> float | OwnGate:
     if isinstance(value, OwnGate):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= float_info.max:
-        raise ValueError("write its limit, or for a gate of your own: bad, total and limit, or gauge and limit")
+        raise ValueError("write a number, or for a gate of your own: bad, total and limit, or gauge and limit")
     return float(value)
 
 
@@ -137,27 +142,28 @@ Limit = Annotated[Any, PlainValidator(_limit, json_schema_input_type=float | Own
 
 
 def gate_table(kinds: Mapping[str, Kind]) -> dict[str, Gate]:
-    """Return all gates by name: ours, and those of the team's own, whose kinds are given."""
+    """Return all gates by name: the built-in ones, then the team's own, whose kinds are given by name."""
     own = {name: Gate(name, kind, 0, 0, 0, "", None) for name, kind in kinds.items()}
     return {**GATES, **own}
 
 
 def merge_limits(gates: Mapping[str, float | OwnGate]) -> dict[str, float | OwnGate]:
-    """Return every gate in the table's order: the given ones, the defaults of the others, and the team's own.
+    """Return the limit of every built-in gate in the table's order, then the team's own gates by name.
 
-    :raises ValueError: a name or a limit that cannot be.
+    :param gates: what the spec sets; the others get their defaults.
+    :raises ValueError: a name is not permitted or unknown, or a limit is out of range.
     """
-    for name, said in gates.items():
-        if isinstance(said, OwnGate):
+    for name, value in gates.items():
+        if isinstance(value, OwnGate):
             if name in GATES or not GATE_NAME.fullmatch(name):
                 raise ValueError(
-                    f"{printable(name)} cannot name a gate of your own; use another word of a-z, 0-9 and _"
+                    f"{printable(name)} cannot name a gate of your own; use another name of a-z, 0-9 and _"
                 )
             continue
         if name not in GATES:
-            raise ValueError(f"{printable(name)} is no gate; the gates are {', '.join(GATES)}")
+            raise ValueError(f"{printable(name)} is not a gate; use one of {', '.join(GATES)}")
         gate = GATES[name]
-        if not gate.smallest <= said <= gate.largest:
-            raise ValueError(f"{name} must lie between {gate.smallest:g} and {gate.largest:g} ({gate.unit})")
-    ours = {name: gates.get(name, gate.default) for name, gate in GATES.items()}
-    return {**ours, **{name: gates[name] for name in sorted(gates) if name not in GATES}}
+        if not gate.smallest <= value <= gate.largest:
+            raise ValueError(f"{name} is out of range; write {gate.smallest:g} to {gate.largest:g} ({gate.unit})")
+    built_in = {name: gates.get(name, gate.default) for name, gate in GATES.items()}
+    return {**built_in, **{name: gates[name] for name in sorted(gates) if name not in GATES}}

@@ -1,4 +1,4 @@
-"""What a trigger sends: the ``conf`` of a DAG run. All of it is hostile input until this module has accepted it."""
+"""The request: the ``conf`` of a DAG run. It is hostile input until this module has validated it."""
 
 import json
 from math import isnan
@@ -12,7 +12,7 @@ from airflow_deploy.domain.names import COMMIT_PATTERN
 from airflow_deploy.domain.values import DURATION, LINE_PATTERN, Line, Model, explain_invalid
 
 MAX_BYTES = 64 * 1024
-"""A conf is a few hundred bytes; more is a mistake or an attack on the metadata database."""
+"""Largest conf, in bytes of JSON. A conf has a few hundred; more is a mistake or an attack on Airflow's database."""
 
 COMMIT = f"^{COMMIT_PATTERN}$"
 INCIDENT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -25,16 +25,15 @@ PATTERNS = {
     QUERY: "send PromQL without control characters",
     RECOMMENDATION: "send a word in capitals such as DEPLOY",
 }
-"""What a text must look like, in words."""
+"""The remedy, in words, for a text that does not match a pattern."""
 
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
-
 
 COMPARE = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
 
 
 class ResolvedWhen(Model):
-    """The incident's own end: this PromQL yields one number, and the comparison holds for ``for`` seconds."""
+    """When the incident is resolved: the query returns one number, and the comparison holds for ``for`` seconds."""
 
     query: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=QUERY), AfterValidator(check_ranges)]
     """PromQL that yields one number."""
@@ -46,16 +45,16 @@ class ResolvedWhen(Model):
     """How long the comparison must hold."""
 
     def holds(self, value: float) -> bool:
-        """Whether the query's number says that the incident is over; not a number says nothing, so it does not."""
+        """Whether ``value`` shows that the incident is resolved. NaN does not."""
         return COMPARE[self.op](value, self.value)
 
     def denied(self, value: float | None) -> bool:
-        """Whether the query's number says that the incident is not over; none, and not a number, say nothing."""
+        """Whether ``value`` shows that the incident is not resolved. None and NaN show nothing."""
         return value is not None and not isnan(value) and not self.holds(value)
 
 
 class Incident(Model):
-    """The incident that the change is meant to end."""
+    """The incident that the change should resolve."""
 
     id: Annotated[str, StringConstraints(pattern=INCIDENT_ID)]
     """Identifier of the incident."""
@@ -78,7 +77,7 @@ class Tests(Model):
     @model_validator(mode="after")
     def _passed_within_total(self) -> "Tests":
         if self.passed > self.total:
-            raise ValueError("passed is larger than total; correct the numbers")
+            raise ValueError("passed is larger than total; correct one of them")
         return self
 
 
@@ -92,7 +91,7 @@ class Vulnerabilities(Model):
 
 
 class SafetyGate(Model):
-    """What the safety gate said of the change. Recorded as stated by the caller."""
+    """The safety gate's result for the change, as the caller states it."""
 
     recommendation: Annotated[str, StringConstraints(pattern=RECOMMENDATION)]
     """Recommendation of the safety gate; any but DEPLOY is a veto."""
@@ -124,14 +123,14 @@ class Change(Model):
 
 
 class Emergency(Model):
-    """Why this deployment cannot wait. It is recorded; it opens no gate."""
+    """Why this deployment cannot wait. The reason is recorded and shown; it opens no gate."""
 
     reason: Line
     """Reason why the deployment cannot wait, one line."""
 
 
 class DeployRequest(Model):
-    """One deployment, as asked for."""
+    """The request for one deployment."""
 
     commit: Annotated[str, StringConstraints(pattern=COMMIT)]
     """Commit to deploy: 6 to 64 hex digits, on a branch that the spec allows."""
@@ -148,20 +147,20 @@ class DeployRequest(Model):
 def parse_request(conf: Any) -> DeployRequest:
     """Return the request in ``conf``.
 
-    :raises RefusedError: one sentence that names each wrong field.
+    :raises RefusedError: one sentence for each invalid field, with its name, the cause and the remedy.
     """
     if not isinstance(conf, dict) or not conf:
         raise RefusedError(
-            "conf: is empty or no object; send the commit, the incident, the safety gate's result and the change"
+            "conf: is empty or not an object; send an object with commit, incident, safety_gate and change"
         )
     try:
         size = len(json.dumps(conf).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise RefusedError(
-            f"conf: is not plain JSON ({type(error).__name__}); send objects, texts and numbers"
+            f"conf: is not plain JSON ({type(error).__name__}); send objects, lists, texts and numbers only"
         ) from None
     if size > MAX_BYTES:
-        raise RefusedError(f"conf: is {size} bytes large, and {MAX_BYTES} are permitted; shorten its texts")
+        raise RefusedError(f"conf: is {size} bytes large, at most {MAX_BYTES} are permitted; shorten its texts")
     try:
         return DeployRequest.model_validate(conf)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a team declares for its service, once, in one YAML file."""
+"""The spec: what a team declares for its service in one YAML file."""
 
 import re
 from dataclasses import replace
@@ -36,12 +36,12 @@ Hostname = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
 
 def _no_parent(path: str) -> str:
     if ".." in path.split("/"):
-        raise ValueError("may not leave the repository; remove the '..'")
+        raise ValueError("leads out of the repository; remove the '..'")
     return path
 
 
 class Source(Model):
-    """Where the service's code comes from, and which branches may be deployed."""
+    """The Git repository of the service, and the branches that may be deployed."""
 
     repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
     """URL of the Git repository: https, ssh or file, without a login."""
@@ -57,7 +57,9 @@ class Source(Model):
     def _no_secret(cls, url: str) -> str:
         login, at, _ = url.split("/")[2].rpartition("@")
         if at and (":" in login or not url.startswith("ssh://")):
-            raise ValueError("may not carry a login: it is shown in logs and labels; use a Git credential helper")
+            raise ValueError(
+                "contains a login, which logs and labels would show; remove it and use a Git credential helper"
+            )
         return url
 
     _within = field_validator("dockerfile", "context")(_no_parent)
@@ -67,7 +69,7 @@ class Source(Model):
     def _plain_branches(cls, branches: tuple[str, ...]) -> tuple[str, ...]:
         for branch in branches:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch or branch.endswith("/"):
-                raise ValueError("a branch is a plain name such as main or release/1.2")
+                raise ValueError("one of the branches is not a plain name; write names such as main or release/1.2")
         return branches
 
 
@@ -101,7 +103,9 @@ class RouteSpec(Model):
     @model_validator(mode="after")
     def _check(self) -> "RouteSpec":
         if bool(self.gateway) != bool(self.hostnames):
-            raise ValueError("gateway and hostnames are needed together; a route that is there needs neither")
+            raise ValueError(
+                "gateway and hostnames belong together; write both, or neither if the route exists already"
+            )
         return self
 
 
@@ -125,13 +129,13 @@ class Metrics(Model):
 
     @property
     def names(self) -> MetricsSource:
-        """All names."""
+        """The preset's names, with those of the spec in their places."""
         given = self.model_dump(exclude={"preset"}, exclude_none=True)
         return replace(SOURCES[self.preset], **given)
 
 
 class CanarySpec(Model):
-    """The stages of the canary and how long each may take."""
+    """The stages of the canary, as shares in %, and how long each may take, in seconds."""
 
     stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
     """Shares of the traffic in %, rising to 100. ``criticality`` caps the first."""
@@ -145,11 +149,11 @@ class CanarySpec(Model):
     @model_validator(mode="after")
     def _check(self) -> "CanarySpec":
         if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1 or self.stages[-1] != 100:
-            raise ValueError("stages must rise from at least 1 to exactly 100")
+            raise ValueError("stages do not rise from at least 1 to exactly 100; write shares such as [5, 25, 50, 100]")
         if self.max_bake < self.bake:
-            raise ValueError("max_bake must not be shorter than bake")
+            raise ValueError("max_bake is shorter than bake; lengthen max_bake or shorten bake")
         if self.warm_up >= self.max_bake:
-            raise ValueError("warm_up must be shorter than max_bake: latency is not judged before")
+            raise ValueError("warm_up is not shorter than max_bake, so latency would never be judged; shorten warm_up")
         return self
 
 
@@ -166,14 +170,14 @@ class ShadowSpec(Model):
     def _declared(cls, safe: bool) -> bool:
         if not safe:
             raise ValueError(
-                "copies of requests, of those that write too, would reach the new version; declare"
-                " safe_to_mirror: true if none does harm when it is done twice, or remove shadow"
+                "shadow copies every kind of request to the new version, also those that write; set"
+                " safe_to_mirror: true if it is safe to handle each request twice, or remove shadow"
             )
         return safe
 
 
 class Blindness(Model):
-    """What happens while the metrics cannot be trusted."""
+    """What happens while the metrics cannot be trusted (BLIND)."""
 
     stale_after: Annotated[int | None, Field(ge=5, le=600), DURATION] = None
     """Age at which the newest scrape is BLIND; by default two scrape intervals and 2 s."""
@@ -189,11 +193,11 @@ class RollbackSpec(Model):
     window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
     """How long a promoted version is verified, and the version before it stays warm."""
     keep: Annotated[int, Field(ge=1, le=50)] = 3
-    """How many versions are kept beside the one that serves."""
+    """Number of versions that are kept beside the stable."""
 
 
 class Scaling(Model):
-    """The autoscaler that each version gets; the service's ``replicas`` are its minimum."""
+    """The autoscaler of each version. Its minimum is the service's ``replicas``."""
 
     max: Annotated[int, Field(ge=1, le=500)]
     """Most pods of a version; at least ``replicas``."""
@@ -202,7 +206,7 @@ class Scaling(Model):
 
 
 class Resources(Model):
-    """Limits of each pod; its requests are the same."""
+    """The limits of each pod; its requests are the same."""
 
     cpu: Quantity = "500m"
     """CPU request and limit of a pod."""
@@ -211,7 +215,7 @@ class Resources(Model):
 
 
 class Connections(Model):
-    """The Airflow connections that this service's deployments use."""
+    """Ids of the Airflow connections that this service's deployments use."""
 
     kubernetes: ConnectionId = "kubernetes_default"
     """Airflow connection to the cluster."""
@@ -222,7 +226,7 @@ class Connections(Model):
 
 
 class DeploymentSpec(Model):
-    """One service. Everything has a default but what only the team can know."""
+    """The spec of one service. Only what the team alone can know has no default."""
 
     service: Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=SERVICE_MAX)]
     """Name of the service; its DAG is ``deploy_<service>``."""
@@ -247,7 +251,7 @@ class DeploymentSpec(Model):
     capacity: Literal["full", "proportional"] = "full"
     """Pods of the candidate: all from the start (full), or as many as each share needs (proportional)."""
     max_unready: Annotated[float, Field(ge=0, lt=1)] = MAX_UNREADY
-    """Share of the candidate's pods that may be unready while it has traffic."""
+    """Share of the candidate's pods that may be unready while it has traffic, 0 to 1."""
     scaling: Scaling | None = None
     """Autoscaler of each version."""
     resources: Resources = Resources()
@@ -284,100 +288,106 @@ class DeploymentSpec(Model):
 
     @field_validator("router")
     @classmethod
-    def _without_gateway(cls, router: str, others: ValidationInfo) -> str:
-        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+    def _router_fits_route(cls, router: str, others: ValidationInfo) -> str:
+        route, service = others.data.get("route"), others.data.get("service")  # None if they are not valid
         if router == "replicas" and route and (route.url or route.gateway):
-            raise ValueError("replicas needs no gateway: of route, set the name alone, which is that of the Service")
+            raise ValueError(
+                "replicas uses no gateway; remove route.url and route.gateway, and set route.name to the Service's name"
+            )
         if (
             router == "replicas"
             and service
             and len(service) > (most := MAX_DEPLOYMENT_NAME - len(version_name("", "0" * 7, 10**9)))
         ):
-            raise ValueError(f"replicas tells pods apart by their names; service may have {most} characters at most")
+            raise ValueError(
+                f"with replicas, pods are told apart by their names; shorten service to at most {most} characters"
+            )
         return router
 
     @field_validator("metrics")
     @classmethod
-    def _counted_by_pods(cls, metrics: Metrics, others: ValidationInfo) -> Metrics:
+    def _preset_fits_router(cls, metrics: Metrics, others: ValidationInfo) -> Metrics:
         if (router := others.data.get("router")) and (router == "replicas") != (metrics.preset == "pods"):
-            raise ValueError(
-                "router: replicas needs the preset pods, since no gateway counts, and no other router does"
-            )
+            raise ValueError("router: replicas needs the preset pods, and no other router does; set both or neither")
         return metrics
 
     @field_validator("canary")
     @classmethod
-    def _modest_first_share(cls, canary: CanarySpec, others: ValidationInfo) -> CanarySpec:
-        level = others.data.get("criticality")  # None where it is itself not valid, which is said anyway
+    def _first_share_fits_criticality(cls, canary: CanarySpec, others: ValidationInfo) -> CanarySpec:
+        level = others.data.get("criticality")  # None if it is not valid, which is reported by itself
         first = canary.stages[0]
         if level and first > (most := CRITICALITY[level].first_share):
             raise ValueError(
-                f"canary.stages begins with {first} %, and criticality {level} permits {most} % at first;"
+                f"canary.stages begins with {first} %, but criticality {level} permits at most {most} %;"
                 " begin with a smaller share"
             )
         return canary
 
     @field_validator("shadow")
     @classmethod
-    def _mirrors(cls, shadow: ShadowSpec | None, others: ValidationInfo) -> ShadowSpec | None:
-        route, service = others.data.get("route"), others.data.get("service")  # None where they are not valid
+    def _can_mirror(cls, shadow: ShadowSpec | None, others: ValidationInfo) -> ShadowSpec | None:
+        route, service = others.data.get("route"), others.data.get("service")  # None if they are not valid
         if shadow and others.data.get("router") == "replicas":
-            raise ValueError("a Service copies no requests, so router: replicas cannot mirror; remove shadow")
+            raise ValueError("router: replicas cannot copy requests, since a Service does not; remove shadow")
         if shadow and route and not route.url:
-            raise ValueError("the gateway must be seen to mirror before users meet it; set route.url, or remove shadow")
+            raise ValueError(
+                "a probe must first verify that the gateway copies requests; set route.url for it, or remove shadow"
+            )
         if shadow and service and len(mirror_name(service)) > SERVICE_MAX:
             most = SERVICE_MAX - len(mirror_name(""))
-            raise ValueError(f"service has more than {most} characters, too many for a mirror's name; remove shadow")
+            raise ValueError(
+                f"service has more than {most} characters, too many for the mirror's name; shorten it, or remove shadow"
+            )
         return shadow
 
     @field_validator("scaling")
     @classmethod
-    def _room_to_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
-        replicas = others.data.get("replicas")  # None where it is itself not valid, which is said anyway
+    def _can_scale(cls, scaling: Scaling | None, others: ValidationInfo) -> Scaling | None:
+        replicas = others.data.get("replicas")  # None if it is not valid, which is reported by itself
         if scaling and replicas and scaling.max < replicas:
-            raise ValueError(f"scaling.max is {scaling.max}, and replicas are {replicas}; raise max")
+            raise ValueError(f"scaling.max is {scaling.max}, less than replicas ({replicas}); raise scaling.max")
         if scaling and others.data.get("capacity") == "proportional":
-            raise ValueError("an autoscaler and capacity: proportional would fight over the pods; remove one of them")
+            raise ValueError("an autoscaler and capacity: proportional both set the number of pods; remove one of them")
         if scaling and others.data.get("router") == "replicas":
-            raise ValueError("an autoscaler would change the shares that router: replicas gives; remove scaling")
+            raise ValueError("with router: replicas, an autoscaler would change the shares of traffic; remove scaling")
         return scaling
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Namespace, name and router of what divides the traffic."""
+        """Namespace and name of the object that divides the traffic, and the router."""
         return self.namespace, self.route.name, self.router
 
     @property
     def limits(self) -> dict[str, float]:
         """Every gate's limit, by name."""
-        return {name: said.limit if isinstance(said, OwnGate) else said for name, said in self.gates.items()}
+        return {name: gate.limit if isinstance(gate, OwnGate) else gate for name, gate in self.gates.items()}
 
     @property
     def own_gates(self) -> dict[str, OwnGate]:
         """The team's own gates, by name."""
-        return {name: said for name, said in self.gates.items() if isinstance(said, OwnGate)}
+        return {name: gate for name, gate in self.gates.items() if isinstance(gate, OwnGate)}
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """How each of the team's own gates is judged, by name."""
+        """The kind of each of the team's own gates, by name."""
         return {name: own.kind for name, own in self.own_gates.items()}
 
     @property
     def counted_gates(self) -> dict[str, tuple[Gate, float]]:
-        """The gates that are judged on counts, with their limits, by name."""
+        """The gates that count, each with its limit, by name."""
         return {name: (gate, self.limits[name]) for name, gate in gate_table(self.kinds).items() if gate.counted}
 
     @property
     def latency_limits(self) -> dict[str, float]:
-        """Seconds by latency gate: each must be an edge of the histogram's buckets."""
+        """Limit of each latency gate in seconds, by name. Each must be an edge of the histogram's buckets."""
         return {name: self.limits[name] for name, gate in GATES.items() if gate.kind == "latency"}
 
 
 def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     """Return the spec in ``data``.
 
-    :param origin: the file's name, for the error's sentence.
-    :raises RefusedError: one sentence that names each wrong field.
+    :param origin: name of the file, for error messages.
+    :raises RefusedError: one sentence for each invalid field, with its name, the cause and the remedy.
     """
     try:
         return DeploymentSpec.model_validate(data)
@@ -386,14 +396,14 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
 
 
 def load_spec(path: Path) -> DeploymentSpec:
-    """Read one YAML file.
+    """Return the spec in one YAML file.
 
-    :raises RefusedError: the file is no YAML, or its content is not valid.
+    :raises RefusedError: the file cannot be read, is not YAML, or its content is not valid.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RefusedError(f"{path.name}: is not valid YAML; {' '.join(str(error).split())}") from error
+        raise RefusedError(f"{path.name}: is not valid YAML; correct it: {' '.join(str(error).split())}") from error
     except OSError as error:
-        raise RefusedError(f"{path.name}: cannot be read; {error.strerror}") from error
+        raise RefusedError(f"{path.name}: cannot be read ({error.strerror}); correct its permissions") from error
     return parse_spec(data, path.name)

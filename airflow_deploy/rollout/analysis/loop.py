@@ -22,10 +22,9 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, QUICK_TIMEOUT, REQUEST_TIMEOUT
 from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.analysis.judge import Terms
 from airflow_deploy.domain.analysis.report import AnalysisReport, LookSummary
-from airflow_deploy.domain.analysis.verdict import Finding, Verdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict, Finding, Verdict
 from airflow_deploy.domain.config.gates import gate_table
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import DeployError, FencedError
@@ -130,7 +129,7 @@ class AnalysisLoop:
         try:
             route = self._cluster.team_route_or_absent(*self._plan.spec.place)
             if ended := self._ended(route, at):
-                _say(self._report.again())
+                _say(self._report.last_table())
                 return ended
             if route.phase != routes.PROMOTED:
                 self._sighted_before_promotion = self._sighted
@@ -140,7 +139,7 @@ class AnalysisLoop:
             # Nobody else would look: whatever the cluster answers, this goes on, unsighted.
             route, blind = None, str(error)
         if self._condition:
-            self._log.answer(at, None if blind else self._answer(self._condition))
+            self._log.observe_incident(at, None if blind else self._answer(self._condition))
         verdict, findings = self._log.look(at, blind, self._assignment.next_share)
         outcome = self._decide(verdict, findings, at)
         if outcome:
@@ -224,7 +223,7 @@ class AnalysisLoop:
             if ready >= needed:
                 self._complete = share
             if share in (self._complete, 100) or not plan.divides_pods:
-                self._log.pods(at, ready, needed)
+                self._log.observe_pods(at, ready, needed)
 
     def _sight(self, route: TeamRoute, at: float) -> str | None:
         """Take in what is new; return why the metrics cannot be trusted, None where they can."""
@@ -241,7 +240,7 @@ class AnalysisLoop:
                 # Two clocks: what the candidate answered counts, even if Prometheus' clock says before the shift.
                 if tick.at >= shifts[0].at or tick.counts[self._plan.candidate].requests:
                     shift = ([shift for shift in shifts if shift.at <= tick.at] or shifts[:1])[-1]
-                    self._log.tick(tick, shift.counted, mirrored=shift.mirrored)
+                    self._log.observe(tick, shift.counted, mirrored=shift.mirrored)
             self._asked_until = until
 
     def _answer(self, condition: ResolvedWhen) -> float | None:
@@ -296,7 +295,7 @@ class AnalysisLoop:
         return None
 
     def _outcome(self, verdict: Verdict, reason: str, at: float) -> FinalVerdict:
-        total = self._log.judge.total
+        total = self._log.judge.candidate_counts
         return FinalVerdict(verdict, reason, at, numbers={"requests": total.requests, "errors": total.errors})
 
     def _tell(
@@ -308,7 +307,9 @@ class AnalysisLoop:
             return
         judge = self._log.judge
         shift = self._shift
-        look = LookSummary(at, shift.share, verdict, findings, judge.total, judge.control, shift.mirrored)
+        look = LookSummary(
+            at, shift.share, verdict, findings, judge.candidate_counts, judge.stable_counts, shift.mirrored
+        )
         try:
             _say(self._report.lines(look, final=final))
         except Exception:

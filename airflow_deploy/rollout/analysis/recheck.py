@@ -75,7 +75,7 @@ def _take_in(log: EvidenceLog, item: PromotedDeployment, observer: Observer, sin
         seen = observer.ask(seconds, until, LONG_STEP)
         for tick in reader.feed(seen.counters, seen.own, seen.gauges):
             if tick.at > since:  # the scrape at that moment tells of what was before it
-                log.tick(tick, 100)
+                log.observe(tick, 100)
     return blind_reason(reader, item.plan, item.verified_at, at)
 
 
@@ -94,6 +94,6 @@ def _ask_incident(
     for index in range(INCIDENT_SAMPLES):
         when = at - span * (INCIDENT_SAMPLES - 1 - index) / (INCIDENT_SAMPLES - 1)
         value = observer.number(condition.query, when)
-        log.answer(when, value)
+        log.observe_incident(when, value)
         if not condition.denied(value):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT
 from airflow_deploy.domain.analysis.evidence import replay
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -25,7 +26,7 @@ from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_al
 from tests.support.builders import CONF, MISSING, changed, make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_world import Stage, World, records, ticks, verdicts
-from tests.unit.analysis.test_judge import SCRAPE, START
+from tests.support.judgement import SCRAPE, START
 
 HEALTHY = Stage(0, 25)
 HARMFUL = Stage(0, 25, errors=0.2)
@@ -56,7 +57,7 @@ class TestWatch:
         assert said(outcome) == "BREACHED"
         assert elapsed(outcome) <= 6 * SCRAPE
         assert outcome is not None
-        assert outcome.reason.startswith("error_rate: worse than the stable")
+        assert re.match(r"error_rate: [\d,]+ of [\d,]+ requests failed \(stable ", outcome.reason)
         assert outcome.numbers["errors"] > 0
 
     def test_says_nothing_of_a_healthy_version(self, monkeypatch: pytest.MonkeyPatch) -> None:

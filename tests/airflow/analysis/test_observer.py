@@ -23,10 +23,9 @@ from airflow_deploy.rollout.analysis.observer import (
     Observer,
     blind_reason,
 )
-from tests.support.builders import make_plan, make_spec
-from tests.unit.analysis.test_judge import START
-from tests.unit.config.test_gates import CARDS, QUEUE
-from tests.unit.metrics.test_counters import label
+from tests.support.builders import CARDS, QUEUE, make_plan, make_spec
+from tests.support.judgement import START
+from tests.support.series import label
 
 TRAEFIK = SOURCES["traefik"]
 

@@ -24,9 +24,9 @@ from airflow_deploy.rollout.analysis.recheck import ALPHA_INTERVAL, INCIDENT_SAM
 from airflow_deploy.rollout.history import PromotedDeployment
 from tests.support.builders import CONF, MISSING, changed, make_plan
 from tests.support.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
-from tests.unit.analysis.test_judge import GOOD_BASELINE, SCRAPE, START
-from tests.unit.analysis.test_sequential import binomial, margin
-from tests.unit.metrics.test_counters import label
+from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
+from tests.support.series import label
+from tests.support.statistics import binomial, margin
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 WITHOUT_CONDITION = parse_request(changed(CONF, ("incident", "resolved_when"), MISSING))
@@ -374,7 +374,7 @@ class TestGauges:
     def test_beyond_the_limit_for_all_of_the_last_five_minutes_is_harm(self) -> None:
         said = self.said(lambda at: 0.97 if at >= -300 else 0.3)
         assert said.verdict == "BREACHED"
-        assert "cpu_saturation has been beyond 0.9 for 300 s" in said.reason
+        assert "cpu_saturation: above its limit 0.9 for 300 s" in said.reason
 
     @pytest.mark.parametrize(
         "gauge_at",
@@ -417,7 +417,9 @@ class TestIncident:
     def test_back_for_the_whole_span_it_is_not_resolved(self) -> None:
         said = self.said(lambda at: 0.25 if at >= -FIVE else 0.0)
         assert said.verdict == "BREACHED"
-        assert said.reason == "resolved_when: its query yields 0.25, wanted < 0.01, for 300 s: the incident is back"
+        assert (
+            said.reason == "resolved_when: its query returns 0.25 (resolved if < 0.01) for 300 s: the incident is back"
+        )
 
     @pytest.mark.parametrize(
         "answer_at",

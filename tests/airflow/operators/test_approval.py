@@ -25,7 +25,7 @@ from airflow_deploy.tasks.question_trigger import QuestionTrigger
 from tests.airflow.operators.test_operators import Run
 from tests.support.builders import make_plan
 from tests.support.fake_cluster import FakeCluster
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 S = State
 TIMEOUT = 3600

@@ -10,8 +10,8 @@ import pytest
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.serialization.serialized_objects import DagSerialization
 
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
 from airflow_deploy.domain.analysis.graphs import graph_page
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.factory.deployment import build_dag
 from airflow_deploy.sensors.gates import AnalysisSensor, VerifySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink

@@ -31,7 +31,7 @@ from tests.airflow.operators.test_operators import Run
 from tests.airflow.rollout.test_rollback import claimed_by_the_next, deploying, execute, newer, real
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 S = State
 pytestmark = pytest.mark.usefixtures("store")

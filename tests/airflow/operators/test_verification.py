@@ -31,8 +31,8 @@ from airflow_deploy.tasks.base import ROLLBACK_RETRIES
 from tests.airflow.factory.test_deployment import DAGS, serialised
 from tests.airflow.rollout.test_rollback import claimed_by_the_next
 from tests.support.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
+from tests.support.judgement import GOOD_BASELINE, START
 from tests.support.rules import play
-from tests.unit.analysis.test_judge import GOOD_BASELINE, START
 
 Make = Callable[..., Fleet]
 SERVICES = ("accounts", "orders", "payments", "search")

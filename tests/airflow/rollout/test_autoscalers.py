@@ -25,10 +25,10 @@ from tests.airflow.operators.test_operators import Run
 from tests.airflow.operators.test_plan import World
 from tests.airflow.rollout.test_cleanup import WINDOW, Service
 from tests.airflow.rollout.test_rollback import deploying, execute, real, with_a_rule_for_the_candidate_alone
+from tests.support.autoscalers import autoscaler
 from tests.support.builders import make_plan
 from tests.support.fake_cluster import FakeCluster
 from tests.support.json_patch import apply_patch
-from tests.unit.workloads.test_autoscaling import autoscaler
 
 S = State
 pytestmark = pytest.mark.usefixtures("store")

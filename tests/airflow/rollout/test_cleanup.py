@@ -37,7 +37,7 @@ from tests.airflow.rollout.test_rollback import real
 from tests.support.fake_fleet import planned, verified
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 WINDOW = 3600
 ALL = sorted(OWN_KINDS)

@@ -14,7 +14,7 @@ from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.draining import DRAIN_WAIT_SECONDS, QUIET_SECONDS, wait_until_drained
 from tests.support.builders import make_plan
 from tests.support.fake_world import Clock, FakeObserver, Stage
-from tests.unit.analysis.test_judge import SCRAPE, START
+from tests.support.judgement import SCRAPE, START
 
 RETURNED = 60.0
 """Seconds after START at which the route says that the candidate has no traffic."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -267,7 +268,7 @@ class TestTheWayBack:
         outcome = world.look(loop, 60)
         assert said(outcome) == "BREACHED"
         assert outcome is not None
-        assert "error_rate: worse than its limit" in outcome.reason
+        assert re.search(r"error_rate: \d+ of \d+ requests failed \(limit 1.00%\)", outcome.reason)
         assert loop.brake(outcome) is not None
         assert self.gone(cast("FakePods", world.cluster))
 

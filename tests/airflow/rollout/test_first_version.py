@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import planned, verified
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock, Stage, World
-from tests.unit.analysis.test_judge import GOOD_BASELINE, START
+from tests.support.judgement import GOOD_BASELINE, START
 
 ROUTE = {
     "name": "payments-route",
@@ -305,7 +306,7 @@ class TestJudgement:
         outcome = world.look(loop, 60)
         assert said(outcome) == "BREACHED"
         assert outcome is not None
-        assert "error_rate: worse than its limit" in outcome.reason
+        assert re.search(r"error_rate: \d+ of \d+ requests failed \(limit 1.00%\)", outcome.reason)
         assert loop.brake(outcome) is not None
         assert (world.cluster.weights(), world.cluster.now.phase) == ({plan.candidate: 0}, routes.BRAKED)
 

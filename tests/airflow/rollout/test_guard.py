@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State

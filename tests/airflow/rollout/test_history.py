@@ -14,7 +14,7 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.rollout.history import promoted_deployment, promoted_deployments
 from tests.support.builders import make_plan, make_spec
-from tests.unit.analysis.test_judge import GOOD_BASELINE
+from tests.support.judgement import GOOD_BASELINE
 
 CREATED = 1_795_417_200
 NOW = CREATED + 4000.0

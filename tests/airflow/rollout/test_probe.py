@@ -27,7 +27,7 @@ from tests.airflow.rollout.test_rollback import real
 from tests.support.builders import make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_world import Clock
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 Answer = tuple[int, dict[str, str]]
 

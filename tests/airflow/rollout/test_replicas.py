@@ -11,7 +11,7 @@ import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan

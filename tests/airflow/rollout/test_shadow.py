@@ -32,7 +32,7 @@ from tests.support.builders import make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock, records
-from tests.unit.analysis.test_judge import SCRAPE, START
+from tests.support.judgement import SCRAPE, START
 from tests.unit.routing.test_zero_weight import ENVOY, taken_by
 
 __all__ = ["gateway"]  # the fixture
@@ -294,7 +294,7 @@ class TestLooks:
         assert outcome is not None
         assert outcome.verdict == "HEALTHY"
         assert "look: copies of 25 % HEALTHY, candidate" in caplog.text
-        assert "requests, copies among them, reached the candidate at a declared 20%" in outcome.reason
+        assert "requests and copies reached the candidate; the route declares 20%" in outcome.reason
         ticks = [tick for look in records(loop.evidence, "look") for tick in look["ticks"]]
         assert {(tick["share"], tick["mirrored"]) for tick in ticks} == {(20.0, True)}
 

@@ -24,7 +24,7 @@ from tests.airflow.tasks.test_triggers import ended
 from tests.support.builders import make_plan
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_world import Clock
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 QUESTION = uuid4()
 PLAN = make_plan()

@@ -20,7 +20,7 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Readiness
-from airflow_deploy.domain.analysis.final_verdict import FinalVerdict
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
@@ -41,7 +41,7 @@ from tests.airflow.analysis.test_loop import HARMFUL, HEALTHY, MAX_BAKE, planned
 from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
 from tests.support.airflow_home import isolate
 from tests.support.fake_world import Stage, World, records
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 
 def ended(trigger: triggers.OneEventTrigger) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from airflow_deploy.domain.analysis.baseline import (
 )
 from airflow_deploy.domain.config.gates import GATES
 from airflow_deploy.domain.metrics.counters import Counts, Tick
-from tests.unit.analysis.test_judge import SCRAPE, STABLE, START, answered
-from tests.unit.analysis.test_sequential import binomial
+from tests.support.judgement import SCRAPE, STABLE, START, answered
+from tests.support.statistics import binomial
 
 COUNTED = {name: (gate, gate.default) for name, gate in GATES.items() if gate.counted}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from math import inf, nan
 from typing import Any
 
 import pytest
@@ -20,12 +19,12 @@ from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 from airflow_deploy.domain.names import digest
-from tests.unit.analysis.test_judge import CANDIDATE, GOOD_BASELINE, STABLE, START, Traffic, limits
+from tests.support.evidence import OVER, STORIES, TERMS, recorded
+from tests.support.judgement import CANDIDATE, GOOD_BASELINE, STABLE, START, Traffic, limits
 
 numbers = st.integers(0, 10**9).map(float)
 edges = st.floats(1e-4, 600) | st.sampled_from([0.001953125, 0.0078125, 0.1, 0.3, 0.5, 1.0, 2.5, 10.0, 600.0])
 pairs = st.dictionaries(st.sampled_from(["refused_cards", "empty_carts"]), st.tuples(numbers, numbers))
-OVER = ResolvedWhen.load({"query": "up", "op": "<", "value": 0.01, "for": 20})
 
 counted = st.builds(Counts, numbers, numbers, numbers, st.dictionaries(edges, numbers, max_size=4), pairs)
 
@@ -46,43 +45,6 @@ def test_terms_survive_json(condition: ResolvedWhen | None) -> None:
     baseline = Baseline(GOOD_BASELINE.counts, 3.5, {"error_rate": 2.5}, ("latency_p95",))
     terms = Terms(limits(), CANDIDATE, STABLE, baseline, {"queue": "gauge"}, 0.001, 10, 300, condition, 60.0)
     assert Terms.load(json.loads(json.dumps(terms.dump()))) == terms
-
-
-def recorded(
-    seed: int, given: dict[str, float], stages: list[tuple[int, int, float, float]], **terms: Any
-) -> tuple[list[str], list[Verdict]]:
-    """Let a log be told of some stages; return its lines and what was said at each look."""
-    log = EvidenceLog(Terms(limits(**given), CANDIDATE, STABLE, GOOD_BASELINE, **terms), {"counters": "up"})
-    traffic, said = Traffic(seed), []
-    edge_p95, edge_p99 = (limits(**given)[name] for name in ("latency_p95", "latency_p99"))
-    for scrapes, share, mine, control in stages:
-        for number, plain in enumerate(traffic.ticks(scrapes, share, mine, control, slow=mine)):
-            counts = {
-                name: Counts(c.requests, c.errors, c.timed, {edge_p95: c.within[0.5], edge_p99: c.within[1.0]})
-                for name, c in plain.counts.items()
-            }
-            gauges = {"memory": None if number < 2 else 0.5, "cpu_saturation": 0.95 if number > 8 else 0.5}
-            log.tick(Tick(plain.at, counts, gauges), share)
-            blind = "Prometheus does not answer" if number == 5 else None
-            if terms.get("resolved_when"):
-                log.answer(plain.at, [0.0, inf, None, -inf, nan][number % 5])
-            said.append(log.look(plain.at, blind, 100)[0])
-    log.look(traffic.at + 1, None, 100, final=True)
-    return log.lines().splitlines(keepends=True), said
-
-
-STORIES = {
-    "healthy": [(14, 5, 0.0, 0.001), (14, 25, 0.001, 0.001), (14, 100, 0.001, 0.0)],
-    "bad": [(14, 5, 0.002, 0.002), (14, 25, 0.08, 0.002)],
-    "bad at 100": [(8, 50, 0.002, 0.002), (14, 100, 0.1, 0.0)],
-    "shared outage": [(14, 25, 0.4, 0.4)],
-}
-TERMS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "warm-up": {"warm_up": 20.0, "sustained": 20.0},
-    "incident": {"resolved_when": OVER},
-    "relapse": {"resolved_when": OVER, "relapse_after": 4.0},
-}
 
 
 def differences(lines: list[str]) -> list[Replayed]:
@@ -118,7 +80,7 @@ class TestPods:
         log = EvidenceLog(Terms(limits(), CANDIDATE, STABLE, max_unready=0.4), {})
         said = []
         for second, count in enumerate(ready):
-            log.pods(START + second, count, 2)
+            log.observe_pods(START + second, count, 2)
             said.append(log.look(START + second, "Prometheus does not answer", None)[0])
         log.look(START + len(ready), None, None, final=True)
         return log.lines().splitlines(keepends=True), said
@@ -183,21 +145,21 @@ def test_the_difference_names_what_differs() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: lines.clear(), "line 1: is missing; the file is empty"),
-        (lambda lines: lines.__setitem__(0, "{}\n"), "line 1: is no evidence; KeyError"),
-        (lambda lines: lines.__setitem__(3, lines[3][:40]), "line 4: is no evidence; JSONDecodeError"),
-        (lambda lines: lines.__setitem__(2, "[]\n"), "line 3: is no evidence; TypeError"),
+        (lambda lines: lines.clear(), "line 1: is missing, the file is empty"),
+        (lambda lines: lines.__setitem__(0, "{}\n"), r"line 1: is not valid evidence \(KeyError\)"),
+        (lambda lines: lines.__setitem__(3, lines[3][:40]), r"line 4: is not valid evidence \(JSONDecodeError\)"),
+        (lambda lines: lines.__setitem__(2, "[]\n"), r"line 3: is not valid evidence \(TypeError\)"),
         (
-            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":99')),
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":3', '"algorithm":99')),
             "line 1: was judged by version 99 of the algorithm",
         ),
         (
-            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":2', '"algorithm":1')),
-            "line 1: was judged by version 1 of the algorithm, and this is 2",
+            lambda lines: lines.__setitem__(0, lines[0].replace('"algorithm":3', '"algorithm":2')),
+            "line 1: was judged by version 2 of the algorithm, and this is 3",
         ),
         (
             lambda lines: lines.__setitem__(2, lines[2].replace('"pods":[]', '"pods":[[0,null,2]]')),
-            "line 3: is no evidence; TypeError",
+            r"line 3: is not valid evidence \(TypeError\)",
         ),
     ],
     ids=["empty", "no head", "cut off", "no look", "another algorithm", "the one before", "no pods"],
@@ -227,7 +189,7 @@ class TestRepeatedWords:
     def test_with_new_counts_only_their_findings_are_left_out(self) -> None:
         log = self.log()
         for tick in Traffic(1).ticks(10, 25, 0.0, 0.0):
-            log.tick(tick, 25)
+            log.observe(tick, 25)
             log.look(tick.at, None, None)
         looks = self.looks(log)
         assert [len(look["ticks"]) for look in looks] == [1] * 10

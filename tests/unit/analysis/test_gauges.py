@@ -1,4 +1,4 @@
-"""A gauge is harm when it stays beyond its limit, or climbs to it without rest; nothing shorter is."""
+"""A gauge is harm if it stays beyond its limit or grows steadily towards it, and only then."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from airflow_deploy.domain.analysis.gauges import (
     GaugeWatch,
     seconds_to_limit,
 )
-from tests.unit.analysis.test_judge import START
+from tests.support.judgement import START
 
 Shape = Callable[[float], float]
 
 
 def watch(shape: Shape, seconds: float, *, limit: float = 0.9, every: float = 5.0, projects: bool = True) -> GaugeWatch:
-    made = GaugeWatch("memory", limit, projects=projects)
+    gauge = GaugeWatch("memory", limit, projects=projects)
     for number in range(int(seconds / every) + 1):
-        made.see(START + number * every, shape(number * every))
-    return made
+        gauge.observe(START + number * every, shape(number * every))
+    return gauge
 
 
 def breached_at(shape: Shape, seconds: float = 1800, noise: float = 0.0) -> float | None:
-    """Return after how many seconds it is harm."""
-    rng, made = random.Random(1), GaugeWatch("memory", 0.9, projects=True)
+    """Return after how many seconds the gauge is harm; None if it never is."""
+    rng, gauge = random.Random(1), GaugeWatch("memory", 0.9, projects=True)
     for number in range(int(seconds / 5)):
-        made.see(START + number * 5.0, shape(number * 5.0) + rng.uniform(-noise, noise))
-        if made.harm():
+        gauge.observe(START + number * 5.0, shape(number * 5.0) + rng.uniform(-noise, noise))
+        if gauge.harm():
             return number * 5.0
     return None
 
@@ -48,7 +48,7 @@ class TestLeak:
         finding = watch(lambda at: 0.3 + 0.02 * at / 60, 400).harm()
         assert finding is not None
         assert finding.verdict == "BREACHED"
-        assert finding.reason.startswith("memory grows steadily, and would reach 0.9 in 2")
+        assert finding.reason.startswith("memory: grows steadily and reaches its limit 0.9 in 2")
         assert finding.numbers["seconds_left"] <= LEAK_HORIZON
 
     @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ class TestLimit:
         assert watch(lambda _: 0.95, SUSTAINED_SECONDS - 5).harm() is None
         finding = watch(lambda _: 0.95, SUSTAINED_SECONDS).harm()
         assert finding is not None
-        assert finding.reason == f"memory has been beyond 0.9 for {SUSTAINED_SECONDS:.0f} s"
+        assert finding.reason == f"memory: above its limit 0.9 for {SUSTAINED_SECONDS:.0f} s (now 0.95)"
 
-    @pytest.mark.parametrize("gone", [None, nan])
-    def test_a_moment_unseen_begins_anew(self, gone: float | None) -> None:
-        made = watch(lambda _: 0.95, SUSTAINED_SECONDS - 5)
-        made.see(START + SUSTAINED_SECONDS, gone)
-        made.see(START + SUSTAINED_SECONDS + 5, 0.95)
-        assert made.harm() is None
-        assert made.health().verdict == "UNDECIDED"
+    @pytest.mark.parametrize("missing", [None, nan])
+    def test_a_moment_unseen_begins_anew(self, missing: float | None) -> None:
+        gauge = watch(lambda _: 0.95, SUSTAINED_SECONDS - 5)
+        gauge.observe(START + SUSTAINED_SECONDS, missing)
+        gauge.observe(START + SUSTAINED_SECONDS + 5, 0.95)
+        assert gauge.harm() is None
+        assert gauge.health().verdict == "UNDECIDED"
 
     def test_infinity_is_beyond_it(self) -> None:
         assert watch(lambda _: inf, SUSTAINED_SECONDS).harm()

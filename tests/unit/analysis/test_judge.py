@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log
 from typing import Any
 
@@ -15,59 +14,23 @@ from airflow_deploy.domain.analysis.evidence import EvidenceLog
 from airflow_deploy.domain.analysis.gauges import SUSTAINED_SECONDS
 from airflow_deploy.domain.analysis.judge import ALPHA, Judge, Terms, evaluate
 from airflow_deploy.domain.analysis.verdict import Verdict
-from airflow_deploy.domain.config.gates import GATES, merge_limits
+from airflow_deploy.domain.config.gates import GATES
 from airflow_deploy.domain.metrics.counters import Counts, Tick
-from tests.unit.analysis.test_sequential import binomial
+from tests.support.judgement import (
+    CANDIDATE,
+    GOOD_BASELINE,
+    SCRAPE,
+    STABLE,
+    START,
+    Traffic,
+    answered,
+    gauges_are_fine,
+    limits,
+    make_judge,
+)
+from tests.support.statistics import binomial
 
-
-def limits(**given: float) -> dict[str, float]:
-    """Every gate's limit: the given ones, and the defaults of the others."""
-    return {name: float(str(limit)) for name, limit in merge_limits(given).items()}
-
-
-STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
 LIMITS = limits()
-START = 1_795_417_200.0
-SCRAPE = 5.0
-GOOD_BASELINE = Baseline(Counts(10_000, 10, 10_000, {0.5: 9_990, 1.0: 9_995}))
-
-
-def answered(requests: float, errors: float = 0, slow: float = 0) -> Counts:
-    return Counts(requests, errors, requests, {0.5: requests - slow, 1.0: requests - slow})
-
-
-@dataclass
-class Traffic:
-    """An open load, divided by share and answered with the given rates."""
-
-    seed: int
-    per_scrape: int = 200
-
-    def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
-        self.at = START
-
-    def ticks(self, scrapes: int, share: int, mine: float, control: float, *, slow: float = 0.0) -> Iterator[Tick]:
-        for _ in range(scrapes):
-            self.at += SCRAPE
-            to_mine = self.per_scrape if share == 100 else binomial(self.rng, self.per_scrape, share / 100)
-            others = self.per_scrape - to_mine
-            yield Tick(
-                self.at,
-                {
-                    CANDIDATE: answered(to_mine, binomial(self.rng, to_mine, mine), binomial(self.rng, to_mine, slow)),
-                    STABLE: answered(others, binomial(self.rng, others, control)),
-                },
-            )
-
-
-def make_judge(baseline: Baseline = GOOD_BASELINE, own: dict[str, float] | None = None, **terms: Any) -> Judge:
-    return Judge(Terms(limits(**(own or {})), CANDIDATE, STABLE, baseline, **terms))
-
-
-def gauges_are_fine(judge: Judge) -> None:
-    for name in ("cpu_saturation", "memory"):
-        judge.gauge(name, START, 0.3)
 
 
 def first_breach(judge: Judge, ticks: Iterator[Tick], share: int) -> float | None:
@@ -134,17 +97,21 @@ class TestHarm:
         assert first_breach(judge, Traffic(2).ticks(60, 25, 0.0, 0.0, slow=0.2), 25) is not None
         finding = judge.harm()[0]
         assert finding.gate in ("latency_p95", "latency_p99")
-        assert "slower than" in finding.reason
+        assert "requests took longer than" in finding.reason
 
     def test_a_breach_says_its_numbers(self) -> None:
         judge = make_judge()
         first_breach(judge, Traffic(3).ticks(60, 25, 0.3, 0.0), 25)
-        said, findings = evaluate(judge, None, 50)
-        assert said == "BREACHED"
+        verdict, findings = evaluate(judge, None, 50)
+        assert verdict == "BREACHED"
         assert findings[0].gate == "error_rate"
-        assert "worse than the stable" in findings[0].reason
-        assert findings[0].numbers["bad"] == judge.total.errors
-        assert findings[0].numbers["trials"] == judge.total.requests
+        bad, total = judge.candidate_counts.errors, judge.candidate_counts.requests
+        stable_bad, stable_total = judge.stable_counts.errors, judge.stable_counts.requests
+        assert findings[0].reason == (
+            f"error_rate: {bad:.0f} of {total:.0f} requests failed (stable {stable_bad:.0f} of {stable_total:.0f})"
+        )
+        assert findings[0].numbers["bad"] == judge.candidate_counts.errors
+        assert findings[0].numbers["trials"] == judge.candidate_counts.requests
 
 
 class TestWithoutControl:
@@ -190,38 +157,38 @@ class TestWithoutControl:
     def test_the_limit_alone_is_no_harm_where_there_is_a_control(self) -> None:
         judge = make_judge(Baseline())
         assert first_breach(judge, Traffic(4).ticks(100, 50, 0.1, 0.1), 50) is None
-        assert judge.total.errors / judge.total.requests > LIMITS["error_rate"]
+        assert judge.candidate_counts.errors / judge.candidate_counts.requests > LIMITS["error_rate"]
 
 
 class TestGauges:
     @pytest.mark.parametrize("name", ["cpu_saturation", "memory"])
     def test_harm_needs_a_value_beyond_its_limit_for_the_whole_time(self, name: str) -> None:
         judge = make_judge()
-        judge.gauge(name, START, 0.95)
-        judge.gauge(name, START + SUSTAINED_SECONDS - 1, 0.95)
+        judge.observe_gauge(name, START, 0.95)
+        judge.observe_gauge(name, START + SUSTAINED_SECONDS - 1, 0.95)
         assert judge.harm() == []
-        judge.gauge(name, START + SUSTAINED_SECONDS, 0.95)
+        judge.observe_gauge(name, START + SUSTAINED_SECONDS, 0.95)
         assert [(f.gate, f.verdict) for f in judge.harm()] == [(name, "BREACHED")]
 
     def test_a_moment_within_the_limit_begins_anew(self) -> None:
         judge = make_judge()
-        judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + 20, 0.90)
-        judge.gauge("memory", START + 21, 0.95)
+        judge.observe_gauge("memory", START, 0.95)
+        judge.observe_gauge("memory", START + 20, 0.90)
+        judge.observe_gauge("memory", START + 21, 0.95)
         assert judge.harm() == []
 
     @pytest.mark.parametrize("unknown", [None, float("nan")])
     def test_an_unknown_value_is_neither_harm_nor_health(self, unknown: float | None) -> None:
         judge = make_judge()
         for second in range(0, 60, 5):
-            judge.gauge("memory", START + second, unknown)
+            judge.observe_gauge("memory", START + second, unknown)
         assert judge.harm() == []
         said = {finding.gate: finding.verdict for finding in judge.health(100)}
         assert said["memory"] == "UNDECIDED"
 
     def test_a_full_pod_is_not_healthy_before_it_is_harm(self) -> None:
         judge = make_judge()
-        judge.gauge("memory", START, 0.95)
+        judge.observe_gauge("memory", START, 0.95)
         assert {f.gate: f.verdict for f in judge.health(100)}["memory"] == "UNDECIDED"
 
 
@@ -282,7 +249,7 @@ class TestHealth:
     def test_a_gauge_that_was_never_seen_is_no_health(self, missing: str) -> None:
         judge = make_judge()
         gauges_are_fine(judge)
-        judge.gauge(missing, START, None)
+        judge.observe_gauge(missing, START, None)
         self.observe(judge, 1000)
         said, findings = evaluate(judge, None, 100)
         assert said == "UNDECIDED"
@@ -296,8 +263,8 @@ class TestHealth:
         judge = make_judge()
         gauges_are_fine(judge)
         self.observe(judge, 10_000)
-        judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED_SECONDS, 0.95)
+        judge.observe_gauge("memory", START, 0.95)
+        judge.observe_gauge("memory", START + SUSTAINED_SECONDS, 0.95)
         assert evaluate(judge, None, 25)[0] == "BREACHED"
 
 
@@ -384,7 +351,7 @@ class TestSight:
         judge = self.shares(5, 10, 190)
         said, findings = evaluate(judge, "Prometheus does not answer", 25)
         assert (said, [f.reason for f in findings]) == ("BLIND", ["Prometheus does not answer"])
-        judge.gauge("memory", START, 1.0)
+        judge.observe_gauge("memory", START, 1.0)
         assert evaluate(judge, "Prometheus does not answer", 25)[0] == "BLIND"
 
     @pytest.mark.parametrize("next_share", [None, 25])
@@ -396,15 +363,15 @@ class TestSight:
 
     def test_a_gauge_that_was_beyond_its_limit_for_long_stays_harm_when_sight_is_lost(self) -> None:
         judge = make_judge()
-        judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED_SECONDS, 0.95)
+        judge.observe_gauge("memory", START, 0.95)
+        judge.observe_gauge("memory", START + SUSTAINED_SECONDS, 0.95)
         assert evaluate(judge, "Prometheus does not answer", None)[0] == "BREACHED"
 
     def test_a_gauge_is_not_beyond_its_limit_for_longer_than_it_was_seen_there(self) -> None:
         """However late the question comes, the last sample's time counts."""
         judge = make_judge()
-        judge.gauge("memory", START, 0.95)
-        judge.gauge("memory", START + SUSTAINED_SECONDS - 1, 0.95)
+        judge.observe_gauge("memory", START, 0.95)
+        judge.observe_gauge("memory", START + SUSTAINED_SECONDS - 1, 0.95)
         for _ in range(100):
             assert evaluate(judge, "Prometheus does not answer", None)[0] == "BLIND"
 
@@ -414,7 +381,7 @@ class TestSight:
         for tick in Traffic(3).ticks(60, 25, 0.3, 0.0):
             judge.observe(tick, 25)
             for name in ("cpu_saturation", "memory"):
-                judge.gauge(name, tick.at, unknown)
+                judge.observe_gauge(name, tick.at, unknown)
         said, findings = evaluate(judge, None, 50)
         assert (said, findings[0].gate) == ("BREACHED", "error_rate")
 
@@ -422,7 +389,7 @@ class TestSight:
 def test_two_judges_told_the_same_say_the_same() -> None:
     log, judge = EvidenceLog(Terms(LIMITS, CANDIDATE, STABLE, GOOD_BASELINE), {}), make_judge()
     for tick in Traffic(9).ticks(40, 25, 0.03, 0.002):
-        log.tick(tick, 25)
+        log.observe(tick, 25)
         judge.observe(tick, 25)
         assert evaluate(log.judge, None, 50) == evaluate(judge, None, 50)
 
@@ -496,7 +463,7 @@ class TestDispersion:
             gauges_are_fine(judge)
             while verdict(judge, 50) != "HEALTHY":
                 judge.observe(next(traffic.ticks(1, 25, 0.0, 0.0)), 25)
-            asked.append(judge.total.requests)
+            asked.append(judge.candidate_counts.requests)
         assert asked[1] > 3 * asked[0]
 
 
@@ -517,7 +484,7 @@ class TestContradictions:
     def test_a_histogram_that_misses_most_requests_is_blindness(self, next_share: int | None) -> None:
         said, findings = evaluate(self.told(100, 10), None, next_share)
         assert (said, {f.gate for f in findings}) == ("BLIND", {"latency_p95", "latency_p99"})
-        assert findings[0].reason == "latency_p95: its counters have 40 of the gateway's 400 requests"
+        assert findings[0].reason == "latency_p95: its counters have 40 of the candidate's 400 requests"
 
     def test_an_own_counter_that_has_nothing_is_blindness(self) -> None:
         said, findings = evaluate(self.told(100, 100, own=0), None, 50)
@@ -539,7 +506,7 @@ def test_an_own_gate_stops_a_version_as_ours_do() -> None:
         if found := judge.harm():
             break
     assert found[0].gate == "cards"
-    assert "events are bad" in found[0].reason
+    assert "events were bad" in found[0].reason
 
 
 def test_users_who_left_with_the_shift_are_harm() -> None:

@@ -7,7 +7,7 @@ import pytest
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.analysis.pods import UNREADY_LOOKS, UNREADY_SECONDS, UNSEEN_PODS_SECONDS, PodWatch
 from tests.support.builders import make_plan, make_spec
-from tests.unit.analysis.test_judge import CANDIDATE, STABLE, START, limits
+from tests.support.judgement import CANDIDATE, STABLE, START, limits
 
 
 def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0.5, every: float = 1.0) -> float | None:
@@ -15,7 +15,7 @@ def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0
     watch = PodWatch(CANDIDATE, max_unready)
     for number, count in enumerate(ready):
         if count is not None:
-            watch.see(START + number * every, count, needed)
+            watch.observe(START + number * every, count, needed)
             if watch.harm():
                 return number * every
     return None
@@ -64,7 +64,7 @@ def test_nobody_knows_what_was_in_a_long_silence() -> None:
 def test_the_finding_says_how_many_are_ready() -> None:
     judge = Judge(Terms(limits(), CANDIDATE, STABLE, max_unready=0.25))
     for second in range(4):
-        assert judge.pods(START + second, 1, 3)
+        assert judge.observe_pods(START + second, 1, 3)
     verdict, (finding,) = evaluate(judge, "Prometheus does not answer", None)
     assert verdict == "BREACHED"
     assert finding.reason == (f"ready_pods: 1 of 3 pods of {CANDIDATE} are ready, for 3 s; at most 25% may be unready")

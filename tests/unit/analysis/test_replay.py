@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_deploy.cli.main import MOST_DIFFERENCES, main
 from airflow_deploy.domain.names import digest
 from airflow_deploy.rollout.analysis.replay import replay_file
-from tests.unit.analysis.test_evidence import STORIES, TERMS, recorded
+from tests.support.evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]
 GOOD, SAID = recorded(11, {}, STORIES["healthy"])
@@ -74,22 +74,22 @@ def test_of_many_differences_the_first_are_shown(tmp_path: Path, capsys: Output)
 
 SPOILT: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "another algorithm": (
-        lambda lines: [lines[0].replace('"algorithm":2', '"algorithm":99'), *lines[1:]],
+        lambda lines: [lines[0].replace('"algorithm":3', '"algorithm":99'), *lines[1:]],
         "line 1: was judged by version 99 of the algorithm",
     ),
-    "cut off in a line": (lambda lines: [*lines[:-1], lines[-1][:40]], f"line {len(BAD)}: is no evidence"),
+    "cut off in a line": (lambda lines: [*lines[:-1], lines[-1][:40]], f"line {len(BAD)}: is not valid evidence"),
     "cut off behind a line": (lambda lines: lines[:-3], "its SHA-256 begins with "),
     "without its first line": (lambda lines: lines[1:], "line 1: "),
     "without a line": (lambda lines: [*lines[:9], *lines[10:]], "its SHA-256 begins with "),
     "with a line twice": (lambda lines: [*lines[:9], *lines[8:]], "line 10: "),
     "with two lines in another order": (lambda lines: [*lines[:8], lines[9], lines[8], *lines[10:]], "line "),
-    "empty": (lambda _: [], "line 1: is missing; the file is empty"),
+    "empty": (lambda _: [], "line 1: is missing, the file is empty"),
     "with other ends of lines": (
         lambda lines: [line.replace("\n", "\r\n") for line in lines],
         "line 1: the same values",
     ),
     "another query": (lambda lines: [lines[0].replace('"up"', '"down"'), *lines[1:]], "its SHA-256 begins with "),
-    "control characters": (lambda lines: ["\x1b[2J" + lines[0], *lines[1:]], "line 1: is no evidence"),
+    "control characters": (lambda lines: ["\x1b[2J" + lines[0], *lines[1:]], "line 1: is not valid evidence"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The log of a gate can be read: a table when something changes, and what is missing, in requests and in time."""
+"""The log of an analysis: a table if something changes, and the requests and the time that are still needed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from airflow_deploy.domain.analysis.sequential import upper_bound
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
 from airflow_deploy.domain.config.gates import Kind, gate_table
 from airflow_deploy.domain.metrics.counters import Counts, Tick
+from tests.support.judgement import CANDIDATE, STABLE, START
 
-STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
-START = 1_795_417_200.0
 KINDS: dict[str, Kind] = {"refunds": "pair"}
 GATES = gate_table(KINDS)
 LIMITS = {"refunds": 0.1} | {gate.name: gate.default for gate in GATES.values() if gate.default}
-FINDING = Finding("memory", "UNDECIDED", "memory: not seen yet, limit 0.9")
+FINDING = Finding("memory", "UNDECIDED", "memory: no value yet (limit 0.9)")
 UNDECIDED = {"bad": 0.0, "trials": 66.0, "bound": 0.05, "allowed": 0.01, "next_share": 25.0, "dispersion": 1.0}
 
 
@@ -38,10 +37,12 @@ def judged(requests: float, errors: float = 0, *, next_share: int | None = 25, b
     """A look as the judge makes it, after three scrapes of a healthy stable."""
     judge = Judge(Terms(limits=LIMITS, candidate=CANDIDATE, stable=STABLE, kinds=KINDS))
     gauges = {"cpu_saturation": 0.31, "memory": 0.32}
-    for second, mine in ((0, answered(0)), (5, answered(0)), (10, answered(requests, errors))):
-        judge.observe(Tick(START + second, {CANDIDATE: mine, STABLE: answered(19 * mine.requests, 4)}, gauges), 5)
+    for second, candidate in ((0, answered(0)), (5, answered(0)), (10, answered(requests, errors))):
+        judge.observe(
+            Tick(START + second, {CANDIDATE: candidate, STABLE: answered(19 * candidate.requests, 4)}, gauges), 5
+        )
     verdict, findings = evaluate(judge, blind, next_share)
-    return LookSummary(START + 10, 5, verdict, findings, judge.total, judge.control)
+    return LookSummary(START + 10, 5, verdict, findings, judge.candidate_counts, judge.stable_counts)
 
 
 def shown(found: LookSummary) -> dict[str, str]:
@@ -56,16 +57,16 @@ def report() -> AnalysisReport:
 
 
 class TestWhatIsSaid:
-    def told(self, looks: Sequence[LookSummary]) -> list[float]:
-        """Return at which of these looks something was said, in seconds after START."""
+    def logged(self, looks: Sequence[LookSummary]) -> list[float]:
+        """Return which of these looks are logged, in seconds after START."""
         log = report()
         return [item.at - START for item in looks if log.lines(item)]
 
     def test_the_same_is_said_every_ten_seconds(self) -> None:
-        assert self.told([look(at=START + second, requests=second) for second in range(35)]) == [0, 10, 20, 30]
+        assert self.logged([look(at=START + second, requests=second) for second in range(35)]) == [0, 10, 20, 30]
 
     def test_another_verdict_or_share_is_said_at_once(self) -> None:
-        assert self.told(
+        assert self.logged(
             [look(), look("BLIND", START + 1), look("BLIND", START + 2), look("BLIND", START + 3, 25)]
         ) == [
             0,
@@ -76,9 +77,7 @@ class TestWhatIsSaid:
     def test_what_has_changed_is_a_table_in_a_group_and_the_rest_one_line(self) -> None:
         log = report()
         first, again = log.lines(look()), log.lines(look(at=START + SUMMARY_INTERVAL))
-        assert first[0].startswith(
-            "::group::look: 5 % UNDECIDED, candidate 50 requests 1 errors, stable 1000 requests 3"
-        )
+        assert first[0].startswith("::group::look: 5 % UNDECIDED, candidate 1 errors of 50 requests, stable 3 of 1,000")
         assert [line.split()[0] for line in first[1:-1]] == ["gate", *GATES]
         assert first[-1] == "::endgroup::"
         assert again == [first[0].removeprefix("::group::")]
@@ -90,22 +89,22 @@ class TestWhatIsSaid:
 
     def test_a_loop_that_somebody_else_ends_shows_its_last_look(self) -> None:
         log = report()
-        assert log.again() == []
+        assert log.last_table() == []
         log.lines(look())
         log.lines(look(at=START + 1, requests=77))
-        assert log.again() == report().lines(look(at=START + 1, requests=77))
+        assert log.last_table() == report().lines(look(at=START + 1, requests=77))
 
 
 class TestTable:
     def test_has_a_line_for_each_gate_with_both_versions_counts(self) -> None:
         lines = shown(judged(100, 2))
         assert list(lines) == ["gate", *GATES]
-        for text in ("UNDECIDED", "2 of 100", "12 of 1900", "0.01 of requests answered 5xx", "more good ones"):
+        for text in ("UNDECIDED", "2 of 100", "12 of 1,900", "0.01 of requests answered 5xx", "more good requests"):
             assert text in lines["error_rate"]
         assert lines["refunds"].split("  ")[-1] == "0.1"
-        assert lines["error_rate"].index("2 of 100") < lines["error_rate"].index("12 of 1900")
+        assert lines["error_rate"].index("2 of 100") < lines["error_rate"].index("12 of 1,900")
         assert "0.32" in lines["memory"]
-        assert "100 of 2000 requests reached the candidate" in lines["request_rate"]
+        assert "100 of 2,000 requests reached the candidate" in lines["request_rate"]
 
     def test_its_columns_are_aligned(self) -> None:
         lines = list(shown(judged(100, 2)).values())
@@ -123,7 +122,7 @@ class TestTable:
         lines = shown(judged(100, 2, next_share=None))
         assert "may cost" not in lines["gate"]
         assert "2 of 100" in lines["error_rate"]
-        assert "12 of 1900" in lines["error_rate"]
+        assert "12 of 1,900" in lines["error_rate"]
 
     def test_the_counts_are_those_that_the_finding_rests_on(self) -> None:
         numbers = {**UNDECIDED, "bad": 1.0, "control_bad": 2.0, "control_trials": 300.0}
@@ -134,7 +133,7 @@ class TestTable:
     def test_harm_says_why(self) -> None:
         line = shown(judged(100, 60))["error_rate"]
         assert "BREACHED" in line
-        assert "worse than the stable" in line
+        assert "60 of 100 requests failed (stable 12 of 1,900)" in line
 
     def test_blindness_has_a_line_of_its_own(self) -> None:
         line = shown(judged(100, blind="Prometheus does not answer"))["sight"]
@@ -162,32 +161,32 @@ class TestMissing:
         assert more_needed([bursty])["error_rate"] > 2 * more_needed([steady])["error_rate"]
 
     @pytest.mark.parametrize(
-        ("rate", "said"),
+        ("rate", "shown"),
         [
-            (2.0, ", about 10 s at 2 a second"),
-            (0.1, ", about 3 min at 0.1 a second"),
-            (0.001, ", about 6 h at 0.001 a second"),
-            (0.0, ", and none come"),
+            (2.0, ", about 10 s at 2 per second"),
+            (0.1, ", about 3 min at 0.1 per second"),
+            (0.001, ", about 6 h at 0.001 per second"),
+            (0.0, ", but none arrive"),
             (None, ""),
         ],
     )
-    def test_the_time_is_that_of_the_present_rate(self, rate: float | None, said: str) -> None:
+    def test_the_time_is_that_of_the_present_rate(self, rate: float | None, shown: str) -> None:
         assert summary(look(), {"error_rate": 3, "latency_p99": 20}, rate).endswith(
-            f" | needs at least 20 more good requests{said} | memory: not seen yet, limit 0.9"
+            f" | needs at least 20 more good requests{shown} | memory: no value yet (limit 0.9)"
         )
 
     def test_the_present_rate_is_the_last_minutes_at_this_share(self) -> None:
-        log, said, requests = report(), [], 0
+        log, logged, requests = report(), [], 0
         for second in range(0, 400, 10):
             share, rate = (5, 1) if second < 200 else (25, 3) if second < 300 else (25, 5)
             found = replace(judged(50, 1), at=START + second, share=share, candidate=Counts(requests=requests))
-            said += log.lines(found)[:1]
+            logged += log.lines(found)[:1]
             requests += 10 * rate
-        assert "a second" not in said[0]
-        assert said[10].endswith("at 1 a second")
-        assert "a second" not in said[20]
-        assert said[29].endswith("at 3 a second")
-        assert said[36].endswith("at 5 a second")
+        assert "per second" not in logged[0]
+        assert logged[10].endswith("at 1 per second")
+        assert "per second" not in logged[20]
+        assert logged[29].endswith("at 3 per second")
+        assert logged[36].endswith("at 5 per second")
 
     def test_a_healthy_look_has_nothing_to_add(self) -> None:
         assert "|" not in summary(judged(150), {}, 1.0)

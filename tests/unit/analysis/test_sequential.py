@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from math import comb, exp, log, sqrt
+from math import comb, exp, log
 
 import numpy as np
 import numpy.typing as npt
@@ -27,31 +26,15 @@ from airflow_deploy.domain.analysis.sequential import (
     trials_needed,
     upper_bound,
 )
+from tests.support.statistics import margin
 
 ALPHA = 0.05
-
-
-def binomial(rng: random.Random, trials: int, rate: float) -> int:
-    """Draw how many of ``trials`` succeed, by skipping from success to success: Python 3.11 has no binomial."""
-    if rate <= 0 or rate >= 1:
-        return trials if rate >= 1 else 0
-    done, successes = 0, 0
-    while True:
-        done += int(log(1 - rng.random()) / log(1 - rate)) + 1
-        if done > trials:
-            return successes
-        successes += 1
 
 
 def chance(trials: int, rate: float, bad: npt.NDArray[np.int64]) -> Array:
     """The binomial distribution's probability of each number."""
     ways = np.array([comb(trials, number) for number in range(trials + 1)])
     return np.asarray(ways[bad] * rate**bad * (1 - rate) ** (trials - bad))
-
-
-def margin(runs: int, rate: float) -> float:
-    """Three standard deviations of a binomial share."""
-    return rate + 3 * sqrt(rate * (1 - rate) / runs)
 
 
 def windows_until_alarm(

@@ -135,7 +135,7 @@ class TestTrigger:
             ("", "conf: is not valid JSON"),
             ("{", "conf: is not valid JSON"),
             ("[" * 50_000, "conf: is not valid JSON"),
-            ("[]", "conf: is empty or no object; send the commit"),
+            ("[]", "conf: is empty or not an object; send an object"),
             (" " * 70_000, "conf: is larger than 65536 bytes; shorten its texts"),
             ('{"a": "\x1b[31m"}', "conf: is not valid JSON"),
             (json.dumps({**CONF, "surprise": 1}), "conf: surprise is not a known key; remove it"),

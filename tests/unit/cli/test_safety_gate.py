@@ -85,7 +85,7 @@ class TestBeforeAnyCall:
             ({"change": {"files": {1, 2}}}, "conf: is not plain JSON (TypeError)"),
             (
                 {"resolved_when": {"query": "up[1y:1s]", "op": "<", "value": 1}},
-                "conf: incident.resolved_when.query is not valid: a range may cover 1d at most; shorten it",
+                "conf: incident.resolved_when.query is not valid: one of its ranges is longer than 1d; shorten it",
             ),
             ({"service": "../other"}, "service: ../other is not the name of a service"),
             ({"service": "payments\n"}, "service: payments"),

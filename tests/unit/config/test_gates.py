@@ -11,10 +11,7 @@ from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import Counts
-from tests.support.builders import make_plan, make_spec
-
-CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}
-QUEUE = {"gauge": 'max(queue_depth{pod=~"$version-.*"})', "limit": 100}
+from tests.support.builders import CARDS, QUEUE, make_plan, make_spec
 
 
 def spec(**gates: Any) -> DeploymentSpec:
@@ -55,19 +52,19 @@ def test_their_queries_are_of_one_version() -> None:
         ("error_rate", CARDS, "error_rate cannot name a gate of your own"),
         ("Cards", CARDS, "Cards cannot name a gate of your own"),
         ('x" or up', CARDS, "cannot name a gate of your own"),
-        ("cards", {**CARDS, "limit": 0.9}, "limit must lie between 1e-06 and 0.5"),
-        ("cards", {**CARDS, "bad": None}, "has either bad and total"),
-        ("cards", {**CARDS, **QUEUE}, "has either bad and total"),
-        ("cards", {"limit": 1}, "has either bad and total"),
+        ("cards", {**CARDS, "limit": 0.9}, "limit is a share of total; write a number from 1e-06 to 0.5"),
+        ("cards", {**CARDS, "bad": None}, "write either bad and total"),
+        ("cards", {**CARDS, **QUEUE}, "write either bad and total"),
+        ("cards", {"limit": 1}, "write either bad and total"),
         ("cards", {**QUEUE, "limit": "many"}, "limit is not valid"),
         ("cards", {**QUEUE, "limit": float("nan")}, "limit is not valid"),
-        ("cards", {**QUEUE, "gauge": "max(queue_depth)"}, "gauge is not valid: must hold $version"),
-        ("cards", {**QUEUE, "gauge": "sum_over_time(x{v='$version'}[9y])"}, "a range may cover 1d at most"),
+        ("cards", {**QUEUE, "gauge": "max(queue_depth)"}, "gauge is not valid: must contain $version"),
+        ("cards", {**QUEUE, "gauge": "sum_over_time(x{v='$version'}[9y])"}, "one of its ranges is longer than 1d; shorten it"),
         ("cards", {**QUEUE, "colour": "red"}, "colour is not a known key"),
-        ("cards", 0.5, "cards is no gate"),
-        ("memory", "0.5", "write its limit"),
-        ("memory", True, "write its limit"),
-        ("memory", float("inf"), "write its limit"),
+        ("cards", 0.5, "cards is not a gate"),
+        ("memory", "0.5", "write a number, or for a gate of your own"),
+        ("memory", True, "write a number, or for a gate of your own"),
+        ("memory", float("inf"), "write a number, or for a gate of your own"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_by_name(name: str, gate: Any, said: str) -> None:

@@ -146,7 +146,7 @@ class TestSeen:
         assert "| gate | shown | bad requests so far | at worst\\, at 25 \\% | permitted | requests needed |" in body
         assert f"| error\\_rate | not yet | 0 of 25 | {cost} | 1\\.00\\% | {trials_needed(0, 0.04, BETA)} |" in body
         assert f"| latency\\_p95 | yes | 0 of 25 | {cost} | 5\\.00\\% | {trials_needed(0, 0.2, BETA)} |" in body
-        assert "| cpu\\_saturation | not yet | not seen yet\\, limit 0\\.9 |  |  |  |" in body
+        assert "| cpu\\_saturation | not yet | no value yet \\(limit 0\\.9\\) |  |  |  |" in body
 
     def test_says_where_the_gate_has_not_judged(self) -> None:
         body = question(25, undecided={}).body()

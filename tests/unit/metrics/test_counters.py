@@ -9,35 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_deploy.domain.metrics.counters import CounterReader, Counts, OwnSeries, Series, Tick
+from airflow_deploy.domain.metrics.counters import CounterReader, Counts, OwnSeries, Series
 from airflow_deploy.domain.metrics.sources import SATURATION, SOURCES, saturation_query
 from airflow_deploy.domain.names import promql_string
-
-STABLE, CANDIDATE = "payments", "payments-0123456-1795417200"
-TRAEFIK = SOURCES["traefik"]
-REQUESTS, DURATION = TRAEFIK.requests, TRAEFIK.duration
-SCRAPE = 5.0
-
-
-def label(service: str, *, namespace: str = "shop", route: str = "pay", index: int = 0) -> str:
-    """How Traefik names a backend."""
-    return f"httproute-{namespace}-{route}-gw-traefik-ep-web-0-abc-svc-{namespace}-{service}-{index}@kubernetesgateway"
-
-
-def labels(name: str, service: str, instance: str = "gateway-0", **more: str) -> dict[str, str]:
-    return {"__name__": name, "service": label(service), "instance": instance, **more}
-
-
-def reader() -> CounterReader:
-    return CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE))
-
-
-def requests(service: str, *samples: tuple[float, float], code: str = "200", instance: str = "gateway-0") -> Series:
-    return Series(labels(REQUESTS, service, instance, code=code), samples)
-
-
-def total(ticks: list[Tick], service: str) -> Counts:
-    return sum((tick.counts[service] for tick in ticks), Counts())
+from tests.support.judgement import CANDIDATE, SCRAPE, STABLE
+from tests.support.series import DURATION, REQUESTS, TRAEFIK, label, labels, poll, reader, requests, total
 
 
 @st.composite
@@ -61,12 +37,6 @@ def histories(draw: st.DrawFn) -> list[Series]:
                 value += draw(st.integers(0, 50))
             found.append(Series(labels(name, service, **more), samples))
     return found
-
-
-def poll(history: list[Series], since: float, until: float) -> list[Series]:
-    """What a query at ``until`` returns of the samples newer than ``since``."""
-    seen = [Series(s.labels, [(at, value) for at, value in s.samples if since < at <= until]) for s in history]
-    return [series for series in seen if series.samples]
 
 
 class TestCounterReader:

@@ -17,8 +17,8 @@ from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.metrics.counters import CounterReader, Counts, Series, Tick
 from airflow_deploy.domain.metrics.scrape_windows import ScrapeWindows
 from airflow_deploy.domain.metrics.sources import SOURCES
-from tests.unit.analysis.test_judge import GOOD_BASELINE, gauges_are_fine, limits
-from tests.unit.metrics.test_counters import CANDIDATE, STABLE, poll, total
+from tests.support.judgement import CANDIDATE, GOOD_BASELINE, STABLE, gauges_are_fine, limits
+from tests.support.series import poll, total
 
 PRESET = SOURCES["application"]
 SCRAPE = 5.0

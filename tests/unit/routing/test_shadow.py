@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from airflow_deploy.domain.analysis.baseline import QUIET_BIN_SECONDS
-from airflow_deploy.domain.analysis.delivery import Delivery
 from airflow_deploy.domain.analysis.evidence import EvidenceLog, replay
 from airflow_deploy.domain.analysis.judge import Judge, Terms
+from airflow_deploy.domain.analysis.traffic_share import TrafficShareMonitor
 from airflow_deploy.domain.analysis.verdict import Finding
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.metrics.counters import Counts, Tick
@@ -24,7 +24,7 @@ from airflow_deploy.domain.workloads import mirror
 from airflow_deploy.factory.deployment import build_dag
 from tests.support.builders import make_plan, make_spec
 from tests.support.json_patch import PatchRefused
-from tests.unit.analysis.test_judge import GOOD_BASELINE, SCRAPE, START
+from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
 from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, claimed, weights, write
 
 SHADOW = {"share": 25, "safe_to_mirror": True}
@@ -206,7 +206,7 @@ class TestRoute:
 class TestCounts:
     @pytest.mark.parametrize("share", [1, 10, 25, 50])
     def test_a_mirror_that_delivers_is_not_called_one_that_does_not(self, share: int) -> None:
-        delivery = Delivery(1.05, 10.0)
+        delivery = TrafficShareMonitor(1.05, 10.0)
         for scrape in range(60):
             # Each copy is one more request that is counted; users' come as before.
             counted = Shift(share, 0.0, mirrored=True).counted
@@ -215,7 +215,7 @@ class TestCounts:
         assert delivery.traffic_lost() is None
 
     def test_copies_that_do_not_arrive_are_no_sight(self) -> None:
-        delivery = Delivery(2.0, 10.0)
+        delivery = TrafficShareMonitor(2.0, 10.0)
         for scrape in range(60):
             delivery.observe(float(scrape), 0.0, 200.0, 20.0, mirrored=True)
         assert delivery.share().verdict == "BLIND"
@@ -224,14 +224,16 @@ class TestCounts:
         """Of 200 a second 70 are left, and half of them are copied."""
 
         def gone(*, mirrored: bool) -> Finding | None:
-            delivery = Delivery(2.0, 200.0)
+            delivery = TrafficShareMonitor(2.0, 200.0)
             for second in range(int(QUIET_BIN_SECONDS) + 60):
                 delivery.observe(float(second), 35.0, 70.0, 33.33, mirrored=mirrored)
             return delivery.traffic_lost()
 
         found = gone(mirrored=True)
         assert found is not None
-        assert found.reason.startswith("request_rate: 70 requests per second since the shift to 33.33 %")
+        assert found.reason.startswith(
+            "request_rate: the service gets 70 requests per second since the shift to 33.33 %"
+        )
         assert gone(mirrored=False) is None
 
     def test_of_a_mirror_are_those_of_both_versions(self) -> None:
@@ -259,10 +261,9 @@ def counts(requests: float, errors: float = 0.0) -> Counts:
 def scrapes(
     judge: Judge | EvidenceLog, since: int, number: int, share: float, errors: float, *, mirrored: bool
 ) -> None:
-    take = judge.observe if isinstance(judge, Judge) else judge.tick
     for at in range(since, since + number):
         mine, control = counts(20, errors), counts(80)
-        take(Tick(START + SCRAPE * at, {CANDIDATE: mine, STABLE: control}), share, mirrored=mirrored)
+        judge.observe(Tick(START + SCRAPE * at, {CANDIDATE: mine, STABLE: control}), share, mirrored=mirrored)
 
 
 def terms(*, apart: bool = False) -> Terms:

@@ -20,7 +20,7 @@ from airflow_deploy.domain.routing.testers import (
 )
 from tests.support.builders import make_spec
 from tests.support.json_patch import apply_patch
-from tests.unit.metrics.test_counters import label
+from tests.support.series import label
 
 OWNER = "DEP-1795417200-ffffffff/1"
 ASKED = {"type": "Exact", "name": "x-canary", "value": "always"}

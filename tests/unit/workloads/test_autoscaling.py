@@ -14,19 +14,10 @@ from airflow_deploy.domain.workloads.autoscaling import (
     holder_of,
     release_patch,
 )
+from tests.support.autoscalers import autoscaler
 from tests.support.json_patch import PatchRefused, apply_patch
 
 RUN, LATER = "DEP-1-aaaaaaaa", "DEP-2-bbbbbbbb"
-
-
-def autoscaler(minimum: int | None = 2, maximum: int = 10, **annotations: str) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
-        "name": "web",
-        "resourceVersion": "7",
-        **({"annotations": annotations} if annotations else {}),
-    }
-    spec: dict[str, Any] = {"maxReplicas": maximum, "scaleTargetRef": {"kind": "Deployment", "name": "web"}}
-    return {"metadata": metadata, "spec": spec if minimum is None else {**spec, "minReplicas": minimum}}
 
 
 def held(pods: int = 5, **made: Any) -> dict[str, Any]:

@@ -214,14 +214,14 @@ class TestScaling:
 
     @pytest.mark.parametrize(
         ("scaling", "said"),
-        [({"max": 2}, "scaling.max is 2, and replicas are 3"), ({"max": 5, "cpu": 0}, "scaling.cpu"), ({}, "scaling")],
+        [({"max": 2}, "scaling.max is 2, less than replicas \(3\)"), ({"max": 5, "cpu": 0}, "scaling.cpu"), ({}, "scaling")],
     )
     def test_it_must_make_sense(self, scaling: dict[str, int], said: str) -> None:
         with pytest.raises(RefusedError, match=f"payments.yaml: .*{said}"):
             make_spec(replicas=3, scaling=scaling)
 
     def test_two_may_not_set_the_number_of_pods(self) -> None:
-        with pytest.raises(RefusedError, match="an autoscaler and capacity: proportional would fight over the pods"):
+        with pytest.raises(RefusedError, match="an autoscaler and capacity: proportional both set the number of pods"):
             make_spec(scaling={"max": 3}, capacity="proportional")
 
 
