@@ -198,7 +198,10 @@ class RecordingOperator(DeployOperator):
     def _checked(self, context: Context, copy: Any, error: DeployError) -> DeploymentPlan:
         if self.spec is None:
             raise error
-        plan = DeploymentPlan.load(copy)
+        try:
+            plan = DeploymentPlan.load(copy)
+        except (ValueError, RecursionError):
+            raise error from None
         check_identity(context, plan)
         if _place(plan.spec) != _place(parse_spec(self.spec, f"{plan.dag_id}'s YAML")):
             raise TemporaryError(
