@@ -204,7 +204,7 @@ def _decision(
     return Decision(score, ask, refuse)
 
 
-class Given(NamedTuple):
+class StageTraffic(NamedTuple):
     """What one stage gives: its share in %, of copies or of the traffic itself."""
 
     share: int
@@ -219,8 +219,8 @@ class Given(NamedTuple):
 def _stages(spec: DeploymentSpec, deployed: tuple[str, str]) -> list[Stage]:
     """Make the stages; ``deployed`` is what let the first of them begin."""
     stages: list[Stage] = []
-    copied = [Given(spec.shadow.share, mirrored=True)] if spec.shadow else []
-    given = [*copied, *(Given(share, mirrored=False) for share in spec.canary.stages)]
+    copied = [StageTraffic(spec.shadow.share, mirrored=True)] if spec.shadow else []
+    given = [*copied, *(StageTraffic(share, mirrored=False) for share in spec.canary.stages)]
     for now, following in zip_longest(given, given[1:]):
         agreed = stages[-1].agreed if stages else deployed
         tooltip = f"{'copies of ' if now.mirrored else ''}{now.share} % of real traffic"

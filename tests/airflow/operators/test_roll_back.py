@@ -139,9 +139,9 @@ def check_taken_back(fleet: Fleet, plan: DeploymentPlan) -> None:
     assert [step["to"] for step in steps[-3:]] == ["VERIFIED", "ROLLING_BACK", "ROLLED_BACK"]
     assemble([Step(**{key: value for key, value in step.items() if key != "from"}) for step in steps])
     assert all(before["to"] == after["from"] for before, after in pairwise(steps))
-    assert {step["task"] for step in steps[-2:]} == {f"{DAG_ID}.take_back"}
+    assert {step["task"] for step in steps[-2:]} == {f"{DAG_ID}.roll_back"}
     said = summary(plan)
-    event = said["judgements"][f"{DAG_ID}.take_back"]
+    event = said["judgements"][f"{DAG_ID}.roll_back"]
     assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
     assert said["reason"] == f"{plan.stable} has all traffic, {plan.candidate} is stopped"
     assert said["verdict_at"] == event["at"]
