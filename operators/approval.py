@@ -1,4 +1,4 @@
-"""The questions to a person: before the deployment, where a gate cannot decide, and before the promotion."""
+"""The questions to a person: before the deployment, after a gate that cannot decide, and before the promotion."""
 
 from __future__ import annotations
 
@@ -6,63 +6,53 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk import Context, XComArg
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import Context
 
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
 from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT, Answer, Person, answered
-from airflow_deploy.domain.lifecycle.confidence import Confidence
 from airflow_deploy.domain.lifecycle.question import About, Question
-from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State
-from airflow_deploy.tasks.base import DeployOperator, record_step, recorded_steps, resolved
+from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.lifecycle.xcom_keys import ANSWER_KEY, CONFIDENCE_KEY, STEPS_KEY, VERDICT_KEY
+from airflow_deploy.operators.confidence import pushed_confidence
+from airflow_deploy.tasks.base import DeployOperator, record_step, recorded_steps
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 
 
 class DeploymentApprovalOperator(DeployOperator):
     """Ask a person whether to go on, and wait for the answer; silence is a no.
 
-    :param about: what is asked. A question about a share stands behind a gate, the last one of ``seen``, and nobody is
-        asked where that ended HEALTHY.
-    :param timeout: seconds after which silence counts.
-    :param confidence: the score as JSON; it is shown.
-    :param seen: ids of the gates and questions so far; what they said is shown.
-    :param claim: the owner that ``claim_route`` returned: the question ends with its route. None before there is one.
-    """
+    After the deployment was agreed on, the question ends also with the claim: a breach closes it.
 
-    template_fields: Sequence[str] = ("plan", "confidence", "claim")
+    :param about: the subject. A question about a share follows a gate that could not decide, the last one of ``seen``.
+    :param timeout: seconds after which silence counts.
+    :param score: id of the task that computed the score, which is shown.
+    :param seen: ids of the gates and questions so far, whose results are shown.
+    """
 
     def __init__(
         self,
         *,
         about: About,
         timeout: int,
-        confidence: dict[str, Any] | str | XComArg,
+        score: str,
         seen: Sequence[str] = (),
-        claim: str | XComArg | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.about: About = about
         self.timeout = timeout
-        self.confidence: Any = confidence
+        self.score = score
         self.seen = list(seen)
-        self.claim: Any = claim
 
     def execute(self, context: Context) -> None:
-        """Record the question, put it, and wait.
-
-        :raises AirflowSkipException: the gate has decided.
-        """
-        gate = _event(context, self.seen[-1]) if self.seen else {}
-        if isinstance(self.about, int) and gate.get("verdict") == "HEALTHY":
-            raise AirflowSkipException("the gate has decided, so nobody is asked")
-        record_step(context, State.AWAITING_APPROVAL, self._why(gate))
+        """Record the question, ask it, and wait."""
+        record_step(context, State.AWAITING_APPROVAL, self._why(context))
         self._ask(context, deadline=time.time() + self.timeout)
 
-    def answered(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Record the answer; return a yes, and wait on where it is one that does not count.
+    def answered(self, context: Context, event: dict[str, Any], deadline: float) -> None:
+        """Record the answer: succeed on a yes, and wait on if it does not count.
 
-        :param deadline: of the question, in unix seconds: it stays the same when the question is put again.
+        :param deadline: of the question, in unix seconds: it stays the same when the question is asked again.
         :raises DeclinedError: a no, or silence.
         :raises FencedError: the question was withdrawn.
         """
@@ -72,13 +62,14 @@ class DeploymentApprovalOperator(DeployOperator):
         if not answer.counts:
             self._ask(context, deadline)
         if answer.agreed:
-            return answer.model_dump(mode="json")
+            context["ti"].xcom_push(key=ANSWER_KEY, value=answer.model_dump(mode="json"))
+            return
         if self.about == "deployment":  # else the rollback records what follows
             record_step(context, State.REJECTED, answer.sentence)
         raise (FencedError if answer.said == "withdrawn" else DeclinedError)(answer.sentence)
 
     def _ask(self, context: Context, deadline: float) -> None:
-        """Put the question where Airflow shows it, open, and wait. Put again, it keeps the text that it had first."""
+        """Open the question in Airflow and wait. Asked again, it keeps its first text."""
         from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 
         question, identity = self._question(context), context["ti"].id
@@ -87,26 +78,28 @@ class DeploymentApprovalOperator(DeployOperator):
         upsert_hitl_detail(
             ti_id=identity, options=[APPROVE, REJECT], subject=subject, body=body, defaults=[REJECT], params={}
         )
-        trigger = QuestionTrigger(str(identity), deadline, question.plan.dump(), resolved(self.claim))
+        claim = None if self.about == "deployment" else self.load_claim()
+        trigger = QuestionTrigger(str(identity), deadline, question.plan.dump(), claim)
         self.defer(trigger=trigger, method_name="answered", kwargs={"deadline": deadline})
 
     def _question(self, context: Context) -> Question:
         seen, undecided = self.seen, None
-        if seen and (gate := _event(context, seen[-1])).get("verdict") != "HEALTHY":
+        if seen and (gate := _pulled(context, seen[-1], VERDICT_KEY)).get("verdict") != "HEALTHY":
             seen, undecided = seen[:-1], gate.get("numbers", {})
         return Question(
             plan=self.load_plan(),
-            confidence=Confidence.load(resolved(self.confidence)),
+            confidence=pushed_confidence(context, self.score),
             about=self.about,
             timeout=self.timeout,
             seen=[(task, said) for task in seen for said in _said(context, task)],
             undecided=undecided,
         )
 
-    def _why(self, gate: dict[str, Any]) -> str:
+    def _why(self, context: Context) -> str:
+        gate = _pulled(context, self.seen[-1], VERDICT_KEY) if self.seen else {}
         if self.seen and gate.get("verdict") != "HEALTHY":
-            return f"{self.seen[-1]} leaves it to a person: {gate.get('reason', 'it has not judged')}"
-        return f"confidence {Confidence.load(resolved(self.confidence)).score:g} asks a person"
+            return f"{self.seen[-1]} leaves it to a person: {gate.get('reason', 'it has no verdict')}"
+        return f"confidence {pushed_confidence(context, self.score).score:g} asks a person"
 
     def _answer(self, event: dict[str, Any]) -> Answer:
         if "closed" in event:
@@ -117,33 +110,35 @@ class DeploymentApprovalOperator(DeployOperator):
 
 
 def check_agreed(context: Context, judge: str, question: str) -> None:
-    """Make sure that ``judge``, a gate or a score, let the deployment go on, or that a person did.
+    """Make sure that ``judge``, a gate or a score, or a person let the deployment go on.
 
-    Whoever may edit tasks in Airflow can mark a question as done. That is no answer.
+    A question that was marked as done in Airflow has no answer.
 
-    :raises RefusedError: neither has.
+    :raises RefusedError: neither did.
     """
-    said = _event(context, judge)
-    if said.get("verdict") == "HEALTHY" or said.get("route") == "go":
+    if _pulled(context, judge, VERDICT_KEY).get("verdict") == "HEALTHY":
         return
-    if not _event(context, question):
-        raise RefusedError(f"{question} has no yes of anybody who may agree; to mark it as done is none")
+    if _pulled(context, judge, CONFIDENCE_KEY).get("route") == "go":
+        return
+    if not _pulled(context, question, ANSWER_KEY):
+        raise RefusedError(
+            f"{question} has no yes of a person who may agree; answer the question instead of marking the task as done"
+        )
 
 
-def _event(context: Context, task: str) -> dict[str, Any]:
-    value = context["ti"].xcom_pull(task_ids=task)
+def _pulled(context: Context, task: str, key: str) -> dict[str, Any]:
+    value = context["ti"].xcom_pull(task_ids=task, key=key)
     return value if isinstance(value, dict) else {}
 
 
 def _said(context: Context, task: str) -> list[str]:
-    event = _event(context, task)
-    if "verdict" in event:
+    if event := _pulled(context, task, VERDICT_KEY):
         return [f"{event['verdict']}: {event['reason']}"]
     return [answer.sentence for step in recorded_steps(context, [task]) for answer in step.answers]
 
 
 def _keep(context: Context, answer: Answer) -> None:
-    """Add the answer to the question's step; of each person the latest answer is kept."""
+    """Add the answer to the question's step, which keeps the latest answer of each person."""
     ti = context["ti"]
     steps = [
         step.model_copy(update={"answers": (*(a for a in step.answers if a.by != answer.by), answer)})

@@ -1,8 +1,9 @@
-"""``audit``: check that what was recorded is a legal path, and write the deployment's artifacts."""
+"""``audit``: check that the recorded steps are a legal path, and write the deployment's artifacts."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,19 +12,27 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.errors import IllegalTransitionError
+from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.errors import DeployError, IllegalTransitionError, PermanentError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, PLAN_KEY, VERDICT_KEY
 from airflow_deploy.domain.names import SHADOW
 from airflow_deploy.domain.workloads.manifests import render_version
 from airflow_deploy.tasks.base import DeployOperator, recorded_steps
+from airflow_deploy.tasks.frozen import BASELINE, PLANS, check_identity, read, read_plan
+
+log = logging.getLogger(__name__)
+
+SCORES = ("score_confidence", "score_promotion")
+"""Ids of the tasks that score."""
 
 
 def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str]) -> str:
-    """Write the four artifacts and return their folder. Written twice, the later ones stay.
+    """Write the four artifacts and return their folder. A second call replaces them.
 
     :param steps_of: ids of the tasks that record steps, in the DAG's order.
-    :raises IllegalTransition: what was recorded is no path (a person marked a task as done, say). The artifacts are
+    :raises IllegalTransitionError: the steps are no path (a person marked a task as done, say). The artifacts are
         written all the same, and say so.
     """
     steps = recorded_steps(context, steps_of)
@@ -33,13 +42,13 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
     artifacts = Artifacts(plan)
     identity = plan.deployment_id
     judgements = {task: event for task in steps_of if (event := _judgement(context, task))}
-    score = {task: context["ti"].xcom_pull(task_ids=task) for task in ("score_confidence", "score_promotion")}
+    score = {task: context["ti"].xcom_pull(task_ids=task, key=CONFIDENCE_KEY) for task in SCORES}
     artifacts.write(f"confidence_{identity}.json", _json({task: item for task, item in score.items() if item}))
     if plan.digest:
         artifacts.write(f"manifest_{identity}.yaml", render_version(plan))
     artifacts.write(f"transitions_{identity}.jsonl", _lines(path))
-    # What the verification needs to go on looking at this deployment, and to take it back.
-    frozen = {"plan": plan.dump(), "baseline": context["ti"].xcom_pull(task_ids="capture_baseline")}
+    # The scheduled verification needs both.
+    frozen = {"plan": plan.dump(), "baseline": _baseline(context)}
     summary = {**_summary(plan, path, judgements), **frozen, "irregular": irregular and str(irregular)}
     artifacts.write(f"{identity}.json", _json(summary))
     if irregular:
@@ -48,14 +57,13 @@ def write_audit(context: Context, plan: DeploymentPlan, steps_of: Sequence[str])
 
 
 def amend_audit(plan: DeploymentPlan, steps: Sequence[Step], judgement: dict[str, Any]) -> str:
-    """Add to a deployment's artifacts what was done after its run had ended, and return their folder.
+    """Add steps that were taken after the run had ended to its artifacts, and return their folder.
 
-    It may run twice: what a first try has written is written again. The summary comes last, since it is by the summary
-    that a deployment counts as VERIFIED.
+    It may run again, and then writes the same. The summary comes last, since a deployment counts as VERIFIED by it.
 
-    :param steps: what the task recorded; all of them by the same task.
-    :param judgement: what it rests on, as the judges' events are.
-    :raises IllegalTransition: they make no path together with what was recorded. The artifacts say so.
+    :param steps: the steps, all recorded by one task.
+    :param judgement: the verdict that they rest on, as an event.
+    :raises IllegalTransitionError: with the steps of the run they are no path. The artifacts say so.
     """
     artifacts, identity = Artifacts(plan), plan.deployment_id
     before = [
@@ -74,7 +82,7 @@ def amend_audit(plan: DeploymentPlan, steps: Sequence[Step], judgement: dict[str
 
 
 def _joined(steps: Sequence[Step]) -> tuple[list[Transition], IllegalTransitionError | None]:
-    """Return the transitions that the steps make, and why they are no path, None where they are one."""
+    """Return the transitions that the steps make, and the error if they are no path."""
     try:
         return assemble(steps), None
     except IllegalTransitionError as error:
@@ -92,8 +100,19 @@ def _rejection(context: Context) -> Step:
 
 
 def _judgement(context: Context, task: str) -> dict[str, Any] | None:
-    value = context["ti"].xcom_pull(task_ids=task)
+    value = context["ti"].xcom_pull(task_ids=task, key=VERDICT_KEY)
     return value if isinstance(value, dict) and "verdict" in value else None
+
+
+def _baseline(context: Context) -> Any:
+    """Return the baseline; None if the run did not come so far, or the file was changed since."""
+    if not context["ti"].xcom_pull(task_ids=BASELINE.writer, key=BASELINE.digest_key):
+        return None
+    try:
+        return read(context, BASELINE)
+    except PermanentError as error:
+        log.warning("%s; the summary has no baseline", error)
+        return None
 
 
 def _summary(plan: DeploymentPlan, path: Sequence[Transition], judgements: dict[str, Any]) -> dict[str, Any]:
@@ -139,27 +158,61 @@ def _json(value: Any) -> str:
 class RecordingOperator(DeployOperator):
     """A task that comes after all the others, however far they came.
 
-    :param plans_of: ids of the tasks that return the plan, the latest one first.
+    :param plans_of: ids of the tasks that freeze the plan, the latest one first.
     :param steps_of: ids of all tasks that record steps, in the DAG's order.
+    :param spec: the service's spec as JSON, from the DAG. It checks the copy of the plan that is used while the
+        artifact store is away.
     """
 
-    # No plan among them: which of two tasks has the latest one is known only when this one runs.
-    template_fields: Sequence[str] = ()
-
-    def __init__(self, *, plans_of: Sequence[str], steps_of: Sequence[str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        plans_of: Sequence[str],
+        steps_of: Sequence[str],
+        spec: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.plans_of = list(plans_of)
         self.steps_of = list(steps_of)
+        self.spec = spec
 
     def latest_plan(self, context: Context) -> DeploymentPlan:
-        """Return the plan, with the image's digest where the build came so far.
+        """Return the plan, with the image's digest if the build came so far.
+
+        A rollback must not wait for the artifact store. If the store does not give the plan, its copy in XCom serves,
+        provided that it names this run and the service, namespace, route and connections of this DAG.
 
         :raises AirflowSkipException: the request was refused before anything was planned.
+        :raises DeployError: neither the store nor the copy gives this run's plan.
         """
         for task in self.plans_of:
-            if plan := context["ti"].xcom_pull(task_ids=task):
-                return DeploymentPlan.load(plan)
+            if copy := context["ti"].xcom_pull(task_ids=task, key=PLAN_KEY):
+                try:
+                    return read_plan(context, PLANS[task])
+                except DeployError as error:
+                    self.log.warning("%s; using the copy in XCom", error)
+                    return self._checked(context, copy, error)
         raise AirflowSkipException("nothing was planned, so nothing was done")
+
+    def _checked(self, context: Context, copy: Any, error: DeployError) -> DeploymentPlan:
+        if self.spec is None:
+            raise error
+        try:
+            plan = DeploymentPlan.load(copy)
+        except (ValueError, RecursionError):
+            raise error from None
+        check_identity(context, plan)
+        if _place(plan.spec) != _place(parse_spec(self.spec, f"{plan.dag_id}'s YAML")):
+            raise TemporaryError(
+                f"{error}; the copy of the plan in XCom names another place than this DAG's YAML, so it is not used"
+            ) from error
+        return plan
+
+
+def _place(spec: DeploymentSpec) -> tuple[object, ...]:
+    """Return where a spec deploys, and through which connections."""
+    return spec.service, spec.namespace, spec.router, spec.route, spec.connections
 
 
 class AuditOperator(RecordingOperator):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from airflow.sdk import Context
 
@@ -14,19 +13,24 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.tasks.base import DeployOperator, record_step
+from airflow_deploy.tasks.frozen import BUILT, PLANNED, freeze_plan
 
 
 class BuildImageOperator(DeployOperator):
-    """Build exactly the plan's commit, push it, and return the plan with the image's digest."""
+    """Build exactly the plan's commit, push it, and freeze the plan with the image's digest."""
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Return the plan's JSON. A tag that the registry has already is not built again."""
+    reads = PLANNED
+
+    def execute(self, context: Context) -> str:
+        """Return the image. A tag that the registry has already is not built again."""
         plan = self.load_plan()
         record_step(context, State.BUILDING, f"building {plan.image_tag}")
         images = Images(plan.spec.connections.docker)
         digest = images.digest(plan.image_tag) or self._build(images, plan)
         self.log.info("%s is %s", plan.image_tag, digest)
-        return plan.model_copy(update={"digest": digest}).dump()
+        built = plan.model_copy(update={"digest": digest})
+        freeze_plan(context, built, BUILT)
+        return built.image
 
     def _build(self, images: Images, plan: DeploymentPlan) -> str:
         source = plan.spec.source
@@ -50,7 +54,7 @@ class BuildImageOperator(DeployOperator):
 
 
 def _within(tree: Path, name: str) -> Path | None:
-    """Return the path of ``name``; None where a link, which the commit's author decides, leads out of the checkout."""
+    """Return the path of ``name``; None if a link, which the commit's author decides, leads out of the checkout."""
     try:
         path = (tree / name).resolve()
     except (OSError, RuntimeError):  # a link to itself

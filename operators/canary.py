@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk import Context, XComArg
+from airflow.sdk import Context
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
@@ -23,19 +22,24 @@ from airflow_deploy.rollout.autoscalers import hold_autoscalers
 from airflow_deploy.rollout.capacity import provide_capacity
 from airflow_deploy.rollout.preflight import check_rollback_possible
 from airflow_deploy.rollout.probe import probe_candidate
-from airflow_deploy.tasks.base import DeployOperator, push_reason, record_step, resolved
+from airflow_deploy.tasks.base import DeployOperator, push_reason, record_step
+from airflow_deploy.tasks.frozen import freeze_claim
 
 
 class ClaimRouteOperator(DeployOperator):
     """Become the route's owner and add the candidate to it, with weight 0. Without a route, make it first."""
 
     def execute(self, context: Context) -> str:
-        """Return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
+        """Freeze and return the owner, ``<DEP-id>/<epoch>``. Claimed twice, the first claim stands.
 
         :raises RefusedError: another deployment has the route, and somebody looks at it. Or there would be no way back.
         """
         plan = self.load_plan()
-        cluster = Cluster(plan.spec.connections.kubernetes)
+        owner = self._claim(Cluster(plan.spec.connections.kubernetes), plan)
+        freeze_claim(context, plan, owner)
+        return owner
+
+    def _claim(self, cluster: Cluster, plan: DeploymentPlan) -> str:
         route = self._route(cluster, plan)
         if route.owned_by(plan.deployment_id) and route.owner:
             if route.phase != routes.CANARY:
@@ -71,24 +75,11 @@ class ClaimRouteOperator(DeployOperator):
         return cluster.create_route(manifests.route_object(plan.spec))
 
 
-class OwnedOperator(DeployOperator):
-    """A step of the route's owner.
-
-    :param claim: the owner that ``claim_route`` returned, as a task's output or as ``output_of`` gives it.
-    """
-
-    template_fields: Sequence[str] = ("plan", "claim")
-
-    def __init__(self, *, claim: str | XComArg, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claim: Any = claim
-
-
 WATCH_WAIT_SECONDS = 60.0
 """Seconds for which a shift waits for a look."""
 
 
-class ShiftCanaryOperator(OwnedOperator):
+class ShiftCanaryOperator(DeployOperator):
     """Give the candidate ``share`` % of the route's traffic, as soon as somebody is seen to look at it.
 
     A service's first version has nobody to share with: its first stage gives it all, and the others find that done.
@@ -134,14 +125,14 @@ class ShiftCanaryOperator(OwnedOperator):
         """Capacity before weight; only where the pods beside the stable's are the share, they come with it."""
         hold_autoscalers(cluster, plan)  # what it has grown to since: after this share it needs less, for now
         alongside = plan.divides_pods and share < 100
-        provide_capacity(cluster, plan, resolved(self.claim), 0 if alongside else share)
+        provide_capacity(cluster, plan, self.load_claim(), 0 if alongside else share)
         seen = self._delivered(cluster, plan)
         route, patch = self._looked_at(cluster, plan, share)
         what = self._what(share)
         record_step(context, State.CANARY, f"{'shifting' if patch else 'keeping'} {what} to {plan.candidate}{seen}")
         cluster.patch_route(route, patch)
         if alongside:
-            provide_capacity(cluster, plan, resolved(self.claim), share)
+            provide_capacity(cluster, plan, self.load_claim(), share)
             self._shift(cluster, plan, share)
         self.log.info("route %s gives %s %s", route.name, plan.candidate, what)
 
@@ -150,7 +141,7 @@ class ShiftCanaryOperator(OwnedOperator):
 
         :raises FencedError: somebody else has it, or has changed it.
         """
-        owner, route = resolved(self.claim), cluster.team_route(*plan.spec.place)
+        owner, route = self.load_claim(), cluster.team_route(*plan.spec.place)
         now = time.time()
         return route, routes.shift(route, owner, plan.stable, plan.candidate, share, now, mirrored=self.mirrored)
 
@@ -159,7 +150,7 @@ class ShiftCanaryOperator(OwnedOperator):
         if plan.divides_pods:
             return ""
         route = cluster.team_route(*plan.spec.place)
-        if route.shifts or route.owner != (owner := resolved(self.claim)):
+        if route.shifts or route.owner != (owner := self.load_claim()):
             return ""
         seen = [mirror.set_up_mirror(cluster, plan, owner)] if self.mirrored else []
         seen.append(probe_candidate(cluster, plan, owner))
@@ -171,7 +162,7 @@ class ShiftCanaryOperator(OwnedOperator):
 
         After whatever restart: whoever raises a share knows that the brake is held.
         """
-        sign = lease.LeaseRenewal(cluster, plan, resolved(self.claim))
+        sign = lease.LeaseRenewal(cluster, plan, self.load_claim())
         deadline = time.monotonic() + WATCH_WAIT_SECONDS
         while True:
             route, patch = self._shift(cluster, plan, share)
@@ -185,7 +176,7 @@ class ShiftCanaryOperator(OwnedOperator):
             time.sleep(lease.LEASE_POLL_SECONDS)
 
 
-class PromoteOperator(OwnedOperator):
+class PromoteOperator(DeployOperator):
     """Make the candidate the stable. It has all traffic already, so nothing moves.
 
     :param agreed: ids of the judge and of the question before, one of which must have let it.
@@ -203,9 +194,9 @@ class PromoteOperator(OwnedOperator):
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
-        provide_capacity(cluster, plan, resolved(self.claim), 100, way_back=False)
+        provide_capacity(cluster, plan, self.load_claim(), 100, way_back=False)
         route = cluster.team_route(*plan.spec.place)
-        patch = routes.promote(route, resolved(self.claim), plan.stable, plan.candidate)
+        patch = routes.promote(route, self.load_claim(), plan.stable, plan.candidate)
         record_step(context, State.PROMOTING, f"{plan.candidate} passed every stage")
         cluster.patch_route(route, patch)
         before = f"; {plan.stable} stays warm" if plan.stable else ""

@@ -1,39 +1,44 @@
-"""Scoring, the branches that follow the score, and the refusal."""
+"""Scoring, which chooses the branch that follows, and the refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseBranchOperator, Context, XComArg
+from airflow.sdk import BaseBranchOperator, Context
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.errors import RefusedError
+from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.confidence import Confidence, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.tasks.base import RETRIES, DeployOperator, record_step, resolved
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, VERDICT_KEY
+from airflow_deploy.tasks.base import DeployOperator, record_step
 
 
-class ScoreConfidenceOperator(DeployOperator):
-    """Compute the confidence in this deployment and return it as JSON.
+class ScoreConfidenceOperator(DeployOperator, BaseBranchOperator):
+    """Compute the confidence in this deployment, and go on, ask a person or refuse, as the score says.
 
+    :param branches: the task that follows each route: ``go``, ``ask`` and ``refuse``.
     :param gates: ids of the health gates whose verdicts are known by now; empty before the canary.
     """
 
-    def __init__(self, *, gates: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *, branches: Mapping[str, str], gates: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.branches = dict(branches)
         self.gates = list(gates)
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Return a ``Confidence`` as JSON."""
-        plan = self.load_plan()
-        verdicts = [(context["ti"].xcom_pull(task_ids=gate) or {}).get("verdict") for gate in self.gates]
+    def choose_branch(self, context: Context) -> str:
+        """Push the score, log it, and return the id of the task that follows."""
+        plan, ti = self.load_plan(), context["ti"]
+        verdicts = [(ti.xcom_pull(task_ids=gate, key=VERDICT_KEY) or {}).get("verdict") for gate in self.gates]
         confidence = score(ScoreInputs(plan, Artifacts(plan).earlier(), verdicts))
+        # Under a key of its own: Airflow keeps no return value of a task that skips others.
+        ti.xcom_push(key=CONFIDENCE_KEY, value=confidence.dump())
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)
         for line in report(confidence):
             self.log.info("%s", line)
         self.log.info("::endgroup::")
-        return confidence.dump()
+        return self.branches[confidence.route]
 
 
 def report(confidence: Confidence) -> list[str]:
@@ -46,42 +51,32 @@ def report(confidence: Confidence) -> list[str]:
     return ["| factor | weight | value | reason |", "|---|---|---|---|", *rows, *vetoes]
 
 
-class RouteOnConfidenceOperator(BaseBranchOperator):
-    """Follow ``go``, ``ask`` or ``refuse``, as the score's route says.
+def pushed_confidence(context: Context, score: str) -> Confidence:
+    """Return the score that the task ``score`` has pushed.
 
-    :param confidence: the score as JSON.
-    :param routes: the task that each route leads to.
+    :raises PermanentError: there is none.
     """
-
-    template_fields: Sequence[str] = ("confidence",)
-    template_fields_renderers = {"confidence": "json"}  # noqa: RUF012 - Airflow declares it so
-
-    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, routes: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(**{**RETRIES, **kwargs})
-        self.confidence = confidence
-        self.routes = routes
-
-    def choose_branch(self, context: Context) -> str:
-        """Return the next task's id."""
-        return self.routes[Confidence.load(resolved(self.confidence)).route]
+    pushed = context["ti"].xcom_pull(task_ids=score, key=CONFIDENCE_KEY)
+    if not pushed:
+        raise PermanentError(f"the confidence is missing: {score} has not finished")
+    return Confidence.load(pushed)
 
 
 class RefuseOperator(DeployOperator):
-    """End here: the score, or a veto, says no. The task fails, so that alerts work as usual.
+    """End the deployment, because of its score or a veto. The task fails, so that alerts work as usual.
 
-    :param state: REJECTED where nothing was deployed; None where the rollback records what follows.
+    :param score: id of the task that computed the score.
+    :param state: REJECTED if nothing was deployed; None if the rollback records what follows.
     """
 
-    template_fields: Sequence[str] = ("plan", "confidence")
-
-    def __init__(self, *, confidence: dict[str, Any] | str | XComArg, state: State | None, **kwargs: Any) -> None:
+    def __init__(self, *, score: str, state: State | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.confidence = confidence
+        self.score = score
         self.state = state
 
     def execute(self, context: Context) -> None:
         """Record the refusal and raise it."""
-        confidence = Confidence.load(resolved(self.confidence))
+        confidence = pushed_confidence(context, self.score)
         reason = "; ".join(confidence.vetoes) or f"confidence {confidence.score:g} is below 60"
         if self.state:
             record_step(context, self.state, reason)

@@ -14,12 +14,13 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import ENDS, State
+from airflow_deploy.domain.lifecycle.xcom_keys import REASON_KEY, VERDICT_KEY
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
 from airflow_deploy.rollout import mirror
 from airflow_deploy.rollout.autoscalers import release_autoscalers
 from airflow_deploy.rollout.probe import delete_testers_route
 from airflow_deploy.rollout.rollback import abandon_route, finish_rollback
-from airflow_deploy.tasks.base import REASON_KEY, ROLLBACK_RETRIES, record_step, recorded_steps
+from airflow_deploy.tasks.base import ROLLBACK_RETRIES, record_step, recorded_steps
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class RollbackOperator(RecordingOperator):
 
     def _reason(self, context: Context) -> tuple[str, datetime | None]:
         for task in [*self.judges, *self.gates]:
-            event = context["ti"].xcom_pull(task_ids=task) or {}
+            event = context["ti"].xcom_pull(task_ids=task, key=VERDICT_KEY) or {}
             asks = task in self.gates and event.get("verdict") == "UNDECIDED"
             if event.get("verdict") in HARMFUL and not asks:
                 return f"{task}: {event['verdict']}: {event['reason']}", datetime.fromisoformat(event["at"])

@@ -24,22 +24,21 @@ from airflow_deploy.rollout.autoscalers import check_autoscalers
 from airflow_deploy.rollout.mirror import MIRROR_REQUIREMENTS
 from airflow_deploy.rollout.preflight import check_rollback_possible
 from airflow_deploy.tasks.base import DeployOperator, record_step
+from airflow_deploy.tasks.frozen import PLANNED, freeze_plan
 
 
 class PlanDeploymentOperator(DeployOperator):
-    """Validate the conf and the surroundings, and return the plan.
+    """Validate the conf and the surroundings, and freeze the plan.
 
     :param spec: the service's spec as JSON, frozen into the DAG when its YAML was read.
     """
-
-    template_fields = ()
 
     def __init__(self, *, spec: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Return the plan's JSON.
+    def execute(self, context: Context) -> str:
+        """Return the deployment's id.
 
         :raises RefusedError: one sentence that names the field and the remedy.
         """
@@ -83,7 +82,8 @@ class PlanDeploymentOperator(DeployOperator):
         )
         does = f"replaces {plan.stable}" if plan.stable else "is the first: nobody serves"
         self.log.info("%s: %s %s", plan.deployment_id, plan.candidate, does)
-        return plan.dump()
+        freeze_plan(context, plan, PLANNED)
+        return plan.deployment_id
 
     def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
         """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""

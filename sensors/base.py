@@ -1,4 +1,4 @@
-"""A task that waits in the triggerer, or in its worker where it may not defer: one path for both."""
+"""A task that waits in the triggerer, or in its worker if it must not defer: one path for both."""
 
 from __future__ import annotations
 

@@ -1,97 +1,91 @@
-"""The watch, the health gates and the verification: three questions asked of the same looks."""
+"""The watch, the health gates and the verification: three roles of one analysis."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from airflow.sdk import Context, XComArg
+from airflow.sdk import BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import FencedError, HarmError
 from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.lifecycle.xcom_keys import VERDICT_KEY
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis.loop import Assignment, Role
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink
-from airflow_deploy.tasks.base import record_step, resolved
+from airflow_deploy.tasks.base import record_step
 from airflow_deploy.tasks.triggers import AnalysisTrigger
 
 
 class AnalysisSensor(DeploySensor):
-    """Look at the deployment until there is a word to say.
+    """Evaluate the deployment until a verdict is reached."""
 
-    :param claim: the owner that ``claim_route`` returned.
-    :param baseline: what ``capture_baseline`` returned.
-    """
-
-    template_fields: Sequence[str] = ("plan", "claim", "baseline")
-    template_fields_renderers = {"plan": "json", "baseline": "json"}  # noqa: RUF012 - Airflow declares it so
     operator_extra_links = (PrometheusGraphLink(),)
     role: Role
     next_share: int | None = None
 
-    def __init__(self, *, claim: str | XComArg, baseline: dict[str, Any] | str | XComArg, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claim: Any = claim
-        self.baseline: Any = baseline
-
     def trigger(self, context: Context) -> AnalysisTrigger:
-        """Return the loop of looks."""
+        """Return the analysis loop."""
         plan = self.load_plan()
         assignment = Assignment(
             role=self.role,
             plan=plan.dump(),
-            baseline=resolved(self.baseline),
-            claim=resolved(self.claim),
+            baseline=self.load_baseline(),
+            claim=self.load_claim(),
             started=time.time(),
             next_share=self.next_share and plan.share(self.next_share),
         )
         return AnalysisTrigger(asdict(assignment), context["ti"].task_id)
 
     def keep(self, context: Context, event: dict[str, Any]) -> str:
-        """Push the event, so that it is kept also where the task fails, and return its sentence."""
-        context["ti"].xcom_push(key="return_value", value=event)
+        """Push the event, which is kept even if the task fails then, and return its sentence."""
+        context["ti"].xcom_push(key=VERDICT_KEY, value=event)
         self.log.info("%s: %s", event["verdict"], event["reason"])
         return f"{event['verdict']}: {event['reason']}"
 
 
 class WatchSensor(AnalysisSensor):
-    """Judge harm and sight from the first shift until the promotion is verified, and hold the brake."""
+    """Judge harm and sight from the first shift until the promotion is verified; roll back at once on harm."""
 
     role = "watch"
 
-    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the event of a deployment that was verified.
+    def finish(self, context: Context, event: dict[str, Any]) -> None:
+        """Succeed if the deployment was verified.
 
-        :raises HarmError: the candidate was braked.
+        :raises HarmError: the watch has rolled back.
+        :raises FencedError: another task has ended the deployment.
         """
         said = self.keep(context, event)
         if event["verdict"] != "CLOSED":
             raise HarmError(said)
         if event["numbers"]["phase"] != routes.VERIFIED:
             raise FencedError(said)
-        return event
 
 
-class HealthGateSensor(AnalysisSensor):
-    """Wait until the next share may be given, or it is clear that a person must decide.
+class HealthGateSensor(AnalysisSensor, BaseBranchOperator):
+    """Wait until the health of this share is known, and choose what follows.
+
+    HEALTHY leads straight to the next share. UNDECIDED leads to the question, and a person's yes to the next share.
 
     :param next_share: that share in %.
+    :param branches: ids of the tasks that follow HEALTHY and UNDECIDED; None if one task follows both.
     """
 
     role = "gate"
 
-    def __init__(self, *, next_share: int, **kwargs: Any) -> None:
+    def __init__(self, *, next_share: int, branches: tuple[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.next_share = next_share
+        self.branches = branches
 
-    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the event: HEALTHY, or UNDECIDED where ``max_bake`` is over, so that a person is asked.
+    def finish(self, context: Context, event: dict[str, Any]) -> None:
+        """Record the verdict and skip what does not follow from it. A gate that runs again decides again.
 
+        :raises AirflowSkipException: another task has ended the canary.
         :raises HarmError: the gate has seen harm.
         """
         said = self.keep(context, event)
@@ -100,24 +94,28 @@ class HealthGateSensor(AnalysisSensor):
         record_step(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
         if event["verdict"] not in ("HEALTHY", "UNDECIDED"):
             raise HarmError(said)
-        return event
+        if self.branches:
+            healthy, undecided = self.branches
+            # Airflow skips the question before it ends this task: the next shift can start in the same scheduler pass.
+            self.do_branch(context, healthy if event["verdict"] == "HEALTHY" else undecided)
 
 
 class VerifySensor(AnalysisSensor):
-    """After the promotion: is it still healthy, and is the incident over?"""
+    """Verify the promoted version: it is still healthy, and the incident is resolved."""
 
     role = "verify"
     next_share = 100
 
     def trigger(self, context: Context) -> AnalysisTrigger:
         """Record that the verification begins."""
-        record_step(context, State.VERIFYING, "looking at the promoted version")
+        record_step(context, State.VERIFYING, "verifying the promoted version")
         return super().trigger(context)
 
-    def finish(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return a HEALTHY event.
+    def finish(self, context: Context, event: dict[str, Any]) -> None:
+        """Succeed if the version is healthy, and confirm it on the route.
 
-        :raises HarmError: it is not healthy, or does not end the incident.
+        :raises HarmError: it is not healthy, or does not resolve the incident.
+        :raises FencedError: another task has ended the deployment.
         """
         said = self.keep(context, event)
         if event["verdict"] == "CLOSED" and event["numbers"]["phase"] != routes.VERIFIED:
@@ -126,10 +124,9 @@ class VerifySensor(AnalysisSensor):
             raise HarmError(said)
         self._confirm()
         record_step(context, State.VERIFIED, said, evidence=event["evidence_sha256"])
-        return event
 
     def _confirm(self) -> None:
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.team_route(*plan.spec.place)
-        cluster.patch_route(route, routes.confirm(route, resolved(self.claim)))
+        cluster.patch_route(route, routes.confirm(route, self.load_claim()))

@@ -1,4 +1,4 @@
-"""``wait_ready``: no share of traffic before the pods that shall carry it."""
+"""``wait_ready``: no traffic before the pods are ready."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.tasks.triggers import ReadyTrigger
 
 READY_WAIT_SECONDS = 360
-"""Seconds, somewhat more than the Deployment's own ``progressDeadlineSeconds``: it knows the better reason."""
+"""Seconds. The Deployment's own ``progressDeadlineSeconds`` is shorter, and names the better reason."""
 
 
 class WaitReadySensor(DeploySensor):
-    """Wait until all pods of the version are ready; fail at once where they never will be."""
+    """Wait until all pods of the version are ready; fail at once if they cannot become ready."""
 
     def trigger(self, context: Context) -> ReadyTrigger:
         """Return the readiness check."""

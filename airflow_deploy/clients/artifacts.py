@@ -1,4 +1,4 @@
-"""Where a deployment's artifacts are kept: any store that Airflow's ObjectStoragePath reaches."""
+"""The artifact store: any store that Airflow's ObjectStoragePath reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_deploy.domain.values import printable
 log = logging.getLogger(__name__)
 
 LOCAL_PROTOCOLS = frozenset({"", "file", "local"})
-"""Protocols of file systems, where a write has a middle; an object store takes an object whole, or not at all."""
+"""Protocols of file systems, on which a write can stop half way; an object store takes all of it or nothing."""
 HISTORY_LENGTH = 20
 """How many earlier deployments count as a service's history."""
 
@@ -29,7 +29,7 @@ def store() -> ObjectStoragePath:
 
 
 def deployment_ids(service: str) -> list[str]:
-    """Return the ids of a service's deployments, which sort by their time: the latest one last."""
+    """Return the ids of a service's deployments, the latest one last."""
     folder = store() / service
     if not folder.exists():
         return []
@@ -39,7 +39,7 @@ def deployment_ids(service: str) -> list[str]:
 
 
 def latest_plans() -> list[DeploymentPlan]:
-    """Return the plan of each service's latest deployment that came so far that something was applied."""
+    """Return, for each service, the plan of its latest deployment that applied something."""
     if not store().exists():
         return []
     services = [folder.name for folder in sorted(store().iterdir(), key=str) if folder.is_dir()]
@@ -48,22 +48,22 @@ def latest_plans() -> list[DeploymentPlan]:
 
 
 def frozen_plan(service: str, deployment_id: str) -> DeploymentPlan | None:
-    """Return what a deployment was about when it was applied, None where that is not known."""
+    """Return the plan that a deployment applied; None if there is no record of it."""
     text = _frozen(service, deployment_id, "plan", "json")
     try:
         return DeploymentPlan.load(json.loads(text)) if text else None
     except (ValueError, RecursionError) as error:
-        log.warning("the plan of %s is not readable: %s", deployment_id, printable(str(error), 300))
+        log.warning("cannot read the plan of %s: %s", deployment_id, printable(str(error), 300))
         return None
 
 
 def frozen_manifest(service: str, deployment_id: str) -> str | None:
-    """Return the YAML that a deployment has applied, None where that is not known."""
+    """Return the YAML that a deployment applied; None if there is no record of it."""
     return _frozen(service, deployment_id, "manifest", "yaml")
 
 
 def _frozen(service: str, deployment_id: str, what: str, suffix: str) -> str | None:
-    if not triggered_at(deployment_id):  # it was read from the cluster, where anybody may have written it
+    if not triggered_at(deployment_id):  # it may come from the cluster, where others can write it
         return None
     try:
         path = store() / service / deployment_id / f"{what}_{deployment_id}.{suffix}"
@@ -72,25 +72,24 @@ def _frozen(service: str, deployment_id: str, what: str, suffix: str) -> str | N
         return None
 
 
-class Artifacts:
+class DeploymentFolder:
     """The folder ``<store>/<service>/<DEP-id>``."""
 
-    def __init__(self, plan: DeploymentPlan) -> None:
-        self._plan = plan
-        self._service = store() / plan.spec.service
-        self._folder = self._service / plan.deployment_id
+    def __init__(self, service: str, deployment_id: str) -> None:
+        self._service = store() / service
+        self._folder = self._service / deployment_id
 
     @property
     def path(self) -> str:
-        """The folder, as a person would look for it."""
+        """The folder's address in the store."""
         return str(self._folder)
 
     def write(self, name: str, text: str) -> str:
-        """Write one artifact, whole, and return its SHA-256. Written twice, the later one stays."""
+        """Write one artifact as a whole and return its SHA-256. A second write replaces the first."""
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.protocol in LOCAL_PROTOCOLS:
-            # Whoever is killed here, or finds the disk full, must not leave half of what others read again.
+            # A writer that is killed, or finds the disk full, must not leave half a file.
             part = target.with_name(f".{target.name}.{uuid4().hex}")
             part.write_text(text, encoding="utf-8")
             part.replace(target)
@@ -98,18 +97,29 @@ class Artifacts:
             target.write_text(text, encoding="utf-8")
         return digest(text)
 
-    def freeze(self, manifest: str) -> None:
-        """Keep the plan and what is about to be applied: nothing of ours is in a cluster that no record tells of."""
-        identity = self._plan.deployment_id
-        self.write(f"plan_{identity}.json", json.dumps(self._plan.dump(), indent=2, sort_keys=True) + "\n")
-        self.write(f"manifest_{identity}.yaml", manifest)
-
     def read(self, name: str) -> str:
         """Return one artifact's text.
 
         :raises OSError: there is none.
         """
         return str((self._folder / name).read_text(encoding="utf-8"))
+
+
+class Artifacts(DeploymentFolder):
+    """What one deployment leaves behind, and the history of its service."""
+
+    def __init__(self, plan: DeploymentPlan) -> None:
+        super().__init__(plan.spec.service, plan.deployment_id)
+        self._plan = plan
+
+    def freeze(self, manifest: str) -> None:
+        """Record the plan and its manifest before anything is applied: every object in a cluster has its record.
+
+        ``plan_<DEP-id>.json`` says that something may have been applied; what a run froze before that has other names.
+        """
+        identity = self._plan.deployment_id
+        self.write(f"plan_{identity}.json", json.dumps(self._plan.dump(), indent=2, sort_keys=True) + "\n")
+        self.write(f"manifest_{identity}.yaml", manifest)
 
     def others(self) -> list[str]:
         """Return the ids of the service's other deployments, the latest one last."""
@@ -126,5 +136,5 @@ class Artifacts:
         path = self._service / deployment_id / f"{deployment_id}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8")).get("state")
-        except (OSError, ValueError, AttributeError):  # none, or half written: it says nothing of the service
+        except (OSError, ValueError, AttributeError):  # missing or half written: no evidence about the service
             return None

@@ -14,6 +14,9 @@ COMMIT_PATTERN = r"[0-9a-f]{6,64}"
 FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
+DAG_PREFIX = "deploy_"
+
+
 def deployment_id(dag_id: str, run_id: str, unix_seconds: int) -> str:
     """Return the deployment's id, ``DEP-<unix seconds>-<8 hex digits of the run's identity>``."""
     identity = hashlib.sha256(f"{dag_id}\0{run_id}".encode()).hexdigest()[:8]

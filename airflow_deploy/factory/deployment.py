@@ -1,10 +1,11 @@
 """The DAG factory: one DAG per spec, as the design draws it.
 
-plan -> build_image -> score_confidence -> route_on_confidence -> [approve] -> capture_baseline -> apply_manifest
+plan -> build_image -> score_confidence -> [approve] -> capture_baseline -> apply_manifest
   -> wait_ready -> claim_route -> +- watch -------------------------------------------------------+-> audit -> finalize
                                   +- [shadow] -> canary_5 … canary_100 -> score_promotion … verify-+
-A stage is shift, gate, [ask]: where its gate cannot decide, a person does. At the last stage the promotion asks for it.
-rollback runs as soon as anything after apply_manifest fails; finalize is the teardown and runs whatever happens.
+A stage is shift, gate, [ask]. A HEALTHY gate leads straight to the next shift; if a gate cannot decide, a person does.
+After the last stage the score of the promotion decides. rollback runs as soon as anything after apply_manifest fails;
+finalize is the teardown and always runs.
 """
 
 from __future__ import annotations
@@ -19,40 +20,35 @@ from airflow_deploy.domain.config.request import DeployRequest
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.lifecycle.question import About
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.names import SHADOW
+from airflow_deploy.domain.names import DAG_PREFIX, SHADOW
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.approval import DeploymentApprovalOperator
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.operators.confidence import (
-    RefuseOperator,
-    RouteOnConfidenceOperator,
-    ScoreConfidenceOperator,
-)
+from airflow_deploy.operators.confidence import RefuseOperator, ScoreConfidenceOperator
 from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.sensors.ready import WaitReadySensor
-from airflow_deploy.tasks.base import output_of
 
 EITHER_WAY = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
-"""The rule of a task that both a go, of a score or a gate, and a person's yes lead to."""
+"""The rule of a task that follows a score or a gate, or a person's yes."""
 
 DEPLOYMENT_DOC = """### Deploy {service}
 
 Trigger it with the incident's conf. The fix is built, scored, given 5/25/50/100 % of real traffic through health gates,
-and promoted or taken back by itself. The answer to *what happened* is in the `audit` task's artifacts.
+and promoted or rolled back automatically. The artifacts of the `audit` task tell what happened.
 
-- `watch` looks every second from the first shift until the promotion is verified, and returns the traffic by itself.
-- An approval, where one is asked for, waits under *Required actions*.
+- `watch` checks every second from the first shift until the promotion is verified. On harm it rolls back at once.
+- If an approval is needed, it waits under *Required actions*.
 """
 
 
 def dag_id(spec: DeploymentSpec) -> str:
     """Return the id of the spec's DAG."""
-    return f"deploy_{spec.service}"
+    return f"{DAG_PREFIX}{spec.service}"
 
 
 def _params() -> dict[str, Param]:
@@ -71,7 +67,7 @@ def _params() -> dict[str, Param]:
 
 
 def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return ``schema`` with its references replaced by what they name, without titles and prose."""
+    """Return ``schema`` with its references resolved, without titles and prose."""
     if "$ref" in schema:
         return _inline(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     plain = {key: value for key, value in schema.items() if key not in ("title", "description", "default")}
@@ -101,16 +97,15 @@ def build_dag(spec: DeploymentSpec) -> DAG:
 
 
 class Decision(NamedTuple):
-    """Score, branch, question and refusal: the same before the canary and before the promotion."""
+    """Score, question and refusal: the same before the canary and before the promotion."""
 
     score: BaseOperator
-    route: BaseOperator
     ask: BaseOperator
     refuse: BaseOperator
 
     @property
     def agreed(self) -> tuple[str, str]:
-        """What may let the deployment go on."""
+        """Ids of the tasks that may let the deployment go on."""
         return self.score.task_id, self.ask.task_id
 
 
@@ -128,60 +123,61 @@ class Stage(NamedTuple):
 
     @property
     def agreed(self) -> tuple[str, str]:
-        """What may let the next share be given."""
+        """Ids of the tasks that may let the next share be given."""
         return self.gate.task_id, self.ask.task_id if self.ask else ""
 
 
 def _tasks(spec: DeploymentSpec) -> None:
     plan = PlanDeploymentOperator(task_id="plan", spec=spec.dump())
-    build = BuildImageOperator(task_id="build_image", plan=output_of("plan"))
-    planned: dict[str, Any] = {"plan": output_of("build_image")}
-    owned = {**planned, "claim": output_of("claim_route")}
-    judged = {**owned, "baseline": output_of("capture_baseline"), "deferrable": True}
+    build = BuildImageOperator(task_id="build_image")
 
     with _group("confidence", "may it be deployed?"):
-        deploy = _decision(spec, planned, "deployment", go="capture_baseline")
+        deploy = _decision(spec, "deployment", go="capture_baseline")
     with _group("candidate", "the new version beside the old one, without traffic"):
-        baseline = CaptureBaselineOperator(task_id="capture_baseline", trigger_rule=EITHER_WAY, **planned)
-        apply = ApplyManifestOperator(task_id="apply_manifest", agreed=deploy.agreed, **planned)
-        ready = WaitReadySensor(task_id="wait_ready", deferrable=True, **planned)
-        claim = ClaimRouteOperator(task_id="claim_route", **planned)
-    watch = WatchSensor(task_id="watch", **judged)
-    stages = _stages(spec, owned, judged, deploy.agreed)
+        baseline = CaptureBaselineOperator(task_id="capture_baseline", trigger_rule=EITHER_WAY)
+        apply = ApplyManifestOperator(task_id="apply_manifest", agreed=deploy.agreed)
+        ready = WaitReadySensor(task_id="wait_ready", deferrable=True)
+        claim = ClaimRouteOperator(task_id="claim_route")
+    watch = WatchSensor(task_id="watch", deferrable=True)
+    stages = _stages(spec, deploy.agreed)
     gates = [stage.gate for stage in stages]
     staged = [task for stage in stages for task in stage.tasks]
     with _group("promotion", "may it stay?"):
-        promotion = _decision(spec, owned, "promotion", go="promote", stages=stages)
-        promote = PromoteOperator(task_id="promote", agreed=promotion.agreed, trigger_rule=EITHER_WAY, **owned)
-    verify = VerifySensor(task_id="verify", **judged)
+        promotion = _decision(spec, "promotion", go="promote", stages=stages)
+        promote = PromoteOperator(task_id="promote", agreed=promotion.agreed, trigger_rule=EITHER_WAY)
+    verify = VerifySensor(task_id="verify", deferrable=True)
 
-    chain(plan, build, deploy.score, deploy.route, [deploy.ask, baseline, deploy.refuse])
+    chain(plan, build, deploy.score, [deploy.ask, baseline, deploy.refuse])
     chain(deploy.ask, baseline, apply, ready, claim, [watch, stages[0].shift])
     for stage, following in pairwise(stages):
         chain(*stage.tasks, following.shift)
         stage.gate >> following.shift
-    chain(*stages[-1].tasks, promotion.score, promotion.route, [promotion.ask, promote, promotion.refuse])
+    chain(*stages[-1].tasks, promotion.score, [promotion.ask, promote, promotion.refuse])
     chain(promotion.ask, promote, verify)
 
     recording = [plan, build, deploy.ask, deploy.refuse, apply, *staged, promotion.ask]
     recording += [promote, watch, verify]
-    ending: dict[str, Any] = {
-        "plans_of": ["build_image", "plan"],
-        "steps_of": [*(task.task_id for task in recording), "rollback"],
-    }
+    plans_of = ["build_image", "plan"]
+    steps_of = [*(task.task_id for task in recording), "rollback"]
     rollback = RollbackOperator(
         task_id="rollback",
         judges=[verify.task_id, watch.task_id],
         gates=[gate.task_id for gate in gates],
         trigger_rule=TriggerRule.ONE_FAILED,
-        **ending,
+        plans_of=plans_of,
+        steps_of=steps_of,
+        spec=spec.dump(),
     )
     [apply, ready, claim, watch, *staged, *promotion, promote, verify] >> rollback
-    audit = AuditOperator(task_id="audit", trigger_rule=TriggerRule.ALL_DONE, **ending)
-    finalize = FinalizeOperator(task_id="finalize", audit=audit.task_id, **ending)
+    audit = AuditOperator(
+        task_id="audit", trigger_rule=TriggerRule.ALL_DONE, plans_of=plans_of, steps_of=steps_of, spec=spec.dump()
+    )
+    finalize = FinalizeOperator(
+        task_id="finalize", audit=audit.task_id, plans_of=plans_of, steps_of=steps_of, spec=spec.dump()
+    )
     [deploy.refuse, rollback, verify, watch, *staged, promotion.ask] >> audit >> finalize
     # A teardown without a setup: with one, clearing any task would run the setup again, and if that failed, neither
-    # rollback nor settle would run.
+    # rollback nor finalize would run.
     finalize.as_teardown(on_failure_fail_dagrun=True)
 
 
@@ -192,57 +188,60 @@ def _group(name: str, tooltip: str) -> TaskGroup:
 
 def _decision(
     spec: DeploymentSpec,
-    known: dict[str, Any],
     about: Literal["deployment", "promotion"],
     *,
     go: str,
     stages: Sequence[Stage] = (),
 ) -> Decision:
-    """Make one decision; ``go`` is the task that follows a go, and ``stages`` those that have judged by then."""
+    """Make one decision; ``go`` is the task that follows a go, and ``stages`` those that have been judged by then."""
     when = "" if about == "deployment" else f"_{about}"
-    planned = {"plan": known["plan"]}
+    branches = {"go": go, "ask": f"approve{when}", "refuse": f"refuse{when}"}
     gates = [stage.gate.task_id for stage in stages]
-    score = ScoreConfidenceOperator(task_id=f"score{when or '_confidence'}", gates=gates, **planned)
-    ask = _question(spec, known, f"approve{when}", about, score.task_id, _judging(stages))
+    score = ScoreConfidenceOperator(task_id=f"score{when or '_confidence'}", branches=branches, gates=gates)
+    ask = _question(spec, branches["ask"], about, score.task_id, _judging(stages))
     # Before the canary a refusal ends the run; after it, the rollback records what follows.
-    state = None if when else State.REJECTED
-    confidence = output_of(score.task_id)
-    refuse = RefuseOperator(task_id=f"refuse{when}", confidence=confidence, state=state, **planned)
-    route = RouteOnConfidenceOperator(
-        task_id=f"route_on{when or '_confidence'}",
-        confidence=confidence,
-        routes={"go": go, "ask": ask.task_id, "refuse": refuse.task_id},
-    )
-    return Decision(score, route, ask, refuse)
+    refuse = RefuseOperator(task_id=branches["refuse"], score=score.task_id, state=None if when else State.REJECTED)
+    return Decision(score, ask, refuse)
 
 
-def _stages(
-    spec: DeploymentSpec, owned: dict[str, Any], judged: dict[str, Any], deployed: tuple[str, str]
-) -> list[Stage]:
+class StageTraffic(NamedTuple):
+    """What one stage gives: its share in %, of copies or of the traffic itself."""
+
+    share: int
+    mirrored: bool
+
+    @property
+    def group(self) -> str:
+        """The name of the stage's group of tasks."""
+        return SHADOW if self.mirrored else f"canary_{self.share}"
+
+
+def _stages(spec: DeploymentSpec, deployed: tuple[str, str]) -> list[Stage]:
     """Make the stages; ``deployed`` is what let the first of them begin."""
     stages: list[Stage] = []
-    given = [(share, following, False) for share, following in zip_longest(spec.canary.stages, spec.canary.stages[1:])]
-    copied = [(spec.shadow.share, spec.canary.stages[0], True)] if spec.shadow else []
-    for share, following, mirrored in [*copied, *given]:
+    copied = [StageTraffic(spec.shadow.share, mirrored=True)] if spec.shadow else []
+    given = [*copied, *(StageTraffic(share, mirrored=False) for share in spec.canary.stages)]
+    for now, following in zip_longest(given, given[1:]):
         agreed = stages[-1].agreed if stages else deployed
-        name, of = (SHADOW, "copies of ") if mirrored else (f"canary_{share}", "")
-        with TaskGroup(name, tooltip=f"{of}{share} % of real traffic"):
+        tooltip = f"{'copies of ' if now.mirrored else ''}{now.share} % of real traffic"
+        with TaskGroup(now.group, tooltip=tooltip):
             shift = ShiftCanaryOperator(
-                task_id="shift", share=share, mirrored=mirrored, agreed=agreed, trigger_rule=EITHER_WAY, **owned
+                task_id="shift", share=now.share, mirrored=now.mirrored, agreed=agreed, trigger_rule=EITHER_WAY
             )
-            gate = HealthGateSensor(task_id="gate", next_share=following or 100, **judged)
+            gate = HealthGateSensor(
+                task_id="gate",
+                next_share=following.share if following else 100,
+                branches=(f"{following.group}.shift", f"{now.group}.ask") if following else None,
+                deferrable=True,
+            )
             seen = [*_judging(stages), gate.task_id]
-            ask = _question(spec, owned, "ask", following, "score_confidence", seen) if following else None
+            ask = _question(spec, "ask", following.share, "score_confidence", seen) if following else None
             stages.append(Stage(shift, gate, ask))
     return stages
 
 
-def _question(
-    spec: DeploymentSpec, known: dict[str, Any], name: str, about: About, score: str, seen: Sequence[str]
-) -> BaseOperator:
-    return DeploymentApprovalOperator(
-        task_id=name, about=about, timeout=spec.approval_timeout, confidence=output_of(score), seen=seen, **known
-    )
+def _question(spec: DeploymentSpec, name: str, about: About, score: str, seen: Sequence[str]) -> BaseOperator:
+    return DeploymentApprovalOperator(task_id=name, about=about, timeout=spec.approval_timeout, score=score, seen=seen)
 
 
 def _judging(stages: Sequence[Stage]) -> list[str]:

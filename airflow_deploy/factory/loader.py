@@ -1,4 +1,4 @@
-"""What a DAG file imports: every DAG of its folder of YAML files, in one call."""
+"""The loader of YAML files: a DAG file imports it and gets every DAG of its folder in one call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def deployments(folder: Path) -> dict[str, DAG]:
 
     A file with a mistake yields ``invalid_<file>`` instead, which says what to correct.
     """
-    # A worker needs one DAG only; building the others would cost it time for nothing.
+    # A worker needs one DAG only.
     wanted = get_parsing_context().dag_id
     files: dict[str, Path] = {}
     dags: dict[str, DAG] = {}
@@ -33,7 +33,7 @@ def deployments(folder: Path) -> dict[str, DAG]:
                     f"{path.name}: {spec.service} is declared in {first.name} already; give it another name"
                 )
         except RefusedError as error:
-            # One team's mistake must not take the other teams' deployments away, least of all those under way.
+            # One team's mistake must not remove the other teams' DAGs, least of all during a deployment.
             log.error("%s", error)
             dag = _invalid_dag(path.stem, error)
         else:
@@ -45,7 +45,7 @@ def deployments(folder: Path) -> dict[str, DAG]:
 
 
 def _invalid_dag(name: str, error: RefusedError) -> DAG:
-    """Return a DAG that says what is wrong with the YAML file ``name``, where people look for the one it makes."""
+    """Return a DAG that says what is wrong with the YAML file ``name``; it is listed beside the valid ones."""
     dag = DAG(
         dag_id="invalid_" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:200],
         description=str(error),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, XComArg
+from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, get_current_context
 
 from airflow_deploy.domain.errors import IllegalTransitionError, NotFinalizedError, PermanentError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State, Step
+from airflow_deploy.domain.lifecycle.states import State, Step
+from airflow_deploy.domain.lifecycle.xcom_keys import REASON_KEY, STEPS_KEY
+from airflow_deploy.tasks.frozen import BASELINE, BUILT, CLAIM, Document, read, read_plan
 
 RETRIES: dict[str, Any] = {
     "retries": 8,
@@ -24,7 +25,7 @@ RETRIES: dict[str, Any] = {
         ]
     ),
 }
-"""The one place where errors become retries. What is not ours (a lost worker, say) is retried as usual."""
+"""The one place in which errors become retries. Other failures (a lost worker, say) are retried as usual."""
 
 ROLLBACK_RETRIES: dict[str, Any] = {
     "retries": 30,
@@ -39,57 +40,69 @@ ROLLBACK_RETRIES: dict[str, Any] = {
         ]
     ),
 }
-"""The way back does not give up at the first no: an API server that restarts says 401, 403 and 404 to everybody."""
+"""A rollback does not give up at the first refusal: an API server that restarts answers 401, 403 and 404 to all."""
 
 
 class DeployOperator(BaseOperator):
-    """A step of one deployment.
+    """A step of one deployment. Plan, claim and baseline come from the artifact store, by the run's own identity.
 
-    :param plan: the plan's JSON: a task's output, or a template such as ``output_of`` makes.
+    :param plan: the plan's JSON, if the DAG has it; by default the task reads what ``build_image`` has frozen.
+    :param claim: the owner of the route, if the DAG has it; by default the task reads what ``claim_route`` has frozen.
+    :param baseline: the baseline's JSON, if the DAG has it; by default it is what ``capture_baseline`` has frozen.
     """
 
-    template_fields: Sequence[str] = ("plan",)
-    template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - Airflow declares it so
+    # No template: an XCom that is rendered into a task could change what it deploys, or where.
+    template_fields: Sequence[str] = ()
     ui_color = "#e8f0fe"
+    reads: Document = BUILT
+    """The plan that the task reads."""
 
-    def __init__(self, *, plan: dict[str, Any] | str | XComArg | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        plan: dict[str, Any] | None = None,
+        claim: str | None = None,
+        baseline: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{**RETRIES, **kwargs})
         self.plan = plan
+        self.claim = claim
+        self.baseline = baseline
+        self._run: Context | None = None
+
+    def pre_execute(self, context: Any) -> None:
+        """Remember the run: Airflow makes a task's links after it has ended, when it has no current context."""
+        self._run = context
 
     def load_plan(self) -> DeploymentPlan:
-        """Return the plan, once Airflow has resolved it."""
-        plan = resolved(self.plan)
-        if plan is None:
-            raise PermanentError("the plan is missing: the tasks before this one did not finish")
-        return DeploymentPlan.load(plan)
+        """Return the plan.
 
+        :raises PermanentError: it is not frozen yet, or is not what was frozen.
+        :raises TemporaryError: the artifact store did not give it.
+        """
+        return read_plan(self._context, self.reads) if self.plan is None else DeploymentPlan.load(self.plan)
 
-def output_of(task_id: str) -> str:
-    """Return a template that yields a task's result as JSON.
+    def load_claim(self) -> str:
+        """Return the owner that ``claim_route`` has made of this run; it raises as ``load_plan`` does."""
+        return str(read(self._context, CLAIM)["owner"]) if self.claim is None else self.claim
 
-    Unlike ``task.output`` it draws no edge. Nearly all tasks need the plan: with an edge from ``build_image`` to each,
-    nobody could read the graph, and trigger rules would count a parent that succeeded long ago.
-    """
-    return f"{{{{ ti.xcom_pull(task_ids='{task_id}') | tojson }}}}"
+    def load_baseline(self) -> dict[str, Any]:
+        """Return what ``capture_baseline`` has measured, as JSON; it raises as ``load_plan`` does."""
+        return dict(read(self._context, BASELINE)) if self.baseline is None else self.baseline
 
-
-def resolved(value: Any) -> Any:
-    """Return the value of a template field, given as it is or as the JSON that ``output_of`` yields."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:  # a task's output that is a text
-        return value
+    @property
+    def _context(self) -> Context:
+        return self._run if self._run is not None else get_current_context()
 
 
 def record_step(
     context: Context, to: State, reason: str, *, evidence: str | None = None, at: datetime | None = None
 ) -> None:
-    """Push a step to XCom. A task that runs twice records each state once.
+    """Push a step to XCom. A task that runs again records each state once.
 
     :param evidence: SHA-256 of the evidence that the step rests on.
-    :param at: when it happened, where that is not now.
+    :param at: when it happened, if that is not now.
     """
     ti = context["ti"]
     step = Step(
@@ -102,10 +115,6 @@ def record_step(
     )
     steps = [item for item in recorded_steps(context, [ti.task_id]) if item.to != to] + [step]
     ti.xcom_push(key=STEPS_KEY, value=[item.model_dump(mode="json") for item in steps])
-
-
-REASON_KEY = "why"
-"""XCom key under which a task that fails says why, for those who come after it."""
 
 
 def push_reason(context: Context, why: str) -> None:

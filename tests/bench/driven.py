@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, PLAN_KEY
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
@@ -24,6 +25,7 @@ from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.sensors.ready import WaitReadySensor
 from airflow_deploy.tasks.base import record_step
+from airflow_deploy.tasks.frozen import BASELINE, read
 from airflow_deploy.tasks.triggers import LOOK_INTERVAL
 
 AGREED = ("score_confidence", "")
@@ -59,13 +61,16 @@ class Driven:
         )
         self._context: Any = {"ti": self._ti, "dag_run": run}
         self._steps_of: list[str] = []
-        self.plan = self._do(PlanDeploymentOperator(task_id="plan", spec=spec))
-        self.plan = self._do(BuildImageOperator(task_id="build_image", plan=self.plan))
-        self._returned("score_confidence", {"route": "go"})
+        self._do(PlanDeploymentOperator(task_id="plan", spec=spec))
+        self._do(BuildImageOperator(task_id="build_image"))
+        self.plan = self._ti.xcom_pull(task_ids="build_image", key=PLAN_KEY)
+        self._at("score_confidence")
+        self._ti.xcom_push(CONFIDENCE_KEY, {"route": "go"})
 
     def ready(self) -> None:
         """Bring the candidate up beside the stable, and claim the route."""
-        self.baseline = self._do(CaptureBaselineOperator(task_id="capture_baseline", plan=self.plan))
+        self._do(CaptureBaselineOperator(task_id="capture_baseline", plan=self.plan))
+        self.baseline = read(self._context, BASELINE)
         self._do(ApplyManifestOperator(task_id="apply_manifest", agreed=AGREED, plan=self.plan))
         self._do(WaitReadySensor(task_id="wait_ready", deferrable=False, plan=self.plan))
         self.claim = self._do(ClaimRouteOperator(task_id="claim_route", plan=self.plan))
@@ -122,18 +127,13 @@ class Driven:
 
     def _do(self, operator: Any) -> Any:
         self._at(operator.task_id)
-        result = operator.execute(self._context)
-        self._returned(operator.task_id, result)
-        return result
+        operator.pre_execute(self._context)
+        return operator.execute(self._context)
 
     def _at(self, task_id: str) -> None:
         self._ti.task_id = task_id
         if task_id not in self._steps_of:
             self._steps_of.append(task_id)
-
-    def _returned(self, task_id: str, value: Any) -> None:
-        self._ti.task_id = task_id
-        self._ti.xcom_push(key="return_value", value=value)
 
 
 def _word(verdict: Any) -> FinalVerdict:

@@ -28,6 +28,7 @@ import yaml
 from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.bench.matrix import STATES, Row
@@ -209,7 +210,7 @@ class Fleet:
 
     def outcome(self, one: Held, component: str, killed_at: float) -> Row:
         """Say what became of one deployment."""
-        folder, planned = self._artifacts(one), self.api.xcom(one.dag, one.run, "plan")
+        folder, planned = self._artifacts(one), self.api.xcom(one.dag, one.run, "plan", PLAN_KEY)
         one.plan = DeploymentPlan.load(planned) if planned else None
         said = summary(folder) if folder else {}
         ended = str(said.get("state", "none"))
@@ -308,7 +309,7 @@ class Fleet:
         return {item["metadata"]["name"]: item["spec"]["replicas"] for item in listed}
 
     def _plan(self, one: Held) -> DeploymentPlan:
-        return DeploymentPlan.load(self.api.xcom(one.dag, one.run, "plan"))
+        return DeploymentPlan.load(self.api.xcom(one.dag, one.run, "plan", PLAN_KEY))
 
     def _active(self, one: Held) -> str:
         tasks = self._tasks(one)

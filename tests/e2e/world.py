@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY
 from tests.stack.access import kubectl
 from tests.stack.api import ENDED, AirflowApi
 from tests.stack.demo import conf
@@ -143,7 +144,9 @@ class World:
 
     def plan(self, run_id: str) -> dict[str, Any]:
         """Return the run's frozen plan; wait until there is one."""
-        plan: dict[str, Any] = self.until(lambda: self.api.xcom(self.dag, run_id, "plan"), "the run is planned")
+        plan: dict[str, Any] = self.until(
+            lambda: self.api.xcom(self.dag, run_id, "plan", PLAN_KEY), "the run is planned"
+        )
         return plan
 
     def weights(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY, VERDICT_KEY
 from tests.support.builders import make_plan
 
 USER, PASSWORD = "gate", "pass-w0rd-never-shown"
@@ -38,10 +39,10 @@ class Frame:
     xcoms: Mapping[tuple[str, str], Any] = field(default_factory=dict)
 
 
-PLANNED = {("plan", "return_value"): make_plan(digest=None).dump(), ("plan", "steps"): [step("INIT", 0)]}
+PLANNED = {("plan", PLAN_KEY): make_plan(digest=None).dump(), ("plan", "steps"): [step("INIT", 0)]}
 BUILT = {
     **PLANNED,
-    ("build_image", "return_value"): make_plan().dump(),
+    ("build_image", PLAN_KEY): make_plan().dump(),
     ("build_image", "steps"): [step("BUILDING", 1)],
 }
 APPLIED = {**BUILT, ("apply_manifest", "steps"): [step("DEPLOYING", 2)]}
@@ -56,7 +57,7 @@ ASKED = Frame(
     {"plan": "success", "canary_5.gate": "success", "canary_5.ask": "deferred", "watch": "deferred", "finalize": None},
     {
         **SHIFTED,
-        ("canary_5.gate", "return_value"): event("UNDECIDED", "after 1800 s: 12 of 12 good"),
+        ("canary_5.gate", VERDICT_KEY): event("UNDECIDED", "after 1800 s: 12 of 12 good"),
         ("canary_5.gate", "steps"): [step("CANARY_EVALUATING", 5)],
         ("canary_5.ask", "steps"): [{**step("AWAITING_APPROVAL", 6), "task": "canary_5.ask"}],
     },
@@ -76,10 +77,10 @@ GOOD = Frame(
     },
     {
         **SHIFTED,
-        ("canary_5.gate", "return_value"): event("HEALTHY", "90 of 90 good"),
-        ("canary_25.gate", "return_value"): event("HEALTHY", "190 of 190 good"),
-        ("watch", "return_value"): event("CLOSED", "promoted"),
-        ("verify", "return_value"): event("HEALTHY", "still good"),
+        ("canary_5.gate", VERDICT_KEY): event("HEALTHY", "90 of 90 good"),
+        ("canary_25.gate", VERDICT_KEY): event("HEALTHY", "190 of 190 good"),
+        ("watch", VERDICT_KEY): event("CLOSED", "promoted"),
+        ("verify", VERDICT_KEY): event("HEALTHY", "still good"),
         ("verify", "steps"): [step("VERIFYING", 30), step("VERIFIED", 40, "HEALTHY: still good")],
         ("audit", "return_value"): FOLDER,
     },
@@ -96,8 +97,8 @@ BAD = Frame(
     },
     {
         **SHIFTED,
-        ("canary_5.gate", "return_value"): event("CLOSED", "braked"),
-        ("watch", "return_value"): event("BREACHED", "worse than the stable"),
+        ("canary_5.gate", VERDICT_KEY): event("CLOSED", "braked"),
+        ("watch", VERDICT_KEY): event("BREACHED", "worse than the stable"),
         # The gate's last word comes after the brake.
         ("canary_5.gate", "steps"): [step("CANARY_EVALUATING", 50)],
         ("rollback", "steps"): [step("ROLLING_BACK", 20, "watch: BREACHED"), step("ROLLED_BACK", 21, "settled")],

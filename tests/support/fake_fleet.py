@@ -72,8 +72,8 @@ def verified(plan: DeploymentPlan, *, at: float = START - AGE, lost: State | Non
         for state in states:
             if state != lost:
                 record_step(run.at(task), state, f"{task} says {state}", at=datetime.fromtimestamp(at, UTC))
-    run.returned("build_image", plan.dump())
-    run.returned("capture_baseline", GOOD_BASELINE.dump())
+    run.planned(plan)
+    run.measured(plan, GOOD_BASELINE.dump())
     audit = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)
     with suppress(IllegalTransitionError):
         audit.execute(run.at("audit"))

@@ -19,7 +19,8 @@ from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, last_step, state_of
-from airflow_deploy.domain.lifecycle.states import ENDS, STEPS_KEY, State, Step
+from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY, STEPS_KEY, VERDICT_KEY
 from airflow_deploy.domain.names import SERVICE_PATTERN, SHADOW
 from airflow_deploy.domain.values import printable
 
@@ -169,7 +170,7 @@ class DeploymentRun:
         :raises TemporaryError: Airflow does not answer.
         """
         seen = seen or self.snapshot()
-        plan = self._xcom("build_image") or self._xcom("plan")
+        plan = self._xcom("build_image", PLAN_KEY) or self._xcom("plan", PLAN_KEY)
         # Where a person failed the run, the teardown writes the artifacts in place of the audit.
         folder = self._xcom("audit") or self._xcom("finalize")
         return DeployResult(
@@ -184,14 +185,14 @@ class DeploymentRun:
             question=self.question_page(seen),
         )
 
-    def _xcom(self, task: str) -> Any:
-        return self.api.xcom(self.dag_id, self.run_id, task)
+    def _xcom(self, task: str, key: str = "return_value") -> Any:
+        return self.api.xcom(self.dag_id, self.run_id, task, key)
 
     def _verdicts(self, seen: RunSnapshot) -> Iterator[TaskVerdict]:
         gates = {int(found[1]): task for task in seen.tasks if (found := re.fullmatch(r"canary_([0-9]+)\.gate", task))}
         for task in [f"{SHADOW}.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
             # A task that has neither failed nor succeeded has judged nothing yet.
-            event = self._xcom(task) if seen.tasks.get(task) in DONE else None
+            event = self._xcom(task, VERDICT_KEY) if seen.tasks.get(task) in DONE else None
             if isinstance(event, dict) and "verdict" in event:
                 yield TaskVerdict(task, str(event["verdict"]), str(event.get("reason", "")))
 

@@ -9,9 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from airflow_deploy.domain.errors import IllegalTransitionError
 from airflow_deploy.domain.lifecycle.approval import Answer
 
-STEPS_KEY = "steps"
-"""XCom key under which each task pushes the states that it led the deployment into."""
-
 
 class State(StrEnum):
     """States of a deployment; the first ten are the way of one that goes well."""

@@ -28,10 +28,10 @@ from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInp
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import verbatim
 from airflow_deploy.factory.deployment import build_dag
-from tests.airflow.operators.test_operators import TaskInstance
+from tests.airflow.operators.test_operators import Run as Recorded
 from tests.support.builders import CONF, MISSING, SPEC, changed, make_plan, make_spec
+from tests.support.dag_runs import RAN, Run, ancestors, descendants, play
 from tests.support.hostile import PARTS, drawn, odd_confs
-from tests.support.rules import RAN, descendants, play
 
 REPOSITORY = Path(__file__).parents[3]
 DAGS = REPOSITORY / "dags"
@@ -41,18 +41,12 @@ ASKS = [f"canary_{share}.ask" for share in SHARES[:-1]]
 """The last stage has none: the promotion asks."""
 QUESTIONS = [*ASKS, "approve_promotion"]
 GATES = [f"canary_{share}.gate" for share in SHARES]
-ROUTED = {"route_on_confidence": "capture_baseline", "route_on_promotion": "promote"}
-AFTER_APPLY = [
-    "wait_ready",
-    "claim_route",
-    "watch",
-    *STAGED,
-    "score_promotion",
-    "route_on_promotion",
-    "promote",
-    "verify",
-]
-WRITING = ["apply_manifest", "claim_route", *[task for task in STAGED if task.endswith("shift")], "promote"]
+SHIFTS = [f"canary_{share}.shift" for share in SHARES]
+SCORED = {"score_confidence": "capture_baseline", "score_promotion": "promote"}
+HEALTHY = SCORED | dict(zip(GATES, SHIFTS[1:], strict=False))
+"""The branches of a fix that is good in every respect."""
+AFTER_APPLY = ["wait_ready", "claim_route", "watch", *STAGED, "score_promotion", "promote", "verify"]
+WRITING = ["apply_manifest", "claim_route", *SHIFTS, "promote"]
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +188,7 @@ class TestOneTeamsMistake:
 
 class TestShape:
     def test_has_the_designed_tasks(self, dag: DAG) -> None:
-        before = ["plan", "build_image", "score_confidence", "route_on_confidence", "approve", "refuse"]
+        before = ["plan", "build_image", "score_confidence", "approve", "refuse"]
         around = [
             "capture_baseline",
             "apply_manifest",
@@ -207,9 +201,8 @@ class TestShape:
         assert set(dag.task_ids) == {*before, *around, *ASKS, *AFTER_APPLY}
 
     def test_the_way_forward_is_one_line(self, dag: DAG) -> None:
-        line = ["plan", "build_image", "score_confidence", "route_on_confidence", "capture_baseline"]
-        line += ["apply_manifest", "wait_ready", "claim_route", *STAGED, "score_promotion", "route_on_promotion"]
-        line += ["promote", "verify", "audit", "finalize"]
+        line = ["plan", "build_image", "score_confidence", "capture_baseline", "apply_manifest", "wait_ready"]
+        line += ["claim_route", *STAGED, "score_promotion", "promote", "verify", "audit", "finalize"]
         for before, after in pairwise(line):
             assert before in upstream(dag, after)
 
@@ -228,9 +221,9 @@ class TestShape:
         audit = dag.get_task("audit")
         assert audit.trigger_rule == TriggerRule.ALL_DONE
         assert {"rollback", "verify", "watch", "refuse", *GATES, *QUESTIONS} <= upstream(dag, "audit")
-        assert set(dag.task_ids) - descendants_of_all(dag, "audit") <= {"audit", "finalize"}
+        assert set(dag.task_ids) - ancestors(dag, "audit") <= {"audit", "finalize"}
 
-    def test_settle_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
+    def test_finalize_is_a_teardown_without_a_setup_and_fails_the_run(self, dag: DAG) -> None:
         finalize = dag.get_task("finalize")
         assert finalize.is_teardown
         assert finalize.on_failure_fail_dagrun
@@ -242,7 +235,7 @@ class TestShape:
         "cleared", ["canary_5.gate", "canary_5.ask", "canary_25.shift", "watch", "promote", "verify", "rollback"]
     )
     def test_clearing_a_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
-        """In mid-canary two versions serve: plan would refuse, and then neither rollback nor settle would run."""
+        """In mid-canary two versions serve: plan would refuse, and then neither rollback nor finalize would run."""
         again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
         subset = again.partial_subset([cleared], include_downstream=True, include_upstream=False)
         assert {"finalize", cleared} <= set(subset.task_ids)
@@ -254,13 +247,17 @@ class TestShape:
             assert task.plans_of == ["build_image", "plan"]
             steps_of = {"plan", "approve", "apply_manifest", *STAGED, *QUESTIONS, "promote", "verify", "rollback"}
             assert steps_of <= set(task.steps_of)
-            assert task.template_fields == ()
+            assert DeploymentSpec.load(task.spec).place == ("payments", "payments", "gateway")
+
+    def test_no_xcom_is_rendered_into_a_task(self, dag: DAG) -> None:
+        """It could change what the task deploys, or where."""
+        assert {task.task_id: task.template_fields for task in dag.tasks if task.template_fields} == {}
 
     def test_the_rollback_hears_every_judge(self, dag: DAG) -> None:
         rollback: Any = dag.get_task("rollback")
         assert (rollback.judges, rollback.gates) == (["verify", "watch"], GATES)
 
-    def test_settle_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
+    def test_finalize_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
         finalize: Any = dag.get_task("finalize")
         assert finalize.audit == "audit"
 
@@ -287,9 +284,9 @@ class TestShape:
     @pytest.mark.parametrize(
         ("task", "parents"),
         [
-            ("capture_baseline", {"route_on_confidence", "approve"}),
+            ("capture_baseline", {"score_confidence", "approve"}),
             *((f"canary_{share}.shift", {GATES[at], ASKS[at]}) for at, share in enumerate(SHARES[1:])),
-            ("promote", {"route_on_promotion", "approve_promotion"}),
+            ("promote", {"score_promotion", "approve_promotion"}),
         ],
     )
     def test_what_a_go_or_a_persons_yes_leads_to_has_no_other_parents(
@@ -303,8 +300,7 @@ class TestShape:
         special = {
             task.task_id: task.trigger_rule for task in dag.tasks if task.trigger_rule != TriggerRule.ALL_SUCCESS
         }
-        shifts = {task for task in STAGED if task.endswith("shift")}
-        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "finalize", *shifts}
+        assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "finalize", *SHIFTS}
 
     def test_waiting_tasks_wait_in_the_triggerer(self, dag: DAG) -> None:
         waiting = {task.task_id for task in dag.tasks if getattr(task, "deferrable", False)}
@@ -321,7 +317,9 @@ class TestShape:
         assert {task.task_id: task.about for task in asking} == {
             f"canary_{share}.ask": following for share, following in pairwise(stages)
         }
-        assert play(made, branches=ROUTED)["verify"] == "success"
+        leads = {f"canary_{share}.gate": f"canary_{following}.shift" for share, following in pairwise(stages)}
+        ended = play(made, branches=SCORED | leads)
+        assert (ended.run, ended["verify"]) == ("success", "success")
 
     def test_each_question_shows_what_was_seen_before_it_and_ends_with_the_route(self, dag: DAG) -> None:
         asking: dict[str, Any] = {task: dag.get_task(task) for task in ("approve", *QUESTIONS)}
@@ -338,9 +336,7 @@ class TestShape:
             *(f"canary_{share}.{task}" for share in SHARES[:-1] for task in ("gate", "ask")),
             "canary_100.gate",
         ]
-        for asked in asking.values():
-            assert asked.timeout == 3600
-            assert asked.task_id == "approve" or "claim_route" in asked.claim
+        assert {asked.timeout for asked in asking.values()} == {3600}
 
     def test_nothing_is_written_before_its_judge_or_a_person_has_agreed(self, dag: DAG) -> None:
         writing: dict[str, Any] = {task: dag.get_task(task) for task in WRITING if task != "claim_route"}
@@ -353,181 +349,188 @@ class TestShape:
             "promote": ("score_promotion", "approve_promotion"),
         }
         for task, made in writing.items():
-            assert set(made.agreed) <= descendants_of_all(dag, task)
+            assert set(made.agreed) <= ancestors(dag, task)
 
     def test_the_plan_reads_the_spec_that_was_frozen_into_the_dag(self, dag: DAG) -> None:
         plan: Any = dag.get_task("plan")
         assert plan.spec["service"] == "payments"
-        assert plan.template_fields == ()
-
-    def test_no_template_is_rendered_from_a_specs_text(self) -> None:
-        made = build_dag(make_spec(config={"EVIL": "{{ var.value.secret }}"}))
-        for task in made.tasks:
-            for name in task.template_fields:
-                assert "secret" not in repr(getattr(task, name))
 
 
 HOSTILE = "{{ 7*7 }} {% raw %} </script> ' \" \\ 💥 \u2028"
 
 
-class Pulled:
-    """Stands for a task instance: it gives the results of earlier tasks."""
+class TestWhatATaskReads:
+    """Tasks of the DAG read what their own run has frozen, whatever texts it holds."""
 
-    def __init__(self, results: dict[str, Any]) -> None:
-        self.results = results
+    @pytest.fixture
+    def run(self) -> Recorded:
+        return Recorded()
 
-    def xcom_pull(self, *, task_ids: str) -> Any:
-        return self.results.get(task_ids)
-
-
-class TestTemplates:
-    def rendered(self, spec: DeploymentSpec, task_id: str, results: dict[str, Any]) -> Any:
-        task: Any = copy.copy(build_dag(spec).get_task(task_id))
-        task.render_template_fields({"ti": Pulled(results)})
-        return task
-
+    @pytest.fixture
     def plan(self) -> DeploymentPlan:
         conf = changed(CONF, ("incident", "title"), HOSTILE.replace("\u2028", ""))
         return make_plan(make_spec(config={"EVIL": HOSTILE}), parse_request(conf))
 
+    def task(self, plan: DeploymentPlan, task_id: str, run: Recorded) -> Any:
+        task: Any = copy.copy(build_dag(plan.spec).get_task(task_id))
+        task.pre_execute(run.at(task_id))
+        return task
+
     @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch", "promote", "verify"])
-    def test_a_task_reads_the_plan_as_it_was_whatever_texts_it_holds(self, task_id: str) -> None:
-        plan = self.plan()
-        results = {"build_image": plan.dump(), "claim_route": "DEP-1/1", "capture_baseline": {"requests": 1}}
-        assert self.rendered(plan.spec, task_id, results).load_plan() == plan
+    def test_the_plan_is_read_as_it_was_built(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
+        run.planned(plan)
+        assert self.task(plan, task_id, run).load_plan() == plan
 
-    def test_the_build_reads_what_the_plan_returned(self) -> None:
-        plan = self.plan()
-        assert self.rendered(plan.spec, "build_image", {"plan": plan.dump()}).load_plan() == plan
+    def test_the_build_reads_the_plan_without_an_image(self, run: Recorded, plan: DeploymentPlan) -> None:
+        run.planned(plan)
+        assert self.task(plan, "build_image", run).load_plan() == plan.model_copy(update={"digest": None})
 
-    @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch"])
-    def test_without_a_plan_a_task_stops(self, task_id: str) -> None:
-        with pytest.raises(PermanentError, match="the plan is missing"):
-            self.rendered(make_spec(), task_id, {}).load_plan()
+    @pytest.mark.parametrize("task_id", ["build_image", "apply_manifest", "canary_5.shift", "watch"])
+    def test_without_a_plan_a_task_stops(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
+        run.of(plan)
+        with pytest.raises(PermanentError, match="has not finished"):
+            self.task(plan, task_id, run).load_plan()
 
     @pytest.mark.parametrize("task_id", ["approve", "canary_5.ask", "approve_promotion"])
-    def test_a_question_shows_the_texts_as_they_were(self, task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        plan, put = self.plan(), []
+    def test_a_question_shows_the_texts_as_they_were(
+        self, run: Recorded, plan: DeploymentPlan, task_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put: list[Any] = []
         monkeypatch.setattr("airflow.sdk.execution_time.hitl.upsert_hitl_detail", lambda **asked: put.append(asked))
-        confidence = score(ScoreInputs(plan, PastDeployments())).dump()
-        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7"}
-        results |= {"score_confidence": confidence, "score_promotion": confidence}
-        task = self.rendered(plan.spec, task_id, results)
+        run.planned(plan)
+        run.claimed(plan, "DEP-1/7")
+        for scoring in ("score_confidence", "score_promotion"):
+            run.scored(scoring, score(ScoreInputs(plan, PastDeployments())))
         with pytest.raises(TaskDeferred) as waiting:
-            task.execute({"ti": TaskInstance(task_id)})
+            self.task(plan, task_id, run).execute(run.at(task_id))
         (asked,) = put
         assert verbatim(plan.request.incident.title) in asked["body"]
         assert waiting.value.trigger.held == (None if task_id == "approve" else "DEP-1/7")
-        assert not set(waiting.value.trigger.serialize()[1]) & set(task.template_fields)
 
-    def test_a_score_keeps_its_reasons(self) -> None:
-        confidence = score(ScoreInputs(self.plan(), PastDeployments())).dump()
-        for suffix, route in (("_confidence", "route_on_confidence"), ("_promotion", "route_on_promotion")):
-            task = self.rendered(make_spec(), route, {f"score{suffix}": confidence})
-            assert task.choose_branch({}) == task.routes[confidence["route"]]
-
-    def test_the_watch_is_assigned_what_was_claimed_and_measured(self) -> None:
-        plan, baseline = self.plan(), {"requests": 10.0, "errors": 1.0, "timed": 10.0, "within": {"0.5": 9.0}}
-        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7", "capture_baseline": baseline}
-        task = self.rendered(plan.spec, "watch", results)
-        assignment = task.trigger({"ti": TaskInstance("watch")}).assignment
+    def test_the_watch_is_assigned_what_was_claimed_and_measured(self, run: Recorded, plan: DeploymentPlan) -> None:
+        baseline = {"requests": 10.0, "errors": 1.0, "timed": 10.0, "within": {"0.5": 9.0}}
+        run.planned(plan)
+        run.claimed(plan, "DEP-1/7")
+        run.measured(plan, baseline)
+        assignment = self.task(plan, "watch", run).trigger(run.at("watch")).assignment
         assert (assignment["claim"], assignment["baseline"]) == ("DEP-1/7", baseline)
         assert DeploymentPlan.load(assignment["plan"]) == plan
         assert json.loads(json.dumps(assignment)) == assignment
 
-    @pytest.mark.parametrize("task_id", ["wait_ready", "watch", "canary_5.gate", "verify"])
-    def test_no_argument_of_a_trigger_is_taken_for_a_template(self, task_id: str) -> None:
-        """Airflow renders those of a trigger's arguments that bear the name of a template field."""
-        plan = self.plan()
-        results = {"build_image": plan.dump(), "claim_route": "DEP-1/7", "capture_baseline": {}}
-        task = self.rendered(plan.spec, task_id, results)
-        ti = TaskInstance(task_id)
-        _, arguments = task.trigger({"ti": ti}).serialize()
-        assert arguments
-        assert not set(arguments) & set(task.template_fields)
-
-
-def descendants_of_all(dag: DAG, task_id: str) -> set[str]:
-    """Return the tasks that ``task_id`` waits for, directly or not."""
-    return {task.task_id for task in dag.get_task(task_id).get_flat_relatives(upstream=True)}
-
 
 class TestWhatARunComesTo:
-    def test_a_good_fix_goes_all_the_way(self, dag: DAG) -> None:
-        """Each question finds that its gate has decided, and skips itself."""
-        ends = play(dag, skip=ASKS, branches=ROUTED)
+    def test_a_good_fix_goes_all_the_way_without_a_question(self, dag: DAG) -> None:
+        ended = play(dag, branches=HEALTHY)
         aside = {"approve", "refuse", "approve_promotion", "refuse_promotion", "rollback", *ASKS}
-        assert {task for task, end in ends.items() if end == "skipped"} == aside
-        assert {end for task, end in ends.items() if task not in aside} == {"success"}
+        assert {task for task, end in ended.tasks.items() if end == "skipped"} == aside
+        assert {end for task, end in ended.tasks.items() if task not in aside} == {"success"}
+        assert ended.run == "success"
 
-    @pytest.mark.parametrize("route", ["route_on_confidence", "route_on_promotion"])
-    def test_a_persons_yes_is_as_good_as_a_go(self, dag: DAG, route: str) -> None:
-        ask = "approve" if route == "route_on_confidence" else "approve_promotion"
-        ends = play(dag, branches={**ROUTED, route: ask})
-        assert (ends[ask], ends["promote"], ends["verify"], ends["rollback"]) == (
-            "success",
-            "success",
-            "success",
-            "skipped",
-        )
+    def test_a_healthy_gate_leads_to_the_next_shift_in_the_schedulers_next_pass(self, dag: DAG) -> None:
+        """No question starts only to skip itself."""
+        passes = play(dag, branches=HEALTHY).passes
+        following = [*SHIFTS[1:], "score_promotion"]
+        assert [passes[task] - passes[gate] for gate, task in zip(GATES, following, strict=True)] == [1, 1, 1, 1]
+        assert not set(QUESTIONS) & set(passes)
 
-    @pytest.mark.parametrize("asked", ASKS)
-    def test_a_persons_yes_is_as_good_as_a_gates(self, dag: DAG, asked: str) -> None:
-        ends = play(dag, skip=set(ASKS) - {asked}, branches=ROUTED)
-        assert (ends[asked], ends["promote"], ends["verify"], ends["rollback"]) == (
-            "success",
-            "success",
-            "success",
-            "skipped",
-        )
+    @pytest.mark.parametrize("scoring", SCORED)
+    def test_a_persons_yes_is_as_good_as_a_go(self, dag: DAG, scoring: str) -> None:
+        ask = "approve" if scoring == "score_confidence" else "approve_promotion"
+        ended = play(dag, branches=HEALTHY | {scoring: ask})
+        assert [ended[task] for task in (ask, "promote", "verify", "rollback")] == [*["success"] * 3, "skipped"]
 
-    @pytest.mark.parametrize("asked", ASKS)
-    def test_a_no_beside_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, asked: str) -> None:
+    @pytest.mark.parametrize("at", range(len(ASKS)), ids=ASKS)
+    def test_a_persons_yes_is_as_good_as_a_gates(self, dag: DAG, at: int) -> None:
+        ended = play(dag, branches=HEALTHY | {GATES[at]: ASKS[at]})
+        assert [ended[task] for task in (ASKS[at], "promote", "verify", "rollback")] == [*["success"] * 3, "skipped"]
+        assert ended.passes[SHIFTS[at + 1]] > ended.passes[ASKS[at]]
+
+    @pytest.mark.parametrize("at", range(len(ASKS)), ids=ASKS)
+    def test_a_no_beside_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, at: int) -> None:
         """A no, silence, or a question that was withdrawn."""
-        ends = play(dag, fail=[asked], skip=set(ASKS) - {asked}, branches=ROUTED)
-        assert not [task for task in WRITING if task in descendants(dag, asked) and ends[task] in RAN]
-        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
+        ended = play(dag, fail=[ASKS[at]], branches=HEALTHY | {GATES[at]: ASKS[at]})
+        assert not [task for task in WRITING if task in descendants(dag, ASKS[at]) and ended[task] in RAN]
+        assert [ended[task] for task in ("rollback", "audit", "finalize")] == ["success"] * 3
+
+    def test_a_gate_that_a_person_marked_as_done_asks(self, dag: DAG) -> None:
+        ended = play(dag, branches=SCORED)
+        assert [ended[ask] for ask in ASKS] == ["success"] * 3
+        assert all(ended.passes[shift] > ended.passes[ask] for ask, shift in zip(ASKS, SHIFTS[1:], strict=True))
 
     @pytest.mark.parametrize("choice", ["approve", "refuse"])
     def test_a_no_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
-        ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_confidence": choice})
-        assert not [task for task in WRITING if ends[task] in RAN]
-        assert ends["audit"] == ends["finalize"] == "success"
+        ended = play(dag, fail=[choice, "finalize"], branches=HEALTHY | {"score_confidence": choice})
+        assert not [task for task in WRITING if ended[task] in RAN]
+        assert (ended["audit"], ended.run) == ("success", "failed")
 
     @pytest.mark.parametrize("choice", ["approve_promotion", "refuse_promotion"])
     def test_a_no_before_the_promotion_rolls_back(self, dag: DAG, choice: str) -> None:
-        ends = play(dag, fail=[choice], branches={**ROUTED, "route_on_promotion": choice})
-        assert ends["promote"] not in RAN
-        assert (ends["rollback"], ends["audit"], ends["finalize"]) == ("success", "success", "success")
+        ended = play(dag, fail=[choice], branches=HEALTHY | {"score_promotion": choice})
+        assert ended["promote"] not in RAN
+        assert [ended[task] for task in ("rollback", "audit", "finalize")] == ["success"] * 3
 
-    @pytest.mark.parametrize("failing", ["build_image", "score_confidence", "route_on_confidence", "capture_baseline"])
+    @pytest.mark.parametrize("failing", ["build_image", "score_confidence", "capture_baseline"])
     def test_a_failure_before_apply_writes_nothing(self, dag: DAG, failing: str) -> None:
-        ends = play(dag, fail=[failing], branches=ROUTED)
-        assert not [task for task in WRITING if ends[task] in RAN]
-        assert ends["audit"] == ends["finalize"] == "success"
+        ended = play(dag, fail=[failing], branches=HEALTHY)
+        assert not [task for task in WRITING if ended[task] in RAN]
+        assert ended["audit"] == ended["finalize"] == "success"
 
     def test_a_refused_request_does_nothing_at_all(self, dag: DAG) -> None:
-        ends = play(dag, fail=["plan"], branches=ROUTED)
-        assert {task for task, end in ends.items() if end in RAN} == {"plan", "rollback", "audit", "finalize"}
+        ended = play(dag, fail=["plan", "finalize"], branches=HEALTHY)
+        assert {task for task, end in ended.tasks.items() if end in RAN} == {"plan", "rollback", "audit", "finalize"}
+        assert ended.run == "failed"
 
     @pytest.mark.parametrize("failing", ["apply_manifest", *AFTER_APPLY])
-    @pytest.mark.parametrize("aside", [[], ASKS], ids=["asked", "not asked"])
-    def test_any_failure_from_apply_on_rolls_back_and_is_audited(
-        self, dag: DAG, failing: str, aside: list[str]
+    @pytest.mark.parametrize("branches", [HEALTHY, SCORED], ids=["healthy", "asked"])
+    def test_any_failure_from_apply_on_rolls_back_at_once_and_is_audited(
+        self, dag: DAG, failing: str, branches: dict[str, str]
     ) -> None:
-        ends = play(dag, fail=[failing], skip=aside, branches=ROUTED)
-        assert ends["rollback"] == ends["audit"] == ends["finalize"] == "success"
+        ended = play(dag, fail=[failing], branches=branches)
+        assert ended["rollback"] == ended["audit"] == ended["finalize"] == "success"
+        assert ended.passes["rollback"] <= ended.passes[failing] + 2
         if failing != "watch":  # it stands beside all of them; what stops them is the route
-            assert ends["verify"] in ("failed", "upstream_failed")
-            assert not [task for task in WRITING if task in descendants(dag, failing) and ends[task] in RAN]
+            assert ended["verify"] in ("failed", "upstream_failed")
+            assert not [task for task in WRITING if task in descendants(dag, failing) and ended[task] in RAN]
 
     @pytest.mark.parametrize("gate", GATES)
-    def test_where_the_watch_has_braked_no_share_is_given_and_nothing_promoted(self, dag: DAG, gate: str) -> None:
+    def test_after_a_rollback_by_the_watch_no_share_is_given_and_nothing_promoted(self, dag: DAG, gate: str) -> None:
         """The gate finds its route braked and skips itself; the watch fails."""
-        ends = play(dag, fail=["watch"], skip=[gate, *ASKS], branches=ROUTED)
-        assert not [task for task in WRITING if task in descendants(dag, gate) and ends[task] in RAN]
-        assert ends["promote"] == "skipped"
-        assert ends["rollback"] == ends["audit"] == "success"
+        ended = play(dag, fail=["watch"], skip=[gate], branches=HEALTHY)
+        assert not [task for task in WRITING if task in descendants(dag, gate) and ended[task] in RAN]
+        assert not [task for task in QUESTIONS if task in descendants(dag, gate) and ended[task] in RAN]
+        assert ended["promote"] == "skipped"
+        assert ended["rollback"] == ended["audit"] == "success"
+
+    def test_the_teardown_decides_how_the_run_ends(self, dag: DAG) -> None:
+        assert play(dag, fail=["finalize"], branches=HEALTHY).run == "failed"
+
+
+class TestClearing:
+    """A person clears tasks of a run, with those after them."""
+
+    def test_a_gate_that_runs_again_decides_again(self, dag: DAG) -> None:
+        with Run(dag) as run:
+            assert run.finish(branches=HEALTHY)["canary_25.ask"] == "skipped"
+            run.clear("canary_25.gate")
+            again = run.finish(branches=HEALTHY | {"canary_25.gate": "canary_25.ask"})
+            assert (again["canary_25.ask"], again["canary_50.ask"], again.run) == ("success", "skipped", "success")
+            run.clear("canary_25.gate")
+            assert run.finish(branches=HEALTHY)["canary_25.ask"] == "skipped"
+
+    def test_a_question_stays_skipped_after_a_healthy_gate(self, dag: DAG) -> None:
+        with Run(dag) as run:
+            run.finish(branches=HEALTHY)
+            run.clear("canary_25.ask")
+            again = run.finish(branches=HEALTHY)
+            assert (again["canary_25.ask"], again["canary_50.shift"], again.run) == ("skipped", "success", "success")
+            assert "canary_50.shift" in again.passes
+
+    def test_a_score_that_runs_again_decides_again(self, dag: DAG) -> None:
+        with Run(dag) as run:
+            run.finish(fail=["approve_promotion"], branches=HEALTHY | {"score_promotion": "approve_promotion"})
+            run.clear("score_promotion")
+            again = run.finish(branches=HEALTHY)
+            assert (again["approve_promotion"], again["promote"], again.run) == ("skipped", "success", "success")
 
 
 @cache

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
 from airflow_deploy.domain.lifecycle.approval import Answer
@@ -15,6 +15,7 @@ from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInp
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import About
 from airflow_deploy.domain.lifecycle.states import State, Step
+from airflow_deploy.domain.lifecycle.xcom_keys import ANSWER_KEY
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import apply, approval, canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
@@ -35,7 +36,9 @@ AT = datetime(2026, 11, 23, 7, 30, tzinfo=UTC)
 
 @pytest.fixture
 def run() -> Run:
-    return Run()
+    made = Run()
+    made.scored("score_confidence", score(ScoreInputs(make_plan(), PastDeployments())))
+    return made
 
 
 @pytest.fixture
@@ -51,8 +54,8 @@ def operator(about: About = 25, plan: DeploymentPlan | None = None, **changes: A
     plan = plan or make_plan()
     fields: dict[str, Any] = {
         "plan": plan.dump(),
-        "confidence": score(ScoreInputs(plan, PastDeployments())).dump(),
-        "claim": None if about == "deployment" else "DEP-1/1",
+        "score": "score_confidence",
+        "claim": "DEP-1/1",
         "seen": [] if about == "deployment" else [GATE],
         **changes,
     }
@@ -86,7 +89,7 @@ def steps(run: Run) -> list[Step]:
 
 def undecided(run: Run) -> None:
     numbers = {"requests": 25, "errors": 0, "findings": []}
-    run.returned(GATE, {"verdict": "UNDECIDED", "reason": "after 10 s: too little", "numbers": numbers})
+    run.judged(GATE, {"verdict": "UNDECIDED", "reason": "after 10 s: too little", "numbers": numbers})
 
 
 class TestAsking:
@@ -106,7 +109,7 @@ class TestAsking:
     def test_the_body_shows_score_factors_and_what_was_seen_and_answered(
         self, run: Run, put: list[Mapping[str, Any]]
     ) -> None:
-        run.returned("canary_1.gate", {"verdict": "UNDECIDED", "reason": "none yet", "numbers": {}})
+        run.judged("canary_1.gate", {"verdict": "UNDECIDED", "reason": "none yet", "numbers": {}})
         undecided(run)
         earlier = operator(seen=["canary_1.gate"])
         ask(run, earlier)
@@ -125,20 +128,14 @@ class TestAsking:
         assert (step.to, step.answers) == (S.AWAITING_APPROVAL, ())
         assert step.reason == "canary_5.gate leaves it to a person: after 10 s: too little"
 
-    def test_asks_nobody_where_the_gate_has_decided(self, run: Run, put: list[Mapping[str, Any]]) -> None:
-        run.returned(GATE, {"verdict": "HEALTHY", "reason": "fine"})
-        with pytest.raises(AirflowSkipException):
-            operator().execute(run.at("ask"))
-        assert (put, steps(run)) == ([], [])
-
-    def test_asks_where_somebody_marked_the_gate_as_done(self, run: Run, put: list[Mapping[str, Any]]) -> None:
+    def test_asks_after_a_gate_that_was_marked_as_done(self, run: Run, put: list[Mapping[str, Any]]) -> None:
         ask(run, operator())
         assert len(put) == 1
-        assert steps(run)[0].reason == "canary_5.gate leaves it to a person: it has not judged"
+        assert steps(run)[0].reason == "canary_5.gate leaves it to a person: it has no verdict"
 
     @pytest.mark.parametrize("about", ["deployment", "promotion"])
     def test_asks_about_the_score(self, run: Run, put: list[Mapping[str, Any]], about: About) -> None:
-        run.returned(GATE, {"verdict": "HEALTHY", "reason": "fine"})
+        run.judged(GATE, {"verdict": "HEALTHY", "reason": "fine"})
         asking = operator(about)
         ask(run, asking)
         assert (
@@ -168,8 +165,8 @@ class TestAnswer:
 
     @pytest.mark.parametrize("about", ["deployment", 25, "promotion"])
     def test_a_yes_of_somebody_else_lets_the_deployment_go_on(self, run: Run, about: About) -> None:
-        said = operator(about).answered(run.at("ask"), event(), START)
-        assert said["by"] == {"id": "grace", "name": "grace"}
+        operator(about).answered(run.at("ask"), event(), START)
+        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "grace", "name": "grace"}
         (step,) = steps(run)
         (answer,) = step.answers
         assert (answer.said, str(answer.by), answer.at, answer.counts) == ("Approve", "grace", AT, True)
@@ -214,7 +211,7 @@ class TestRequester:
         assert trigger.deadline == START + 7
         assert waiting.value.kwargs == {"deadline": START + 7}
         assert steps(run)[0].answers[0].counts is False
-        assert run.ti.xcom_pull(task_ids="ask") is None
+        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY) is None
 
     def test_somebody_else_may_still_agree_and_both_are_recorded(self, run: Run) -> None:
         for _ in range(3):
@@ -225,28 +222,38 @@ class TestRequester:
         assert [(str(answer.by), answer.counts) for answer in answers] == [("ada", False), ("grace", True)]
 
     def test_nobody_asked_for_it_so_anybody_may_agree(self, run: Run) -> None:
-        assert operator(plan=make_plan(requester=None)).answered(run.at("ask"), event(by="ada"), START)
+        operator(plan=make_plan(requester=None)).answered(run.at("ask"), event(by="ada"), START)
+        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "ada", "name": "ada"}
 
 
 AGREED: tuple[str, str] = ("judge", "ask")
 
 
 class TestWhatFollows:
-    @pytest.mark.parametrize("said", [{"verdict": "HEALTHY"}, {"route": "go"}])
-    def test_goes_on_where_nobody_needed_to_be_asked(self, run: Run, said: dict[str, str]) -> None:
-        run.returned("judge", said)
+    def test_goes_on_without_a_question_after_a_healthy_gate(self, run: Run) -> None:
+        run.judged("judge", {"verdict": "HEALTHY"})
         check_agreed(run.context, *AGREED)
 
-    @pytest.mark.parametrize("said", [{"verdict": "UNDECIDED"}, {"route": "ask"}, None])
-    def test_goes_on_after_a_yes(self, run: Run, said: dict[str, str] | None, put: list[Mapping[str, Any]]) -> None:
-        run.returned("judge", said)
-        run.returned("ask", operator().answered(run.at("ask"), event(), START))
+    def test_goes_on_without_a_question_after_a_high_score(self, run: Run) -> None:
+        run.scored("judge", {"route": "go"})
         check_agreed(run.context, *AGREED)
 
-    @pytest.mark.parametrize("said", [{"verdict": "UNDECIDED"}, {"verdict": "BREACHED"}, {"route": "ask"}, None])
-    def test_stops_where_somebody_marked_the_question_as_done(self, run: Run, said: dict[str, str] | None) -> None:
-        run.returned("judge", said)
-        with pytest.raises(RefusedError, match="ask has no yes of anybody who may agree"):
+    @pytest.mark.parametrize(("verdict", "route"), [("UNDECIDED", None), (None, "ask"), (None, None)])
+    def test_goes_on_after_a_yes(
+        self, run: Run, verdict: str | None, route: str | None, put: list[Mapping[str, Any]]
+    ) -> None:
+        run.judged("judge", {"verdict": verdict})
+        run.scored("judge", {"route": route})
+        operator().answered(run.at("ask"), event(), START)
+        check_agreed(run.context, *AGREED)
+
+    @pytest.mark.parametrize(
+        ("verdict", "route"), [("UNDECIDED", None), ("BREACHED", None), (None, "ask"), (None, "refuse"), (None, None)]
+    )
+    def test_stops_if_the_question_was_marked_as_done(self, run: Run, verdict: str | None, route: str | None) -> None:
+        run.judged("judge", {"verdict": verdict})
+        run.scored("judge", {"route": route})
+        with pytest.raises(RefusedError, match="ask has no yes of a person who may agree"):
             check_agreed(run.context, *AGREED)
 
     def test_nothing_is_written_without_a_word(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +276,7 @@ class TestWhatFollows:
         plan = make_plan()
         cluster = FakeCluster.at_share(plan, 5)
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
-        run.returned("ask", operator().answered(run.at("ask"), event(), START))
+        operator().answered(run.at("ask"), event(), START)
         cluster.annotate(routes.PHASE, routes.BRAKED)
         shift = ShiftCanaryOperator(task_id="shift", agreed=AGREED, share=25, plan=plan.dump(), claim=cluster.claim)
         with pytest.raises(FencedError, match="is braked"):

@@ -12,6 +12,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.domain.analysis.graphs import graph_page
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
+from airflow_deploy.domain.lifecycle.xcom_keys import VERDICT_KEY
 from airflow_deploy.factory.deployment import build_dag
 from airflow_deploy.sensors.gates import AnalysisSensor, VerifySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink
@@ -25,7 +26,7 @@ HOST = {"conn_type": "prometheus", "host": "http://prometheus:9090"}
 def link(monkeypatch: pytest.MonkeyPatch, event: dict[str, Any] | None = None, **fields: Any) -> str:
     """Return the link of a task that has this event."""
     monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps({**HOST, **fields}))
-    pushed = {("verify", "return_value"): event}
+    pushed = {("verify", VERDICT_KEY): event}
     monkeypatch.setattr(XCom, "get_one", lambda *, key, task_id, **_: pushed.get((task_id, key)))
     operator = VerifySensor(task_id="verify", plan=PLAN.dump(), claim="", baseline={})
     return PrometheusGraphLink().get_link(operator, ti_key=TASK)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID, uuid4
+from typing import Any
 
 import pytest
 import yaml
-from airflow.sdk import Context, ExceptionRetryPolicy, RetryAction
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, chain
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster
@@ -30,15 +29,13 @@ from airflow_deploy.domain.errors import (
 from airflow_deploy.domain.lifecycle.approval import Answer, Person
 from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.lifecycle.states import STEPS_KEY, State, Step
+from airflow_deploy.domain.lifecycle.states import State, Step
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, STEPS_KEY, VERDICT_KEY
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.operators import confidence as scoring
 from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
-from airflow_deploy.operators.confidence import (
-    RefuseOperator,
-    RouteOnConfidenceOperator,
-    ScoreConfidenceOperator,
-)
+from airflow_deploy.operators.confidence import RefuseOperator, ScoreConfidenceOperator
 from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
 from airflow_deploy.rollout.rollback import RollbackResult
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
@@ -47,48 +44,12 @@ from tests.support.airflow_home import isolate
 from tests.support.builders import CONF, changed, make_plan
 from tests.support.fake_cluster import FakeCluster
 from tests.support.hostile import drawn, odd_confs
+from tests.support.recorded_run import Run as Run
+from tests.support.recorded_run import TaskInstance as TaskInstance
 
 S = State
 STAGE = [S.CANARY, S.CANARY_WAITING, S.CANARY_EVALUATING]
 TASKS = ["plan", "build_image", "shift", "ask", "promote", "verify", "rollback"]
-
-
-@dataclass
-class TaskInstance:
-    """Stands for Airflow's: one store of XComs for the whole run."""
-
-    task_id: str = "plan"
-    try_number: int = 1
-    store: dict[tuple[str, str], Any] = field(default_factory=dict)
-    id: UUID = field(default_factory=uuid4)
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.store[self.task_id, key] = json.loads(json.dumps(value))
-
-    def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
-        return self.store.get((task_ids, key))
-
-
-@dataclass
-class Run:
-    """A run whose tasks can be asked to record."""
-
-    ti: TaskInstance = field(default_factory=TaskInstance)
-
-    @property
-    def context(self) -> Context:
-        return cast("Context", {"ti": self.ti})
-
-    def at(self, task_id: str) -> Context:
-        self.ti.task_id = task_id
-        return self.context
-
-    def reach(self, task_id: str, *states: State) -> None:
-        for state in states:
-            record_step(self.at(task_id), state, f"{task_id} says {state}")
-
-    def returned(self, task_id: str, value: Any) -> None:
-        self.ti.store[task_id, "return_value"] = value
 
 
 @pytest.fixture
@@ -107,7 +68,7 @@ def folder(plan: DeploymentPlan) -> Path:
 
 
 def audit(run: Run, plan: DeploymentPlan) -> Any:
-    run.returned("build_image", plan.dump())
+    run.planned(plan)
     operator = AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=TASKS)
     return operator.execute(run.at("audit"))
 
@@ -184,7 +145,7 @@ class TestAudit:
         run.reach("shift", S.DEPLOYING, *STAGE)
         run.reach("promote", S.PROMOTING, S.PROMOTED)
         run.reach("verify", S.VERIFYING, S.VERIFIED)
-        run.returned("score_confidence", {"score": 85})
+        run.scored("score_confidence", {"score": 85})
         audit(run, plan)
         identity = plan.deployment_id
         summary = json.loads((folder / f"{identity}.json").read_text())
@@ -232,7 +193,7 @@ class TestAudit:
         run.reach("shift", S.DEPLOYING, S.CANARY, S.CANARY_WAITING)
         run.reach("rollback", S.ROLLING_BACK, S.ROLLED_BACK)
         event = {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"}
-        run.returned("verify", {**event, "restored_at": "2026-11-23T07:00:01+00:00"})
+        run.judged("verify", {**event, "restored_at": "2026-11-23T07:00:01+00:00"})
         audit(run, plan)
         summary = json.loads((folder / f"{plan.deployment_id}.json").read_text())
         assert summary["state"] == "ROLLED_BACK"
@@ -275,6 +236,8 @@ class TestAudit:
             f"confidence_{plan.deployment_id}.json",
             f"manifest_{plan.deployment_id}.yaml",
             f"transitions_{plan.deployment_id}.jsonl",
+            f"planned_{plan.deployment_id}.json",
+            f"built_{plan.deployment_id}.json",
         }
 
     def test_a_request_that_was_never_planned_leaves_nothing(self, run: Run) -> None:
@@ -283,20 +246,25 @@ class TestAudit:
             operator.execute(run.context)
 
 
+BRANCHES = {"go": "agreed", "ask": "approve", "refuse": "refuse"}
+
+
 class TestConfidence:
     def test_the_score_counts_the_gates_that_ended_healthy(self, run: Run, plan: DeploymentPlan) -> None:
         for gate, verdict in (("gate_5", "HEALTHY"), ("gate_25", "BREACHED"), ("gate_50", "UNDECIDED")):
-            run.returned(gate, {"verdict": verdict})
+            run.judged(gate, {"verdict": verdict})
         assert self.health(run, plan, "gate_5", "gate_25", "gate_50", "gate_100") == 0.5
 
     def test_gates_that_left_it_to_people_say_nothing_of_the_health(self, run: Run, plan: DeploymentPlan) -> None:
-        run.returned("gate_5", {"verdict": "UNDECIDED"})
+        run.judged("gate_5", {"verdict": "UNDECIDED"})
         assert self.health(run, plan, "gate_5", "gate_25") is None
 
     @staticmethod
     def health(run: Run, plan: DeploymentPlan, *gates: str) -> Any:
-        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates)
-        return next(f["value"] for f in operator.execute(run.context)["factors"] if f["name"] == "canary_health")
+        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates, branches=BRANCHES)
+        operator.choose_branch(run.at("score"))
+        pushed = run.ti.xcom_pull(task_ids="score", key=CONFIDENCE_KEY)
+        return next(f["value"] for f in pushed["factors"] if f["name"] == "canary_health")
 
     @pytest.mark.parametrize(("last", "route"), [("HEALTHY", "go"), ("UNDECIDED", "ask"), (None, "ask")])
     def test_what_the_last_gate_could_not_decide_is_asked_with_the_promotion(
@@ -305,25 +273,39 @@ class TestConfidence:
         """Whoever marked that gate as done has decided nothing either."""
         gates = [f"gate_{number}" for number in range(20)]
         for gate in gates:
-            run.returned(gate, {"verdict": "HEALTHY"})
-        run.returned(gates[-1], {"verdict": last})
-        confidence = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates).execute(run.context)
+            run.judged(gate, {"verdict": "HEALTHY"})
+        run.judged(gates[-1], {"verdict": last})
+        operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates, branches=BRANCHES)
+        assert operator.choose_branch(run.at("score")) == BRANCHES[route]
+        confidence = run.ti.xcom_pull(task_ids="score", key=CONFIDENCE_KEY)
         assert (confidence["score"] >= 80, confidence["route"]) == (True, route)
 
     @pytest.mark.parametrize("route", ["go", "ask", "refuse"])
-    def test_each_route_leads_to_its_task(self, run: Run, plan: DeploymentPlan, route: str) -> None:
-        confidence = {**score(ScoreInputs(plan, PastDeployments())).dump(), "route": route}
-        routes = {"go": "agreed", "ask": "approve", "refuse": "refuse"}
-        operator = RouteOnConfidenceOperator(task_id="route", confidence=confidence, routes=routes)
-        assert operator.choose_branch(run.context) == routes[route]
+    def test_each_route_leads_to_its_task_and_skips_the_others(
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, route: str
+    ) -> None:
+        known = score(ScoreInputs(plan, PastDeployments())).model_copy(update={"route": route})
+        monkeypatch.setattr(scoring, "score", lambda _: known)
+        with DAG("branching"):
+            operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), branches=BRANCHES)
+            chain(operator, [EmptyOperator(task_id=task) for task in BRANCHES.values()])
+        run.ti.task = operator
+        with pytest.raises(DownstreamTasksSkipped) as skipped:
+            operator.execute(run.at("score"))
+        assert {task for task, _ in skipped.value.tasks} == set(BRANCHES.values()) - {BRANCHES[route]}
+        assert run.ti.xcom_pull(task_ids="score", key=CONFIDENCE_KEY) == known.dump()
 
     def test_a_veto_is_the_reason_of_the_refusal(self, run: Run) -> None:
         vetoed = make_plan(request=parse_request(changed(CONF, ("safety_gate", "recommendation"), "HOLD")))
-        confidence = score(ScoreInputs(vetoed, PastDeployments())).dump()
-        operator = RefuseOperator(task_id="refuse", plan=vetoed.dump(), confidence=confidence, state=S.REJECTED)
+        run.scored("score", score(ScoreInputs(vetoed, PastDeployments())))
+        operator = RefuseOperator(task_id="refuse", score="score", state=S.REJECTED)
         with pytest.raises(RefusedError, match=r"recommendation is HOLD, not DEPLOY"):
             operator.execute(run.at("refuse"))
         assert [step.to for step in recorded_steps(run.context, ["refuse"])] == [S.REJECTED]
+
+    def test_a_refusal_without_a_score_says_what_is_missing(self, run: Run) -> None:
+        with pytest.raises(PermanentError, match="score has not finished"):
+            RefuseOperator(task_id="refuse", score="score", state=S.REJECTED).execute(run.at("refuse"))
 
 
 @pytest.fixture
@@ -349,7 +331,8 @@ ENDING: dict[str, Any] = {"plans_of": ["build_image", "plan"], "steps_of": TASKS
 
 
 def rollback(run: Run, plan: DeploymentPlan | None) -> None:
-    run.returned("build_image", plan and plan.dump())
+    if plan:
+        run.planned(plan)
     operator = RollbackOperator(task_id="rollback", judges=["watch", "verify"], gates=["gate"], **ENDING)
     operator.execute(run.at("rollback"))
 
@@ -361,7 +344,7 @@ KEPT = RollbackResult(acted=False, verified=True, reason="it is verified and sta
 
 class TestRollback:
     def test_records_the_verdict_as_its_reason(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
-        run.returned("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
+        run.judged("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
         settled.append(DONE)
         rollback(run, plan)
         back, done = recorded_steps(run.context, ["rollback"])
@@ -395,7 +378,7 @@ class TestRollback:
         self, run: Run, plan: DeploymentPlan, settled: list[Any], answer: dict[str, Any], reason: str
     ) -> None:
         """A gate that could not decide is none: it has asked."""
-        run.returned("gate", {"verdict": "UNDECIDED", "reason": "too little", "at": "2026-11-23T06:59:00+00:00"})
+        run.judged("gate", {"verdict": "UNDECIDED", "reason": "too little", "at": "2026-11-23T06:59:00+00:00"})
         run.ti.store["ask", STEPS_KEY] = [self.answer(**answer)]
         settled.append(DONE)
         rollback(run, plan)
@@ -404,7 +387,7 @@ class TestRollback:
     def test_harm_is_the_reason_also_where_a_question_ended_with_it(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
     ) -> None:
-        run.returned("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
+        run.judged("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
         run.ti.store["ask", STEPS_KEY] = [self.answer("withdrawn", why="braked")]
         settled.append(DONE)
         rollback(run, plan)
@@ -413,17 +396,17 @@ class TestRollback:
     def test_a_verification_that_could_not_decide_is_a_reason(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
     ) -> None:
-        run.returned("verify", {"verdict": "UNDECIDED", "reason": "late", "at": "2026-11-23T07:00:00+00:00"})
+        run.judged("verify", {"verdict": "UNDECIDED", "reason": "late", "at": "2026-11-23T07:00:00+00:00"})
         settled.append(DONE)
         rollback(run, plan)
         assert recorded_steps(run.context, ["rollback"])[0].reason == "verify: UNDECIDED: late"
 
     def test_skips_where_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
+        with pytest.raises(AirflowSkipException):
+            rollback(run, None)
         settled.append(NOTHING)
         with pytest.raises(AirflowSkipException):
             rollback(run, plan)
-        with pytest.raises(AirflowSkipException):
-            rollback(run, None)
         assert recorded_steps(run.context, ["rollback"]) == []
 
     def test_what_was_to_be_deployed_is_recorded_as_taken_back_even_where_nothing_is_found(
@@ -473,9 +456,10 @@ def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-class TestSettle:
+class TestFinalize:
     def execute(self, run: Run, plan: DeploymentPlan | None, *, audited: bool = True) -> None:
-        run.returned("plan", plan and plan.dump())
+        if plan:
+            run.planned(plan)
         run.returned("audit", "the folder" if audited else None)
         FinalizeOperator(task_id="finalize", audit="audit", **ENDING).execute(run.at("finalize"))
 
@@ -493,7 +477,7 @@ class TestSettle:
         self.execute(run, plan)
         assert settled == []
         assert recorded_steps(run.context, ["finalize"]) == []
-        assert not folder.exists()
+        assert not (folder / f"{plan.deployment_id}.json").exists()
 
     @pytest.mark.parametrize("end", [S.ROLLED_BACK, S.FAILED, S.REJECTED])
     def test_a_deployment_that_has_ended_is_not_settled_twice_but_the_run_fails(
@@ -503,7 +487,7 @@ class TestSettle:
         with pytest.raises(NotFinalizedError):
             self.execute(run, plan)
         assert recorded_steps(run.context, ["finalize"]) == []
-        assert not folder.exists()
+        assert not (folder / f"{plan.deployment_id}.json").exists()
 
     def test_restores_the_traffic_itself_where_the_rollback_was_skipped(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
@@ -612,16 +596,33 @@ class TestFinish:
                 continue
             with pytest.raises(HarmError, match=verdict):
                 sensor.finish(run.at(sensor.task_id), event(verdict))
-            assert run.ti.xcom_pull(task_ids=sensor.task_id)["verdict"] == verdict  # kept for rollback and audit
+            pushed = run.ti.xcom_pull(task_ids=sensor.task_id, key=VERDICT_KEY)
+            assert pushed["verdict"] == verdict  # kept for rollback and audit
 
-    def test_a_gate_that_cannot_decide_leaves_it_to_a_person(self, run: Run) -> None:
-        gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
-        assert gate.finish(run.at("gate"), event("UNDECIDED"))["verdict"] == "UNDECIDED"
+    @pytest.mark.parametrize(("verdict", "skipped"), [("HEALTHY", {"ask"}), ("UNDECIDED", set())])
+    def test_a_gate_skips_the_question_only_if_it_is_healthy(self, run: Run, verdict: str, skipped: set[str]) -> None:
+        with DAG("branching"):
+            gate = HealthGateSensor(task_id="gate", next_share=25, branches=("shift", "ask"), **self.owned)
+            chain(gate, EmptyOperator(task_id="ask"), shift := EmptyOperator(task_id="shift"))
+            chain(gate, shift)
+        run.ti.task, found = gate, set()
+        try:
+            gate.finish(run.at("gate"), event(verdict))
+        except DownstreamTasksSkipped as said:
+            found = {task for task, _ in said.tasks}
+        assert found == skipped
+        assert [step.to for step in recorded_steps(run.context, ["gate"])] == [S.CANARY_EVALUATING]
+        assert run.ti.xcom_pull(task_ids="gate", key=VERDICT_KEY)["verdict"] == verdict
+
+    def test_the_last_gate_leaves_it_to_the_score(self, run: Run) -> None:
+        gate = HealthGateSensor(task_id="gate", next_share=100, **self.owned)
+        gate.finish(run.at("gate"), event("UNDECIDED"))
         assert [step.to for step in recorded_steps(run.context, ["gate"])] == [S.CANARY_EVALUATING]
 
-    def test_the_watch_ends_well_only_where_the_promotion_was_verified(self, run: Run) -> None:
+    def test_the_watch_ends_well_only_if_the_promotion_was_verified(self, run: Run) -> None:
         watch = WatchSensor(task_id="watch", **self.owned)
-        assert watch.finish(run.at("watch"), event("CLOSED", phase="verified"))["verdict"] == "CLOSED"
+        watch.finish(run.at("watch"), event("CLOSED", phase="verified"))
+        assert run.ti.xcom_pull(task_ids="watch", key=VERDICT_KEY)["verdict"] == "CLOSED"
         for phase in ("braked", "settled", "abandoned", "owned by DEP-2/2"):
             with pytest.raises(FencedError):
                 watch.finish(run.at("watch"), event("CLOSED", phase=phase))

@@ -24,6 +24,7 @@ from airflow_deploy.operators.canary import ClaimRouteOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.tasks.base import recorded_steps
+from airflow_deploy.tasks.frozen import PLANNED, read_plan
 from tests.airflow.operators.test_operators import Run
 from tests.support.builders import COMMIT, CONF, changed, make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
@@ -74,8 +75,8 @@ class World:
             run_after=datetime.fromtimestamp(run_after, UTC),
         )
         context = cast("Context", {**self.run.at("plan"), "dag_run": dag_run})
-        operator = PlanDeploymentOperator(task_id="plan", spec=make_spec(**spec).dump())
-        return DeploymentPlan.load(operator.execute(context))
+        PlanDeploymentOperator(task_id="plan", spec=make_spec(**spec).dump()).execute(context)
+        return read_plan(context, PLANNED)
 
     def steps(self) -> list[State]:
         return [step.to for step in recorded_steps(self.run.context, ["plan"])]

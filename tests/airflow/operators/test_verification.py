@@ -30,9 +30,9 @@ from airflow_deploy.rollout.history import promoted_deployments
 from airflow_deploy.tasks.base import ROLLBACK_RETRIES
 from tests.airflow.factory.test_deployment import DAGS, serialised
 from tests.airflow.rollout.test_rollback import claimed_by_the_next
+from tests.support.dag_runs import play
 from tests.support.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.support.judgement import GOOD_BASELINE, START
-from tests.support.rules import play
 
 Make = Callable[..., Fleet]
 SERVICES = ("accounts", "orders", "payments", "search")
@@ -418,23 +418,25 @@ class TestWhatARunComesTo:
     def test_nothing_to_take_back_is_a_success(self, dag: DAG) -> None:
         assert dag.get_task("report").trigger_rule == TriggerRule.NONE_FAILED
         ends = {"check": "success", "roll_back": "skipped", "report": "success", "cleanup": "success"}
-        assert play(dag, skip=["roll_back"]) == ends
+        ended = play(dag, mapped={"check": 0})
+        assert (ended.run, ended.tasks) == ("success", ends)
 
     def test_what_was_taken_back_fails_it(self, dag: DAG) -> None:
-        assert play(dag, fail=["report"])["report"] == "failed"
-        assert play(dag)["report"] == "success"  # it runs, and decides
+        ended = play(dag, fail=["report"], mapped={"check": 1})
+        assert (ended["report"], ended["cleanup"], ended.run) == ("failed", "success", "failed")
+        assert play(dag, mapped={"check": 1})["report"] == "success"  # it runs, and decides
 
     @pytest.mark.parametrize("failing", ["check", "roll_back"])
     def test_whatever_fails_fails_it(self, dag: DAG, failing: str) -> None:
-        assert play(dag, fail=[failing])["report"] == "upstream_failed"
+        assert play(dag, fail=[failing], mapped={"check": 1})["report"] == "upstream_failed"
 
     @pytest.mark.parametrize("failing", ["check", "roll_back", "report"])
     def test_whatever_fails_it_tidies_up(self, dag: DAG, failing: str) -> None:
-        assert play(dag, fail=[failing])["cleanup"] == "success"
+        assert play(dag, fail=[failing], mapped={"check": 1})["cleanup"] == "success"
 
     def test_where_it_cannot_tidy_up_it_has_verified_all_the_same(self, dag: DAG) -> None:
         ends = {"check": "success", "roll_back": "success", "report": "success", "cleanup": "failed"}
-        assert play(dag, fail=["cleanup"]) == ends
+        assert play(dag, fail=["cleanup"], mapped={"check": 1}).tasks == ends
 
 
 class TestFrozenByTheAudit:

@@ -18,12 +18,12 @@ from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import canary
 from airflow_deploy.operators import finalize as settling
-from airflow_deploy.operators.canary import ClaimRouteOperator, OwnedOperator, PromoteOperator, ShiftCanaryOperator
+from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.rollback import finish_rollback
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
-from airflow_deploy.tasks.base import recorded_steps
+from airflow_deploy.tasks.base import DeployOperator, recorded_steps
 from tests.airflow.operators.test_operators import ENDING, Run, event
 from tests.airflow.rollout.test_rollback import claimed_by_the_next
 from tests.support.builders import make_plan
@@ -43,7 +43,7 @@ def plan(request: pytest.FixtureRequest) -> DeploymentPlan:
 @pytest.fixture
 def run() -> Run:
     run = Run()
-    run.returned("judge", {"verdict": "HEALTHY"})
+    run.judged("judge", {"verdict": "HEALTHY"})
     return run
 
 
@@ -64,7 +64,7 @@ class Stage:
         for module in (canary, settling):
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
 
-    def step(self, name: str) -> OwnedOperator:
+    def step(self, name: str) -> DeployOperator:
         owned: dict[str, Any] = {"plan": self.cluster.plan.dump(), "claim": self.claim, **OWNED}
         if name == "promote":
             return PromoteOperator(task_id=name, **owned)
@@ -150,7 +150,7 @@ class TestZombie:
         cluster = FakeCluster.verified(plan)
         Stage(monkeypatch, cluster)
         following = claimed_by_the_next(cluster, share=25)
-        run.returned("build_image", plan.dump())
+        run.planned(plan)
         with pytest.raises(PermanentError):
             FinalizeOperator(task_id="finalize", audit="audit", **ENDING).execute(run.at("finalize"))
         assert cluster.weights() == {following.stable: 75, following.candidate: 25}

@@ -126,7 +126,7 @@ class Steps:
 
     def __init__(self, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster, self.run = cluster, Run()
-        self.run.returned("judge", {"verdict": "HEALTHY"})
+        self.run.judged("judge", {"verdict": "HEALTHY"})
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
         # Whoever waits is seen to be looked at.
         looked = "airflow_deploy.operators.canary.time.sleep"

@@ -401,8 +401,8 @@ class TestRunThatComesBack:
         trigger = world.trigger("watch")
         trigger.assignment["claim"] = claim
         run = Run()
-        run.returned("watch", ended(trigger))
-        run.returned("build_image", world.plan.dump())
+        run.judged("watch", ended(trigger))
+        run.planned(world.plan)
         monkeypatch.setattr(settling, "Cluster", lambda _: world.cluster)
         RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING).execute(run.at("rollback"))
         steps = recorded_steps(run.context, ["rollback"])

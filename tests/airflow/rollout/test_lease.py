@@ -141,7 +141,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class TestLookThenRaise:
     def shift(self, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, run: Run, claim: str | None = None) -> None:
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
-        run.returned("judge", {"verdict": "HEALTHY"})
+        run.judged("judge", {"verdict": "HEALTHY"})
         ShiftCanaryOperator(
             task_id="shift", agreed=("judge", ""), share=25, plan=cluster.plan.dump(), claim=claim or cluster.claim
         ).execute(run.at("shift"))

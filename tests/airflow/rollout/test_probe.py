@@ -80,7 +80,7 @@ class Stage:
         self.plan = make_plan(spec, run_id=name)
         self.cluster, self.clock, self.run = FakeCluster.at_share(self.plan, 0), Clock(), Run()
         self.cluster.body["spec"]["hostnames"] = ["shop.example.com"]
-        self.run.returned("judge", {"verdict": "HEALTHY"})
+        self.run.judged("judge", {"verdict": "HEALTHY"})
         monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)
         monkeypatch.setattr(testers, "time", self.clock_of())
         for module in (canary, settling):
@@ -150,7 +150,7 @@ class TestProbe:
         gateway.answer = lambda: (200, {})
         with pytest.raises(ProbeFailedError):
             stage.shift()
-        stage.run.returned("plan", stage.plan.dump())
+        stage.run.planned(stage.plan)
         stage.run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
         ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
         RollbackOperator(task_id="rollback", judges=[], gates=[], **ending).execute(stage.run.at("rollback"))
@@ -257,7 +257,7 @@ class TestRoute:
         stage.shift()
         assert delete_testers_route(real(stage.cluster), "shop", "payments-route", "DEP-1-00000000".__eq__) is None
         run = stage.run
-        run.returned("plan", stage.plan.dump())
+        run.planned(stage.plan)
         run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
         run.reach("rollback", State.ROLLING_BACK, State.ROLLED_BACK)
         run.returned("audit", "there")

@@ -319,8 +319,7 @@ class TestAbandoning:
 
 
 def deploying(run: Run, plan: DeploymentPlan) -> None:
-    run.returned("plan", plan.dump())
-    run.returned("build_image", plan.dump())
+    run.planned(plan)
     run.reach("plan", S.INIT)
     run.reach("build_image", S.BUILDING)
     run.reach("shift", S.DEPLOYING, *STAGE)

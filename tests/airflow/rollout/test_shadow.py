@@ -210,7 +210,7 @@ class TestClose:
 class TestEnd:
     def settle(self, stage: Stage, *states: State) -> None:
         run = stage.run
-        run.returned("plan", stage.plan.dump())
+        run.planned(stage.plan)
         run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
         if states:
             run.reach("rollback", *states)

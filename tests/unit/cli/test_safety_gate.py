@@ -16,6 +16,7 @@ from airflow_deploy.clients.airflow_rest.runs import DeploymentRun
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, state_of
 from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY
 from airflow_deploy.safety_gate import deploy_from_safety_gate
 from tests.support.builders import CONF, make_plan
 from tests.support.fake_airflow import (
@@ -242,7 +243,7 @@ class TestWaiting:
 
     def test_what_another_version_wrote_is_said_to_be_so(self, airflow: FakeAirflow, api: AirflowApi) -> None:
         run = DeploymentRun(api, "payments", RUN)
-        airflow.frames = [Frame("running", {}, {("plan", "return_value"): {"surprise": 1}})]
+        airflow.frames = [Frame("running", {}, {("plan", PLAN_KEY): {"surprise": 1}})]
         with pytest.raises(RefusedError, match="plan cannot be read; install the version"):
             run.result()
         airflow.frames = [Frame("running", {}, {("plan", "steps"): [{"to": "ELSEWHERE"}]})]
