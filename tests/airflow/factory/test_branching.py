@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TriggerRule, chain
-from airflow_deploy.domain.analysis.verdict import FinalVerdict
 
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, VERDICT_KEY
 from airflow_deploy.factory.deployment import EITHER_WAY
 from airflow_deploy.operators.confidence import ScoreConfidenceOperator
