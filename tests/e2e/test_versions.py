@@ -111,7 +111,7 @@ def by_hand(world: World, version: str, cleanup: Callable[[], str]) -> None:
     assert {r.version for r in world.requests() if r.sent > since} == {version}
 
 
-def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
+def test_a_replaced_version_stays_warm_then_stops_then_is_deleted_and_loses_no_request(
     world: World, cleanup: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": world.info.admin_kubeconfig}}
