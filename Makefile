@@ -26,7 +26,7 @@ unit: install ## unit and Airflow tests: no server, no root; PYTHON=3.13: the un
 ifdef PYTHON
 	@.ci/unit-on $(PYTHON)
 else
-	@$(PY) -m pytest -q --cov --cov-report= tests/unit tests/airflow && $(PY) -m tests.coverage
+	@$(PY) -m pytest -q --cov --cov-report= --cov-fail-under=0 tests/unit tests/airflow && $(PY) -m tests.coverage
 endif
 
 e2e: install ## end-to-end tests on the real servers; everything is stopped afterwards

@@ -30,7 +30,7 @@ def world(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield world
 
 
-def test_a_bad_fix_is_taken_back_by_the_applications_counters(world: World) -> None:
+def test_application_metrics_roll_back_a_bad_fix(world: World) -> None:
     run = world.deploy(world.sample.bad)
     assert world.ended(run) == "failed"
     check_consistent(folder := audited(world, run))

@@ -80,7 +80,7 @@ def taken_back(world: World, folder: Path) -> bool:
     return (weights[said["stable"]], weights[said["candidate"]]) == (100, 0)
 
 
-def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
+def test_only_a_second_person_can_approve_each_question_of_a_deployment(
     world: World, admin: AirflowApi, stack: StackInfo, busy: Callable[[], Path]
 ) -> None:
     run = world.deploy(world.sample.good, change=RISKY)
@@ -120,7 +120,9 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     assert [request for request in world.requests() if request.failed] == []
 
 
-def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Callable[[], Path]) -> None:
+def test_a_breach_withdraws_the_open_question_and_rolls_back(
+    world: World, admin: AirflowApi, busy: Callable[[], Path]
+) -> None:
     run = world.deploy(world.sample.bad)
     world.asked(run, BESIDE)
     busy()
@@ -136,7 +138,7 @@ def test_a_breach_ends_the_question(world: World, admin: AirflowApi, busy: Calla
     assert taken_back(world, folder)
 
 
-def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: AirflowApi) -> None:
+def test_an_unanswered_question_in_mid_canary_rolls_back_at_its_timeout(world: World, admin: AirflowApi) -> None:
     """The requester's yes neither counts nor gives more time."""
     run = world.deploy(world.sample.good)
     world.asked(run, BESIDE)
@@ -151,7 +153,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
     assert taken_back(world, folder)
 
 
-def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World) -> None:
+def test_a_question_marked_as_success_by_the_requester_shifts_no_traffic(world: World) -> None:
     run = world.deploy(world.sample.good)
     world.asked(run, BESIDE)
     world.api.mark(world.dag, run, BESIDE, "success")
@@ -165,7 +167,9 @@ def test_a_question_that_its_requester_marks_as_done_gives_no_share(world: World
     assert taken_back(world, folder)
 
 
-def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(world: World, admin: AirflowApi) -> None:
+def test_a_run_failed_after_its_approval_but_before_traffic_stops_the_candidate(
+    world: World, admin: AirflowApi
+) -> None:
     run = world.deploy(world.sample.good, change=RISKY)
     world.asked(run, "approve")
     assert admin.answer(world.dag, run, "approve", "Approve") == 200
@@ -179,7 +183,7 @@ def test_what_was_agreed_to_and_then_ended_before_it_had_traffic_is_stopped(worl
     assert world.replicas(summary(folder)["candidate"]) == 0
 
 
-def test_a_run_that_is_failed_while_a_person_is_asked_is_taken_back(world: World, admin: AirflowApi) -> None:
+def test_a_run_failed_during_a_question_rolls_back_and_ignores_a_late_answer(world: World, admin: AirflowApi) -> None:
     run = world.deploy(world.sample.good)
     world.asked(run, BESIDE)
     admin.end_run(world.dag, run)

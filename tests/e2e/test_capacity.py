@@ -56,7 +56,7 @@ def refused_by_plan(world: World, why: str) -> None:
     assert (world.objects(), world.weights(), world.images()) == before
 
 
-def test_nothing_starts_where_the_stable_has_no_pod(world: World) -> None:
+def test_plan_refuses_a_stable_without_ready_pods(world: World) -> None:
     declared(world)
     stable = stable_of(world)
     kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=0")
@@ -94,7 +94,7 @@ def refused(booth: World) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("refused")
-def test_pods_that_the_namespace_refuses_are_told_before_any_traffic(world: World) -> None:
+def test_wait_ready_reports_pods_refused_by_the_namespace_before_any_traffic(world: World) -> None:
     declared(world)
     before = world.weights()
     deployment = Deployment(world, world.sample.good)
@@ -107,7 +107,7 @@ def test_pods_that_the_namespace_refuses_are_told_before_any_traffic(world: Worl
     assert world.weights() == before
 
 
-def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, record_property: Any) -> None:
+def test_a_candidate_that_loses_all_pods_at_50_percent_is_rolled_back(world: World, record_property: Any) -> None:
     declared(world, bake=120)
     deployment = Deployment(world, world.sample.good)
     candidate = deployment.exposed()
@@ -129,7 +129,7 @@ def test_pods_that_all_die_at_half_of_the_traffic_are_taken_back(world: World, r
     assert max(restored, last) - verdict < RESTORED_WITHIN
 
 
-def test_pods_follow_the_share_and_no_request_is_lost(world: World) -> None:
+def test_proportional_capacity_is_ready_before_each_share_and_loses_no_request(world: World) -> None:
     declared(world, stages=[25, 50, 100], replicas=REPLICAS, capacity="proportional")
     deployment = Deployment(world, world.sample.good)
     candidate = deployment.exposed()
@@ -151,7 +151,7 @@ def test_pods_follow_the_share_and_no_request_is_lost(world: World) -> None:
     assert deployment.failed() == []
 
 
-def test_nothing_starts_where_the_stables_config_is_gone(world: World) -> None:
+def test_plan_refuses_a_stable_without_its_configmap(world: World) -> None:
     """The version before this test's deployment is one of ours: its pods read a ConfigMap of its name."""
     declared(world)
     stable = stable_of(world)

@@ -8,7 +8,9 @@ from tests.bench.matrix import STATES
 from tests.stack import StackInfo
 
 
-def test_when_all_triggerers_die_every_deployment_ends_as_it_must(stack: StackInfo, tmp_path: Path) -> None:
+def test_deployments_in_every_state_end_as_the_matrix_says_when_all_triggerers_die(
+    stack: StackInfo, tmp_path: Path
+) -> None:
     with fleet(stack, tmp_path) as held:
         rows = run_row(held, "triggerer", print)
     assert [row.state for row in rows] == list(STATES)

@@ -13,7 +13,7 @@ from tests.e2e.world import World
 from tests.stack.demo import conf
 
 
-def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: World, tmp_path: Path) -> None:
+def test_trigger_wait_prints_the_refusal_of_plan_and_exits_with_2(refusing: World, tmp_path: Path) -> None:
     fix = tmp_path / "fix.json"
     fix.write_text(json.dumps(conf("0" * 40, "Payments time out")))
     done = run(refusing.info, "trigger", refusing.service, "--conf", fix, "--wait")
@@ -32,7 +32,7 @@ def test_what_plan_refuses_ends_with_its_sentence_and_exit_code_2(refusing: Worl
     ],
     ids=["unknown-key", "not-deploy", "option"],
 )
-def test_what_is_refused_here_triggers_nothing(refusing: World, changes: dict[str, Any]) -> None:
+def test_trigger_refuses_an_invalid_conf_before_it_starts_a_run(refusing: World, changes: dict[str, Any]) -> None:
     before = _runs(refusing)
     fix = json.dumps({**conf(refusing.sample.good, "Payments time out"), **changes})
     done = run(refusing.info, "trigger", refusing.service, "--conf", "-", stdin=fix)
@@ -41,7 +41,7 @@ def test_what_is_refused_here_triggers_nothing(refusing: World, changes: dict[st
     assert _runs(refusing) == before
 
 
-def test_who_may_only_look_is_refused_by_airflow(refusing: World) -> None:
+def test_a_viewer_may_not_trigger(refusing: World) -> None:
     viewer = AirflowApi(refusing.info.airflow_url, Login(user="viewer", password=refusing.info.users["viewer"]))
     fix = conf(refusing.sample.good, "Payments time out")
     with pytest.raises(RefusedError, match="Airflow does not permit this user that"):

@@ -48,21 +48,21 @@ def content(project: dict[str, Any], config: str, folder: Path) -> Path:
     return path
 
 
-def test_compose_accepts_the_file_and_nothing_is_left_to_be_set(project: dict[str, Any]) -> None:
+def test_compose_file_is_valid_without_any_setting(project: dict[str, Any]) -> None:
     assert compose("config", "--quiet").stderr == ""
     assert project["name"] == "airflow-deploy"
     (port,) = project["services"]["airflow-api-server"]["ports"]
     assert (port["host_ip"], port["published"]) == ("127.0.0.1", "8080")
 
 
-def test_compose_sees_two_workers_and_two_triggerers(project: dict[str, Any]) -> None:
+def test_compose_runs_two_workers_and_two_triggerers(project: dict[str, Any]) -> None:
     replicas = {
         name: service["deploy"]["replicas"] for name, service in project["services"].items() if "deploy" in service
     }
     assert replicas == {"airflow-worker": 2, "airflow-triggerer": 2}
 
 
-def test_the_secrets_are_made_once_and_each_is_readable_by_its_user_alone(
+def test_compose_secrets_are_made_once_and_readable_by_their_user_alone(
     project: dict[str, Any], tmp_path: Path
 ) -> None:
     script = content(project, "make-secrets", tmp_path)
@@ -107,7 +107,7 @@ def test_the_secrets_are_made_once_and_each_is_readable_by_its_user_alone(
     assert min(map(len, secrets)) >= 43
 
 
-def test_prometheus_accepts_its_configuration(project: dict[str, Any], stack: StackInfo, tmp_path: Path) -> None:
+def test_compose_prometheus_configuration_is_valid(project: dict[str, Any], stack: StackInfo, tmp_path: Path) -> None:
     config = content(project, "prometheus", tmp_path)
     done = subprocess.run(["promtool", "check", "config", "--syntax-only", config], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def accounts(stack: StackInfo) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("accounts")
-def test_the_cluster_is_set_up_and_airflow_gets_its_own_access_and_no_more(
+def test_compose_cluster_setup_gives_airflow_its_own_access_and_no_more(
     project: dict[str, Any], stack: StackInfo, tmp_path: Path
 ) -> None:
     """Run the script before the stack's API server, which checks what it applies but keeps nothing of it."""
@@ -189,7 +189,7 @@ exec {real} "$@"
     assert authority.startswith("-----BEGIN CERTIFICATE-----")
 
 
-def test_what_the_dockerfile_copies_is_enough_to_make_the_package(project: dict[str, Any], tmp_path: Path) -> None:
+def test_compose_image_copies_all_that_the_wheel_needs(project: dict[str, Any], tmp_path: Path) -> None:
     dockerfile: str = project["services"]["airflow-init"]["build"]["dockerfile_inline"]
     (tmp_path / "tree").mkdir()
     for line in dockerfile.splitlines():

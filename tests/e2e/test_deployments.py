@@ -25,7 +25,7 @@ TRAEFIK = SOURCES["traefik"]
 METRICS = f"http://{ADDRESS}:{METRICS_PORT}/metrics"
 
 
-def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
+def test_a_rejection_by_a_person_or_the_safety_gate_deploys_nothing(world: World) -> None:
     before = world.objects()
     asked = world.deploy(world.sample.good, change=RISKY)
     world.asked(asked, "approve")
@@ -42,7 +42,7 @@ def test_a_no_from_a_person_or_the_safety_gate_deploys_nothing(world: World) -> 
     assert world.weights() == {"payments": 100}
 
 
-def test_a_bad_fix_is_taken_back_by_itself_and_the_terminal_shows_it(world: World) -> None:
+def test_a_bad_fix_is_rolled_back_and_the_terminal_shows_it(world: World) -> None:
     fix = json.dumps(conf(world.sample.bad, "Payments time out"))
     triggered = terminal.run(world.info, "trigger", "payments", "--conf", "-", stdin=fix)
     assert triggered.returncode == 0, triggered.stderr
@@ -78,7 +78,7 @@ def answered(**headers: str) -> list[str]:
     return [answer.headers["X-Version"] for answer in answers]
 
 
-def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(world: World) -> None:
+def test_a_run_failed_by_hand_in_mid_canary_restores_the_traffic(world: World) -> None:
     run = world.deploy(world.sample.good)
     candidate = world.until(lambda: [name for name, weight in world.weights().items() if name != "payments" and weight],
                             "the candidate has traffic")[0]  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_person_who_fails_the_run_in_mid_canary_gets_the_traffic_restored(worl
     assert users, "users are counted, and testers apart from them"
 
 
-def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(world: World) -> None:
+def test_a_good_fix_from_the_safety_gate_is_verified_and_loses_no_request(world: World) -> None:
     said = conf(world.sample.good, "Payments time out")
     result = deploy_from_safety_gate(
         said["incident"]["id"],
@@ -158,7 +158,7 @@ def test_a_good_fix_is_verified_by_the_safety_gates_call_and_no_request_is_lost(
 
 
 @pytest.mark.served(stages=[50, 100], criticality="medium")
-def test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished(world: World) -> None:
+def test_a_gate_cleared_in_mid_canary_lets_the_deployment_finish(world: World) -> None:
     run = world.deploy(world.sample.good)
     world.until(lambda: world.tasks(run)["canary_50.gate"] == "deferred", "the gate looks")
     page = link(world, run, "canary_50.gate")

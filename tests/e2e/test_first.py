@@ -53,7 +53,7 @@ def rules() -> list[dict[str, Any]]:
     return found
 
 
-def test_a_bad_first_version_behind_the_teams_empty_route_is_taken_back_to_no_traffic(debut: World) -> None:
+def test_a_bad_first_version_behind_an_empty_route_is_rolled_back_to_no_traffic(debut: World) -> None:
     route = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
@@ -80,7 +80,7 @@ def test_a_bad_first_version_behind_the_teams_empty_route_is_taken_back_to_no_tr
     assert before == {""}
 
 
-def test_a_first_version_without_a_route_is_verified_and_answers_everybody(debut: World) -> None:
+def test_a_good_first_version_without_a_route_gets_a_route_and_all_traffic(debut: World) -> None:
     afresh(debut)
     kubectl("-n", DEBUT, "delete", "httproute", DEBUT)
     deployment = Deployment(debut, debut.sample.good)

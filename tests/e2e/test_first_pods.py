@@ -52,7 +52,7 @@ def service() -> dict[str, Any]:
     return found
 
 
-def test_a_bad_first_version_is_taken_back_to_nobody_and_a_good_one_answers_everybody(world: World) -> None:
+def test_first_versions_behind_a_service_without_pods_roll_back_if_bad_and_serve_if_good(world: World) -> None:
     bad = Deployment(world, world.sample.bad)
     said = bad.ended()
     candidate = said["candidate"]

@@ -89,7 +89,7 @@ def judged(world: World) -> tuple[str, DeploymentPlan]:
 
 
 @pytest.mark.served(lease=180)
-def test_whatever_dies_at_25_percent_the_deployment_is_looked_at_again_and_keeps_its_share(world: World) -> None:
+def test_a_canary_at_25_percent_keeps_its_share_and_its_watch_when_any_component_dies(world: World) -> None:
     """What must become of each is in tests/bench/matrix.py; with so long a Lease the guard has no reason to act."""
     run, plan = exposed(world)
     claim = annotations()["owner"]
@@ -132,7 +132,7 @@ def ended(world: World, run: str) -> bool:
 
 
 @pytest.mark.usefixtures("stack")
-def test_the_guard_may_do_nothing_that_its_manifest_does_not_say() -> None:
+def test_the_guard_has_only_the_rights_of_its_manifest() -> None:
     shown = kubectl("auth", "can-i", "--list", f"--namespace={VAULT}", "--no-headers", config=GUARD_KUBECONFIG)
     rows = [re.fullmatch(r"(\S+)\s+\[.*?\]\s+\[.*?\]\s+\[(.*)\]", line.strip()) for line in shown.splitlines()]
     may = {row[1]: set(row[2].split()) for row in rows if row and "selfsubject" not in row[1]}
@@ -147,7 +147,9 @@ def test_the_guard_may_do_nothing_that_its_manifest_does_not_say() -> None:
     }
 
 
-def test_when_all_of_airflow_dies_the_guard_returns_the_traffic(world: World, behind_pods: World) -> None:
+def test_the_guard_returns_the_traffic_within_the_lease_when_all_of_airflow_dies(
+    world: World, behind_pods: World
+) -> None:
     run, plan = exposed(world)
     run_of_pods, plan_of_pods = judged(behind_pods)
     whole = {plan.stable: 100, plan.candidate: 0}

@@ -45,7 +45,7 @@ def _nothing_is_left(refusing: World) -> Iterator[None]:
     assert "dag_runs" in refusing.api.get(f"{RUNS}?limit=100")
 
 
-def test_the_endpoint_refuses_or_plan_will(paused: World) -> None:
+def test_2000_hostile_confs_are_refused_by_the_endpoint_or_by_plan(paused: World) -> None:
     """All that Airflow lets through is read back as ``plan`` would get it, for PostgreSQL changes some numbers."""
     hostile = drawn(hostile_confs, 2000)
     with ThreadPoolExecutor(4) as pool:
@@ -77,7 +77,7 @@ def _check_answer(item: Hostile, answer: requests.Response) -> None:
     )
 
 
-def test_what_the_endpoint_lets_through_is_refused_by_plan(paused: World, tmp_path: Path) -> None:
+def test_plan_refuses_in_one_sentence_what_the_endpoint_accepts(paused: World, tmp_path: Path) -> None:
     """One run each: their first task says in one sentence what is wrong, and repeats no value."""
     runs = {}
     for name, (body, named) in _let_through(paused, tmp_path / "ran").items():

@@ -89,7 +89,7 @@ def restricted(stack: StackInfo) -> Iterator[None]:
 
 @pytest.mark.usefixtures("restricted")
 @pytest.mark.parametrize("tree", [GO, PYTHON], ids=["go", "python"])
-def test_a_generated_image_serves_under_pod_security_restricted(
+def test_an_image_of_a_generated_dockerfile_serves_under_pod_security_restricted(
     stack: StackInfo, tmp_path: Path, tree: dict[str, str]
 ) -> None:
     for name, text in {**tree, ".env": "SECRET=1\n"}.items():

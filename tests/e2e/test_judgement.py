@@ -60,7 +60,7 @@ def world(kiosk: World) -> World:
     return afresh(kiosk)
 
 
-def test_a_fix_that_delays_a_fifth_of_the_requests_is_taken_back(world: World) -> None:
+def test_a_fix_that_delays_a_fifth_of_the_requests_is_rolled_back(world: World) -> None:
     deployment = Deployment(world, world.sample.slow)
     deployment.rolled_back("BREACHED", "latency_p95")
     assert deployment.failed() == []
@@ -70,19 +70,19 @@ def test_a_fix_that_delays_a_fifth_of_the_requests_is_taken_back(world: World) -
     assert by_others < 0.05
 
 
-def test_a_fix_that_leaks_memory_is_taken_back_before_its_pods_are_killed_for_it(world: World) -> None:
+def test_a_memory_leak_is_rolled_back_before_its_pods_are_killed(world: World) -> None:
     deployment = Deployment(world, world.sample.leak)
     deployment.rolled_back("BREACHED", "memory")
     assert deployment.failed() == []
 
 
-def test_a_fix_that_burns_its_cpu_is_taken_back(world: World) -> None:
+def test_a_fix_that_saturates_its_cpu_is_rolled_back(world: World) -> None:
     deployment = Deployment(world, world.sample.burn)
     deployment.rolled_back("BREACHED", "cpu_saturation")
     assert deployment.failed() == []
 
 
-def test_a_fix_whose_pods_crash_after_30_s_is_taken_back(world: World) -> None:
+def test_a_fix_whose_pods_crash_after_30_s_is_rolled_back(world: World) -> None:
     deployment = Deployment(world, world.sample.crash)
     # Whichever is seen first: the failures, or that no pod is left.
     deployment.rolled_back("BREACHED", "error_rate", "ready_pods")
@@ -119,7 +119,7 @@ def bypass(world: World) -> Iterator[None]:
         kubectl("-n", KIOSK, "delete", "httproute", f"{KIOSK}-direct")
 
 
-def test_a_route_that_delivers_nothing_is_held_and_taken_back_for_blindness(world: World) -> None:
+def test_a_candidate_that_gets_no_requests_is_held_and_rolled_back_as_blind(world: World) -> None:
     with bypass(world):
         deployment = Deployment(world, world.sample.good)
         deployment.rolled_back("BLIND", "request_rate")
@@ -162,7 +162,7 @@ def aside(kiosk: World) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.usefixtures("aside")
-def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp_path: Path) -> None:
+def test_an_outage_of_both_versions_holds_the_canary_and_rolls_nothing_back(world: World, tmp_path: Path) -> None:
     """For a minute, a fourth of the payments is more than the ledger books, whichever version asks it to."""
     deployment = Deployment(world, world.sample.good)
     world.until(lambda: world.tasks(deployment.run)["apply_manifest"] == "success", "the candidate is applied")
@@ -180,7 +180,7 @@ def test_an_outage_that_both_versions_share_takes_nothing_back(world: World, tmp
     assert deployment.failed() == []
 
 
-def test_without_prometheus_for_a_minute_it_holds_and_then_goes_on(world: World, aside: Callable[[], None]) -> None:
+def test_a_canary_holds_while_prometheus_is_away_and_then_goes_on(world: World, aside: Callable[[], None]) -> None:
     deployment = Deployment(world, world.sample.good)
     candidate = deployment.exposed()
     end(recorded()[ASIDE])

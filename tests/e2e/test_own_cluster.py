@@ -95,7 +95,7 @@ MISSING: dict[str, tuple[dict[str, str | None], str]] = {
 
 
 @pytest.mark.parametrize("name", MISSING)
-def test_what_is_missing_is_named_before_anything_is_written(checkout: Checkout, name: str) -> None:
+def test_up_names_what_is_missing_before_it_writes_anything(checkout: Checkout, name: str) -> None:
     changes, sentence = MISSING[name]
     before = _written()
     done = checkout.run("make", "up", **changes)
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named_before_anything_is_written(checkout: Checkout,
     assert (_written(), checkout.left_behind()) == (before, [])
 
 
-def test_two_airflows_share_no_port(checkout: Checkout, stack: StackInfo) -> None:
+def test_up_refuses_a_port_that_another_airflow_has(checkout: Checkout, stack: StackInfo) -> None:
     port = stack.airflow_url.rpartition(":")[2]
     assert f"error: Port {port}, for Airflow, is taken" in checkout.run("make", "up", AIRFLOW_PORT=port).stderr
 
@@ -123,7 +123,7 @@ spec: {gatewayClassName: other, listeners: [{name: web, port: 80, protocol: HTTP
 """
 
 
-def test_of_several_gateways_one_of_traefiks_is_asked_for(checkout: Checkout) -> None:
+def test_up_asks_which_gateway_of_traefik_to_use(checkout: Checkout) -> None:
     kubectl("apply", "-f", "-", stdin=OTHER_GATEWAY)
     try:
         assert "several Gateways: set GATEWAY to one of them (" in checkout.run("make", "up").stderr
@@ -133,7 +133,7 @@ def test_of_several_gateways_one_of_traefiks_is_asked_for(checkout: Checkout) ->
         kubectl("delete", "-f", "-", stdin=OTHER_GATEWAY)
 
 
-def test_somebody_elses_namespace_is_left_alone(checkout: Checkout) -> None:
+def test_up_and_down_leave_a_foreign_namespace_alone(checkout: Checkout) -> None:
     kubectl("create", "namespace", "payments")
     try:
         done = checkout.run("make", "up")
@@ -144,7 +144,9 @@ def test_somebody_elses_namespace_is_left_alone(checkout: Checkout) -> None:
         kubectl("delete", "namespace", "payments", "--wait")
 
 
-def test_a_good_fix_is_verified_there_and_nothing_is_left_behind(checkout: Checkout, stack: StackInfo) -> None:
+def test_a_good_fix_is_verified_on_ones_own_cluster_and_down_leaves_nothing(
+    checkout: Checkout, stack: StackInfo
+) -> None:
     before = _written()
     said = checkout.succeed("make", "up")
     assert f"Airflow        http://127.0.0.1:{checkout.shell['AIRFLOW_PORT']}" in said
@@ -155,7 +157,7 @@ def test_a_good_fix_is_verified_there_and_nothing_is_left_behind(checkout: Check
     assert "error: KUBECONFIG: /nonexistent names no cluster" in other.stderr
 
     # The second checkout's own end-to-end test, with the second checkout's Airflow.
-    test = "tests/e2e/test_deployments.py::test_a_person_who_clears_a_gate_in_mid_canary_gets_the_deployment_finished"
+    test = "tests/e2e/test_deployments.py::test_a_gate_cleared_in_mid_canary_lets_the_deployment_finish"
     checkout.succeed(".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", test)
 
     checkout.succeed("make", "down", **dict.fromkeys(checkout.shell))

@@ -68,7 +68,7 @@ def taken_back(deployment: Deployment, stable: str, selects: dict[str, str]) -> 
     assert max(request.sent for request in by_candidate) < unix(said["restored_at"]) + 10
 
 
-def test_versions_come_and_go_behind_one_service(world: World) -> None:
+def test_pods_divide_the_traffic_of_a_service_through_rollback_and_promotion(world: World) -> None:
     """One after the other, as each finds what the one before has left."""
     bad = Deployment(world, world.sample.bad)
     taken_back(bad, QUAY, TEAM)

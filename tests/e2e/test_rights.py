@@ -280,7 +280,7 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
 
 
 @pytest.mark.parametrize("who", NEEDED)
-def test_every_right_has_something_that_needs_it(who: str) -> None:
+def test_each_right_of_a_role_has_an_action_that_needs_it(who: str) -> None:
     assert rights_of(RULES[who]) == set(NEEDED[who])
 
 
@@ -288,7 +288,7 @@ def test_every_right_has_something_that_needs_it(who: str) -> None:
     ("who", "right"),
     [pytest.param(who, right, id="-".join([who, *right])) for who, needed in NEEDED.items() for right in needed],
 )
-def test_a_right_is_needed(there: Namespace, who: str, right: Right) -> None:
+def test_an_action_fails_without_its_right(there: Namespace, who: str, right: Right) -> None:
     do = NEEDED[who][right]
     do(there.user(user(who)), there)
     _, resource, verb = right
@@ -312,12 +312,12 @@ def permitted(cluster: Cluster, namespace: str) -> set[Right]:
 
 
 @pytest.mark.parametrize("who", NEEDED)
-def test_nothing_else_is_permitted(there: Namespace, who: str) -> None:
+def test_a_role_permits_nothing_else(there: Namespace, who: str) -> None:
     nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
     assert permitted(there.user(user(who)), RIGHTS) - nobody == set(NEEDED[who])
 
 
-def test_airflow_has_this_role_and_no_other_anywhere(there: Namespace) -> None:
+def test_airflow_has_the_deployers_role_in_this_namespace_alone(there: Namespace) -> None:
     airflow = Cluster("rights_airflow")
     nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
     assert permitted(airflow, RIGHTS) - nobody == set(NEEDED["deployer"])

@@ -89,7 +89,7 @@ def answered_by(world: World, host: str, path: str = "/payments", **headers: str
     return answer.headers.get("X-Version") if answer.ok else None
 
 
-def test_what_a_gitops_tool_owns_is_refused_until_the_team_says_that_it_is_left_alone(world: World) -> None:
+def test_plan_refuses_a_route_of_a_gitops_tool_until_the_spec_says_it_is_ignored(world: World) -> None:
     before = live()["spec"]
     deployment = Deployment(world, world.sample.good)
     assert world.ended(deployment.run) == "failed"
@@ -99,7 +99,7 @@ def test_what_a_gitops_tool_owns_is_refused_until_the_team_says_that_it_is_left_
     assert live()["spec"] == before
 
 
-def test_every_rule_and_hostname_is_deployed_and_what_is_switched_off_stays_so(world: World) -> None:
+def test_a_deployment_shifts_every_rule_and_hostname_but_those_switched_off(world: World) -> None:
     where = {"name": PIER, "url": world.info.gateway_url, "ignored_by_gitops": True}
     declare(world.info, world.sample, PIER, resources=SMALL, **ASKED, route=where)
     world.api.await_read(world.dag)

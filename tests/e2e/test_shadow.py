@@ -76,7 +76,7 @@ def processes_of(version: str) -> list[int]:
     return found
 
 
-def test_a_mirror_that_the_gateway_does_not_serve_is_told_before_any_copy(
+def test_a_mirror_that_the_gateway_does_not_serve_is_refused_before_any_copy(
     stall: World, stack: StackInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing is the stable's Service."""
@@ -113,7 +113,7 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_told_before_any_copy(
     assert mirrors() == []
 
 
-def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(world: World) -> None:
+def test_a_good_fix_passes_its_shadow_stage_and_is_verified(world: World) -> None:
     deployment = Deployment(world, world.sample.good)
     plan = mirrored(world, deployment)
     name = mirror_name(plan.candidate)
@@ -135,7 +135,7 @@ def test_a_good_fix_is_judged_by_copies_first_and_goes_on_without_its_mirror(wor
     assert min(request.sent for request in by_candidate) > unix(first["at"])
 
 
-def test_a_candidate_that_fails_costs_no_user_anything(world: World) -> None:
+def test_a_bad_fix_in_its_shadow_stage_harms_no_user(world: World) -> None:
     deployment = Deployment(world, world.sample.bad)
     deployment.rolled_back("BREACHED", "error_rate")
     assert (deployment.failed(), deployment.answers()[0]) == ([], [])
@@ -144,7 +144,7 @@ def test_a_candidate_that_fails_costs_no_user_anything(world: World) -> None:
     assert mirrors() == []
 
 
-def test_a_candidate_that_hangs_and_loses_its_service_and_its_pods_costs_no_user_anything(world: World) -> None:
+def test_a_candidate_that_hangs_and_dies_in_its_shadow_stage_harms_no_user(world: World) -> None:
     declare(world.info, world.sample, STALL, bake=120, resources=SMALL, **ASKED)
     world.api.await_read(world.dag)
     deployment = Deployment(world, world.sample.good)

@@ -52,7 +52,7 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
     raise AssertionError("the route never comes to rest")
 
 
-def test_a_candidate_that_the_gateway_does_not_reach_is_told_before_any_share(
+def test_a_candidate_that_the_gateway_does_not_reach_gets_no_share(
     stack: StackInfo, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, owner = claimed(cluster, stack.gateway_url)

@@ -93,7 +93,8 @@ def least(world: World) -> Iterator[Callable[[], int]]:
     kubectl("-n", world.service, "delete", "hpa", world.service)
 
 
-def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World, least: Callable[[], int]) -> None:
+@pytest.mark.served(stages=[100], criticality="low")
+def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, least: Callable[[], int]) -> None:
     team = world.replicas(world.service)
     run = world.deploy(world.sample.late)
     assert world.ended(run) == "success"
@@ -139,7 +140,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_taken_back(world: World, le
     world.until(lambda: len(failed()) == 1, "the pass ends as failed, so that alerts work")
 
 
-def test_a_live_run_is_left_alone_and_a_fix_whose_incident_comes_back_is_taken_back(world: World) -> None:
+def test_verification_spares_a_live_run_and_rolls_back_a_fix_whose_incident_returns(world: World) -> None:
     run = world.deploy(world.sample.good, incident=INCIDENT)
     assert world.ended(run) == "success"
     folder = audited(world, run)

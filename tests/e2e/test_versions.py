@@ -41,7 +41,7 @@ AUTOSCALER: dict[str, Any] = {
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
     rollback = {"window": f"{WINDOW}s", "keep": 1}
-    asked: dict[str, Any] = {"stages": (50, 100), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
+    asked: dict[str, Any] = {"stages": (100,), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
     with served(stack, BAZAAR, tmp_path, commit="good", bake=5, max_bake=120, **asked) as world:
         kubectl("apply", "-f", "-", stdin=json.dumps(AUTOSCALER))
         yield world
@@ -111,7 +111,7 @@ def by_hand(world: World, version: str, cleanup: Callable[[], str]) -> None:
     assert {r.version for r in world.requests() if r.sent > since} == {version}
 
 
-def test_a_version_stays_warm_is_stopped_and_is_deleted_and_no_request_is_lost(
+def test_a_replaced_version_stays_warm_then_stops_then_is_deleted_and_loses_no_request(
     world: World, cleanup: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": world.info.admin_kubeconfig}}
