@@ -1,4 +1,4 @@
-"""What Airflow learns of this package from its entry point, without importing the rest of it."""
+"""What Airflow's entry point tells about this package, without importing the rest of it."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "ui": {
                         "label": "URL for people",
-                        "description": "Where a browser opens Prometheus, if that is another address.",
+                        "description": "The address at which a browser opens Prometheus, if it differs.",
                         "schema": {"type": ["string", "null"]},
                     }
                 },
@@ -34,7 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Progressive delivery to Kubernetes.",
                 "options": {
                     "artifact_store": _option(
-                        "Where deployments leave their artifacts: any URL that ObjectStoragePath reads (file, s3, gs).",
+                        "The folder of all artifacts: any URL that ObjectStoragePath reads (file, s3, gs).",
                         "file:///var/lib/airflow-deploy/artifacts",
                     ),
                     "docker_url": _option("The Docker daemon that builds images.", "unix:///var/run/docker.sock"),

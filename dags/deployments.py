@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from airflow_deploy.factory.loader import deployments
+from airflow_deploy import deployments
 
 globals().update(deployments(Path(__file__).with_name("deployments")))

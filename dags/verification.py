@@ -1,5 +1,5 @@
-"""The scheduled DAG ``verify_deployments``: Airflow goes on looking at what was promoted."""
+"""The scheduled DAG ``verify_deployments``: Airflow re-evaluates the versions that were promoted."""
 
-from airflow_deploy.factory.verification import verification_dag
+from airflow_deploy import verification_dag
 
 dag = verification_dag()

@@ -15,6 +15,7 @@ from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.lifecycle.xcom_keys import ANSWER_KEY, CONFIDENCE_KEY, STEPS_KEY, VERDICT_KEY
 from airflow_deploy.operators.confidence import pushed_confidence
 from airflow_deploy.tasks.base import DeployOperator, record_step, recorded_steps
+from airflow_deploy.tasks.hitl import put_question
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 
 
@@ -70,14 +71,10 @@ class DeploymentApprovalOperator(DeployOperator):
 
     def _ask(self, context: Context, deadline: float) -> None:
         """Open the question in Airflow and wait. Asked again, it keeps its first text."""
-        from airflow.sdk.execution_time.hitl import upsert_hitl_detail
-
         question, identity = self._question(context), context["ti"].id
         subject, body = question.subject, question.body()
         self.log.info("%s\n%s", subject, body)
-        upsert_hitl_detail(
-            ti_id=identity, options=[APPROVE, REJECT], subject=subject, body=body, defaults=[REJECT], params={}
-        )
+        put_question(identity, subject, body)
         claim = None if self.about == "deployment" else self.load_claim()
         trigger = QuestionTrigger(str(identity), deadline, question.plan.dump(), claim)
         self.defer(trigger=trigger, method_name="answered", kwargs={"deadline": deadline})

@@ -10,16 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from airflow.sdk.api.datamodels._generated import HITLDetailResponse
-from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail, update_hitl_detail_response
 from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.lifecycle.approval import REJECT, Answer
+from airflow_deploy.domain.lifecycle.approval import Answer
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.tasks.hitl import close_question, read_question
 from airflow_deploy.tasks.triggers import LOOK_INTERVAL, OneEventTrigger, in_thread
 
 
@@ -52,12 +51,12 @@ class QuestionTrigger(OneEventTrigger):
         """Return the answer as Airflow's own events hold it, or what closed the question as ``closed``."""
         while True:
             try:
-                asked = await sync_to_async(get_hitl_detail_content_detail)(ti_id=UUID(self.question))
-                if asked.response_received and asked.responded_by_user:  # before this task was deferred
-                    return _as_airflow_does(asked)
+                status = await sync_to_async(read_question)(UUID(self.question))
+                if status.answer:  # given before this task was deferred
+                    return status.answer
                 closed = await self._end()
-                if not asked.response_received:  # else it was closed here, before a restart
-                    await sync_to_async(update_hitl_detail_response)(UUID(self.question), [REJECT], {})
+                if not status.closed:  # else it was closed here, before a restart
+                    await sync_to_async(close_question)(UUID(self.question))
                 return {"closed": closed.model_dump(mode="json")}
             except Exception:
                 # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
@@ -93,15 +92,6 @@ def _word(route: TeamRoute) -> str:
         said = json.loads(route.word or "")
         return f": {said['verdict']}: {said['reason']}"
     return ""
-
-
-def _as_airflow_does(asked: HITLDetailResponse) -> dict[str, Any]:
-    by = asked.responded_by_user
-    return {
-        "chosen_options": list(asked.chosen_options or []),
-        "responded_at": asked.responded_at and asked.responded_at.isoformat(),
-        "responded_by_user": by and {"id": by.id, "name": by.name},
-    }
 
 
 def _now() -> datetime:

@@ -1,7 +1,7 @@
-"""Airflow's REST API, for those who trigger and watch a deployment from outside of Airflow.
+"""Airflow's REST API, to trigger and watch a deployment from outside Airflow.
 
-It imports nothing of Airflow, so it works wherever the safety gate runs. Every answer is checked: what stands at the
-address may be a proxy, a login page or another version.
+It imports nothing of Airflow, so it works beside any safety gate. Every answer is checked: the address may be that of a
+proxy, a login page or another version.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ READ_RETRIES = Retry(
     total=2, backoff_factor=0.5, status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False,
     respect_retry_after_header=False,
 )  # fmt: skip
-"""A question may be asked again at once; whether a POST is sent again is for the caller to say."""
+"""A GET is sent again at once; the caller decides whether to send a POST again."""
 
 RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
 """Client errors after which the same call may succeed."""
@@ -42,7 +42,7 @@ RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
 
 @dataclass(frozen=True)
 class Login:
-    """A token, or else a user and a password that Airflow gives a token for. Its text shows neither."""
+    """A token, or else a user and a password for which Airflow issues one. Its text shows no secret."""
 
     token: str = field(default="", repr=False)
     user: str = ""
@@ -50,7 +50,7 @@ class Login:
 
 
 class _Bearer(AuthBase):
-    """Sends the token. As a header of the session, requests would replace it by what ~/.netrc has for the host."""
+    """Sends the token. If it were a header of the session, requests would replace it by the login in ~/.netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -63,8 +63,8 @@ class _Bearer(AuthBase):
 class AirflowApi:
     """One Airflow, as one user sees it.
 
-    :param url: where its UI is, such as ``https://airflow.example.com``.
-    :raises RefusedError: the address or the login cannot be one.
+    :param url: the address of its UI, such as ``https://airflow.example.com``.
+    :raises RefusedError: the address or the login is not valid.
     """
 
     def __init__(self, url: str, login: Login) -> None:
@@ -72,7 +72,7 @@ class AirflowApi:
         if not login.token and not (login.user and login.password):
             raise RefusedError(f"the login for Airflow is missing; set {TOKEN}, or {USER} and {PASSWORD}")
         if not all(" " < character <= "~" for character in login.token):
-            raise RefusedError(f"{TOKEN}: is no token; remove spaces, line ends and other odd characters")
+            raise RefusedError(f"{TOKEN}: is not a token; remove spaces, line ends and non-ASCII characters")
         self._login = login
         self._token = login.token
         self._session = requests.Session()
@@ -83,13 +83,13 @@ class AirflowApi:
     def from_environment(
         cls, url: str | None = None, token: str | None = None, environment: Mapping[str, str] = os.environ
     ) -> AirflowApi:
-        """Return the API at ``url`` for ``token``; what is None is read from ``AIRFLOW_DEPLOY_*``.
+        """Return the API at ``url`` for ``token``; each that is None is read from ``AIRFLOW_DEPLOY_*``.
 
         :raises RefusedError: the address or the login is missing.
         """
         address = url or environment.get(URL)
         if not address:
-            raise RefusedError(f"the address of Airflow is missing; set {URL}, or give it as an argument")
+            raise RefusedError(f"the address of Airflow is missing; set {URL}, or pass url")
         login = Login(token or environment.get(TOKEN, ""), environment.get(USER, ""), environment.get(PASSWORD, ""))
         return cls(address, login)
 
@@ -98,7 +98,7 @@ class AirflowApi:
         return f"{self.url}/dags/{_part(dag_id)}/runs/{_part(run_id)}"
 
     def question_page(self, dag_id: str, run_id: str, task_id: str) -> str:
-        """Return the address at which the UI shows what a task asks a person."""
+        """Return the address at which the UI shows a task's question and takes the answer."""
         return f"{self.page(dag_id, run_id)}/tasks/{_part(task_id)}/required_actions"
 
     def check_dag(self, dag_id: str) -> None:
@@ -111,15 +111,15 @@ class AirflowApi:
             raise RefusedError(f"DAG {dag_id} is paused, so its runs do not start; unpause it in Airflow's UI")
 
     def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any]) -> None:
-        """Start a run. The caller chooses its id, so a trigger whose answer was lost can be sent again.
+        """Start a run. The caller chooses its id, so it can send the request again if the answer is lost.
 
         :raises RefusedError: Airflow does not accept it.
-        :raises TemporaryError: it is not known whether Airflow has got it.
+        :raises TemporaryError: Airflow may or may not have received it.
         """
         path = f"dags/{_part(dag_id)}/dagRuns"
         body = {"logical_date": None, "dag_run_id": run_id, "conf": dict(conf)}
         answer = self._send("POST", path, json=body)
-        if answer.status_code != 409:  # the run is there already: an earlier answer was lost
+        if answer.status_code != 409:  # the run exists: the answer to an earlier request was lost
             _check(answer, f"triggering {dag_id}", self.url)
 
     def run_state(self, dag_id: str, run_id: str) -> str:
@@ -128,19 +128,19 @@ class AirflowApi:
         return str(self._get(f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}", {}, what).get("state"))
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, str | None]:
-        """Return each task's state, None where it has none yet."""
+        """Return each task's state; None before it has one."""
         path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
         found = self._all(path, "task_instances", {})
         return {str(item.get("task_id")): item.get("state") for item in found}
 
     def xcoms_of(self, dag_id: str, run_id: str, key: str) -> dict[str, str]:
-        """Return by task when it last pushed an XCom of this key, as Airflow writes times."""
+        """Return, by task, the time of its latest XCom with this key, as Airflow writes it."""
         path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances/~/xcomEntries"
         found = self._all(path, "xcom_entries", {"xcom_key": key})
         return {str(item.get("task_id")): str(item.get("timestamp")) for item in found if item.get("key") == key}
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """Return an XCom's value; None where there is none."""
+        """Return an XCom's value; None if there is none."""
         entry = f"taskInstances/{_part(task_id)}/xcomEntries/{_part(key)}"
         path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/{entry}"
         answer = self._send("GET", path, params={"deserialize": "true"})
@@ -149,7 +149,7 @@ class AirflowApi:
         return _json(_check(answer, f"XCom {key} of {task_id}", self.url), self.url).get("value")
 
     def error_of(self, dag_id: str, run_id: str, task_id: str) -> str | None:
-        """Return the text of the error that a task's last try logged; None where there is none."""
+        """Return the text of the error that a task's last try logged; None if there is none."""
         task = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances/{_part(task_id)}"
         attempt = int(self._get(task, {}, f"task {task_id}").get("try_number") or 1)
         content = self._get(f"{task}/logs/{attempt}", {}, f"log of {task_id}").get("content")
@@ -169,7 +169,7 @@ class AirflowApi:
             page = self._get(path, {**params, "limit": str(PAGE), "offset": str(len(found))}, path)
             entries, total = page.get(key), page.get("total_entries")
             if not isinstance(entries, list) or not isinstance(total, int):
-                raise TemporaryError(f"{self.url} does not answer as Airflow's API does; check the address")
+                raise TemporaryError(f"{self.url} does not answer like Airflow's API; check the address")
             found += [item for item in entries if isinstance(item, dict)]
             if not entries or len(found) >= total:
                 return found
@@ -187,24 +187,24 @@ class AirflowApi:
         login = {"username": self._login.user, "password": self._login.password}
         answer = self._request("POST", "auth/token", json=login)
         if 400 <= answer.status_code < 500 and answer.status_code not in RETRYABLE_CLIENT_ERRORS:
-            # What is answered is not shown: it may repeat the password.
+            # The answer is not shown: it may repeat the password.
             raise RefusedError(
-                f"Airflow gives {printable(self._login.user)} no token (HTTP {answer.status_code}); check {USER} and"
-                f" {PASSWORD}, or set {TOKEN}"
+                f"Airflow refuses the login of {printable(self._login.user)} (HTTP {answer.status_code});"
+                f" check {USER} and {PASSWORD}, or set {TOKEN}"
             )
         token = _json(_check(answer, "the login", self.url), self.url).get("access_token")
         if not isinstance(token, str) or not token:
-            raise TemporaryError(f"{self.url} does not answer as Airflow's API does; check the address")
+            raise TemporaryError(f"{self.url} does not answer like Airflow's API; check the address")
         return token
 
     def _request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         try:
-            # A redirected POST arrives as a GET, and a redirected login at who knows whom.
+            # Redirects are refused: a POST would arrive as a GET, and a login at another host.
             return self._session.request(
                 method, f"{self.url}/{path}", timeout=API_TIMEOUT, allow_redirects=False, **arguments
             )
         except (requests.RequestException, OSError, ValueError) as error:
-            # The kind alone: requests' texts hold the whole request.
+            # The error's type alone: its text may hold the whole request.
             raise TemporaryError(
                 f"Airflow at {self.url} does not answer ({type(error).__name__}); check the address and the network"
             ) from error
@@ -217,9 +217,9 @@ def _checked(url: str) -> str:
         if not usable or "@" in parts.netloc or parts.port == 0 or not all(" " < c <= "~" for c in url):
             raise ValueError
     except ValueError as error:
-        # It is not repeated: a login may stand in it.
+        # The address is not repeated: it may contain a login.
         raise RefusedError(
-            "the address of Airflow is not usable; write one such as https://airflow.example.com, and the login to"
+            "the address of Airflow is not valid; write one such as https://airflow.example.com, and put the login into"
             f" {USER} and {PASSWORD}"
         ) from error
     return url.rstrip("/")
@@ -230,10 +230,10 @@ def _part(text: str) -> str:
 
 
 def _check(answer: requests.Response, what: str, url: str) -> requests.Response:
-    """Return an answer that is a success.
+    """Return a successful answer.
 
-    :raises RefusedError: asking again cannot help.
-    :raises TemporaryError: it may.
+    :raises RefusedError: the same request would be refused again.
+    :raises TemporaryError: the same request may succeed later.
     """
     status = answer.status_code
     if answer.ok and not answer.is_redirect:
@@ -245,10 +245,10 @@ def _check(answer: requests.Response, what: str, url: str) -> requests.Response:
         raise TemporaryError(f"{what}: Airflow failed (HTTP {status}){_detail(answer)}")
     remedies = {
         401: f"Airflow does not accept the login; check {TOKEN}, or {USER} and {PASSWORD}",
-        403: "Airflow does not permit this user that; ask for a role that may trigger and read the DAG",
-        404: "Airflow knows none; check the name, and that the service's YAML is in its dags/deployments folder",
+        403: "the user lacks the permission; ask for a role that may trigger and read the DAG",
+        404: "not found in Airflow; check the name, and that the service's YAML is in its dags/deployments folder",
     }
-    raise RefusedError(f"{what}: {remedies.get(status) or f'Airflow refuses it (HTTP {status})'}{_detail(answer)}")
+    raise RefusedError(f"{what}: {remedies.get(status) or f'refused by Airflow (HTTP {status})'}{_detail(answer)}")
 
 
 def _json(answer: requests.Response, url: str) -> dict[str, Any]:
@@ -257,12 +257,12 @@ def _json(answer: requests.Response, url: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise TemporaryError(f"{url} does not answer as Airflow's API does; check the address")
+        raise TemporaryError(f"{url} does not answer like Airflow's API; check the address")
     return content
 
 
 def _detail(answer: requests.Response) -> str:
-    """Return what the answer says of its error, without the input that FastAPI repeats in it."""
+    """Return the answer's own account of the error, without the input that FastAPI repeats in it."""
     try:
         detail = answer.json()["detail"]
         if isinstance(detail, list):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
@@ -26,13 +27,13 @@ from airflow_deploy.domain.values import printable
 
 OVER = frozenset({"success", "failed"})
 DONE = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-"""States of a run, and of a task, that do not change any more."""
+"""Final states of a run, and of a task."""
 
 RUN_POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 180.0
-"""Seconds between two questions, and for which Airflow may be away while a run is followed: it restarts in 30."""
+"""Seconds between two polls, and for which Airflow may be unavailable while a run is followed: it restarts in 30."""
 TEARDOWN_SECONDS = 120.0
-"""Seconds that the teardown gets where a person has failed the run: the run is over before its last task."""
+"""Seconds to wait for the teardown: if a person marks the run as failed, it is over before its last task."""
 TRIGGER_ATTEMPTS = 3
 
 
@@ -56,7 +57,7 @@ class RunSnapshot:
 
     @property
     def question(self) -> str | None:
-        """Id of the task that waits for a person's answer just now."""
+        """Id of the task that waits for a person's answer at this moment."""
         last = last_step(self.steps)
         asks = last is not None and last.to is State.AWAITING_APPROVAL and self.tasks.get(last.task) == "deferred"
         return last.task if last and asks else None
@@ -73,11 +74,9 @@ class DeploymentRun:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(SERVICE_PATTERN, self.service):
-            raise RefusedError(
-                f"service: {printable(self.service)} is not the name of a service; write it as in its YAML"
-            )
+            raise RefusedError(f"service: {printable(self.service)} is not a service's name; write it as in its YAML")
         if not re.fullmatch(r"[A-Za-z0-9_.~:+-]{1,250}", self.run_id):
-            raise RefusedError(f"run id: {printable(self.run_id)} is not one; copy it from where the run was triggered")
+            raise RefusedError(f"run id: {printable(self.run_id)} is not valid; copy it from the output of trigger")
 
     @property
     def dag_id(self) -> str:
@@ -93,8 +92,8 @@ class DeploymentRun:
     def start(cls, api: AirflowApi, service: str, conf: dict[str, Any]) -> DeploymentRun:
         """Trigger a deployment.
 
-        :raises RefusedError: before any call, where the conf is not valid or the safety gate does not say DEPLOY; after
-            it, where Airflow does not accept it.
+        :raises RefusedError: before any request, if the conf is not valid or the safety gate does not recommend DEPLOY;
+            after it, if Airflow does not accept it.
         :raises TemporaryError: Airflow does not answer.
         """
         request = check_conf(conf)
@@ -103,27 +102,29 @@ class DeploymentRun:
             api, service, f"deploy__{request.incident.id}__{request.commit[:12]}__{moment}-{secrets.token_hex(4)}"
         )
         api.check_dag(run.dag_id)
-        for attempt in range(1, TRIGGER_ATTEMPTS + 1):
-            try:
-                api.trigger(run.dag_id, run.run_id, conf)
-                break
-            except TemporaryError as error:
-                if attempt == TRIGGER_ATTEMPTS:
-                    raise TemporaryError(f"{error}; whether run {run.run_id} was triggered is not known") from error
-                time.sleep(RUN_POLL_SECONDS)
+        attempts = Retrying(
+            stop=stop_after_attempt(TRIGGER_ATTEMPTS),
+            wait=wait_fixed(RUN_POLL_SECONDS),
+            retry=retry_if_exception_type(TemporaryError),
+            reraise=True,
+        )
+        try:
+            attempts(api.trigger, run.dag_id, run.run_id, conf)
+        except TemporaryError as error:
+            raise TemporaryError(f"{error}; run {run.run_id} may have been triggered: look it up") from error
         return run
 
     def question_page(self, seen: RunSnapshot) -> str | None:
-        """Return the address at which a person is asked just now; None where nobody is."""
+        """Return the address of the open question; None if there is none."""
         return self.api.question_page(self.dag_id, self.run_id, seen.question) if seen.question else None
 
     def snapshot(self) -> RunSnapshot:
-        """Ask Airflow. Only what was pushed since the last time is read again.
+        """Read the run's state. Only XComs pushed since the last time are read again.
 
         :raises RefusedError: there is no such run, or this user may not see it.
         :raises TemporaryError: Airflow does not answer.
         """
-        # The run first: what its tasks record before it ends is then not missed.
+        # The run first: nothing that its tasks record before it ends is missed then.
         state = self.api.run_state(self.dag_id, self.run_id)
         tasks = self.api.tasks(self.dag_id, self.run_id)
         for task, pushed in self.api.xcoms_of(self.dag_id, self.run_id, STEPS_KEY).items():
@@ -165,13 +166,13 @@ class DeploymentRun:
     def result(self, seen: RunSnapshot | None = None) -> DeployResult:
         """Return how far the deployment has come.
 
-        :param seen: the latest snapshot, where there is one.
+        :param seen: the latest snapshot, if there is one.
         :raises RefusedError: its plan is not one that this version can read.
         :raises TemporaryError: Airflow does not answer.
         """
         seen = seen or self.snapshot()
         plan = self._xcom("build_image", PLAN_KEY) or self._xcom("plan", PLAN_KEY)
-        # Where a person failed the run, the teardown writes the artifacts in place of the audit.
+        # If a person marked the run as failed, the teardown writes the artifacts in place of the audit.
         folder = self._xcom("audit") or self._xcom("finalize")
         return DeployResult(
             service=self.service,
@@ -191,13 +192,13 @@ class DeploymentRun:
     def _verdicts(self, seen: RunSnapshot) -> Iterator[TaskVerdict]:
         gates = {int(found[1]): task for task in seen.tasks if (found := re.fullmatch(r"canary_([0-9]+)\.gate", task))}
         for task in [f"{SHADOW}.gate", *(gates[share] for share in sorted(gates)), "watch", "verify"]:
-            # A task that has neither failed nor succeeded has judged nothing yet.
+            # A task that has not ended has no verdict yet.
             event = self._xcom(task, VERDICT_KEY) if seen.tasks.get(task) in DONE else None
             if isinstance(event, dict) and "verdict" in event:
                 yield TaskVerdict(task, str(event["verdict"]), str(event.get("reason", "")))
 
     def _reason(self, seen: RunSnapshot) -> str | None:
-        """Return the words of the step that ended it, or else of the first task that failed."""
+        """Return the reason of the step that ended it, or else the error of the first task that failed."""
         if not seen.over:
             return None
         turns = [step for step in seen.steps if step.to is State.ROLLING_BACK]
@@ -205,7 +206,7 @@ class DeploymentRun:
         if last and last.to in ENDS:
             return (last_step(turns) or last).reason if last.to is State.ROLLED_BACK else last.reason
         failed = [task for task, state in seen.tasks.items() if state == "failed" and task not in ("audit", "finalize")]
-        with suppress(DeployError):  # who may see a run need not be permitted to read its logs
+        with suppress(DeployError):  # a user who may see a run may lack the permission to read its logs
             errors = (self.api.error_of(self.dag_id, self.run_id, task) for task in failed)
             return next((error for error in errors if error), None)
         return None
@@ -214,7 +215,7 @@ class DeploymentRun:
 def check_conf(conf: Any) -> DeployRequest:
     """Return the request in ``conf``.
 
-    :raises RefusedError: a field is wrong, or the safety gate does not say DEPLOY.
+    :raises RefusedError: a field is not valid, or the safety gate does not recommend DEPLOY.
     """
     request = parse_request(conf)
     if request.safety_gate.recommendation != "DEPLOY":

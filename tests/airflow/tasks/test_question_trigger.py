@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time import hitl as private
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
@@ -81,8 +82,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def asked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked = Asked()
-    monkeypatch.setattr(questions, "get_hitl_detail_content_detail", asked.read)
-    monkeypatch.setattr(questions, "update_hitl_detail_response", asked.write)
+    monkeypatch.setattr(private, "get_hitl_detail_content_detail", asked.read)
+    monkeypatch.setattr(private, "update_hitl_detail_response", asked.write)
     return asked
 
 
@@ -189,11 +190,11 @@ class TestAnswers:
         cluster.annotate(routes.PHASE, routes.BRAKED)
         write = asked.write
 
-        def late(*given: Any) -> None:
+        def late(**given: Any) -> None:
             asked.answer("grace", "Approve")
-            write(*given)
+            write(**given)
 
-        monkeypatch.setattr(questions, "update_hitl_detail_response", late)
+        monkeypatch.setattr(private, "update_hitl_detail_response", late)
         assert ended(trigger)["responded_by_user"] == {"id": "grace", "name": "grace"}
         assert (asked.answers, asked.chosen) == ([], ["Approve"])
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_deploy.cli.main import MOST_DIFFERENCES, main
+from airflow_deploy.cli.judge import MOST_DIFFERENCES
+from airflow_deploy.cli.main import main
 from airflow_deploy.domain.names import digest
 from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.support.evidence import STORIES, TERMS, recorded

@@ -62,8 +62,8 @@ class TestWatch:
         lines = capsys.readouterr().out.splitlines()
         page = f"{airflow.url}/dags/deploy_payments/runs/{RUN}/tasks/canary_5.ask/required_actions"
         assert lines[1][10:] == "AWAITING_APPROVAL  canary_5.gate success, canary_5.ask deferred"
-        assert lines[2] == f"          a person is asked, and silence is a no: {page}"
-        assert sum("a person is asked" in line for line in lines) == 1
+        assert lines[2] == f"          waiting for an approval, and silence rejects: {page}"
+        assert sum("waiting for an approval" in line for line in lines) == 1
 
     def test_at_the_end_it_says_what_came_of_it(self, airflow: FakeAirflow, capsys: Output) -> None:
         assert main(["watch", "payments", RUN]) == 0
@@ -324,7 +324,8 @@ class TestGuard:
 
     def test_it_needs_no_airflow(self) -> None:
         code = "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli.main import main; main(['--help'])"
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "renewing its Lease" in done.stdout
 
     def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
         """Whatever its cluster answers: this one refuses the connection."""
@@ -344,18 +345,23 @@ class TestGuard:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac", "guard"])
+    @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac", "guard", "judge replay"])
     def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
-        with pytest.raises(SystemExit, match=r"^0$"):
-            main([command, "--help"])
+        assert main([*command.split(), "--help"]) == 0
         said = capsys.readouterr().out
-        assert f" airflow-deploy {command} " in said[said.index("example:") :]
-        assert said.startswith(f"usage: airflow-deploy {command} ")
-        assert "exit codes:" in said
+        assert said.startswith(f"Usage: airflow-deploy {command} ")
+        _, example, codes = re.split("^Example:|^Exit codes:", said, flags=re.MULTILINE)
+        assert f" airflow-deploy {command} " in example
+        assert re.match(r"\n  0    \S", codes)
+
+    @pytest.mark.parametrize("command", ["trigger", "watch"])
+    def test_commands_that_call_airflow_name_the_variables_of_its_login(self, command: str, capsys: Output) -> None:
+        main([command, "--help"])
+        said = capsys.readouterr().out
+        assert all(f"\n  {variable}  " in said for variable in FakeAirflow().environment)
 
     def test_its_examples_conf_is_one(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
-        with pytest.raises(SystemExit):
-            main(["trigger", "--help"])
+        main(["trigger", "--help"])
         said = capsys.readouterr().out
         conf.write_text(said[said.index("{") : said.index("  $ airflow-deploy trigger")])
         assert main(["trigger", "payments", "--conf", str(conf)]) == 0
@@ -370,12 +376,16 @@ class TestHelp:
             ["dockerfile"],
             ["rbac", "shop"],
             ["guard", "shop"],
+            ["guard", "--names", "shop"],
+            ["judge"],
+            ["judge", "replay"],
         ],
     )
     def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
-        with pytest.raises(SystemExit, match=r"^2$"):
-            main(arguments)
-        assert capsys.readouterr().err.startswith("usage: airflow-deploy")
+        assert main(arguments) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith("Usage: airflow-deploy")
+        assert output.out == ""
 
     def test_it_runs_as_a_program(self) -> None:
         code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['--version']))"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
+from pydantic import BaseModel
 
 from airflow_deploy.clients.airflow_rest import api as airflow_api
 from airflow_deploy.clients.airflow_rest import runs
@@ -17,7 +22,7 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.result import DeployResult, TaskVerdict, state_of
 from airflow_deploy.domain.lifecycle.states import ENDS, State, Step
 from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY
-from airflow_deploy.safety_gate import deploy_from_safety_gate
+from airflow_deploy.safety_gate import Orchestrator, Settings, deploy_from_safety_gate
 from tests.support.builders import CONF, make_plan
 from tests.support.fake_airflow import (
     ANSWERED,
@@ -73,7 +78,7 @@ class TestBeforeAnyCall:
             ({"severity": "urgent"}, "conf: incident.severity is not valid"),
             ({"title": "two\nlines"}, "conf: incident.title is not valid"),
             ({"change": {"files": 1}}, "conf: change.lines is missing; add it"),
-            ({"safety_gate_result": {"recommendation": "DEPLOY"}}, "conf: safety_gate.tests is missing; add it"),
+            ({"safety_gate_result": {"recommendation": "DEPLOY"}}, "safety_gate_result: tests is missing; add it"),
             ({"resolved_when": {"query": "x"}}, "conf: incident.resolved_when.op is missing; add it"),
             ({"safety_gate_result": None}, "conf: safety_gate is not valid"),
             ({"emergency": ""}, "conf: emergency.reason is not valid"),
@@ -88,13 +93,13 @@ class TestBeforeAnyCall:
                 {"resolved_when": {"query": "up[1y:1s]", "op": "<", "value": 1}},
                 "conf: incident.resolved_when.query is not valid: one of its ranges is longer than 1d; shorten it",
             ),
-            ({"service": "../other"}, "service: ../other is not the name of a service"),
+            ({"service": "../other"}, "service: ../other is not a service's name"),
             ({"service": "payments\n"}, "service: payments"),
-            ({"url": "airflow.example.com"}, "the address of Airflow is not usable"),
-            ({"url": "http://user:secret@host"}, "the address of Airflow is not usable"),
-            ({"url": "http://host:99999"}, "the address of Airflow is not usable"),
-            ({"url": "http://host/?x=1"}, "the address of Airflow is not usable"),
-            ({"token": "two\nlines"}, "AIRFLOW_DEPLOY_TOKEN: is no token"),
+            ({"url": "airflow.example.com"}, "the address of Airflow is not valid"),
+            ({"url": "http://user:secret@host"}, "the address of Airflow is not valid"),
+            ({"url": "http://host:99999"}, "the address of Airflow is not valid"),
+            ({"url": "http://host/?x=1"}, "the address of Airflow is not valid"),
+            ({"token": "two\nlines"}, "AIRFLOW_DEPLOY_TOKEN: is not a token"),
         ],
     )
     def test_a_mistake_is_named(self, airflow: FakeAirflow, changes: dict[str, Any], said: str) -> None:
@@ -115,6 +120,176 @@ class TestBeforeAnyCall:
     def test_nothing_of_airflow_is_imported(self) -> None:
         code = "import airflow_deploy.cli.main, airflow_deploy.safety_gate, sys; sys.exit('airflow' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@dataclass(frozen=True)
+class Counts:
+    passed: int
+    total: int
+
+
+class Severity(Enum):
+    CRITICAL = "critical"
+
+
+class Counted(BaseModel):
+    files: int
+    lines: int
+    migrations: bool = False
+    dependencies: bool = False
+    configuration: bool = False
+
+
+class Condition(NamedTuple):
+    query: str
+    op: str
+    value: float
+    for_: str
+
+
+WHOLE = {**CONF["safety_gate"], "service": "payments", "title": "Payments time out", "severity": "critical"}
+WHOLE |= {"change": CONF["change"], "resolved_when": CONF["incident"]["resolved_when"], "emergency": "money is lost"}
+CALL = {"incident_id": "INC-001", "commit_hash": CONF["commit"]}
+
+
+def sent(airflow: FakeAirflow) -> dict[str, Any]:
+    (conf,) = [body["conf"] for body in airflow.bodies if body and "conf" in body]
+    return dict(conf)
+
+
+def as_object() -> SimpleNamespace:
+    """A result as another program may hold it: each part is an object of another kind, with more than we ask for."""
+    gate, condition = CONF["safety_gate"], CONF["incident"]["resolved_when"]
+    return SimpleNamespace(
+        recommendation="DEPLOY",
+        tests=Counts(**gate["tests"]),
+        coverage=gate["coverage"],
+        lint_issues=gate["lint_issues"],
+        vulnerabilities=SimpleNamespace(**gate["vulnerabilities"], medium=9),
+        build=gate["build"],
+        service="payments",
+        title="Payments time out",
+        severity=Severity.CRITICAL,
+        change=Counted(**CONF["change"]),
+        resolved_when=Condition(condition["query"], condition["op"], condition["value"], condition["for"]),
+        emergency=SimpleNamespace(reason=CONF["emergency"]["reason"], at="now"),
+        reviewer="ada",
+        session=object(),
+    )
+
+
+class TestResult:
+    """The call with nothing but the incident's id, the result and the commit."""
+
+    def test_that_is_a_mapping_says_all(self, airflow: FakeAirflow) -> None:
+        result = {**WHOLE, "emergency": CONF["emergency"]}
+        deploy_from_safety_gate(**CALL, safety_gate_result=MappingProxyType(result))
+        assert sent(airflow) == CONF
+
+    def test_that_is_an_object_says_all_and_nothing_else_of_it_is_sent(self, airflow: FakeAirflow) -> None:
+        deploy_from_safety_gate(**CALL, safety_gate_result=as_object())
+        assert sent(airflow) == CONF
+
+    def test_whose_attribute_is_a_method_does_not_state_it(self, airflow: FakeAirflow) -> None:
+        result = as_object()
+        result.build = lambda: "success"
+        deploy_from_safety_gate(**CALL, safety_gate_result=result)
+        assert "build" not in sent(airflow)["safety_gate"]
+
+    @pytest.mark.parametrize("key", ["reviewer", "test", "commit"])
+    def test_that_is_a_mapping_is_refused_for_an_unknown_key(self, airflow: FakeAirflow, key: str) -> None:
+        with pytest.raises(RefusedError, match=f"^conf: safety_gate.{key} is not a known key; remove it or correct"):
+            deploy_from_safety_gate(**CALL, safety_gate_result={**WHOLE, key: "x"})
+        assert airflow.requests == []
+
+    def test_is_left_as_it_was(self, airflow: FakeAirflow) -> None:
+        result = deepcopy(WHOLE)
+        deploy_from_safety_gate(**CALL, safety_gate_result=result)
+        assert result == WHOLE
+
+    @pytest.mark.parametrize("kind", ["mapping", "object"])
+    @pytest.mark.parametrize(
+        ("missing", "said"),
+        [
+            (["title"], "title is missing; add it, or pass title to the call or to Orchestrator"),
+            (
+                ["service", "title", "severity", "change"],
+                "service, title, severity and change are missing; add them, or pass service, title, severity and change"
+                " to the call or to Orchestrator",
+            ),
+            (["recommendation"], "recommendation is missing; add it"),
+            (
+                ["service", "tests", "change"],
+                "tests, service and change are missing; add them, or pass service and change to the call or to"
+                " Orchestrator",
+            ),
+        ],
+        ids=["one", "all-of-the-fix", "of-the-gate", "of-both"],
+    )
+    def test_that_lacks_fields_is_refused_in_one_sentence_that_names_them_all(
+        self, airflow: FakeAirflow, kind: str, missing: list[str], said: str
+    ) -> None:
+        whole = vars(as_object()) if kind == "object" else WHOLE
+        rest = {name: value for name, value in whole.items() if name not in missing}
+        with pytest.raises(RefusedError) as refused:
+            deploy_from_safety_gate(**CALL, safety_gate_result=SimpleNamespace(**rest) if kind == "object" else rest)
+        assert str(refused.value) == f"safety_gate_result: {said}"
+        assert airflow.requests == []
+
+    @pytest.mark.parametrize("result", [None, 1, "DEPLOY", ["DEPLOY"], object(), {}], ids=repr)
+    def test_that_is_none_is_refused(self, airflow: FakeAirflow, result: Any) -> None:
+        with pytest.raises(
+            RefusedError, match=r"^safety_gate_result: .*service, title, severity and change are missing"
+        ):
+            deploy_from_safety_gate(**CALL, safety_gate_result=result)
+        assert airflow.requests == []
+
+    def test_that_contains_itself_is_refused(self, airflow: FakeAirflow) -> None:
+        result = dict(WHOLE)
+        result["tests"] = result
+        with pytest.raises(RefusedError, match=r"^conf: is not plain JSON \(ValueError\)"):
+            deploy_from_safety_gate(**CALL, safety_gate_result=result)
+        assert airflow.requests == []
+
+
+class TestPrecedence:
+    def conf(self, airflow: FakeAirflow, orchestrator: Orchestrator, **settings: Any) -> dict[str, Any]:
+        orchestrator.deploy_from_safety_gate(**CALL, safety_gate_result=WHOLE, **settings)
+        return sent(airflow)
+
+    def test_what_the_result_says_counts_if_nothing_else_does(self, airflow: FakeAirflow) -> None:
+        assert self.conf(airflow, Orchestrator())["incident"]["severity"] == "critical"
+
+    def test_the_orchestrator_counts_before_the_result(self, airflow: FakeAirflow) -> None:
+        conf = self.conf(airflow, Orchestrator(severity="low", change={"files": 1, "lines": 1}, emergency="held"))
+        assert (conf["incident"]["severity"], conf["change"]["files"]) == ("low", 1)
+        assert conf["emergency"] == {"reason": "held"}
+
+    def test_the_call_counts_before_the_orchestrator(self, airflow: FakeAirflow) -> None:
+        orchestrator = Orchestrator(service="other", severity="low", title="held")
+        conf = self.conf(airflow, orchestrator, service="payments", severity="high", title=None)
+        assert conf["incident"]["severity"] == "high"
+        assert conf["incident"]["title"] == "held"
+        assert airflow.triggers() == ["/api/v2/dags/deploy_payments/dagRuns"]
+
+    def test_it_holds_the_address_and_the_login_too(
+        self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable in airflow.environment:
+            monkeypatch.delenv(variable)
+        airflow.frames = [QUEUED, GOOD]
+        orchestrator = Orchestrator(url=airflow.url, token="secret-token", wait=True)
+        result = orchestrator.deploy_from_safety_gate(**CALL, safety_gate_result=WHOLE)
+        assert result.state is State.VERIFIED
+        assert "secret" not in repr(orchestrator)
+
+    def test_its_settings_are_those_of_the_calls(self) -> None:
+        assert [field.name for field in fields(Orchestrator)] == list(Settings.__annotations__)
+
+    def test_an_unknown_setting_is_an_error(self, airflow: FakeAirflow) -> None:
+        with pytest.raises(TypeError, match="'servce'"):
+            deploy_from_safety_gate(**CALL, safety_gate_result=WHOLE, servce="payments")  # type: ignore[call-arg]
+        assert airflow.requests == []
 
 
 class TestTriggering:
@@ -141,7 +316,7 @@ class TestTriggering:
 
     def test_where_it_is_not_known_whether_it_was_triggered_the_run_is_named(self, airflow: FakeAirflow) -> None:
         airflow.lose_answers = 99
-        with pytest.raises(TemporaryError, match=r"whether run deploy__INC-001\S+ was triggered is not known$"):
+        with pytest.raises(TemporaryError, match=r"run deploy__INC-001\S+ may have been triggered: look it up$"):
             deploy()
 
     def test_a_paused_dag_is_not_triggered(self, airflow: FakeAirflow) -> None:
@@ -151,7 +326,7 @@ class TestTriggering:
         assert airflow.triggers() == []
 
     def test_an_unknown_service_is_named(self, airflow: FakeAirflow) -> None:
-        with pytest.raises(RefusedError, match=r"^DAG deploy_other: Airflow knows none"):
+        with pytest.raises(RefusedError, match=r"^DAG deploy_other: not found in Airflow"):
             deploy(service="other")
         assert airflow.triggers() == []
 
@@ -263,7 +438,7 @@ class TestFaults:
         assert api.run_state("deploy_payments", RUN) == "success"
 
     @pytest.mark.parametrize(
-        ("status", "said"), [(401, "login"), (403, "permit"), (404, "knows none"), (400, "HTTP 400")]
+        ("status", "said"), [(401, "login"), (403, "permission"), (404, "not found"), (400, "HTTP 400")]
     )
     def test_a_refusal_is_final(self, airflow: FakeAirflow, api: AirflowApi, status: int, said: str) -> None:
         airflow.faults.append((status, b'{"detail": "because\\u001b[31m\\nso"}'))
@@ -276,13 +451,13 @@ class TestFaults:
         self, airflow: FakeAirflow, api: AirflowApi, body: bytes
     ) -> None:
         airflow.faults.append((200, body))
-        with pytest.raises(TemporaryError, match="does not answer as Airflow's API does; check the address"):
+        with pytest.raises(TemporaryError, match="does not answer like Airflow's API; check the address"):
             api.check_dag("deploy_payments")
 
     @pytest.mark.parametrize("body", [b"{}", b'{"task_instances": 1, "total_entries": 1}', b'{"task_instances": []}'])
     def test_a_list_that_is_none(self, airflow: FakeAirflow, api: AirflowApi, body: bytes) -> None:
         airflow.faults.append((200, body))
-        with pytest.raises(TemporaryError, match="does not answer as"):
+        with pytest.raises(TemporaryError, match="does not answer like"):
             api.tasks("deploy_payments", RUN)
 
     def test_all_pages_of_a_list_are_read(self, airflow: FakeAirflow, api: AirflowApi) -> None:
@@ -309,7 +484,7 @@ class TestFaults:
 
     def test_a_wrong_password_is_not_repeated(self, airflow: FakeAirflow) -> None:
         api = AirflowApi(airflow.url, Login(user=USER, password=f"{PASSWORD}!"))
-        with pytest.raises(RefusedError, match="gives gate no token") as refused:
+        with pytest.raises(RefusedError, match="refuses the login of gate") as refused:
             api.check_dag("deploy_payments")
         assert PASSWORD not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
 
