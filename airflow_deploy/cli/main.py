@@ -18,7 +18,7 @@ from typing import Any
 from airflow_deploy import __version__
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
 from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, RunSnapshot
-from airflow_deploy.dockerfile.repository import generate
+from airflow_deploy.dockerfile.generate import generate
 from airflow_deploy.domain.config.request import MAX_BYTES
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.result import DeployResult

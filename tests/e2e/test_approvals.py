@@ -100,7 +100,7 @@ def test_a_deployment_goes_on_by_the_word_of_somebody_other_than_the_requester(
     assert admin.answer(world.dag, run, BESIDE, "Approve") == 200
 
     last = world.asked(run, "approve_promotion")
-    assert "admin said Approve" in last["body"]
+    assert "admin approved" in last["body"]
     assert max(world.weights().values()) == 100
     busy()
     assert admin.answer(world.dag, run, "approve_promotion", "Approve") == 200
@@ -147,7 +147,7 @@ def test_silence_beside_the_canary_takes_the_version_back(world: World, admin: A
     folder = audited(world, run)
     assert told(folder) == {BESIDE: [("Approve", "deployer", False), ("silence", None, True)]}
     assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
-    assert "silence is a no" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
+    assert "no answer until" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
     assert taken_back(world, folder)
 
 

@@ -59,7 +59,11 @@ def test_their_queries_are_of_one_version() -> None:
         ("cards", {**QUEUE, "limit": "many"}, "limit is not valid"),
         ("cards", {**QUEUE, "limit": float("nan")}, "limit is not valid"),
         ("cards", {**QUEUE, "gauge": "max(queue_depth)"}, "gauge is not valid: must contain $version"),
-        ("cards", {**QUEUE, "gauge": "sum_over_time(x{v='$version'}[9y])"}, "one of its ranges is longer than 1d; shorten it"),
+        (
+            "cards",
+            {**QUEUE, "gauge": "sum_over_time(x{v='$version'}[9y])"},
+            "one of its ranges is longer than 1d; shorten it",
+        ),
         ("cards", {**QUEUE, "colour": "red"}, "colour is not a known key"),
         ("cards", 0.5, "cards is not a gate"),
         ("memory", "0.5", "write a number, or for a gate of your own"),

@@ -45,18 +45,18 @@ def test_what_ends_a_question_otherwise_is_no_yes(said: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (answered("Approve", AT, GRACE, "ada"), "grace (id 3) said Approve at 2026-11-23 07:00:00 UTC"),
+        (answered("Approve", AT, GRACE, "ada"), "grace (id 3) approved at 2026-11-23 07:00:00 UTC"),
         (
             answered("Approve", AT, Person(id="ada", name="ada"), "ada"),
-            "ada said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
-            " whoever asked for a deployment may not approve it",
+            "ada approved at 2026-11-23 07:00:00 UTC, which does not count:"
+            " requesters may not approve their own deployment",
         ),
         (
             answered("Approve", AT, None, "ada"),
-            "nobody who has signed in said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
-            " a yes needs somebody who has signed in",
+            "an unauthenticated user approved at 2026-11-23 07:00:00 UTC, which does not count:"
+            " an approval needs an authenticated user",
         ),
-        (Answer(said="silence", at=AT), "nobody answered until 2026-11-23 07:00:00 UTC, and silence is a no"),
+        (Answer(said="silence", at=AT), "no answer until 2026-11-23 07:00:00 UTC, which counts as a rejection"),
         (
             Answer(said="withdrawn", at=AT, why="the route is braked"),
             "the question was withdrawn at 2026-11-23 07:00:00 UTC: the route is braked",

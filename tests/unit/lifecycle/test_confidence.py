@@ -165,10 +165,12 @@ class TestTheReport:
     def test_it_says_what_was_seen(self) -> None:
         seen = rated(verdicts=("HEALTHY", "HEALTHY", "UNDECIDED", "HEALTHY"))
         assert {factor.name: factor.reason for factor in seen.factors} == {
-            "safety_gates": ("127/127 tests, 0 lint issues, 0 critical vulnerabilities, 0 high ones, build success"),
-            "canary_health": "3 of 4 gates ended healthy, 1 left it to a person",
+            "safety_gates": (
+                "127/127 tests, 0 lint issues, 0 critical vulnerabilities, 0 high vulnerabilities, build success"
+            ),
+            "canary_health": "3 of 4 gates healthy, 1 left to a person",
             "blast_radius": "criticality high, first share 5 %",
-            "history": "8 earlier deployments held, 2 did not",
+            "history": "8 earlier deployments verified, 2 not",
             "complexity": "3 files, 41 lines, with configuration",
             "coverage": "85% of lines",
         }
@@ -179,21 +181,21 @@ class TestTheReport:
             factor for factor in score(ScoreInputs(plan, PastDeployments())).factors if factor.name == "blast_radius"
         )
         assert blast.value == CRITICALITY["medium"].trust
-        assert blast.reason == "criticality medium, nobody is taken from a version that serves"
+        assert blast.reason == "criticality medium, no traffic is taken from another version"
 
     def test_it_says_what_was_not_stated(self) -> None:
         silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=PastDeployments())
         assert {factor.name: factor.reason for factor in silent.factors if "no" in factor.reason} == {
             "safety_gates": (
-                "127/127 tests, lint issues not stated, critical vulnerabilities not stated, high ones not stated,"
-                " build not stated"
+                "127/127 tests, lint issues not stated, critical vulnerabilities not stated,"
+                " high vulnerabilities not stated, build not stated"
             ),
-            "canary_health": "not known before the canary",
+            "canary_health": "unknown before the canary",
             "history": "no earlier deployment of this service",
             "coverage": "not stated",
         }
         asked = rated(verdicts=("UNDECIDED", None))
-        assert asked.factors[1].reason == "none of 2 gates has decided"
+        assert asked.factors[1].reason == "none of 2 gates has a verdict"
 
 
 class TestBetterNeverScoresLower:
@@ -343,7 +345,7 @@ class TestTheRoute:
 VETOES = [
     ((RECOMMENDATION, "HOLD"), "safety_gate.recommendation is HOLD, not DEPLOY"),
     ((RECOMMENDATION, "DEPLOY_"), "safety_gate.recommendation is DEPLOY_, not DEPLOY"),
-    ((PASSED, 126), "safety_gate.tests: 1 of 127 tests fail"),
+    ((PASSED, 126), "safety_gate.tests: 1 of 127 tests failed"),
     ((BUILD, "failure"), "safety_gate.build is failure"),
 ]
 

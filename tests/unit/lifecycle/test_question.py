@@ -1,4 +1,4 @@
-"""What a person reads before they answer, and that nothing hostile in it becomes structure."""
+"""The question that a person reads before the answer; hostile text in it never becomes structure."""
 
 from __future__ import annotations
 
@@ -36,78 +36,80 @@ def question(about: About, plan: DeploymentPlan | None = None, **changes: Any) -
 
 class TestWords:
     @pytest.mark.parametrize(
-        ("about", "subject", "yes", "no"),
+        ("about", "subject", "approve", "reject"),
         [
             (
                 "deployment",
                 "Deploy the new version of payments?",
-                "it is deployed, and gets 5 % of the traffic first",
-                "nothing is deployed",
+                "deploy it and shift 5 % of traffic to it first",
+                "deploy nothing",
             ),
             (
                 25,
-                "Give the new version of payments 25 % of the traffic?",
-                "it gets 25 % of the traffic; the watch goes on, and takes it back by itself on harm",
-                "all traffic goes back to `payments`",
+                "Shift 25 % of traffic to the new version of payments?",
+                "shift 25 % of traffic to it; the watch continues and rolls back on harm",
+                "roll back; all traffic returns to `payments`",
             ),
             (
                 "promotion",
                 "Promote the new version of payments?",
-                "it becomes the version that serves, and the one before stays warm",
-                "all traffic goes back to `payments`",
+                "make it the stable version; `payments` stays warm for a rollback",
+                "roll back; all traffic returns to `payments`",
             ),
         ],
     )
-    def test_say_what_is_asked_and_what_each_answer_does(self, about: About, subject: str, yes: str, no: str) -> None:
+    def test_say_what_is_asked_and_what_each_answer_does(
+        self, about: About, subject: str, approve: str, reject: str
+    ) -> None:
         asked = question(about)
         assert asked.subject == subject
-        assert f"- **Approve**: {yes}\n- **Reject**, or no answer within 60 minutes: {no}\n" in asked.body()
+        assert f"- **Approve**: {approve}\n- **Reject**, or no answer within 60 minutes: {reject}\n" in asked.body()
 
     @pytest.mark.parametrize(
-        ("about", "subject", "yes", "no"),
+        ("about", "subject", "approve", "reject"),
         [
             (
                 "deployment",
                 "Deploy the new version of payments?",
-                "it is deployed, and gets 100 % of the traffic first",
-                "nothing is deployed",
+                "deploy it and shift 100 % of traffic to it first",
+                "deploy nothing",
             ),
             (
                 25,
-                "Leave the first version of payments its traffic?",
-                "it keeps all traffic; the watch goes on, and takes it back by itself on harm",
-                "it gets no traffic any more, as before",
+                "Keep all traffic on the first version of payments?",
+                "keep all traffic on it; the watch continues and rolls back on harm",
+                "roll back; no version has traffic, as before",
             ),
             (
                 "promotion",
                 "Promote the new version of payments?",
-                "it becomes the version that serves",
-                "it gets no traffic any more, as before",
+                "make it the stable version",
+                "roll back; no version has traffic, as before",
             ),
         ],
     )
     def test_speak_of_a_first_version_as_of_what_has_all_traffic(
-        self, about: About, subject: str, yes: str, no: str
+        self, about: About, subject: str, approve: str, reject: str
     ) -> None:
         asked = question(about, make_plan(stable=""), undecided={"requests": 9, "errors": 0, "findings": []})
         assert asked.subject == subject
-        assert f"- **Approve**: {yes}\n- **Reject**, or no answer within 60 minutes: {no}\n" in asked.body()
-        assert ", commit `0123456789ab`, the service's first\n" in asked.body()
-        assert "with 100 % of the traffic." in asked.body()
+        assert f"- **Approve**: {approve}\n- **Reject**, or no answer within 60 minutes: {reject}\n" in asked.body()
+        assert ", commit `0123456789ab`, the service's first version\n" in asked.body()
+        assert "with 100 % of traffic on this version." in asked.body()
 
     def test_say_for_what_and_for_whom(self) -> None:
         body = question("deployment").body()
         assert "- Incident `INC-001` (critical): `Payments time out`\n" in body
-        assert f"- New version: `{make_plan().candidate}`, commit `0123456789ab`, in place of `payments`\n" in body
-        assert "- Emergency, as the requester states it: `customers cannot pay`\n" in body
+        assert f"- New version: `{make_plan().candidate}`, commit `0123456789ab`, replaces `payments`\n" in body
+        assert "- Emergency, as stated by the requester: `customers cannot pay`\n" in body
         assert "- Requested by `ada`, whose own approval **does not count**\n" in body
 
     def test_leave_out_what_there_is_none_of(self) -> None:
         plan = make_plan(request=make_request(("emergency",), MISSING), requester=None)
         body = question("deployment", plan).body()
         assert "Emergency" not in body
-        assert "- Requested by nobody who has signed in, so anybody may approve it\n" in body
-        assert "Seen so far" not in body
+        assert "- Requested without authentication, so every authenticated user may approve it\n" in body
+        assert "Results so far" not in body
         assert "Why a person is asked" not in body
 
     def test_say_how_long_there_is_to_answer(self) -> None:
@@ -129,9 +131,9 @@ class TestScore:
 
 class TestSeen:
     def test_shows_what_gates_and_people_said(self) -> None:
-        seen = [("canary_5.gate", "HEALTHY: 0 of 90 bad"), ("canary_25.ask", "grace said yes")]
+        seen = [("canary_5.gate", "HEALTHY: 0 of 90 bad"), ("canary_25.ask", "grace approved")]
         body = question(50, seen=seen).body()
-        assert "| canary\\_5\\.gate | HEALTHY\\: 0 of 90 bad |\n| canary\\_25\\.ask | grace said yes |\n" in body
+        assert "| canary\\_5\\.gate | HEALTHY\\: 0 of 90 bad |\n| canary\\_25\\.ask | grace approved |\n" in body
 
     def test_shows_what_a_gate_that_could_not_decide_lacks(self) -> None:
         """With what a real judge finds after 25 good requests."""
@@ -143,14 +145,16 @@ class TestSeen:
         cost = escaped(f"{upper_bound(0, 25, BETA) / 4:.2%}")
         body = question(25, plan, undecided={"requests": 25, "errors": 0, "findings": findings}).body()
         assert "The gate is UNDECIDED after 25 requests, 0 of them with an error." in body
-        assert "| gate | shown | bad requests so far | at worst\\, at 25 \\% | permitted | requests needed |" in body
+        assert "| gate | passed | bad requests so far | upper bound at 25 \\% | limit | requests needed |" in body
         assert f"| error\\_rate | not yet | 0 of 25 | {cost} | 1\\.00\\% | {trials_needed(0, 0.04, BETA)} |" in body
         assert f"| latency\\_p95 | yes | 0 of 25 | {cost} | 5\\.00\\% | {trials_needed(0, 0.2, BETA)} |" in body
         assert "| cpu\\_saturation | not yet | no value yet \\(limit 0\\.9\\) |  |  |  |" in body
 
     def test_says_where_the_gate_has_not_judged(self) -> None:
         body = question(25, undecided={}).body()
-        assert "**Why a person is asked.** The gate has not judged; somebody marked it as done." in body
+        assert (
+            "**Why a person is asked.** The gate has no verdict, because its task was marked as done by hand." in body
+        )
 
 
 HOSTILE = [
