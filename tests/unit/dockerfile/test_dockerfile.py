@@ -46,7 +46,7 @@ def start(text: str) -> list[str]:
 
 
 class TestGo:
-    def test_the_whole_of_it(self) -> None:
+    def test_full_dockerfile(self) -> None:
         assert (
             dockerfile(GO)
             == """\
@@ -74,7 +74,7 @@ ENTRYPOINT ["/app"]
         )
 
     @pytest.mark.parametrize(
-        ("said", "tag"),
+        ("declared", "tag"),
         [
             ("go 1.26", "1.26"),
             ("go 1.27.3", "1.27.3"),
@@ -84,16 +84,18 @@ ENTRYPOINT ["/app"]
             ("go 2.0", "2.0"),
         ],
     )
-    def test_the_version_is_what_go_mod_says_or_the_oldest_maintained(self, said: str, tag: str) -> None:
-        text = dockerfile({**GO, "go.mod": f"module m\n{said}\n"})
+    def test_version_is_that_of_go_mod_or_the_oldest_maintained(self, declared: str, tag: str) -> None:
+        text = dockerfile({**GO, "go.mod": f"module m\n{declared}\n"})
         assert text.splitlines()[1] == f"FROM golang:{tag}-bookworm AS build"
 
-    @pytest.mark.parametrize("said", ["", "go", "go latest", "// go 1.26", "go 1.26; rm", "go 1.26\"'", "go 1.26rc1"])
-    def test_a_version_that_cannot_be_told_is_refused(self, said: str) -> None:
+    @pytest.mark.parametrize(
+        "declared", ["", "go", "go latest", "// go 1.26", "go 1.26; rm", "go 1.26\"'", "go 1.26rc1"]
+    )
+    def test_missing_or_invalid_version_is_refused(self, declared: str) -> None:
         with pytest.raises(RefusedError, match=r"^go\.mod: names no Go version; add a line such as 'go 1\.26'$"):
-            detect({**GO, "go.mod": f"module m\n{said}\n"})
+            detect({**GO, "go.mod": f"module m\n{declared}\n"})
 
-    def test_the_only_command_is_the_program(self) -> None:
+    def test_only_command_is_the_program(self) -> None:
         tree = {"go.mod": GO["go.mod"], "lib.go": "package lib\n", "cmd/server/main.go": GO["main.go"]}
         assert runs(dockerfile(tree))[-1][-1] == "./cmd/server"
 
@@ -110,7 +112,7 @@ ENTRYPOINT ["/app"]
             {"pyproject.toml": "[tool.ruff]\n"},
         ],
     )
-    def test_what_is_no_second_program_does_not_count(self, more: Tree) -> None:
+    def test_files_that_are_no_program_do_not_count(self, more: Tree) -> None:
         assert runs(dockerfile({**GO, **more}))[-1][-1] == "."
 
     def test_several_programs_are_refused(self) -> None:
@@ -118,7 +120,7 @@ ENTRYPOINT ["/app"]
             detect({**GO, "cmd/tool/main.go": "package main\n"})
 
     @pytest.mark.parametrize("source", ["package lib\n", "package mainly\n", "", "\0"])
-    def test_no_program_is_refused(self, source: str) -> None:
+    def test_module_without_a_program_is_refused(self, source: str) -> None:
         with pytest.raises(RefusedError, match="has 'package main'; add the program"):
             detect({**GO, "main.go": source})
 
@@ -131,14 +133,14 @@ ENTRYPOINT ["/app"]
             ({"go.sum": "", "go.mod": "module m\ngo 1.26\nreplace a => ./a\n"}, False),
         ],
     )
-    def test_modules_are_downloaded_first_where_they_need_no_sources(self, more: Tree, downloaded: bool) -> None:
+    def test_modules_are_downloaded_first_if_they_need_no_sources(self, more: Tree, downloaded: bool) -> None:
         text = dockerfile({**GO, **more})
         assert (["go", "mod", "download"] in runs(text)) is downloaded
         assert ("COPY go.mod go.sum ./\n" in text) is downloaded
 
 
 class TestPython:
-    def test_the_whole_of_it(self) -> None:
+    def test_full_dockerfile(self) -> None:
         assert (
             dockerfile(PYTHON)
             == """\
@@ -165,13 +167,13 @@ ENTRYPOINT ["python", "main.py"]
 """
         )
 
-    def test_a_package_with_a_script_needs_no_sources_beside_it(self) -> None:
+    def test_package_with_a_script_needs_no_sources(self) -> None:
         text = dockerfile(PACKAGE)
         assert runs(text)[1:] == [[*PIP, "."]]
         assert " /app /app" not in text
         assert start(text) == ["shop"]
 
-    def test_a_package_with_listed_requirements_gets_exactly_those(self) -> None:
+    def test_package_with_requirements_gets_exactly_those(self) -> None:
         text = dockerfile({**PACKAGE, "requirements.txt": "flask==3.1.0\n"})
         assert runs(text)[1:] == [[*PIP, "-r", "requirements.txt"], [*PIP, "--no-deps", "."]]
 
@@ -193,7 +195,7 @@ ENTRYPOINT ["python", "main.py"]
             ("--find-links wheels", False),
         ],
     )
-    def test_requirements_are_installed_first_where_they_need_no_sources(self, line: str, alone: bool) -> None:
+    def test_requirements_are_installed_first_if_they_need_no_sources(self, line: str, alone: bool) -> None:
         text = dockerfile({**PYTHON, "requirements.txt": f"# ours\n{line}\n"})
         install = text.index('"-r", "requirements.txt"')
         assert (install < text.index("COPY . .")) is alone
@@ -203,24 +205,24 @@ ENTRYPOINT ["python", "main.py"]
         ("requires", "version"),
         [(">=3.8", "3.11"), (">=3.12,<3.14", "3.12"), (">=3.11.4", "3.11"), ("~=3.13", "3.13"), ("", "3.11")],
     )
-    def test_the_version_is_the_oldest_maintained_that_the_package_permits(self, requires: str, version: str) -> None:
+    def test_version_is_the_oldest_maintained_that_the_package_permits(self, requires: str, version: str) -> None:
         tree = {**PACKAGE, "pyproject.toml": PACKAGE["pyproject.toml"].replace(">=3.12", requires)}
         assert f"FROM python:{version}-slim-bookworm AS build\n" in dockerfile(tree)
 
-    @pytest.mark.parametrize("said", ["3.12.7", "3.12.7\n3.11\n", "  3.12.7  \n"])
-    def test_the_pinned_version_comes_first(self, said: str) -> None:
-        assert "FROM python:3.12.7-slim-bookworm AS build\n" in dockerfile({**PACKAGE, ".python-version": said})
+    @pytest.mark.parametrize("declared", ["3.12.7", "3.12.7\n3.11\n", "  3.12.7  \n"])
+    def test_pinned_version_takes_precedence(self, declared: str) -> None:
+        assert "FROM python:3.12.7-slim-bookworm AS build\n" in dockerfile({**PACKAGE, ".python-version": declared})
 
-    @pytest.mark.parametrize("said", ["pypy3.10", "3", "2.7", "latest", "3.12 # $(id)\n", "3.12\"'", "٣.١٢"])
-    def test_an_odd_version_is_refused_or_read_by_its_first_word(self, said: str) -> None:
-        if said.split()[0] == "3.12":
-            assert "FROM python:3.12-slim" in dockerfile({**PYTHON, ".python-version": said})
+    @pytest.mark.parametrize("declared", ["pypy3.10", "3", "2.7", "latest", "3.12 # $(id)\n", "3.12\"'", "٣.١٢"])
+    def test_invalid_pinned_version_is_refused_or_reduced_to_its_first_word(self, declared: str) -> None:
+        if declared.split()[0] == "3.12":
+            assert "FROM python:3.12-slim" in dockerfile({**PYTHON, ".python-version": declared})
         else:
             with pytest.raises(RefusedError, match=r"^\.python-version: "):
-                detect({**PYTHON, ".python-version": said})
+                detect({**PYTHON, ".python-version": declared})
 
     @pytest.mark.parametrize(
-        ("project", "said"),
+        ("project", "message"),
         [
             ('name = "x"', "the repository names no Python version; add .python-version"),
             ("requires-python = 3.12", "the repository names no Python version; add .python-version"),
@@ -228,8 +230,8 @@ ENTRYPOINT ["python", "main.py"]
             ('requires-python = "<3.9"', "requires-python <3.9 permits none of 3.11"),
         ],
     )
-    def test_a_version_that_cannot_be_told_is_refused(self, project: str, said: str) -> None:
-        with pytest.raises(RefusedError, match=re.escape(said)):
+    def test_missing_or_invalid_version_is_refused(self, project: str, message: str) -> None:
+        with pytest.raises(RefusedError, match=re.escape(message)):
             detect({"pyproject.toml": f"[project]\n{project}\n", "main.py": ""})
 
     @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ ENTRYPOINT ["python", "main.py"]
             ("web: python serve.py --a=b", ["python", "serve.py", "--a=b"]),
         ],
     )
-    def test_the_procfile_says_how_it_starts(self, procfile: str, words: list[str]) -> None:
+    def test_procfile_sets_the_start_command(self, procfile: str, words: list[str]) -> None:
         assert start(dockerfile({**PACKAGE, "Procfile": procfile})) == words
 
     @pytest.mark.parametrize(
@@ -264,36 +266,36 @@ ENTRYPOINT ["python", "main.py"]
             "a (b)",
         ],
     )
-    def test_a_start_command_that_needs_a_shell_is_refused(self, command: str) -> None:
+    def test_start_command_that_needs_a_shell_is_refused(self, command: str) -> None:
         with pytest.raises(RefusedError, match=r"^Procfile: the web line "):
             detect({**PYTHON, "Procfile": f"web: {command}\n"})
 
     @pytest.mark.parametrize(
-        ("tree", "said"),
+        ("tree", "message"),
         [
             ({"app.py": ""}, "has both main.py and app.py, so its start command is unknown; add a Procfile"),
             ({"main.py": None}, "has no Procfile, script, main.py or app.py, so its start command is unknown"),
         ],
     )
-    def test_a_start_command_that_cannot_be_told_is_refused(self, tree: dict[str, Any], said: str) -> None:
+    def test_unknown_start_command_is_refused(self, tree: dict[str, Any], message: str) -> None:
         merged = {**PYTHON, **tree}
-        with pytest.raises(RefusedError, match=re.escape(said)):
+        with pytest.raises(RefusedError, match=re.escape(message)):
             detect({name: text for name, text in merged.items() if text is not None})
 
     @pytest.mark.parametrize("scripts", ['{a = "a:a", b = "b:b"}', '{"a b" = "a:a"}', '{"$(id)" = "a:a"}'])
-    def test_an_unclear_or_odd_script_is_refused(self, scripts: str) -> None:
+    def test_ambiguous_or_unusual_script_is_refused(self, scripts: str) -> None:
         text = f'[project]\nname = "x"\nrequires-python = ">=3.12"\nscripts = {scripts}\n'
         with pytest.raises(RefusedError, match=r"^pyproject\.toml: project\.scripts"):
             detect({"pyproject.toml": text})
 
     @pytest.mark.parametrize("text", ["[project", "project = 1", "a = " + "[" * 10_000])
-    def test_a_broken_pyproject_is_refused(self, text: str) -> None:
+    def test_broken_pyproject_is_refused(self, text: str) -> None:
         with pytest.raises(RefusedError, match=r"^pyproject\.toml: "):
             detect({"pyproject.toml": text, "main.py": ""})
 
 
 class TestDetection:
-    def test_it_says_which_files_decided(self) -> None:
+    def test_reasons_name_the_deciding_files(self) -> None:
         assert detect(GO).because == (
             "go.mod: a Go module",
             "go.mod: Go 1.26",
@@ -306,27 +308,27 @@ class TestDetection:
         ]
 
     @pytest.mark.parametrize("tree", [{}, {"package.json": "{}"}, {"main.py": ""}, {"pyproject.toml": "[tool.ruff]\n"}])
-    def test_none_is_refused(self, tree: Tree) -> None:
+    def test_unknown_language_is_refused(self, tree: Tree) -> None:
         with pytest.raises(RefusedError, match=r"is unknown \(go by go\.mod; python by .*\); add that file, or a"):
             detect(tree)
 
-    def test_several_are_refused(self) -> None:
+    def test_several_languages_are_refused(self) -> None:
         with pytest.raises(RefusedError, match=r"has go\.mod \(go\) and requirements\.txt \(python\); name the folder"):
             detect({**GO, **PYTHON})
 
     @pytest.mark.parametrize("tree", [GO, PYTHON, PACKAGE])
-    def test_the_base_can_be_pinned_by_digest(self, tree: Tree) -> None:
+    def test_base_image_can_be_pinned_by_digest(self, tree: Tree) -> None:
         digest = "sha256:" + "0f" * 32
         text = render_dockerfile(detect(tree), digest)
         assert all(line.endswith((f"@{digest}", f"@{digest} AS build", "scratch")) for line in _froms(text))
 
     @pytest.mark.parametrize("digest", ["", "latest", "sha256:00", "sha256:" + "0f" * 32 + "\nRUN id"])
-    def test_what_is_no_digest_is_refused(self, digest: str) -> None:
+    def test_invalid_digest_is_refused(self, digest: str) -> None:
         with pytest.raises(RefusedError, match=r"^digest: .* is not an image digest"):
             render_dockerfile(detect(GO), digest)
 
     @pytest.mark.parametrize("language", sorted(LANGUAGES))
-    def test_docker_gets_what_the_dockerfiles_need_and_no_secrets(self, language: str, tmp_path: Path) -> None:
+    def test_dockerignore_keeps_needed_files_and_excludes_secrets(self, language: str, tmp_path: Path) -> None:
         from docker.utils.build import exclude_paths
 
         needed = {"go.mod", "go.sum", "main.go", "vendor/modules.txt", "cmd/server/main.go", "README.md"}
@@ -345,19 +347,19 @@ def _froms(text: str) -> list[str]:
 HOSTILE = st.text(st.sampled_from("ab.-_/ \"'`$#\\\n\r\t{}[]|&;<>\0é\u2028"), max_size=12)
 
 
-class TestHostile:
-    """Whatever the names and texts are: refused, or the same instructions as ever, with whole words in them."""
+class TestHostileRepository:
+    """Any names and texts are refused, or lead to the usual instructions with each text as one word."""
 
     @staticmethod
     def check(tree: Tree) -> None:
         try:
             text = dockerfile(tree)
         except RefusedError as error:
-            said = str(error)
+            message = str(error)
         else:
-            TestHostile.check_instructions(text)
+            TestHostileRepository.check_instructions(text)
             return
-        assert said.isprintable()
+        assert message.isprintable()
 
     @staticmethod
     def check_instructions(text: str) -> None:
@@ -370,26 +372,26 @@ class TestHostile:
         assert all(all(word for word in words) for words in runs(text))
 
     @given(name=HOSTILE, version=HOSTILE)
-    def test_go(self, name: str, version: str) -> None:
+    def test_hostile_go_module_stays_words(self, name: str, version: str) -> None:
         self.check({"go.mod": f"module m\ngo 1.26{version}\n", f"cmd/{name}/main.go": "package main\n"})
 
     @given(command=HOSTILE, version=HOSTILE)
-    def test_python(self, command: str, version: str) -> None:
+    def test_hostile_python_project_stays_words(self, command: str, version: str) -> None:
         self.check({**PYTHON, "Procfile": f"web: python {command}\n", ".python-version": f"3.12{version}"})
 
     @given(script=HOSTILE, requires=HOSTILE)
-    def test_package(self, script: str, requires: str) -> None:
+    def test_hostile_package_stays_words(self, script: str, requires: str) -> None:
         project = f"requires-python = {json.dumps('>=3.11' + requires)}\nscripts = {{{json.dumps(script)} = 'a:b'}}\n"
         self.check({"pyproject.toml": f"[project]\nname = 'x'\n{project}"})
 
     @given(
         tree=st.dictionaries(st.one_of(st.sampled_from(sorted({*GO, *PYTHON, *PACKAGE, "Procfile"})), HOSTILE), HOSTILE)
     )
-    def test_anything(self, tree: Tree) -> None:
+    def test_any_file_content_is_refused_or_stays_words(self, tree: Tree) -> None:
         self.check(tree)
 
 
-class TestReading:
+class TestReadFolder:
     @staticmethod
     def write(folder: Path, tree: Tree) -> Path:
         for name, text in tree.items():
@@ -398,13 +400,13 @@ class TestReading:
             path.write_text(text)
         return folder
 
-    def test_a_folder_becomes_a_dockerfile(self, tmp_path: Path) -> None:
+    def test_folder_becomes_a_dockerfile(self, tmp_path: Path) -> None:
         tree = {"go.mod": GO["go.mod"], "cmd/server/main.go": GO["main.go"], "internal/x/x.go": "package x\n"}
         made = generate(self.write(tmp_path, tree))
         assert made.dockerfile == dockerfile(tree)
         assert made.dockerignore == dockerignore("go")
 
-    def test_only_what_decides_is_listed_and_read(self, tmp_path: Path) -> None:
+    def test_only_needed_files_are_listed_and_read(self, tmp_path: Path) -> None:
         tree = {
             **GO,
             "cmd/a/main.go": "package a\n",
@@ -415,7 +417,7 @@ class TestReading:
         read = read_folder(self.write(tmp_path, tree))
         assert read == {**GO, "cmd/a/main.go": "package a\n", "vendor/modules.txt": None}
 
-    def test_windows_line_ends_and_byte_order_marks_are_no_part_of_the_text(self, tmp_path: Path) -> None:
+    def test_windows_line_ends_and_byte_order_marks_are_removed(self, tmp_path: Path) -> None:
         (tmp_path / "Procfile").write_bytes(b"\xef\xbb\xbfweb: a\r\n")
         assert read_folder(tmp_path) == {"Procfile": "web: a\n"}
 
@@ -431,17 +433,17 @@ class TestReading:
         (root / ".python-version").symlink_to("/dev/zero")
         assert read_folder(root) == {"requirements.txt": "flask\n"}
 
-    def test_what_is_no_file_is_not_read(self, tmp_path: Path) -> None:
+    def test_special_files_are_not_read(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "go.mod")
         (tmp_path / "requirements.txt").mkdir()
         assert read_folder(tmp_path) == {}
 
-    def test_a_folder_given_by_a_link_is_read(self, tmp_path: Path) -> None:
+    def test_folder_given_by_a_link_is_read(self, tmp_path: Path) -> None:
         self.write(tmp_path / "root", GO)
         (tmp_path / "link").symlink_to("root")
         assert read_folder(tmp_path / "link") == GO
 
-    def test_its_size_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_folder_beyond_the_bounds_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path, {**GO, "requirements.txt": "#" * 101})
         monkeypatch.setattr(dockerfiles, "MAX_FILE_BYTES", 100)
         with pytest.raises(RefusedError, match=r"^requirements\.txt: is larger than 100 bytes; shorten it, or add"):
@@ -451,18 +453,18 @@ class TestReading:
         with pytest.raises(RefusedError, match=r"has more than 1 files; name the folder of one service$"):
             read_folder(tmp_path)
 
-    def test_of_a_large_go_file_the_head_is_read(self, tmp_path: Path) -> None:
+    def test_head_of_a_large_go_file_is_read(self, tmp_path: Path) -> None:
         self.write(tmp_path, {"data.go": "package main\n" + "//" * 2_000_000})
         assert len(read_folder(tmp_path)["data.go"] or "") == dockerfiles.HEAD_BYTES
 
-    def test_what_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+    def test_invalid_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "Procfile").write_bytes(b"web: \xff")
         with pytest.raises(RefusedError, match=r"^Procfile: is not UTF-8; save it as UTF-8$"):
             read_folder(tmp_path)
         with pytest.raises(RefusedError, match=r"nowhere: is not a folder; name the folder"):
             read_folder(tmp_path / "nowhere")
 
-    def test_a_file_without_permission_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_file_without_permission_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path, GO)
 
         def refuse(path: Path, *_: object) -> None:
@@ -486,7 +488,7 @@ class TestReading:
     ],
     ids=["go", "go-modules", "requirements", "requirements-with-files", "package", "both", "procfile"],
 )
-def test_hadolint_has_nothing_to_say(tree: Tree) -> None:
+def test_hadolint_finds_nothing(tree: Tree) -> None:
     program = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(
         [program, "--no-fail", "--format=tty", "-"], input=dockerfile(tree), capture_output=True, text=True, check=True
