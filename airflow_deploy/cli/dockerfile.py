@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from airflow_deploy.cli.command import ExitCode, TeachingCommand
-from airflow_deploy.dockerfile.repository import generate
+from airflow_deploy.dockerfile.generate import generate
 
 EXAMPLE = """\
 $ airflow-deploy dockerfile . > Dockerfile

@@ -1,71 +1,50 @@
-"""Reads a repository's folder, which is hostile input, and renders the Dockerfile that fits it."""
+"""Reads the files of a repository's folder, which is hostile input, within fixed bounds."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_deploy.dockerfile.languages import Recipe, detect, dockerignore, is_listed, is_read, pinned
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.templates import template
 from airflow_deploy.domain.values import printable
 
+READ_FILES = re.compile(
+    r"go\.mod|pyproject\.toml|\.python-version|requirements\.txt|Procfile|([^/]+|cmd/[^/]+/[^/]+)\.go"
+)
+"""Paths of the files whose text a language needs; of all others it needs the name alone."""
+LISTED_FOLDERS = re.compile(r"cmd(/[^/]+)?|vendor")
+"""Paths of the folders below the root whose files a language needs."""
+
 MAX_FILES = 5_000
-"""Bound of one reading, in entries of all folders that are looked into."""
+"""Largest number of entries in all folders that are listed."""
 MAX_FILE_BYTES = 1024 * 1024
+"""Largest size of a file that is read as a whole. A larger one is refused."""
 HEAD_BYTES = 16 * 1024
-"""Bounds of one file that is read: a declaration is read whole or refused; of a Go file its head is enough."""
-
-PIP = ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--no-cache-dir"]
-"""The base image's pip, which fills the venv without being in it."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A Dockerfile, the .dockerignore that it counts on, and the reasons for both, one sentence each."""
-
-    dockerfile: str
-    dockerignore: str
-    because: tuple[str, ...]
-
-
-def generate(folder: Path, digest: str | None = None) -> Generated:
-    """Return the Dockerfile of the repository in ``folder``.
-
-    :param digest: pins the base image, ``sha256:…``.
-    :raises RefusedError: naming what is missing where something cannot be told.
-    """
-    recipe = detect(read_folder(folder))
-    return Generated(render_dockerfile(recipe, digest), dockerignore(recipe.language), recipe.because)
-
-
-def render_dockerfile(recipe: Recipe, digest: str | None = None) -> str:
-    """Return the text of a recipe's Dockerfile."""
-    text = template(f"dockerfile.{recipe.language}.j2", json.dumps)
-    return text.render(base=pinned(recipe.base, digest), pip=PIP, **recipe.values)
+"""Bytes that are read of a Go file, whose head is enough."""
 
 
 def read_folder(folder: Path) -> dict[str, str | None]:
-    """Return the files that decisions rest on by path, with the texts of those that are read.
+    """Return the files of a repository that languages need, as ``recipe.Files``.
 
-    No link to a folder is followed, and one to a file only where it stays within ``folder``.
+    Links to folders are not followed; links to files are, if they stay within ``folder``.
 
-    :raises RefusedError: it cannot be read, or is larger than the bounds.
+    :raises RefusedError: the folder or a file in it cannot be read, or is larger than the bounds.
     """
     root = folder.resolve()
     if not root.is_dir():
-        raise RefusedError(f"{printable(str(folder))}: is no folder; name the one that holds the service's code")
+        raise RefusedError(f"{printable(str(folder))}: is not a folder; name the folder of the service's code")
     files: dict[str, str | None] = {}
     try:
         for path in _walk(root):
             name = path.relative_to(root).as_posix()
-            files[name] = _read(path, name) if is_read(name) else None
+            files[name] = _read(path, name) if READ_FILES.fullmatch(name) else None
     except OSError as error:
-        where = printable(str(error.filename or folder))
-        raise RefusedError(f"{where}: cannot be read ({error.strerror}); permit it, or name another folder") from error
+        path_text = printable(str(error.filename or folder))
+        raise RefusedError(
+            f"{path_text}: cannot be read ({error.strerror}); correct its permissions, or name another folder"
+        ) from error
     return files
 
 
@@ -78,11 +57,11 @@ def _walk(root: Path) -> Iterator[Path]:
                 seen += 1
                 if seen > MAX_FILES:
                     raise RefusedError(
-                        f"{printable(str(root))}: holds more than {MAX_FILES} files; name the folder of one service"
+                        f"{printable(str(root))}: has more than {MAX_FILES} files; name the folder of one service"
                     )
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
-                    if is_listed(path.relative_to(root).as_posix()):
+                    if LISTED_FOLDERS.fullmatch(path.relative_to(root).as_posix()):
                         folders.append(path)
                 elif _is_file_within(path, root):
                     yield path
@@ -91,7 +70,7 @@ def _walk(root: Path) -> Iterator[Path]:
 def _is_file_within(path: Path, root: Path) -> bool:
     try:
         target = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # it leads nowhere, or to itself
+    except (OSError, RuntimeError):  # the link is broken, or leads to itself
         return False
     return target.is_relative_to(root) and target.is_file()
 
@@ -102,7 +81,7 @@ def _read(path: Path, name: str) -> str:
             return file.read(HEAD_BYTES).decode("utf-8", "replace")
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
-        raise RefusedError(f"{printable(name)}: is larger than {MAX_FILE_BYTES} bytes; add a Dockerfile instead")
+        raise RefusedError(f"{printable(name)}: is larger than {MAX_FILE_BYTES} bytes; shorten it, or add a Dockerfile")
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

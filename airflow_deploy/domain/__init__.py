@@ -1,1 +1,1 @@
-"""The pure core: what a deployment is and how it is judged. No Airflow, Kubernetes, Docker or HTTP in here."""
+"""The domain: deployments and their analysis, as pure code without Airflow, Kubernetes, Docker or HTTP."""

@@ -1,60 +1,60 @@
-"""Every error that airflow-deploy raises on purpose.
+"""The errors of airflow-deploy.
 
     DeployError
-    ├── PermanentError          trying again cannot help: the task fails at once
-    │   ├── RefusedError        bad input or a policy; nothing has been written anywhere
-    │   ├── FencedError         another owner, a brake or a promotion has overtaken this task
-    │   ├── DeclinedError       a person said no, or nobody answered in time
-    │   ├── HarmError           the version was judged and must not stay
-    │   ├── CapacityError       the pods that a share needs, or the way back, are not there in time
-    │   ├── UndeliveredError    the gateway was not seen to bring a request to the candidate
-    │   ├── IllegalTransition   the recorded states do not form a path of the state machine
-    │   └── NotSettledError     the system could not return to a whole state by itself
-    └── TemporaryError          a server did not answer, or lost a race: the task is tried again
+    ├── PermanentError              a retry cannot help: the task fails at once
+    │   ├── RefusedError            input or policy does not permit the deployment; nothing has been written
+    │   ├── FencedError             the route has another owner or phase than the task expects
+    │   ├── DeclinedError           a person rejected, or no answer came in time
+    │   ├── HarmError               the candidate is harmful, or not shown to be healthy in time
+    │   ├── CapacityError           the pods for a share, or for a rollback, are not ready in time
+    │   ├── ProbeFailedError        the probe of the candidate through the gateway failed
+    │   ├── IllegalTransitionError  the recorded states are not a path of the state machine
+    │   └── NotFinalizedError       route or workloads are not in a whole state; a person is needed
+    └── TemporaryError              a server does not answer, or a write lost a race: the task is retried
 
-Operators map the two branches to Airflow's retries in one place, ``airflow_deploy.tasks.base``.
+``airflow_deploy.tasks.base`` maps the two branches to Airflow's retries, and is the only place that does.
 """
 
 
 class DeployError(Exception):
-    """Root of the tree. Its text is one sentence for a person."""
+    """The root of the tree. Its message is one sentence for a person."""
 
 
 class PermanentError(DeployError):
-    """Trying again cannot help."""
+    """A retry cannot help."""
 
 
 class RefusedError(PermanentError):
-    """The request, the spec or the surroundings do not permit this deployment."""
+    """The request, the spec, a policy or the environment does not permit this deployment."""
 
 
 class FencedError(PermanentError):
-    """The route has another owner or another phase than this task was sent for; it must touch nothing more."""
+    """The route has another owner or phase than this task expects, so the task must change nothing more."""
 
 
 class DeclinedError(PermanentError):
-    """A person said no, or nobody answered in time."""
+    """A person rejected the deployment, or no answer came in time."""
 
 
 class HarmError(PermanentError):
-    """The candidate was judged harmful, or not shown to be healthy in time."""
+    """The candidate is harmful, or was not shown to be healthy in time."""
 
 
 class CapacityError(PermanentError):
-    """A share is not given: its pods, or those that could take everything back, are not ready in time."""
+    """No shift: the pods for the share, or the pods for a rollback, are not ready in time."""
 
 
 class ProbeFailedError(PermanentError):
-    """A share is not given: the gateway was not seen to bring a request to the candidate."""
+    """No shift: the probe did not reach the candidate through the gateway."""
 
 
 class IllegalTransitionError(PermanentError):
-    """A recorded transition is no edge of the state machine."""
+    """A recorded transition is not an edge of the state machine."""
 
 
 class NotFinalizedError(PermanentError):
-    """A person is needed: the route or the workloads are not in a whole state."""
+    """The route or the workloads are not in a whole state, and a person is needed."""
 
 
 class TemporaryError(DeployError):
-    """The same call may succeed later."""
+    """The same call may succeed later, so the task is retried."""

@@ -1,6 +1,6 @@
-"""Names of everything a deployment makes, what texts are known by, and the quoting of strings that reach PromQL.
+"""The names of all that a deployment creates, digests of texts, and the quoting of strings for PromQL.
 
-All names are derived from the run, so a task that runs twice names the same things.
+All names are derived from the run, so a task that runs twice uses the same names.
 """
 
 import hashlib
@@ -24,13 +24,16 @@ def deployment_id(dag_id: str, run_id: str, unix_seconds: int) -> str:
 
 
 def triggered_at(deployment_id: str) -> int:
-    """Return the unix seconds in a deployment's id; 0 where the text is none."""
+    """Return the unix seconds in a deployment's id; 0 if the text is not such an id."""
     match = re.fullmatch(r"DEP-([0-9]{1,12})-[0-9a-f]{8}", deployment_id)
     return int(match[1]) if match else 0
 
 
 def image_tag(registry: str, service: str, commit: str, unix_seconds: int) -> str:
-    """Return ``<registry>/<service>:<commit>-<unix seconds>``; a tag that a commit does not determine is impossible."""
+    """Return the image's tag, ``<registry>/<service>:<commit>-<unix seconds>``.
+
+    :raises ValueError: ``commit`` is not a full hash.
+    """
     if not FULL_COMMIT.fullmatch(commit):
         raise ValueError(f"commit must be a full hash, got {commit!r}")
     return f"{registry}/{service}:{commit}-{unix_seconds}"
@@ -42,23 +45,23 @@ def version_name(service: str, commit: str, unix_seconds: int) -> str:
 
 
 SHADOW = "shadow"
-"""The stage that gives copies, and its group of tasks."""
+"""Name of the stage that sends copies of requests, and of its task group."""
 MIRROR_SUFFIX = f"-{SHADOW}"
 
 
 def mirror_name(version: str) -> str:
-    """Return the name of what copies requests to a version; not the version's own, which its Service has."""
+    """Return the name of a version's mirror, the object that copies requests to it. Its Service has another name."""
     return f"{version}{MIRROR_SUFFIX}"
 
 
 def promql_string(value: str) -> str:
-    """Quote any text as a PromQL string literal."""
+    """Return any text as a PromQL string literal."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
 def promql_regex_literal(value: str) -> str:
-    """Escape text so that an RE2 pattern matches it and nothing else (still to be quoted by ``promql_string``)."""
+    """Return an RE2 pattern that matches ``value`` alone. Quote it with ``promql_string`` before use."""
     return re.sub(r"([.+*?()|\[\]{}^$\\])", r"\\\1", value)
 
 

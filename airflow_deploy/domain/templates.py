@@ -1,4 +1,4 @@
-"""The package's Jinja templates. Every value enters by the filter ``quoted``: it can never become structure."""
+"""The package's Jinja templates. Values enter through the filter ``quoted``, so they never become structure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 
 def template(name: str, quoted: Callable[[Any], str]) -> Template:
-    """Return a template; ``quoted`` writes a value as a literal of the language that the template is in."""
+    """Return the template ``name``.
+
+    :param quoted: the filter, which returns a value as a literal of the template's language.
+    """
     environment = Environment(
         loader=PackageLoader("airflow_deploy", "templates"),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - it escapes HTML, and none of them is
+        autoescape=False,  # noqa: S701 - autoescape is for HTML, and no template is HTML
         keep_trailing_newline=True,
     )
     environment.filters["quoted"] = quoted

@@ -1,4 +1,4 @@
-"""What the tests are made of: a valid spec, a valid conf and the plan that they lead to."""
+"""Builders: a valid spec, a valid conf, and the plan that follows from both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONF: dict[str, Any] = {
     "change": {"files": 3, "lines": 41, "migrations": False, "dependencies": False, "configuration": True},
     "emergency": {"reason": "customers cannot pay"},
 }
-"""The mission's own example, in full."""
+"""A full example."""
 
 CARDS = {"bad": 'refused_total{version="$version"}', "total": 'cards_total{version="$version"}', "limit": 0.02}
 QUEUE = {"gauge": 'max(queue_depth{pod=~"$version-.*"})', "limit": 100}
@@ -51,7 +51,7 @@ MISSING = object()
 
 
 def changed(base: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """Return a copy of ``base`` with another value at ``path``, or without it where the value is ``MISSING``."""
+    """Return a copy of ``base`` with another value at ``path``, or without it if the value is ``MISSING``."""
     result = copy.deepcopy(base)
     target: Any = result
     for key in path[:-1]:

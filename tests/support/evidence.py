@@ -18,12 +18,16 @@ OVER = ResolvedWhen.load({"query": "up", "op": "<", "value": 0.01, "for": 20})
 def recorded(
     seed: int, given: dict[str, float], stages: list[tuple[int, int, float, float]], **terms: Any
 ) -> tuple[list[str], list[Verdict]]:
-    """Let a log be told of some stages; return its lines and what was said at each look."""
+    """Record a deployment; return the evidence's lines and the verdict of each look.
+
+    :param given: limits that differ from the defaults.
+    :param stages: scrapes, the candidate's share in %, and the error rates of candidate and stable.
+    """
     log = EvidenceLog(Terms(limits(**given), CANDIDATE, STABLE, GOOD_BASELINE, **terms), {"counters": "up"})
-    traffic, said = Traffic(seed), []
+    traffic, verdicts = Traffic(seed), []
     edge_p95, edge_p99 = (limits(**given)[name] for name in ("latency_p95", "latency_p99"))
-    for scrapes, share, mine, control in stages:
-        for number, plain in enumerate(traffic.ticks(scrapes, share, mine, control, slow=mine)):
+    for scrapes, share, candidate, stable in stages:
+        for number, plain in enumerate(traffic.ticks(scrapes, share, candidate, stable, slow=candidate)):
             counts = {
                 name: Counts(c.requests, c.errors, c.timed, {edge_p95: c.within[0.5], edge_p99: c.within[1.0]})
                 for name, c in plain.counts.items()
@@ -33,9 +37,9 @@ def recorded(
             blind = "Prometheus does not answer" if number == 5 else None
             if terms.get("resolved_when"):
                 log.observe_incident(plain.at, [0.0, inf, None, -inf, nan][number % 5])
-            said.append(log.look(plain.at, blind, 100)[0])
+            verdicts.append(log.look(plain.at, blind, 100)[0])
     log.look(traffic.at + 1, None, 100, final=True)
-    return log.lines().splitlines(keepends=True), said
+    return log.lines().splitlines(keepends=True), verdicts
 
 
 STORIES = {

@@ -15,7 +15,7 @@ from tests.support.statistics import binomial
 
 
 def limits(**given: float) -> dict[str, float]:
-    """Every gate's limit: the given ones, and the defaults of the others."""
+    """Return the limit of every gate: the given ones, and the defaults of the rest."""
     return {name: float(str(limit)) for name, limit in merge_limits(given).items()}
 
 
@@ -31,7 +31,7 @@ def answered(requests: float, errors: float = 0, slow: float = 0) -> Counts:
 
 @dataclass
 class Traffic:
-    """An open load, divided by share and answered with the given rates."""
+    """Requests at a constant rate, divided by share; both versions fail at given rates."""
 
     seed: int
     per_scrape: int = 200
@@ -40,16 +40,20 @@ class Traffic:
         self.rng = random.Random(self.seed)
         self.at = START
 
-    def ticks(self, scrapes: int, share: int, mine: float, control: float, *, slow: float = 0.0) -> Iterator[Tick]:
+    def ticks(self, scrapes: int, share: int, candidate: float, stable: float, *, slow: float = 0.0) -> Iterator[Tick]:
         for _ in range(scrapes):
             self.at += SCRAPE
-            to_mine = self.per_scrape if share == 100 else binomial(self.rng, self.per_scrape, share / 100)
-            others = self.per_scrape - to_mine
+            to_candidate = self.per_scrape if share == 100 else binomial(self.rng, self.per_scrape, share / 100)
+            to_stable = self.per_scrape - to_candidate
             yield Tick(
                 self.at,
                 {
-                    CANDIDATE: answered(to_mine, binomial(self.rng, to_mine, mine), binomial(self.rng, to_mine, slow)),
-                    STABLE: answered(others, binomial(self.rng, others, control)),
+                    CANDIDATE: answered(
+                        to_candidate,
+                        binomial(self.rng, to_candidate, candidate),
+                        binomial(self.rng, to_candidate, slow),
+                    ),
+                    STABLE: answered(to_stable, binomial(self.rng, to_stable, stable)),
                 },
             )
 

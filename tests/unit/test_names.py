@@ -1,4 +1,4 @@
-"""Names are determined by the run and fit where they must; quoted text stays text."""
+"""Names follow from the run and fit Kubernetes' limits; quoted text stays text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def unquote(literal: str) -> str:
 
 
 @given(services | longest, commits, moments)
-def test_a_version_name_is_a_dns_label_of_at_most_63_characters(service: str, commit: str, at: int) -> None:
+def test_version_name_is_a_dns_label_of_at_most_63_characters(service: str, commit: str, at: int) -> None:
     name = version_name(service, commit, at)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert len(name) <= 63
@@ -57,7 +57,7 @@ def test_a_version_name_is_a_dns_label_of_at_most_63_characters(service: str, co
 
 
 @given(services, commits, moments)
-def test_an_image_tag_names_the_whole_commit_and_the_time(service: str, commit: str, at: int) -> None:
+def test_image_tag_contains_the_full_commit_and_the_time(service: str, commit: str, at: int) -> None:
     tag = image_tag("registry.example.com:5000/shop", service, commit, at)
     repository, _, version = tag.rpartition(":")
     assert repository == f"registry.example.com:5000/shop/{service}"
@@ -68,13 +68,13 @@ def test_an_image_tag_names_the_whole_commit_and_the_time(service: str, commit: 
 @pytest.mark.parametrize(
     "commit", ["latest", "", "abc123", COMMIT[:39], COMMIT + "0", COMMIT.upper(), COMMIT + "\n", "v1"]
 )
-def test_a_tag_that_no_full_commit_determines_is_impossible(commit: str) -> None:
+def test_image_tag_needs_a_full_commit(commit: str) -> None:
     with pytest.raises(ValueError, match="full hash"):
         image_tag("registry.example.com", "payments", commit, 1_700_000_000)
 
 
 @given(st.text(), st.text(), moments)
-def test_a_deployment_id_is_determined_by_its_run_and_safe_as_a_path(dag: str, run: str, at: int) -> None:
+def test_deployment_id_follows_from_its_run_and_is_safe_as_a_path(dag: str, run: str, at: int) -> None:
     try:
         identity = deployment_id(dag, run, at)
     except UnicodeEncodeError:
@@ -89,29 +89,29 @@ def test_different_runs_have_different_ids(runs: set[tuple[str, str]]) -> None:
 
 
 @given(texts)
-def test_any_text_becomes_exactly_one_promql_string(text: str) -> None:
+def test_any_text_becomes_one_promql_string(text: str) -> None:
     assert unquote(promql_string(text)) == text
 
 
 @pytest.mark.parametrize("text", ['"} or up{x="', "\\", '\\"', 'a"b', "\n", '"' * 3, "\\n"])
-def test_a_quote_cannot_leave_its_string(text: str) -> None:
+def test_quote_cannot_end_the_promql_string(text: str) -> None:
     assert unquote(promql_string(text)) == text
     assert json.loads(promql_string(text)) == text  # the same escapes in JSON
 
 
 @given(texts, texts)
-def test_a_regex_literal_matches_its_text_and_nothing_else(text: str, other: str) -> None:
+def test_regex_literal_matches_its_text_and_nothing_else(text: str, other: str) -> None:
     pattern = promql_regex_literal(text)
     assert re.fullmatch(pattern, text)
     assert bool(re.fullmatch(pattern, other)) == (text == other)
 
 
 @given(texts)
-def test_a_regex_literal_escapes_only_what_re2_lets_escape(text: str) -> None:
+def test_regex_literal_escapes_only_what_re2_permits(text: str) -> None:
     assert set(re.findall(r"\\(.)", promql_regex_literal(text))) <= set(r".+*?()|[]{}^$\\")
     assert re.sub(r"\\(.)", r"\1", promql_regex_literal(text)) == text
 
 
 @given(texts)
-def test_a_regex_literal_survives_its_quoting(text: str) -> None:
+def test_regex_literal_survives_quoting(text: str) -> None:
     assert re.fullmatch(unquote(promql_string(promql_regex_literal(text))), text)

@@ -23,7 +23,7 @@ PATTERNS = {
     INCIDENT_ID: "send up to 64 letters, digits, dots, dashes and underscores, the first one a letter or a digit",
     LINE_PATTERN: "send one line, without control characters",
     QUERY: "send PromQL without control characters",
-    RECOMMENDATION: "send a word in capitals such as DEPLOY",
+    RECOMMENDATION: "send one word in capital letters, such as DEPLOY",
 }
 """The remedy, in words, for a text that does not match a pattern."""
 

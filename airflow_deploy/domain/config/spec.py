@@ -300,7 +300,7 @@ class DeploymentSpec(Model):
             and len(service) > (most := MAX_DEPLOYMENT_NAME - len(version_name("", "0" * 7, 10**9)))
         ):
             raise ValueError(
-                f"with replicas, pods are told apart by their names; shorten service to at most {most} characters"
+                f"with replicas, pods are identified by their names; shorten service to at most {most} characters"
             )
         return router
 

@@ -1,4 +1,4 @@
-"""What became of a question to a person: who answered it, when, and whether that counts."""
+"""Approvals: who answered a question, when, and whether the answer counts."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict
 Option = Literal["Approve", "Reject"]
 APPROVE: Option = "Approve"
 REJECT: Option = "Reject"
-"""The answers, by the names for which Airflow shows two buttons."""
+"""The two answers, by the names for which Airflow shows two buttons."""
 
 
 class Person(BaseModel):
-    """Somebody who has signed in, as Airflow knows them."""
+    """An authenticated user, as Airflow names them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,7 +20,7 @@ class Person(BaseModel):
     name: str
 
     def is_requester(self, requester: str | None) -> bool:
-        """Whether it was they who triggered the run. Airflow keeps one text of whoever did: a name, or an id."""
+        """Whether this person triggered the run. Airflow stores the requester as one text: a name or an id."""
         return requester is not None and _same(requester) in (_same(self.id), _same(self.name))
 
     def __str__(self) -> str:
@@ -28,11 +28,14 @@ class Person(BaseModel):
 
 
 class Answer(BaseModel):
-    """One answer, or what ended the question in its place.
+    """One answer to a question, or the event that ended the question instead.
 
-    :param said: ``Approve`` and ``Reject`` are a person's; ``silence`` is a no; ``withdrawn``: the run has decided.
-    :param why: why it was withdrawn, or does not count; empty otherwise.
-    :param counts: False for a yes of somebody who may not agree; the question stays open.
+    :param said: ``Approve`` and ``Reject`` come from a person. ``silence``: the question timed out, which
+        counts as a rejection. ``withdrawn``: the run has been decided meanwhile.
+    :param at: when, with time zone.
+    :param by: the person; None if Airflow names none.
+    :param why: why the question was withdrawn, or why the answer does not count; else empty.
+    :param counts: False for an approval by a person who may not approve; the question stays open.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,32 +48,36 @@ class Answer(BaseModel):
 
     @property
     def agreed(self) -> bool:
-        """Whether somebody who may has said yes."""
+        """Whether this is an approval that counts."""
         return self.said == "Approve" and self.counts
 
     @property
     def sentence(self) -> str:
-        """What happened, for logs, reasons and the next person who is asked."""
+        """The answer in one sentence, for logs, reasons and the next question."""
         at = self.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         if self.said == "withdrawn":
             return f"the question was withdrawn at {at}: {self.why}"
         if self.said == "silence":
-            return f"nobody answered until {at}, and silence is a no"
-        who = f"{self.by or 'nobody who has signed in'} said {self.said} at {at}"
-        return who if self.counts else f"{who}, which does not count: {self.why}"
+            return f"no answer until {at}, which counts as a rejection"
+        verb = "approved" if self.said == "Approve" else "rejected"
+        sentence = f"{self.by or 'an unauthenticated user'} {verb} at {at}"
+        return sentence if self.counts else f"{sentence}, which does not count: {self.why}"
 
 
 def answered(said: Option, at: datetime, by: Person | None, requester: str | None) -> Answer:
-    """Return a person's answer. A no counts from everybody, a yes only from somebody other than the requester.
+    """Return a person's answer and whether it counts.
 
-    :param by: None where Airflow names nobody.
-    :param requester: who triggered the run; None where nobody did who has signed in, so that anybody may agree.
+    A rejection always counts. An approval counts only from an authenticated user other than the requester.
+
+    :param by: the person; None if Airflow names none.
+    :param requester: the user who triggered the run; None if the trigger was unauthenticated, so that every
+        authenticated user may approve.
     """
     why = ""
     if said == APPROVE and by is None:
-        why = "a yes needs somebody who has signed in"
+        why = "an approval needs an authenticated user"
     elif said == APPROVE and by is not None and by.is_requester(requester):
-        why = "whoever asked for a deployment may not approve it"
+        why = "requesters may not approve their own deployment"
     return Answer(said=said, at=at, by=by, why=why, counts=not why)
 
 

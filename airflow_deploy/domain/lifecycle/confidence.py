@@ -1,7 +1,7 @@
-"""How far to trust a deployment, 0 to 100, from six weighted factors, and the vetoes that no score outvotes.
+"""The confidence in a deployment, 0 to 100, from six weighted factors, and the vetoes that refuse it at any score.
 
-A factor is a number from 0 (no trust) to 1. What is not known (canary health before the canary, the history of a new
-service, a coverage that the caller did not state) is left out, and the other weights are scaled up to 1.
+A factor is a number from 0 (no trust) to 1. A factor without a value (canary health before the canary, the history of
+a new service, a coverage that is not stated) is left out, and the other weights are scaled up to 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,24 +15,28 @@ from airflow_deploy.domain.values import Model
 NextStep = Literal["go", "ask", "refuse"]
 
 GO_ALONE = 80
+"""Lowest score that needs no approval."""
 ASK = 60
+"""Lowest score that is not refused; from here to ``GO_ALONE`` a person decides."""
 
 
 class PastDeployments(Model):
-    """How earlier deployments of the service ended."""
+    """How many earlier deployments of the service were verified, and how many were rolled back."""
 
     verified: int = 0
     undone: int = 0
 
 
 Inputs = dict[str, bool | int | float | str | None]
-"""What a factor is computed from, by name; None where the caller has not stated it."""
+"""The inputs of a factor, by name; None if the caller has not stated one."""
 
 
 class Factor(Model):
-    """One factor of a score: its rule makes ``value`` and ``reason`` of ``inputs`` alone.
+    """One factor of a score. Its rule computes ``value`` and ``reason`` from ``inputs`` alone.
 
-    ``value`` is None where it is not known.
+    :param weight: 0 to 1.
+    :param value: 0 to 1; None if unknown.
+    :param reason: one phrase with the numbers.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Factor(Model):
 
 
 class Confidence(Model):
-    """A score with everything that led to it."""
+    """A score, the next step that it leads to, and the factors and vetoes behind both."""
 
     score: float
     route: NextStep
@@ -53,12 +57,14 @@ class Confidence(Model):
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """What the factors are computed from."""
+    """The facts from which the factors are computed.
+
+    :param verdicts: the verdict of each gate, in order; None for a gate without one. Empty before the canary.
+    """
 
     plan: DeploymentPlan
     outcomes: PastDeployments
     verdicts: Sequence[str | None] = ()
-    """How each gate ended, in their order; None where one has no verdict. Empty before the canary."""
 
 
 FactorRating = tuple[float | None, str]
@@ -67,7 +73,7 @@ FactorRating = tuple[float | None, str]
 def _inputs(known: ScoreInputs) -> dict[str, Inputs]:
     gate, change, spec = known.plan.request.safety_gate, known.plan.request.change, known.plan.spec
     found = gate.vulnerabilities
-    # Where nobody serves, nobody is taken from a version that does.
+    # A first version takes no traffic from another one.
     first_share = known.plan.share(spec.canary.stages[0]) if known.plan.stable else 0
     return {
         "safety_gates": {
@@ -93,7 +99,7 @@ def _inputs(known: ScoreInputs) -> dict[str, Inputs]:
 def _safety_gates(
     passed: int, total: int, lint_issues: int | None, critical: int | None, high: int | None, build: str | None
 ) -> FactorRating:
-    """What is not stated lowers nothing, and the reason says so; no test at all is as bad as none that passes."""
+    """Rate the safety gate's result. Counts that are not stated lower nothing; no tests at all rate 0."""
     tests = passed / total if total else 0.0
     lint = 1 / (1 + (lint_issues or 0) / 20)
     safe = 1 / (1 + 2 * (critical or 0) + 0.5 * (high or 0))
@@ -102,7 +108,7 @@ def _safety_gates(
         f"{passed}/{total} tests",
         _stated("lint issues", lint_issues),
         _stated("critical vulnerabilities", critical),
-        _stated("high ones", high),
+        _stated("high vulnerabilities", high),
         f"build {build or 'not stated'}",
     ]
     return tests * lint * safe * built, ", ".join(reason)
@@ -114,16 +120,16 @@ def _stated(what: str, count: int | None) -> str:
 
 def _canary_health(gates: int, healthy: int, undecided: int) -> FactorRating:
     if gates == undecided:
-        return None, f"none of {gates} gates has decided" if gates else "not known before the canary"
-    left_out = f", {undecided} left it to a person" if undecided else ""
-    return healthy / (gates - undecided), f"{healthy} of {gates} gates ended healthy{left_out}"
+        return None, f"none of {gates} gates has a verdict" if gates else "unknown before the canary"
+    left_out = f", {undecided} left to a person" if undecided else ""
+    return healthy / (gates - undecided), f"{healthy} of {gates} gates healthy{left_out}"
 
 
 def _blast_radius(criticality: str, first_share: int) -> FactorRating:
-    """The share that every service may begin with costs nothing."""
-    modest = min(level.first_share for level in CRITICALITY.values())
-    value = CRITICALITY[criticality].trust * (1 - max(0, first_share - modest) / 100)
-    risks = f"first share {first_share} %" if first_share else "nobody is taken from a version that serves"
+    """Rate criticality and first share. A first share that every criticality permits lowers nothing."""
+    always_permitted = min(level.first_share for level in CRITICALITY.values())
+    value = CRITICALITY[criticality].trust * (1 - max(0, first_share - always_permitted) / 100)
+    risks = f"first share {first_share} %" if first_share else "no traffic is taken from another version"
     return value, f"criticality {criticality}, {risks}"
 
 
@@ -131,7 +137,7 @@ def _history(verified: int, undone: int) -> FactorRating:
     ended = verified + undone
     if not ended:
         return None, "no earlier deployment of this service"
-    return verified / ended, f"{verified} earlier deployments held, {undone} did not"
+    return verified / ended, f"{verified} earlier deployments verified, {undone} not"
 
 
 def _complexity(files: int, lines: int, **kinds: bool) -> FactorRating:
@@ -156,27 +162,27 @@ FACTORS: dict[str, tuple[float, Callable[..., FactorRating]]] = {
     "complexity": (0.10, _complexity),
     "coverage": (0.10, _coverage),
 }
-"""Weight and rule by factor; the weights sum to 1. A rule takes the factor's inputs by name."""
+"""Weight and rule of each factor; the weights sum to 1. A rule takes the factor's inputs by name."""
 
 
 def vetoes(plan: DeploymentPlan) -> list[str]:
-    """Return what forbids this deployment whatever its score is.
+    """Return the reasons that forbid this deployment at any score; empty if none does.
 
-    A mutable tag is none of them, since there can be none: images are built here, and deployed by digest.
+    A mutable image tag is not among them: images are built by the run itself and deployed by digest.
     """
     gate = plan.request.safety_gate
     found = []
     if gate.recommendation != "DEPLOY":
         found.append(f"safety_gate.recommendation is {gate.recommendation}, not DEPLOY")
     if gate.tests.passed < gate.tests.total:
-        found.append(f"safety_gate.tests: {gate.tests.total - gate.tests.passed} of {gate.tests.total} tests fail")
+        found.append(f"safety_gate.tests: {gate.tests.total - gate.tests.passed} of {gate.tests.total} tests failed")
     if gate.build == "failure":
         found.append("safety_gate.build is failure")
     return found
 
 
 def score(known: ScoreInputs) -> Confidence:
-    """Return the score, its route and its reasons."""
+    """Return the confidence in a deployment: the score, the next step, the factors and the vetoes."""
     inputs = _inputs(known)
     factors = []
     for name, (weight, rule) in FACTORS.items():
@@ -192,7 +198,7 @@ def score(known: ScoreInputs) -> Confidence:
 
 
 def _route(total: float, forbidden: Sequence[str], undecided: bool) -> NextStep:
-    """Return what follows; where the last gate could not decide, a person does, however high the score is."""
+    """Return the next step. If the last gate is not HEALTHY, a person decides at any score of at least ``ASK``."""
     if forbidden or total < ASK:
         return "refuse"
     return "go" if total >= GO_ALONE and not undecided else "ask"

@@ -1,6 +1,6 @@
 """The plan: spec, request and build result of one deployment, frozen.
 
-Every task after ``plan`` reads this and never the YAML, which may change while the run goes on.
+Every task after ``plan`` reads the plan and never the YAML, which may change during the run.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class DeploymentPlan(Model):
     dag_id: str
     run_id: str
     requester: str | None
-    """Who triggered the run, as Airflow authenticated them; None where nobody who has signed in did."""
+    """The user who triggered the run, as Airflow authenticated them; None if the trigger was unauthenticated."""
     created: int
     """Unix seconds of the trigger; part of the image's tag and the version's name."""
     spec: DeploymentSpec
@@ -30,59 +30,59 @@ class DeploymentPlan(Model):
     commit: str
     """The full hash."""
     stable: str
-    """The Service that serves now; empty where nobody does: the candidate is the service's first version.
+    """The stable: the Service that has all traffic when the run is planned; empty for a service's first version.
 
-    Where pods divide the traffic, it is their Deployment."""
+    With ``router: replicas`` it is the stable's Deployment."""
     adopted: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Where pods divide the traffic: by its name, the labels by which the Service knows what the team has brought.
+    """With ``router: replicas``: by Deployment, the labels by which the Service selects the team's own pods.
 
-    Under an empty name, those by which it would know what is not there yet."""
+    The labels under an empty name are those by which it would select pods that do not exist yet."""
     stable_port: int
     stable_ready: int = 1
-    """How many of its pods were ready when the run was planned: as many could take everything back."""
+    """Number of the stable's pods that were ready when the run was planned, so that they can serve all traffic."""
     pods_named: bool = True
-    """Whether the candidate's pods carry the service's name as a label, as all pods of an application should."""
+    """Whether the candidate's pods carry the service's name as a label."""
     digest: str | None = None
     """``sha256:…`` of the pushed image; None until it is built."""
 
     @property
     def deployment_id(self) -> str:
-        """``DEP-…``, the name of everything that this deployment leaves behind."""
+        """``DEP-…``, the name of all artifacts of this deployment."""
         return deployment_id(self.dag_id, self.run_id, self.created)
 
     @property
     def candidate(self) -> str:
-        """The version's name: its Deployment, Service and ConfigMap."""
+        """The name of the new version: of its Deployment, Service and ConfigMap."""
         return version_name(self.spec.service, self.commit, self.created)
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Candidate and stable, where there is one."""
+        """The candidate, then the stable if there is one."""
         return (self.candidate, self.stable) if self.stable else (self.candidate,)
 
     @property
     def after_rollback(self) -> str:
-        """What is so after a rollback."""
-        return f"{self.stable} has all traffic" if self.stable else "nobody has traffic, as before"
+        """The state of the traffic after a rollback, as a phrase."""
+        return f"{self.stable} has all traffic" if self.stable else "no version has traffic, as before"
 
     @property
     def divides_pods(self) -> bool:
-        """Whether the candidate's pods are its share, so that none starts before it has one."""
+        """Whether the number of pods divides the traffic, so that the candidate starts none before its first share."""
         return self.spec.router == "replicas"
 
     @property
     def stable_service(self) -> str:
-        """The Service behind which the stable's pods are until the first share."""
+        """The Service that selects the stable's pods until the first share."""
         return self.spec.route.name if self.divides_pods else self.stable
 
     def share(self, stage: int) -> int:
-        """Return the share in % that a stage gives: all of it, where nobody serves who could keep the rest."""
+        """Return the share in % that the candidate has after a stage; 100 for a service's first version."""
         return self.shares(stage)[-1]
 
     def shares(self, stage: int) -> tuple[int, ...]:
-        """Return the shares in % by which a stage is reached.
+        """Return the shares in % through which a stage is reached, in order.
 
-        Where pods divide the traffic, the candidate has all of its own before it is alone.
+        With ``router: replicas`` the last stage has two: all pods of the candidate beside the stable's, then 100 %.
         """
         if not self.stable:
             return (100,)
@@ -94,7 +94,7 @@ class DeploymentPlan(Model):
         return (alongside, 100) if stage == 100 else (alongside,)
 
     def pods_for(self, share: int) -> int:
-        """Return how many pods the candidate has for ``share`` % of the traffic."""
+        """Return how many pods the candidate needs for ``share`` % of traffic."""
         most = self.spec.replicas
         if self.divides_pods and self.stable:
             alongside = (pods for pods in range(1, most) if division.share_of(pods, self.stable_ready) >= share)
@@ -102,17 +102,17 @@ class DeploymentPlan(Model):
         return most if self.spec.capacity == "full" else max(1, -(-most * share // 100))
 
     def labels_of(self, version: str) -> Mapping[str, str] | None:
-        """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
+        """Return the labels that select the version's pods; None if the version has a Service of its own for that."""
         if not self.divides_pods:
             return None
         return self.adopted.get(version) or {VERSION: version}
 
     @property
     def pod_labels(self) -> dict[str, str]:
-        """The labels of the candidate's pods; the version alone tells them from all others."""
+        """The labels of the candidate's pods. The version's label alone identifies them."""
         labels = {NAME: self.spec.service} if self.pods_named else {}
         if self.divides_pods:
-            # Whoever applies the Service's old manifest may add its labels to the selector: no version lacks any.
+            # The team may apply the Service's old manifest again, whose selector needs these labels on all pods.
             for known in self.adopted.values():
                 labels |= known
             labels |= shared_pod_labels(self.candidate) | (
@@ -127,7 +127,10 @@ class DeploymentPlan(Model):
 
     @property
     def image(self) -> str:
-        """The image by digest, as it is deployed."""
+        """The image by digest, as it is deployed.
+
+        :raises ValueError: it is not built yet.
+        """
         if self.digest is None:
             raise ValueError("the image is not built yet")
         return f"{self.spec.registry}/{self.spec.service}@{self.digest}"

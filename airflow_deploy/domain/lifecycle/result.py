@@ -1,4 +1,4 @@
-"""What became of a deployment, told from what its tasks recorded: for those who asked for it, outside of Airflow."""
+"""The result of a deployment, from the steps that its tasks recorded, for callers outside of Airflow."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ _EXITS_IN_ORDER = (State.REJECTED, State.ROLLING_BACK, State.ROLLED_BACK, State.
 
 @dataclass(frozen=True)
 class TaskVerdict:
-    """What a judge said last.
+    """The final verdict of one task that analyses.
 
     :param task: ``canary_<share>.gate``, ``watch`` or ``verify``.
-    :param verdict: HEALTHY, BREACHED, UNDECIDED, BLIND, or CLOSED where somebody else ended the question.
+    :param verdict: HEALTHY, BREACHED, UNDECIDED or BLIND; CLOSED if another task ended the analysis.
     :param reason: one sentence with the numbers.
     """
 
@@ -26,13 +26,13 @@ class TaskVerdict:
 class DeployResult:
     """One deployment, as far as it has come.
 
-    :param state: one of ``ENDS`` once it is over; INIT also while the run still waits for its turn.
+    :param state: one of ``ENDS`` once it has ended; INIT also while the run is queued.
     :param image_tag: ``<registry>/<service>:<commit>-<unix seconds>``; None before ``plan`` has finished.
-    :param artifact_path: the folder of its artifacts; None until ``audit``, or ``finalize``, has written them.
-    :param canary: what the judges said, in the order in which they are asked.
-    :param reason: why it ended as it did; None where nobody has said so.
-    :param page: the run's address in Airflow's UI.
-    :param question: the address in it at which a person is asked just now; None where nobody is.
+    :param artifact_path: the folder of its artifacts; None until ``audit`` or ``finalize`` has written them.
+    :param canary: the verdicts of gates, watch and verification, in the order of the tasks.
+    :param reason: why it ended in this state, in one sentence; None if no task recorded a reason.
+    :param page: URL of the run in Airflow's UI.
+    :param question: URL of the question that a person has to answer now; None if there is none.
     """
 
     service: str
@@ -47,21 +47,24 @@ class DeployResult:
 
     @property
     def ended(self) -> bool:
-        """Whether this is how it ended."""
+        """Whether the deployment has ended."""
         return self.state in ENDS
 
 
 def last_step(steps: Iterable[Step]) -> Step | None:
-    """Return the step that tells the state: the way back runs beside the stages, so its word counts over theirs."""
-    exits = _EXITS_IN_ORDER.index
-    return max(steps, key=lambda step: (exits(step.to) if step.to in EXITS else -1, step.at), default=None)
+    """Return the step that decides the state; None without steps.
+
+    The rollback runs beside the stages, so its steps outweigh theirs. Otherwise the latest step decides.
+    """
+    rank = _EXITS_IN_ORDER.index
+    return max(steps, key=lambda step: (rank(step.to) if step.to in EXITS else -1, step.at), default=None)
 
 
 def state_of(steps: Iterable[Step], over: bool) -> State:
     """Return the deployment's state.
 
-    :param over: whether the run has ended. What it left unsaid is then said here: nothing was deployed, or it is not
-        known to be whole.
+    :param over: whether the run has ended. If its last step is then not one of ``ENDS``, the state is REJECTED if
+        nothing was deployed, else FAILED.
     """
     recorded = list(steps)
     last = last_step(recorded)

@@ -1,4 +1,4 @@
-"""The state machine of a deployment, and the check that what was recorded is a path through it."""
+"""The state machine of a deployment, and the check that the recorded steps form a path through it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from airflow_deploy.domain.lifecycle.approval import Answer
 
 
 class State(StrEnum):
-    """States of a deployment; the first ten are the way of one that goes well."""
+    """States of a deployment; the first ten are the happy path."""
 
     INIT = "INIT"
     BUILDING = "BUILDING"
@@ -51,14 +51,14 @@ NEXT: dict[State, frozenset[State]] = {
 }
 
 APPROVED_LATE = frozenset({S.CANARY, S.PROMOTING, S.ROLLING_BACK})
-"""What may follow AWAITING_APPROVAL once something is deployed."""
+"""States that may follow AWAITING_APPROVAL once something is deployed."""
 
 EXITS = frozenset({S.REJECTED, S.ROLLING_BACK, S.ROLLED_BACK, S.FAILED})
-"""States that leave the happy path. Whatever is recorded of it beside them happened before."""
+"""States that leave the happy path. In a path they follow all states of the happy path."""
 ENDS = frozenset({S.VERIFIED, S.REJECTED, S.ROLLED_BACK, S.FAILED})
 """States in which a run may end."""
 UNDEPLOYED = frozenset({S.INIT, S.BUILDING, S.AWAITING_APPROVAL})
-"""States before anything was applied, as long as DEPLOYING is not among the earlier ones."""
+"""States in which nothing has been applied yet, if DEPLOYING was not reached before."""
 
 
 class _Frozen(BaseModel):
@@ -66,7 +66,7 @@ class _Frozen(BaseModel):
 
 
 class Step(_Frozen):
-    """What a task pushes to XCom when the deployment enters a state."""
+    """The entry of the deployment into a state, as a task pushes it to XCom."""
 
     to: State
     at: datetime
@@ -74,9 +74,9 @@ class Step(_Frozen):
     try_number: int
     reason: str
     evidence: str | None = None
-    """SHA-256 of the evidence file that the step rests on."""
+    """SHA-256 of the evidence behind the step, in hex; None if there is none."""
     answers: tuple[Answer, ...] = ()
-    """What people answered, where the step is a question to them."""
+    """The answers of people, if the step is a question to them."""
 
 
 class Transition(Step):
@@ -87,10 +87,12 @@ class Transition(Step):
 
 
 def chain(steps: Sequence[Step]) -> list[Transition]:
-    """Return ``steps`` joined to transitions, whether legal or not.
+    """Return ``steps`` joined to transitions, legal or not.
 
-    :param steps: in the order of the DAG's tasks. The way back runs beside the stages, so a stage's last word may be
-        recorded after the brake: the happy path, which is a line, comes first, and the exits follow in their order.
+    A rollback runs beside the stages, so a stage may record a step after the rollback's. The happy path, which is a
+    line, therefore comes first, and the exits follow, each part in the given order.
+
+    :param steps: in the order of the DAG's tasks.
     """
     ordered = [step for step in steps if step.to not in EXITS] + [step for step in steps if step.to in EXITS]
     origins = [None, *(step.to for step in ordered)]
@@ -100,7 +102,7 @@ def chain(steps: Sequence[Step]) -> list[Transition]:
 def assemble(steps: Sequence[Step]) -> list[Transition]:
     """Return the path that ``steps`` form, as ``chain`` joins them.
 
-    :raises IllegalTransition: naming the first edge that is none.
+    :raises IllegalTransitionError: a transition is not an edge of the state machine; the message names the first.
     """
     path = chain(steps)
     deployed = False

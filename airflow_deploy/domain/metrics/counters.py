@@ -1,8 +1,8 @@
-"""From Prometheus' raw counter samples to what each version answered between two scrapes.
+"""From Prometheus' raw counter samples to the requests that each version answered between two scrapes.
 
-Raw samples are asked for, never ``rate()``: it extrapolates, and it does not see a series' first value, so the first
-errors of a version would be missed. Here an increase is exact, safe against resets, and a series born while its target
-was already being scraped starts at 0.
+The queries return raw samples, never ``rate()``, which extrapolates and ignores the first value of a series, so that it
+would miss the first errors of a version. Here an increase is exact and survives counter resets, and a series that
+appears while its target is already being scraped starts at 0.
 """
 
 from bisect import bisect_left, bisect_right
@@ -26,10 +26,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Counts:
-    """Requests that one version answered in some span of time.
+    """The requests that one version answered in a span of time.
 
-    ``timed`` of them were measured by the latency histogram, and ``within`` holds, by bucket edge in seconds, how many
-    of those took no longer. ``pairs`` holds, by the name of a team's own gate, its bad and all of its events.
+    :param requests: all requests; ``errors``: those answered with a 5xx status.
+    :param timed: the requests that the latency histogram measured.
+    :param within: of these, how many took at most so long, by bucket edge in seconds.
+    :param pairs: the bad events and all events of each of the team's own gates, by name.
     """
 
     requests: float = 0
@@ -41,17 +43,17 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         edges = sorted({*self.within, *other.within})
         own = sorted({*self.pairs, *other.pairs})
-        nothing = 0.0, 0.0
+        none = 0.0, 0.0
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.timed + other.timed,
             {edge: self.within.get(edge, 0) + other.within.get(edge, 0) for edge in edges},
-            {name: _sum(self.pairs.get(name, nothing), other.pairs.get(name, nothing)) for name in own},
+            {name: _sum(self.pairs.get(name, none), other.pairs.get(name, none)) for name in own},
         )
 
     def slow(self, edge: float) -> float:
-        """How many took longer than ``edge`` seconds."""
+        """Return how many requests took longer than ``edge`` seconds."""
         return max(0.0, self.timed - self.within.get(edge, 0))
 
     def dump(self) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class Counts:
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> "Counts":
-        """Return what ``dump()`` wrote."""
+        """Return the counts that ``dump()`` wrote."""
         within = {float(edge): number for edge, number in data["within"].items()}
         pairs = {name: (bad, trials) for name, (bad, trials) in data.get("pairs", {}).items()}
         return cls(data["requests"], data["errors"], data["timed"], within, pairs)
@@ -75,11 +77,11 @@ def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Tick:
-    """What one scrape added.
+    """The increase from one scrape to the next.
 
-    :param at: its time (unix seconds).
-    :param counts: by Service name, what that version answered since the last.
-    :param gauges: by gate, what the candidate's gauges showed then; None where they showed nothing.
+    :param at: time of the later scrape (unix seconds).
+    :param counts: what each version answered since the scrape before, by Service name.
+    :param gauges: the value of each of the candidate's gauges at ``at``, by gate; None if it has none.
     """
 
     at: float
@@ -88,7 +90,7 @@ class Tick:
 
     @property
     def requests(self) -> float:
-        """What the whole service answered."""
+        """The requests that all versions answered together."""
         return sum(counts.requests for counts in self.counts.values())
 
     def dump(self) -> dict[str, Any]:
@@ -98,17 +100,22 @@ class Tick:
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> "Tick":
-        """Return what ``dump()`` wrote."""
+        """Return the tick that ``dump()`` wrote."""
         counts = {name: Counts.load(counted) for name, counted in data["counts"].items()}
         return cls(data["at"], counts, data["gauges"])
 
 
 Samples = Sequence[tuple[float, float]]
+"""``(unix seconds, value)`` in rising order of time."""
 
 
 @dataclass(frozen=True)
 class OwnSeries:
-    """A counter of a team's own gate: of which version, and whether it counts ``bad`` events or their ``total``."""
+    """A counter of a team's own gate.
+
+    :param role: ``bad`` if it counts bad events, ``total`` if it counts all events.
+    :param service: the version that it belongs to.
+    """
 
     gate: str
     role: str
@@ -117,24 +124,27 @@ class OwnSeries:
 
 
 class _Increases:
-    """What counters add from one sample to the next, each sample once."""
+    """The increases of counters from one sample to the next, each sample once."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[tuple[str, str], ...], tuple[float, float]] = {}
         self._first: dict[str, float] = {}
         self._interval: dict[str, float] = {}
         self.seen_until = 0.0
-        """Unix seconds up to which nothing is taken in any more."""
+        """Samples up to this time (unix seconds) are ignored."""
 
-    def meet(self, series: Iterable[Series]) -> None:
-        """Learn since when each target has been scraped: a series born later than that began at 0."""
+    def learn_targets(self, series: Iterable[Series]) -> None:
+        """Note since when each target has been scraped. A series that appears later began at 0."""
         for item in series:
             if item.samples:
                 target, first = item.labels.get("instance", ""), item.samples[0][0]
                 self._first[target] = min(first, self._first.get(target, first))
 
     def of(self, item: Series, newborn: bool) -> Iterable[tuple[float, float]]:
-        """Yield when and by how much a counter grew."""
+        """Yield each new sample's time (unix seconds) and the increase since the sample before.
+
+        :param newborn: whether the counter began at 0 even if it is in the first scrape.
+        """
         key, target = tuple(sorted(item.labels.items())), item.labels.get("instance", "")
         for at, value in item.samples:
             before_at, before = self._last.get(key, (0.0, 0.0))
@@ -154,30 +164,31 @@ class _Increases:
         return max(self._interval.values(), default=None)
 
     def silent(self) -> tuple[int, int]:
-        """Return how many of how many series that were seen in the last minute are missing from the last scrapes."""
+        """Return how many series are missing from the last two scrapes, and how many the last minute has."""
         newest = max((at for at, _ in self._last.values()), default=0.0)
         known = [at for at, _ in self._last.values() if at >= newest - SERIES_KNOWN_SECONDS]
-        patience = 2 * (self.interval or SERIES_KNOWN_SECONDS)
-        return sum(at < newest - patience for at in known), len(known)
+        two_scrapes = 2 * (self.interval or SERIES_KNOWN_SECONDS)
+        return sum(at < newest - two_scrapes for at in known), len(known)
 
 
 SERIES_KNOWN_SECONDS = 60.0
-"""Seconds for which a series that has gone is missed."""
+"""Seconds for which a series that has disappeared counts as missing."""
 
 
 class CounterReader:
     """Turns the samples of repeated, overlapping queries into ticks, each scrape exactly once.
 
-    The result depends on the samples alone, not on when they were asked for: a reader built anew after a restart, fed
-    the same history, yields the same ticks.
+    The result depends on the samples alone, not on the times of the queries. A new reader after a restart returns the
+    same ticks for the same history.
     """
 
     def __init__(
         self, preset: MetricsSource, namespace: str, route: str, services: Sequence[str], newborn: str | None = None
     ) -> None:
-        """Read the counters of ``services``.
+        """Read the counters of ``services``, behind ``route`` in ``namespace``.
 
-        :param newborn: the one whose name is as new as what is asked for: its series start at 0, seen early or late.
+        :param newborn: the one of ``services`` that is new, so that its counters began at 0 even if they are in the
+            first scrape; None if there is none.
         """
         self._newborn = newborn
         self._preset, self._namespace, self._route, self._services = preset, namespace, route, services
@@ -190,18 +201,18 @@ class CounterReader:
     def seen_until(self) -> float:
         """Unix seconds of the newest scrape; 0 before the first.
 
-        Where versions are scraped apart, it is that of the version not seen for longer, once both have been seen.
+        If versions are scraped apart, it is the smaller of the versions' newest scrapes.
         """
         return (min if self._preset.apart else max)(self._newest.values(), default=0.0)
 
     @property
     def interval(self) -> float | None:
-        """Seconds between two scrapes; None where they are not known yet."""
+        """Seconds between two scrapes; None before the second."""
         return self._counters.interval
 
     @property
     def silent(self) -> tuple[int, int]:
-        """How many of how many series are missing from the last scrapes."""
+        """How many series are missing from the last two scrapes, and how many the last minute has."""
         return self._counters.silent()
 
     def feed(
@@ -210,9 +221,10 @@ class CounterReader:
         own: Iterable[OwnSeries] = (),
         gauges: Mapping[str, Samples] = MappingProxyType({}),
     ) -> list[Tick]:
-        """Return the ticks that are new, oldest first.
+        """Return the new ticks, oldest first.
 
-        :param own: counters of the team's own gates: what they add belongs to the next tick.
+        :param series: raw samples of the gateway's counters; samples of earlier calls are ignored.
+        :param own: counters of the team's own gates; their increases belong to the next tick.
         :param gauges: samples of the candidate's gauges, by gate.
         """
         ticks: dict[float, dict[str, Counts]] = {}
@@ -226,8 +238,8 @@ class CounterReader:
         return self._preset.service_of(item.labels, self._namespace, self._route, self._services)
 
     def _added(self, series: Sequence[tuple[Series, str]]) -> Iterator[tuple[float, str, Counts]]:
-        """Yield what each service has answered by each tick's time; they need not come in order."""
-        self._counters.meet(item for item, _ in series)
+        """Yield each tick's time, a service and its increase, in any order."""
+        self._counters.learn_targets(item for item, _ in series)
         for item, service in series:
             for at, increase in self._counters.of(item, service == self._newborn):
                 self._newest[service] = max(at, self._newest.get(service, at))
@@ -244,7 +256,7 @@ class CounterReader:
 
     def _add_own(self, own: Iterable[OwnSeries], ticks: Mapping[float, dict[str, Counts]]) -> None:
         own = list(own)
-        self._own.meet(item.series for item in own)
+        self._own.learn_targets(item.series for item in own)
         for item in own:
             # Two gates may count the same series.
             marked = Series(
@@ -273,11 +285,11 @@ class CounterReader:
 
 
 GAUGE_MAX_AGE = 6.0
-"""Seconds for which what a gauge showed is still what it shows."""
+"""Seconds for which a gauge's sample is valid."""
 
 
 def _at(at: float, samples: Samples) -> float | None:
-    """Return what a gauge showed at the time of a scrape, or the moment after."""
+    """Return a gauge's value at the time of a scrape, or up to a second after it; None if it has none."""
     index = bisect_right(samples, (at + 1, inf)) - 1
     if index < 0 or samples[index][0] < at - GAUGE_MAX_AGE or not isfinite(samples[index][1]):
         return None

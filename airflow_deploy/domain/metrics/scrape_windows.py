@@ -1,13 +1,13 @@
-"""Brings together in time what targets that are scraped apart have counted.
+"""Aligns the counts of targets that are scraped at different times.
 
-Where each pod is a target of its own, no two versions are in one scrape, and nothing could be compared within one. So
-what the samples add is put into bins as long as a scrape interval: each then holds one scrape of every target. An
-increase belongs whole to the bin of its sample's time: divided over the time before it, counts would look steadier than
-they are, and tests that rely on how much they vary would be too sure.
+If each pod is a target of its own, no scrape covers both versions, so they cannot be compared within one. The increases
+are therefore put into bins of one scrape interval, each of which holds one scrape of every target. An increase belongs
+whole to the bin of its sample's time. If it were spread over the time before, counts would look steadier than they are,
+and tests that rely on their variance would be too sure.
 
-A bin is complete when every target has been scraped at its end or later; a target that has been silent for two
-intervals is not waited for. The bins' edges are multiples of the interval in absolute time. So what is in a bin, and
-where it ends, depends on the samples alone, and not on when they were asked for.
+A bin is complete when every target has been scraped at or after the bin's end, except targets that have been silent for
+two intervals. The bins' edges are multiples of the interval in absolute time. So the bins and their contents depend on
+the samples alone, not on the times of the queries.
 """
 
 from bisect import bisect_right
@@ -19,27 +19,27 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 SILENT_INTERVALS = 2
-"""Intervals after which a silent target is not waited for."""
+"""Intervals of silence after which a target no longer delays a bin."""
 
 
 class ScrapeWindows(Generic[Item]):
-    """Takes in what samples add, target by target, and gives it back bin by bin."""
+    """Takes in increases target by target and returns them bin by bin."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[float, str], list[Item]] = {}
         self._newest: dict[str, float] = {}
-        # These two tell of complete bins alone: what is known of later ones depends on when one asked.
+        # These two cover complete bins only: the samples of later bins depend on the times of the queries.
         self._last: dict[str, float] = {}
         self._gap: dict[str, float] = {}
         self._end = 0.0
 
     def put(self, at: float, target: str, item: Item) -> None:
-        """Take in what the sample of ``target`` at ``at`` (unix seconds) adds."""
+        """Take in the increase up to the sample of ``target`` at ``at`` (unix seconds)."""
         self._waiting.setdefault((at, target), []).append(item)
         self._newest[target] = max(at, self._newest.get(target, at))
 
     def complete(self) -> Iterator[tuple[float, list[Item]]]:
-        """Give back each bin that has become complete, oldest first: its end and what is in it."""
+        """Yield each newly complete bin, oldest first: its end (unix seconds) and its items."""
         scrapes = sorted(self._waiting)
         while scrapes and (width := self._width(scrapes)):
             end = max(ceil(scrapes[0][0] / width), floor(self._end / width) + 1) * width
@@ -58,7 +58,7 @@ class ScrapeWindows(Generic[Item]):
         )
 
     def _width(self, scrapes: Iterable[tuple[float, str]]) -> float | None:
-        """Return the interval of the slowest target, in whole seconds: scrapes are a little early or late."""
+        """Return the interval of the slowest target in whole seconds, since scrapes come a little early or late."""
         gap = max(self._gap.values(), default=None) or self._first_gap(scrapes)
         return gap and max(1.0, float(round(gap)))
 

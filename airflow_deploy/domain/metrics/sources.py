@@ -1,4 +1,4 @@
-"""Where Prometheus has what is judged: requests by version, from one gateway or another, and how full pods are."""
+"""The metrics in Prometheus by which a deployment is judged: requests by version, and the saturation of pods."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +10,16 @@ from airflow_deploy.domain.names import MIRROR_SUFFIX, promql_regex_literal, pro
 
 @dataclass(frozen=True)
 class MetricsSource:
-    """Where requests are counted by the version that answered them. Another gateway is one more entry of ``SOURCES``.
+    """A source of request counts by version. Another gateway is one more entry of ``SOURCES``.
 
-    :param requests: name of the counter of requests, by the status that ``code`` names.
+    :param requests: name of the counter of requests.
     :param duration: name of the histogram of their durations, in seconds.
-    :param label: the label that tells versions apart.
-    :param service: the pattern of its value, with ``{namespace}``, ``{route}`` and ``{service}``.
-    :param namespace: the label that holds the namespace, where ``service`` does not.
-    :param mirrored: the pattern of that value behind a mirror; empty where it is the same.
-    :param apart: whether each version has scrape targets of its own, so that no two are in one scrape.
+    :param label: the label that identifies the version.
+    :param service: pattern of that label's value, with ``{namespace}``, ``{route}`` and ``{service}``.
+    :param code: the label that holds the HTTP status.
+    :param namespace: the label that holds the namespace; empty if ``service`` includes it.
+    :param mirrored: pattern of ``label``'s value for requests through a mirror; empty if it is the same.
+    :param apart: whether each version has scrape targets of its own, so that no scrape covers both.
     """
 
     requests: str
@@ -31,24 +32,27 @@ class MetricsSource:
     apart: bool = False
 
     def with_mirrors(self) -> "MetricsSource":
-        """Return the preset that counts what passes by a mirror too: the stable's answers, and copies."""
+        """Return the source that also counts requests through a mirror: the stable's, and the candidate's copies."""
         return replace(self, service=f"(?:{self.service}|{self.mirrored})") if self.mirrored else self
 
     def selector(self, namespace: str, route: str, services: Sequence[str], edges: Iterable[float]) -> str:
-        """Return one selector for all counters of ``services``, so that they come from the same scrape."""
+        """Return one selector for all counters of ``services``, so that they come from the same scrape.
+
+        :param edges: the bucket edges that are needed, in seconds.
+        """
         names = "|".join((self.requests, f"{self.duration}_count", f"{self.duration}_bucket"))
         bounds = "|".join(["", *(edge_pattern(edge) for edge in edges)])
         matcher = self.matcher(namespace, route, *services)
         return f"{{__name__=~{promql_string(names)},{matcher},le=~{promql_string(bounds)}}}"
 
     def scrapes_query(self, namespace: str, route: str, services: Sequence[str]) -> str:
-        """Return the query for when the counters of ``services`` were scraped, by target."""
+        """Return the query for the time of the latest scrape of the counters of ``services``, by target."""
         return f"max by (instance) (timestamp({self.requests}{{{self.matcher(namespace, route, *services)}}}))"
 
     def edges_query(self, namespace: str, route: str, service: str) -> str:
         """Return the query whose results' ``le`` labels are the histogram's bucket edges.
 
-        :param service: empty for those of whatever the gateway serves: it has the same for all.
+        :param service: a version; empty for any service of the gateway, since all have the same edges.
         """
         matcher = f"{{{self.matcher(namespace, route, service)}}}" if service else ""
         return f"group by (le) ({self.duration}_bucket{matcher})"
@@ -60,10 +64,10 @@ class MetricsSource:
         return f"{matcher},{self.namespace}={promql_string(namespace)}" if self.namespace else matcher
 
     def service_of(self, labels: Mapping[str, str], namespace: str, route: str, services: Sequence[str]) -> str | None:
-        """Return which of ``services`` a series belongs to."""
+        """Return the one of ``services`` to which a series with these labels belongs; None if there is none."""
         return self._service_of(labels.get(self.label, ""), namespace, route, tuple(services))
 
-    @lru_cache(maxsize=10_000)  # noqa: B019 - there is one object for each gateway, for good
+    @lru_cache(maxsize=10_000)  # noqa: B019 - sources are few and never freed
     def _service_of(self, backend: str, namespace: str, route: str, services: tuple[str, ...]) -> str | None:
         for service in services:
             if re.fullmatch(self._backend(namespace, route, re.escape(service)), backend):
@@ -76,12 +80,12 @@ class MetricsSource:
 
 
 def edge_text(edge: float) -> str:
-    """Write a bucket's edge as Prometheus does: the shortest text that reads back as the same number."""
+    """Return a bucket edge as Prometheus writes it: the shortest text that reads back as the same number."""
     return repr(float(edge)).removesuffix(".0")
 
 
 def edge_pattern(edge: float) -> str:
-    """Return a pattern for an edge however a client library writes it: ``1`` and ``1.0``."""
+    """Return a pattern that matches an edge in both ways in which client libraries write it: ``1`` and ``1.0``."""
     return promql_regex_literal(edge_text(edge)) + (r"(?:\.0)?" if float(edge).is_integer() else "")
 
 
@@ -93,7 +97,7 @@ SOURCES = {
         service=r"httproute-{namespace}-{route}-.*-svc-{namespace}-{service}-[0-9]+@kubernetesgateway",
         mirrored=rf"{{namespace}}-{{service}}(?:{MIRROR_SUFFIX})?-[0-9]+@kubernetescrd",
     ),
-    # The application's own: whoever finds targets by their Service (a ServiceMonitor, say) gives them these labels.
+    # The application's own metrics. Discovery by Service, for example with a ServiceMonitor, adds these labels.
     "application": MetricsSource(
         requests="http_requests_total",
         duration="http_request_duration_seconds",
@@ -102,7 +106,7 @@ SOURCES = {
         namespace="namespace",
         apart=True,
     ),
-    # The same, told apart by the names of their pods: all of them are behind one Service.
+    # The same for pods behind one Service, identified by their names.
     "pods": MetricsSource(
         requests="http_requests_total",
         duration="http_request_duration_seconds",
@@ -114,9 +118,10 @@ SOURCES = {
 }
 
 MAX_DEPLOYMENT_NAME = 46
-"""As long may the name of a Deployment be whose pods' names are not cut: two random parts follow it."""
+"""Longest name of a Deployment, in characters, for which the API server does not cut the names of its pods."""
 
 POD_NAME_PREFIX = 58
+"""Characters after which the API server cuts the generated name of a pod, before it adds a random suffix."""
 
 USAGE = (
     "sum by (pod) (rate(container_cpu_usage_seconds_total{{{pods}}}[{window}s])) / "
@@ -133,17 +138,19 @@ SATURATION = {
         "max by (pod) (container_spec_memory_limit_bytes{{{pods}}} > 0))"
     ),
 }
-"""cAdvisor's view of the fullest pod, as a share of its limit (1 is full).
+"""PromQL for the saturation of the fullest pod, by gate, as a share of its limit (1 is full), from cAdvisor's metrics.
 
-A processor is as full as the larger of two shares says: that of its quota which is used, and that of the periods in
-which the quota was used up, and the pod had to wait.
+CPU saturation is the larger of two shares: the used part of the CPU quota, and the part of the scheduling periods in
+which the pod was throttled.
 """
 
 
 def saturation_query(gauge: str, namespace: str, version: str, window: int = 30) -> str:
-    """Return the query for ``gauge``, a key of ``SATURATION``, over all pods of one version."""
-    # The API server cuts a pod's generated name after 58 characters. No other version's name begins like this one's:
-    # it ends in its time.
+    """Return the query for ``gauge``, a key of ``SATURATION``, over all pods of one version.
+
+    :param window: range of the rates, in seconds.
+    """
+    # No other version's name has this prefix, since a version's name ends in its time.
     pods = promql_string(promql_regex_literal(f"{version}-"[:POD_NAME_PREFIX]) + "[a-z0-9-]+")
     return SATURATION[gauge].format(
         pods=f'namespace={promql_string(namespace)},pod=~{pods},container!="",container!="POD"', window=window

@@ -1,6 +1,7 @@
-"""Keep an autoscaler from shrinking the stable while it idles, and give it back its minimum afterwards.
+"""Raises the minimum of the stable's autoscaler during a deployment, and restores it afterwards.
 
-What the minimum was stands on the autoscaler itself, so whoever finds it can restore it.
+Without this, the autoscaler would shrink the stable while the candidate has the traffic. The previous minimum is
+recorded on the autoscaler itself, so that any later run can restore it.
 """
 
 import json
@@ -21,7 +22,7 @@ def autoscalers_of(
     deployments: Iterable[KubernetesObject],
     autoscalers: Iterable[KubernetesObject],
 ) -> list[dict[str, Any]]:
-    """Return the autoscalers of the Deployments whose pods the Services select."""
+    """Return those of ``autoscalers`` that scale a Deployment whose pods one of ``services`` selects."""
     selectors = [selector.items() for item in services if (selector := item["spec"].get("selector"))]
     labels = {
         item["metadata"]["name"]: item["spec"]["template"]["metadata"].get("labels") or {} for item in deployments
@@ -32,9 +33,9 @@ def autoscalers_of(
 
 
 def hold_patch(autoscaler: KubernetesObject, deployment_id: str, pods: int) -> Patch:
-    """Return the patch that keeps at least ``pods`` pods until the deployment is over; empty where it would anyway.
+    """Return the patch that raises the minimum to ``pods`` for this deployment; empty if no change is needed.
 
-    Where an earlier deployment has left it raised, what it was before that one stays known.
+    If an earlier deployment has left the minimum raised, the minimum before that one stays recorded.
     """
     now, before = _minimum(autoscaler), _before(autoscaler)
     wanted = min(pods, int(autoscaler["spec"]["maxReplicas"]))
@@ -47,25 +48,25 @@ def hold_patch(autoscaler: KubernetesObject, deployment_id: str, pods: int) -> P
     annotated: Patch = [{"op": "add", "path": _HELD, "value": json.dumps(record)}]
     if not autoscaler["metadata"].get("annotations"):
         annotated.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})
-    return [_as_read(autoscaler), *annotated, _set_minimum(raised)]
+    return [_test_unchanged(autoscaler), *annotated, _set_minimum(raised)]
 
 
 def holder_of(autoscaler: KubernetesObject) -> str | None:
-    """Return the id of the deployment that keeps its minimum raised, None where none does."""
+    """Return the id of the deployment that raised the minimum; None if none did."""
     by = (_record(autoscaler) or {}).get("by")
     return by if isinstance(by, str) else None
 
 
 def release_patch(autoscaler: KubernetesObject) -> Patch:
-    """Return the patch that gives a raised minimum back; empty where it is not raised.
+    """Return the patch that restores the minimum; empty if no deployment has raised it.
 
-    A minimum that somebody has set meanwhile stays.
+    A minimum that was changed meanwhile by someone else is kept, and only the record is removed.
     """
     if _record(autoscaler) is None:
         return []
     before = _before(autoscaler)
     restored = [] if before is None else [_set_minimum(before)]
-    return [_as_read(autoscaler), *restored, {"op": "remove", "path": _HELD}]
+    return [_test_unchanged(autoscaler), *restored, {"op": "remove", "path": _HELD}]
 
 
 def _minimum(autoscaler: KubernetesObject) -> int:
@@ -83,14 +84,14 @@ def _record(autoscaler: KubernetesObject) -> dict[str, Any] | None:
 
 
 def _before(autoscaler: KubernetesObject) -> int | None:
-    """Return what the minimum was, None where it is not raised by us, or somebody has changed it since."""
+    """Return the recorded minimum; None if no deployment has raised it, or if it was changed since."""
     record = _record(autoscaler) or {}
     before, raised = record.get("before"), record.get("raised")
-    mine = type(before) is int and type(raised) is int and 0 < before <= raised == _minimum(autoscaler)
-    return before if mine else None
+    unchanged = type(before) is int and type(raised) is int and 0 < before <= raised == _minimum(autoscaler)
+    return before if unchanged else None
 
 
-def _as_read(autoscaler: KubernetesObject) -> dict[str, Any]:
+def _test_unchanged(autoscaler: KubernetesObject) -> dict[str, Any]:
     version = autoscaler["metadata"]["resourceVersion"]
     return {"op": "test", "path": "/metadata/resourceVersion", "value": version}
 

@@ -1,4 +1,4 @@
-"""What was changed by hand: a version's objects in the cluster, compared with those that were applied."""
+"""Drift: changes of a version's objects in the cluster since they were applied."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,13 +15,16 @@ CHANGED_ON_PURPOSE = frozenset(
         "HorizontalPodAutoscaler.spec.minReplicas",
     }
 )
-"""What is declared once and then changed on purpose: by a run, by the autoscaler, or by whoever scales."""
+"""Fields that change on purpose after they were applied: by a run, by the autoscaler, or by hand."""
 
 
 def drift(declared: Iterable[KubernetesObject], version: Version) -> list[str]:
-    """Return what somebody has changed of a version since it was applied: one phrase for each field.
+    """Return the drift of a version, one phrase for each field, such as ``Service.spec.selector was changed``.
 
-    A ConfigMap is not read: it cannot be changed, and whether it is there is the caller's to ask.
+    ConfigMaps are left out: they are immutable, and the caller checks that they exist.
+
+    :param declared: the objects as they were applied.
+    :param version: the version as the cluster has it.
     """
     found: list[str] = []
     for item in (item for item in declared if item["kind"] != "ConfigMap"):
@@ -34,7 +37,7 @@ def drift(declared: Iterable[KubernetesObject], version: Version) -> list[str]:
 
 
 def _differences(declared: Any, live: Any, path: str) -> Iterator[str]:
-    if path in CHANGED_ON_PURPOSE or (not declared and not live):  # the server leaves out what is empty
+    if path in CHANGED_ON_PURPOSE or (not declared and not live):  # the server leaves out empty fields
         return
     if isinstance(declared, Mapping) and isinstance(live, Mapping):
         for key, value in declared.items():
@@ -47,13 +50,13 @@ def _differences(declared: Any, live: Any, path: str) -> Iterator[str]:
 
 
 QUANTITIES = re.compile(r"\.(limits|requests)\.[a-z]+$|\.sizeLimit$")
-"""Fields that the server may write in another way than we do."""
+"""Paths of fields whose quantities the server may normalise."""
 
 _POWERS = {suffix: Decimal(1000) ** power for power, suffix in enumerate(["n", "u", "m", "", "k", "M", "G", "T"], -3)}
 _POWERS |= {suffix: Decimal(1024) ** power for power, suffix in enumerate(["Ki", "Mi", "Gi", "Ti"], 1)}
 
 
 def _quantity(value: Any) -> Any:
-    """Return the number that a quantity such as ``0.5`` or ``500m`` stands for; anything else as it is."""
+    """Return the number of a quantity such as ``0.5`` or ``500m``; return anything else unchanged."""
     matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]{0,2})", value) if isinstance(value, str) else None
     return Decimal(matched[1]) * _POWERS[matched[2]] if matched and matched[2] in _POWERS else value

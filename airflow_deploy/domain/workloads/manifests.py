@@ -1,4 +1,4 @@
-"""The Kubernetes objects that we make, from Jinja templates: a version's own, and the rights to make them."""
+"""The Kubernetes objects that are applied, from Jinja templates: versions, routes, and the rights to apply them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_deploy.domain.values import printable
 
 
 def quoted(value: Any) -> str:
-    """Return ``value`` as JSON that is YAML as well: YAML knows no surrogate pairs, which JSON writes beyond U+FFFF."""
+    """Return ``value`` as JSON that is valid YAML too. YAML has no surrogate pairs, which JSON uses beyond U+FFFF."""
 
     def whole(pair: re.Match[str]) -> str:
         character: str = json.loads('"' + pair[0] + '"')
@@ -27,40 +27,40 @@ def quoted(value: Any) -> str:
 
 
 def render_version(plan: DeploymentPlan) -> str:
-    """Return the YAML of all objects of the plan's version."""
+    """Return the YAML of all objects of the plan's candidate."""
     return template("version.yaml.j2", quoted).render(plan=plan, spec=plan.spec)
 
 
 def version_objects(plan: DeploymentPlan) -> list[dict[str, Any]]:
-    """Return the objects of the plan's version, in the order in which they are applied."""
+    """Return the objects of the plan's candidate, in the order in which they are applied."""
     return [item for item in yaml.safe_load_all(render_version(plan)) if item]
 
 
 def route_object(spec: DeploymentSpec) -> dict[str, Any]:
-    """Return the HTTPRoute that a service's first deployment makes; nobody serves it yet."""
+    """Return the HTTPRoute that a service's first deployment creates. It has no backends yet."""
     body: dict[str, Any] = yaml.safe_load(template("route.yaml.j2", quoted).render(spec=spec))
     return body
 
 
 def render_rbac(namespace: str, accounts: Sequence[str]) -> str:
-    """Return the YAML of the Role that deployments to ``namespace`` need, and of its binding.
+    """Return the YAML of the Role that deployments to ``namespace`` need, and of its RoleBinding.
 
-    :param accounts: who gets it, ServiceAccounts as ``namespace:name``.
-    :raises RefusedError: one of them is none.
+    :param accounts: the ServiceAccounts that are bound, as ``namespace:name``.
+    :raises RefusedError: one of them is not of this form.
     """
     for account in accounts:
         if not all(account.partition(":")):
-            raise RefusedError(f"{printable(account)} is no ServiceAccount; give it as NAMESPACE:NAME")
+            raise RefusedError(f"{printable(account)} is not a ServiceAccount; write it as NAMESPACE:NAME")
     named = [account.split(":", 1) for account in accounts]
     return template("rbac.yaml.j2", quoted).render(namespace=namespace, accounts=named)
 
 
 def render_guard(image: str, home: str, namespaces: Sequence[str], *, replicas: bool = False) -> str:
-    """Return the YAML of the guard: two pods, and the least that they need.
+    """Return the YAML of the guard: two pods, and the least rights that they need.
 
-    :param image: one that has airflow-deploy.
-    :param home: the namespace in which the guard lives.
-    :param namespaces: those of services that it guards; none are all.
-    :param replicas: whether pods divide the traffic of some of them, which takes more rights.
+    :param image: an image that contains airflow-deploy.
+    :param home: the namespace of the guard itself.
+    :param namespaces: the namespaces of the services that it guards; empty for all.
+    :param replicas: whether some of these services use ``router: replicas``, which needs more rights.
     """
     return template("guard.yaml.j2", quoted).render(image=image, home=home, namespaces=namespaces, replicas=replicas)

@@ -46,7 +46,7 @@ def test_a_gate_without_traffic_says_what_it_needs(monkeypatch: pytest.MonkeyPat
     world = World(monkeypatch, planned(), Stage(0, 1))
     assert world.look(world.loop("gate", 100), MAX_BAKE)
     assert "needs at least" in tables(log)[-1]
-    assert " at 0.4 a second" in tables(log)[-1]
+    assert " at 0.4 per second" in tables(log)[-1]
 
 
 def test_each_stage_and_its_end_are_shown_by_the_watch(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
@@ -54,7 +54,7 @@ def test_each_stage_and_its_end_are_shown_by_the_watch(monkeypatch: pytest.Monke
     assert world.look(world.loop("watch"), 300)
     last = tables(log)[-1]
     assert last.startswith("50 % BREACHED, ")
-    assert re.search(r"error_rate: \d+ of \d+ requests failed \(stable ", last)
+    assert re.search(r"error_rate: [\d,]+ of [\d,]+ requests failed \(stable ", last)
 
 
 def test_the_last_look_is_shown_where_somebody_else_ends_the_loop(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:

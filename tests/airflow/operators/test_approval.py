@@ -100,7 +100,7 @@ class TestAsking:
         waiting = ask(run, operator())
         (asked,) = put
         assert (asked["ti_id"], asked["options"], asked["defaults"]) == (run.ti.id, ["Approve", "Reject"], ["Reject"])
-        assert asked["subject"] == "Give the new version of payments 25 % of the traffic?"
+        assert asked["subject"] == "Shift 25 % of traffic to the new version of payments?"
         assert (waiting.method_name, waiting.timeout) == ("answered", None)
         trigger = waiting.trigger
         assert isinstance(trigger, QuestionTrigger)
@@ -119,7 +119,7 @@ class TestAsking:
         body = put[-1]["body"]
         for part in ("**Confidence", "| coverage |", "25 requests, 0 of them", "UNDECIDED\\: none yet"):
             assert part in body
-        assert "| ask | grace said Approve at" in body
+        assert "| ask | grace approved at" in body
 
     def test_records_that_and_why_a_person_is_asked(self, run: Run, put: list[Mapping[str, Any]]) -> None:
         undecided(run)
@@ -176,14 +176,14 @@ class TestAnswer:
         (about, [S.AWAITING_APPROVAL]) for about in (25, "promotion")
     ])  # fmt: skip
     def test_a_no_of_anybody_ends_it(self, run: Run, by: str | None, about: About, states: list[State]) -> None:
-        with pytest.raises(DeclinedError, match="said Reject at 2026-11-23 07:30:00 UTC"):
+        with pytest.raises(DeclinedError, match="rejected at 2026-11-23 07:30:00 UTC"):
             operator(about).answered(run.at("ask"), event("Reject", by), START)
         assert [step.to for step in steps(run)] == states
         assert steps(run)[0].answers[0].said == "Reject"
         assert {step.reason for step in steps(run) if step.to == S.REJECTED} <= {steps(run)[0].answers[0].sentence}
 
     def test_silence_is_a_no(self, run: Run) -> None:
-        with pytest.raises(DeclinedError, match="nobody answered"):
+        with pytest.raises(DeclinedError, match="no answer until"):
             operator().answered(run.at("ask"), closed("silence"), START)
         assert steps(run)[0].answers[0].said == "silence"
 

@@ -364,8 +364,8 @@ class TestRollback:
     @pytest.mark.parametrize(
         ("answer", "reason"),
         [
-            ({"said": "Reject"}, "ask: grace (id 3) said Reject at 2026-11-23 07:00:00 UTC"),
-            ({"said": "silence"}, "ask: nobody answered until 2026-11-23 07:00:00 UTC, and silence is a no"),
+            ({"said": "Reject"}, "ask: grace (id 3) rejected at 2026-11-23 07:00:00 UTC"),
+            ({"said": "silence"}, "ask: no answer until 2026-11-23 07:00:00 UTC, which counts as a rejection"),
             (
                 {"said": "withdrawn", "why": "braked"},
                 "ask: the question was withdrawn at 2026-11-23 07:00:00 UTC: braked",

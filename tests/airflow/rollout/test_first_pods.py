@@ -221,7 +221,7 @@ class TestTheWayBack:
     def test_is_to_nobody(self, share: int) -> None:
         cluster = FakePods.at_share(planned(), share)
         settled = finish_rollback(real(cluster), cluster.plan)
-        assert settled.reason == f"nobody has traffic, as before, {CANDIDATE} is stopped"
+        assert settled.reason == f"no version has traffic, as before, {CANDIDATE} is stopped"
         assert self.gone(cluster)
         assert cluster.service.phase == routes.SETTLED
         writes = cluster.writes

@@ -247,7 +247,7 @@ class TestTheWayBack:
     def test_is_to_no_traffic(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
         settled = finish_rollback(real(cluster), plan)
-        assert settled.reason == f"nobody has traffic, as before, {plan.candidate} is stopped"
+        assert settled.reason == f"no version has traffic, as before, {plan.candidate} is stopped"
         assert (cluster.weights(), cluster.replicas) == ({plan.candidate: 0}, {plan.candidate: 0})
         before = cluster.writes
         finish_rollback(real(cluster), plan)
@@ -287,7 +287,7 @@ class TestTheWayBack:
             "worse",
         )
         assert roll_back_promotion(real(cluster), plan, "worse")
-        assert finish_rollback(real(cluster), plan).reason.startswith("nobody has traffic")
+        assert finish_rollback(real(cluster), plan).reason.startswith("no version has traffic")
 
     def test_leads_to_another_first_version(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 100)

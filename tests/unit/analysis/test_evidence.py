@@ -1,4 +1,4 @@
-"""The recorded lines are enough to recompute every verdict offline, and anything else than them is found out."""
+"""Recorded evidence is enough to recompute every verdict, and every change of it is detected."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def differences(lines: list[str]) -> list[Replayed]:
 def test_replay_gives_the_same_verdicts_byte_for_byte(
     story: list[tuple[int, int, float, float]], given: dict[str, float], terms: dict[str, Any]
 ) -> None:
-    lines, said = recorded(11, given, story, **terms)
+    lines, verdicts = recorded(11, given, story, **terms)
     again = list(replay(lines))
     assert [line.difference for line in again] == [None] * len(lines)
-    assert [line.verdict for line in again][1:-1] == said
+    assert [line.verdict for line in again][1:-1] == verdicts
 
 
-def test_the_stories_lead_to_different_verdicts() -> None:
+def test_sample_deployments_lead_to_different_verdicts() -> None:
     seen = {name: set(recorded(11, {}, story)[1]) for name, story in STORIES.items()}
     assert "BREACHED" in seen["bad"]
     assert "BREACHED" in seen["bad at 100"]
@@ -73,33 +73,33 @@ def test_the_stories_lead_to_different_verdicts() -> None:
     assert all("BLIND" in seen[name] for name in ("healthy", "bad", "bad at 100"))
 
 
-class TestPods:
-    """The pods are asked for at each look, and mostly they are all there."""
+class TestPodEvidence:
+    """Ready pods are observed at each look, and mostly all of them are ready."""
 
     def lines(self, ready: list[int]) -> tuple[list[str], list[Verdict]]:
         log = EvidenceLog(Terms(limits(), CANDIDATE, STABLE, max_unready=0.4), {})
-        said = []
+        verdicts = []
         for second, count in enumerate(ready):
             log.observe_pods(START + second, count, 2)
-            said.append(log.look(START + second, "Prometheus does not answer", None)[0])
+            verdicts.append(log.look(START + second, "Prometheus does not answer", None)[0])
         log.look(START + len(ready), None, None, final=True)
-        return log.lines().splitlines(keepends=True), said
+        return log.lines().splitlines(keepends=True), verdicts
 
-    def test_their_death_is_recomputed_byte_for_byte(self) -> None:
-        lines, said = self.lines([2] * 60 + [1, 0, 2, 2, 0, 1, 1, 0])
-        assert said[-4:] == ["BLIND"] * 3 + ["BREACHED"]
+    def test_breach_by_unready_pods_is_recomputed_byte_for_byte(self) -> None:
+        lines, verdicts = self.lines([2] * 60 + [1, 0, 2, 2, 0, 1, 1, 0])
+        assert verdicts[-4:] == ["BLIND"] * 3 + ["BREACHED"]
         assert [line.difference for line in replay(lines)] == [None] * len(lines)
-        told = [pods for line in lines[1:] for pods in json.loads(line)["pods"]]
-        assert told == [[START + second, count, 2] for second, count in enumerate([1, 0, 2], 60)] + [
+        recorded_pods = [pods for line in lines[1:] for pods in json.loads(line)["pods"]]
+        assert recorded_pods == [[START + second, count, 2] for second, count in enumerate([1, 0, 2], 60)] + [
             [START + second, count, 2] for second, count in enumerate([0, 1, 1, 0], 64)
         ]
 
-    def test_an_edited_count_does_not_replay(self) -> None:
+    def test_edited_pod_count_does_not_replay(self) -> None:
         lines, _ = self.lines([0] * 5)
         lines[2] = lines[2].replace(",0,2]]", ",2,2]]")
         assert differences(lines)
 
-    def test_what_lacks_nothing_leaves_no_record(self) -> None:
+    def test_ready_pods_leave_no_record(self) -> None:
         assert len(self.lines([2] * 60)[0]) == 3
 
 
@@ -118,7 +118,7 @@ def first(lines: list[str], text: str) -> int:
     ],
     ids=["verdict", "counts", "evidence", "blindness", "bytes alone"],
 )
-def test_an_edited_line_does_not_replay(old: str, new: str) -> None:
+def test_edited_line_does_not_replay(old: str, new: str) -> None:
     lines, _ = recorded(11, {}, STORIES["bad"])
     number = first(lines, old)
     lines[number] = lines[number].replace(old, new)
@@ -127,13 +127,13 @@ def test_an_edited_line_does_not_replay(old: str, new: str) -> None:
     assert found[0].number >= number + 1
 
 
-def test_a_line_that_was_taken_out_is_found() -> None:
+def test_removed_line_does_not_replay() -> None:
     lines, _ = recorded(11, {}, STORIES["bad"])
     del lines[first(lines, '"errors":1,')]
     assert differences(lines)
 
 
-def test_the_difference_names_what_differs() -> None:
+def test_difference_names_field_recorded_and_recomputed_value() -> None:
     lines, _ = recorded(11, {}, STORIES["bad"])
     number = first(lines, '"verdict":"BREACHED"')
     lines[number] = lines[number].replace('"verdict":"BREACHED"}\n', '"verdict":"HEALTHY"}\n')
@@ -143,7 +143,7 @@ def test_the_difference_names_what_differs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda lines: lines.clear(), "line 1: is missing, the file is empty"),
         (lambda lines: lines.__setitem__(0, "{}\n"), r"line 1: is not valid evidence \(KeyError\)"),
@@ -164,15 +164,15 @@ def test_the_difference_names_what_differs() -> None:
     ],
     ids=["empty", "no head", "cut off", "no look", "another algorithm", "the one before", "no pods"],
 )
-def test_what_is_no_evidence_is_refused(change: Callable[[list[str]], None], said: str) -> None:
+def test_invalid_evidence_is_refused_with_its_line(change: Callable[[list[str]], None], message: str) -> None:
     lines, _ = recorded(11, {}, STORIES["healthy"])
     change(lines)
-    with pytest.raises(RefusedError, match=said):
+    with pytest.raises(RefusedError, match=message):
         list(replay(lines))
 
 
-class TestRepeatedWords:
-    """Looks come every second and mostly say the same."""
+class TestRepeatedLooks:
+    """Looks come every second and mostly have the same outcome."""
 
     def log(self) -> EvidenceLog:
         return EvidenceLog(Terms(limits(), CANDIDATE, STABLE), {})
@@ -180,13 +180,13 @@ class TestRepeatedWords:
     def looks(self, log: EvidenceLog) -> list[dict[str, Any]]:
         return [json.loads(line) for line in log.lines().splitlines()][1:]
 
-    def test_are_left_out_where_nothing_new_was_counted(self) -> None:
+    def test_repeated_look_without_new_counts_is_left_out(self) -> None:
         log = self.log()
         for second in range(100):
             log.look(second, None, 25)
         assert [look["at"] for look in self.looks(log)] == [0]
 
-    def test_with_new_counts_only_their_findings_are_left_out(self) -> None:
+    def test_repeated_look_with_new_counts_leaves_out_findings_only(self) -> None:
         log = self.log()
         for tick in Traffic(1).ticks(10, 25, 0.0, 0.0):
             log.observe(tick, 25)
@@ -196,7 +196,7 @@ class TestRepeatedWords:
         # The route's share is not known yet, and then it is.
         assert ["findings" in look for look in looks] == [True, False, True] + [False] * 7
 
-    def test_are_kept_where_they_end_the_loop(self) -> None:
+    def test_final_look_is_always_recorded_in_full(self) -> None:
         log = self.log()
         log.look(1, None, 25)
         log.look(2, None, 25, final=True)
@@ -205,7 +205,7 @@ class TestRepeatedWords:
             (2, True, True),
         ]
 
-    def test_are_told_again_after_another_word(self) -> None:
+    def test_look_after_another_verdict_is_recorded(self) -> None:
         log = self.log()
         for second, blind in enumerate([None, None, "away", "away", None]):
             log.look(second, blind, None)
@@ -216,14 +216,14 @@ class TestRepeatedWords:
         ]
 
 
-def test_each_line_is_one_json_object_and_the_first_says_what_was_asked() -> None:
-    lines, said = recorded(11, {}, STORIES["healthy"])
+def test_each_line_is_one_json_object_and_the_first_has_the_queries() -> None:
+    lines, verdicts = recorded(11, {}, STORIES["healthy"])
     records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert records[0]["queries"] == {"counters": "up"}
-    assert [record["kind"] for record in records] == ["judge"] + ["look"] * (len(said) + 1)
+    assert [record["kind"] for record in records] == ["judge"] + ["look"] * (len(verdicts) + 1)
 
 
-def test_the_same_story_has_the_same_bytes_and_digest() -> None:
+def test_same_observations_have_the_same_bytes_and_digest() -> None:
     one, other = ("".join(recorded(11, {}, STORIES["healthy"])[0]) for _ in range(2))
     assert one == other
     assert digest(one) == hashlib.sha256(one.encode()).hexdigest()

@@ -39,12 +39,12 @@ def breached_at(shape: Shape, seconds: float = 1800, noise: float = 0.0) -> floa
 
 class TestLeak:
     @pytest.mark.parametrize("noise", [0.0, 0.004])
-    def test_steady_growth_that_would_soon_be_at_the_limit_is_seen_after_five_minutes(self, noise: float) -> None:
+    def test_steady_growth_towards_the_limit_is_harm_after_five_minutes(self, noise: float) -> None:
         found = breached_at(lambda at: 0.3 + 0.02 * at / 60, noise=noise)
         assert found is not None
         assert LEAK_SPAN * 0.9 <= found <= LEAK_SPAN + 2 * SUSTAINED_SECONDS
 
-    def test_says_how_long_it_would_take(self) -> None:
+    def test_leak_reports_the_time_to_the_limit(self) -> None:
         finding = watch(lambda at: 0.3 + 0.02 * at / 60, 400).harm()
         assert finding is not None
         assert finding.verdict == "BREACHED"
@@ -64,38 +64,38 @@ class TestLeak:
         ],
         ids=["level", "a cache that fills", "too slow to matter", "falling", "a wave", "a saw", "a step"],
     )
-    def test_anything_else_is_none(self, shape: Shape) -> None:
+    def test_other_shapes_are_no_leak(self, shape: Shape) -> None:
         assert breached_at(shape, noise=0.002) is None
 
-    def test_five_minutes_are_needed(self) -> None:
+    def test_growth_of_less_than_five_minutes_is_no_leak(self) -> None:
         assert watch(lambda at: 0.1 + 0.002 * at, 260).harm() is None
 
-    def test_a_gauge_that_is_not_projected_may_climb(self) -> None:
+    def test_gauge_without_projection_may_grow(self) -> None:
         assert watch(lambda at: 0.1 + 0.001 * at, 400, projects=False).harm() is None
 
-    def test_gaps_are_no_growth(self) -> None:
+    def test_gap_in_the_samples_is_no_growth(self) -> None:
         samples = [(START, 0.1), (START + 290, 0.7), (START + 300, 0.8)]
         assert seconds_to_limit(samples, 0.9) is None
 
-    def test_beyond_the_limit_there_is_no_time_left(self) -> None:
+    def test_time_to_the_limit_is_zero_beyond_it(self) -> None:
         samples = [(START + 5 * number, 0.85 + 0.002 * number) for number in range(61)]
         assert seconds_to_limit(samples, 0.9) == 0
 
 
 class TestLimit:
-    def test_beyond_it_for_the_whole_time_is_harm(self) -> None:
+    def test_value_beyond_the_limit_for_the_whole_time_is_harm(self) -> None:
         assert watch(lambda _: 0.95, SUSTAINED_SECONDS - 5).harm() is None
         finding = watch(lambda _: 0.95, SUSTAINED_SECONDS).harm()
         assert finding is not None
         assert finding.reason == f"memory: above its limit 0.9 for {SUSTAINED_SECONDS:.0f} s (now 0.95)"
 
     @pytest.mark.parametrize("missing", [None, nan])
-    def test_a_moment_unseen_begins_anew(self, missing: float | None) -> None:
+    def test_missing_value_restarts_the_time(self, missing: float | None) -> None:
         gauge = watch(lambda _: 0.95, SUSTAINED_SECONDS - 5)
         gauge.observe(START + SUSTAINED_SECONDS, missing)
         gauge.observe(START + SUSTAINED_SECONDS + 5, 0.95)
         assert gauge.harm() is None
         assert gauge.health().verdict == "UNDECIDED"
 
-    def test_infinity_is_beyond_it(self) -> None:
+    def test_infinity_is_beyond_the_limit(self) -> None:
         assert watch(lambda _: inf, SUSTAINED_SECONDS).harm()

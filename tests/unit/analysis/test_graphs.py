@@ -1,4 +1,4 @@
-"""The graphs show what is judged, of this deployment and no other, at the time when it was judged."""
+"""The graphs show the metrics of this deployment, at the time at which it was judged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ REQUESTS, ERRORS, P95, P99, GAUGES = range(5)
 
 
 def given(page: str) -> dict[str, str]:
-    """What a page's address says, each parameter once."""
+    """Return the parameters of a page's URL."""
     found = parse_qs(urlsplit(page).query, strict_parsing=True)
     assert all(len(values) == 1 for values in found.values())
     return {name: values[0] for name, values in found.items()}
 
 
-def test_the_address_holds_each_query_as_it_is() -> None:
+def test_url_contains_each_query_unchanged() -> None:
     shown = given(graph_page("https://metrics.example.com/prom", PLAN))
     queries = graph_queries(PLAN)
     assert [shown[f"g{number}.expr"] for number in range(len(queries))] == queries
@@ -31,25 +31,25 @@ def test_the_address_holds_each_query_as_it_is() -> None:
     assert graph_page("https://metrics.example.com/prom", PLAN).startswith("https://metrics.example.com/prom/graph?g0.")
 
 
-def test_nothing_in_the_address_is_left_to_be_cleaned_on_the_way() -> None:
+def test_url_query_has_no_characters_that_need_escaping() -> None:
     query = urlsplit(graph_page("http://prometheus", PLAN, PLAN.created + 60)).query
     assert re.fullmatch(r"[A-Za-z0-9._~%&=(),*:-]+", query)
 
 
-def test_a_deployment_that_goes_on_is_shown_up_to_now() -> None:
+def test_running_deployment_is_shown_up_to_now() -> None:
     shown = given(graph_page("http://prometheus", PLAN))
     assert shown["g4.range_input"] == f"{LIVE_SECONDS}s"
     assert not [name for name in shown if "end" in name]
 
 
-def test_one_that_is_over_is_shown_at_its_time_with_what_was_before() -> None:
+def test_ended_deployment_is_shown_from_before_its_trigger_to_its_end() -> None:
     shown = given(graph_page("http://prometheus", PLAN, PLAN.created + 100.7))
     for number in range(5):
         assert shown[f"g{number}.range_input"] == f"{100 + SECONDS_BEFORE_TRIGGER}s"
         assert shown[f"g{number}.end_input"] == "2026-11-23 07:01:40"
 
 
-def test_both_versions_are_shown_by_each_counted_gate_and_the_candidates_gauges() -> None:
+def test_graphs_show_both_versions_by_counted_gate_and_the_candidates_gauges() -> None:
     queries = graph_queries(PLAN)
     for query in queries[:GAUGES]:
         assert re.findall('"version", "([^"]*)"', query) == [PLAN.candidate, PLAN.stable]
@@ -57,7 +57,7 @@ def test_both_versions_are_shown_by_each_counted_gate_and_the_candidates_gauges(
     assert f'pod=~"{PLAN.candidate}-' in queries[GAUGES]
 
 
-def test_a_teams_own_gates_have_their_graphs_too() -> None:
+def test_own_gates_have_graphs() -> None:
     own = {
         "refunds": {"bad": 'bad{v="$version"} # few', "total": 'all{v="$version"}', "limit": 0.1},
         "queue": {"gauge": 'depth{v="$version"}', "limit": 40},
@@ -83,11 +83,11 @@ def test_each_limit_is_a_line() -> None:
     ]
 
 
-def test_a_version_without_an_error_has_its_line_too() -> None:
+def test_version_without_errors_has_a_line() -> None:
     assert graph_queries(PLAN)[ERRORS].count("or vector(0)) / sum(rate(") == 2
 
 
-def test_the_slow_are_counted_at_the_limit() -> None:
+def test_slow_requests_are_counted_at_the_limit() -> None:
     queries = graph_queries(PLAN)
     assert all(query.count("label_replace(1 - sum(rate(") == 2 for query in queries[P95:GAUGES])
     assert re.findall('le=~"([^"]*)"', queries[P95]) == [r"0\\.5"] * 2
@@ -95,7 +95,7 @@ def test_the_slow_are_counted_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize("stable", ["pay.ments", 'a"}b', "a\\b", "a\nb"])
-def test_a_name_is_no_more_than_a_name(stable: str) -> None:
+def test_hostile_version_name_stays_a_string(stable: str) -> None:
     queries = graph_queries(make_plan(stable=stable))
     text = r'"(?:[^"\\\n]|\\.)*"'
     for query in queries:
@@ -108,7 +108,7 @@ def test_a_name_is_no_more_than_a_name(stable: str) -> None:
     assert not re.fullmatch(pattern, "httproute-shop-payments-route-x-svc-shop-payXments-0@kubernetesgateway")
 
 
-def test_the_address_is_short_enough_for_a_proxy() -> None:
+def test_url_is_short_enough_for_proxies() -> None:
     service = "a" * 32
     plan = make_plan(make_spec(service=service, namespace="n" * 32, route={"name": service}), stable=service)
     assert len(graph_page("https://metrics.example.com", plan)) < 8000

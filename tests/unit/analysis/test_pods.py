@@ -1,4 +1,4 @@
-"""Too few ready pods are harm once they have been seen often and long enough, and never before."""
+"""Too few ready pods are harm after enough looks and enough time, and not before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.judgement import CANDIDATE, STABLE, START, limits
 
 
 def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0.5, every: float = 1.0) -> float | None:
-    """Return after how many seconds it is harm; None stands for a look that got no answer."""
+    """Return after how many seconds the pods are harm; None in ``ready`` is a look without an answer."""
     watch = PodWatch(CANDIDATE, max_unready)
     for number, count in enumerate(ready):
         if count is not None:
@@ -21,11 +21,11 @@ def breached_at(ready: list[int | None], needed: int = 2, max_unready: float = 0
     return None
 
 
-def test_all_pods_gone_is_harm_after_three_seconds() -> None:
+def test_no_ready_pod_is_harm_after_three_seconds() -> None:
     assert breached_at([2, 2, 2, *[0] * 9]) == 3 + UNREADY_SECONDS
 
 
-def test_however_seldom_it_is_looked_it_is_seen_more_than_twice() -> None:
+def test_rare_looks_still_need_three_observations() -> None:
     assert breached_at([0] * 9, every=5.0) == 5.0 * (UNREADY_LOOKS - 1)
 
 
@@ -44,24 +44,24 @@ def test_however_seldom_it_is_looked_it_is_seen_more_than_twice() -> None:
         (0, 100, 0.99, True),
     ],
 )
-def test_as_many_as_the_spec_permits_may_be_unready(ready: int, needed: int, max_unready: float, harm: bool) -> None:
+def test_up_to_max_unready_pods_are_no_harm(ready: int, needed: int, max_unready: float, harm: bool) -> None:
     assert (breached_at([ready] * 9, needed, max_unready) is not None) is harm
 
 
-def test_pods_that_come_back_in_time_are_no_harm() -> None:
+def test_pods_that_recover_in_time_are_no_harm() -> None:
     assert breached_at([0, 0, 0, 2] * 9) is None
 
 
-def test_looks_without_an_answer_neither_count_nor_forgive() -> None:
+def test_looks_without_an_answer_neither_count_nor_reset() -> None:
     assert breached_at([0, None, None, 0]) is None
     assert breached_at([0, None, None, 0, 0]) == 4
 
 
-def test_nobody_knows_what_was_in_a_long_silence() -> None:
+def test_long_silence_restarts_the_count() -> None:
     assert breached_at([0, 0, *[None] * int(UNSEEN_PODS_SECONDS), 0, 0]) is None
 
 
-def test_the_finding_says_how_many_are_ready() -> None:
+def test_finding_names_ready_and_needed_pods() -> None:
     judge = Judge(Terms(limits(), CANDIDATE, STABLE, max_unready=0.25))
     for second in range(4):
         assert judge.observe_pods(START + second, 1, 3)
@@ -86,5 +86,5 @@ def test_the_finding_says_how_many_are_ready() -> None:
         ("proportional", 100, 8),
     ],
 )
-def test_a_share_needs_its_part_of_the_pods(capacity: str, share: int, needed: int) -> None:
+def test_share_needs_its_proportion_of_the_pods(capacity: str, share: int, needed: int) -> None:
     assert make_plan(make_spec(replicas=8, capacity=capacity)).pods_for(share) == needed

@@ -1,4 +1,4 @@
-"""``airflow-deploy judge replay``: what is as it was written agrees, and everything else is named."""
+"""``airflow-deploy judge replay``: unchanged evidence agrees, and every change is named."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from airflow_deploy.rollout.analysis.replay import replay_file
 from tests.support.evidence import STORIES, TERMS, recorded
 
 Output = pytest.CaptureFixture[str]
-GOOD, SAID = recorded(11, {}, STORIES["healthy"])
+GOOD, VERDICTS = recorded(11, {}, STORIES["healthy"])
 BAD = recorded(11, {}, STORIES["bad"])[0]
 
 
 def kept(folder: Path, lines: list[str]) -> Path:
-    """A file as the triggers write it."""
+    """Write a file as the triggers do; return its path."""
     text = "".join(lines)
     path = folder / f"canary_5.gate-{digest(text)[:8]}.jsonl"
     path.write_text(text)
@@ -36,36 +36,36 @@ def replayed(*paths: Path) -> int:
 
 @pytest.mark.parametrize("terms", list(TERMS.values()), ids=list(TERMS))
 @pytest.mark.parametrize("story", list(STORIES.values()), ids=list(STORIES))
-def test_what_a_judge_has_written_agrees(
+def test_replay_of_unchanged_evidence_agrees(
     tmp_path: Path, capsys: Output, story: list[tuple[int, int, float, float]], terms: dict[str, object]
 ) -> None:
-    lines, said = recorded(5, {}, story, **terms)
+    lines, verdicts = recorded(5, {}, story, **terms)
     path = kept(tmp_path, lines)
     assert replayed(path) == 0
-    assert capsys.readouterr().out == f"{path}: all {len(lines)} lines agree, {said[-1]} at last\n"
+    assert capsys.readouterr().out == f"{path}: all {len(lines)} lines agree, {verdicts[-1]} at last\n"
 
 
-def test_one_file_that_differs_is_enough_and_the_others_are_shown_too(tmp_path: Path, capsys: Output) -> None:
+def test_one_differing_file_fails_and_all_files_are_reported(tmp_path: Path, capsys: Output) -> None:
     good, bad = kept(tmp_path, GOOD), kept(tmp_path, BAD)
     bad.write_text(bad.read_text().replace('"errors":1,', '"errors":0,'))
     assert replayed(good, tmp_path / "none.jsonl", bad, good) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == lines[-1] == f"{good}: all {len(GOOD)} lines agree, {SAID[-1]} at last"
+    assert lines[0] == lines[-1] == f"{good}: all {len(GOOD)} lines agree, {VERDICTS[-1]} at last"
     assert lines[1] == f"{tmp_path}/none.jsonl: cannot be read (No such file or directory); correct its name"
     assert f"{bad}: line " in lines[2]
 
 
-def test_the_line_and_the_difference_are_named(tmp_path: Path, capsys: Output) -> None:
+def test_replay_names_line_and_difference(tmp_path: Path, capsys: Output) -> None:
     number = next(number for number, line in enumerate(BAD, 1) if '"verdict":"BREACHED"}' in line)
     edited = [line.replace('"verdict":"BREACHED"}\n', '"verdict":"HEALTHY"}\n') for line in BAD[:number]]
     path = tmp_path / "evidence.jsonl"
     path.write_text("".join(edited))
     assert replayed(path) == 1
-    said = capsys.readouterr().out
-    assert said == f"{path}: line {number}: verdict is 'HEALTHY', recomputed 'BREACHED'\n"
+    message = capsys.readouterr().out
+    assert message == f"{path}: line {number}: verdict is 'HEALTHY', recomputed 'BREACHED'\n"
 
 
-def test_of_many_differences_the_first_are_shown(tmp_path: Path, capsys: Output) -> None:
+def test_replay_shows_the_first_of_many_differences(tmp_path: Path, capsys: Output) -> None:
     path = kept(tmp_path, [line.replace('"blind":', '"blind": ') for line in GOOD])
     assert replayed(path) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -94,32 +94,32 @@ SPOILT: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "said"), SPOILT.values(), ids=list(SPOILT))
-def test_a_file_that_was_spoilt_is_found_out(
-    tmp_path: Path, capsys: Output, spoil: Callable[[list[str]], list[str]], said: str
+@pytest.mark.parametrize(("spoil", "message"), SPOILT.values(), ids=list(SPOILT))
+def test_damaged_file_is_detected(
+    tmp_path: Path, capsys: Output, spoil: Callable[[list[str]], list[str]], message: str
 ) -> None:
     path = kept(tmp_path, BAD)
     path.write_text("".join(spoil(BAD)), newline="")
     assert replayed(path) == 1
     output = capsys.readouterr().out
-    assert f"{path}: {said}" in output
+    assert f"{path}: {message}" in output
     assert all(line.isprintable() for line in output.splitlines())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{}", b"null\n", b'{"kind":"judge"}\n', b"[" * 100_000])
-def test_what_is_no_evidence_says_so(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_evidence_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "evidence.jsonl"
     path.write_bytes(content)
     assert replay_file(path).differences
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_folder_is_reported_as_unreadable(tmp_path: Path) -> None:
     assert replay_file(tmp_path).differences == ["cannot be read (Is a directory); correct its name"]
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
-def test_no_byte_can_be_changed_unseen_nor_end_it_with_an_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_every_changed_byte_is_detected_without_a_crash(tmp_path: Path, data: st.DataObject) -> None:
     content = "".join(BAD).encode()
     at = data.draw(st.integers(0, len(content) - 1))
     new = data.draw(st.binary(max_size=3).filter(lambda found: found != content[at : at + 1]))
@@ -154,13 +154,13 @@ def test_no_byte_can_be_changed_unseen_nor_end_it_with_an_error(tmp_path: Path, 
         ('"dispersion":{', '"dispersion":{"error_rate":0'),
     ],
 )
-def test_impossible_values_are_differences_too(tmp_path: Path, old: str, new: str) -> None:
+def test_impossible_values_are_reported(tmp_path: Path, old: str, new: str) -> None:
     assert old in "".join(BAD)
     path = tmp_path / "evidence.jsonl"
     path.write_text("".join(line.replace(old, new) for line in BAD))
     assert replay_file(path).differences
 
 
-def test_it_needs_no_airflow() -> None:
+def test_replay_does_not_import_airflow() -> None:
     code = "import sys, airflow_deploy.rollout.analysis.replay; sys.exit('airflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -56,16 +56,16 @@ def report() -> AnalysisReport:
     return AnalysisReport(GATES, LIMITS)
 
 
-class TestWhatIsSaid:
+class TestLines:
     def logged(self, looks: Sequence[LookSummary]) -> list[float]:
         """Return which of these looks are logged, in seconds after START."""
         log = report()
         return [item.at - START for item in looks if log.lines(item)]
 
-    def test_the_same_is_said_every_ten_seconds(self) -> None:
+    def test_unchanged_look_is_logged_every_ten_seconds(self) -> None:
         assert self.logged([look(at=START + second, requests=second) for second in range(35)]) == [0, 10, 20, 30]
 
-    def test_another_verdict_or_share_is_said_at_once(self) -> None:
+    def test_new_verdict_or_share_is_logged_at_once(self) -> None:
         assert self.logged(
             [look(), look("BLIND", START + 1), look("BLIND", START + 2), look("BLIND", START + 3, 25)]
         ) == [
@@ -74,7 +74,7 @@ class TestWhatIsSaid:
             3,
         ]
 
-    def test_what_has_changed_is_a_table_in_a_group_and_the_rest_one_line(self) -> None:
+    def test_changed_look_is_a_folded_table_and_others_are_one_line(self) -> None:
         log = report()
         first, again = log.lines(look()), log.lines(look(at=START + SUMMARY_INTERVAL))
         assert first[0].startswith("::group::look: 5 % UNDECIDED, candidate 1 errors of 50 requests, stable 3 of 1,000")
@@ -82,12 +82,12 @@ class TestWhatIsSaid:
         assert first[-1] == "::endgroup::"
         assert again == [first[0].removeprefix("::group::")]
 
-    def test_the_end_is_a_table_whatever_was_said_before(self) -> None:
+    def test_final_look_is_always_a_table(self) -> None:
         log = report()
         log.lines(look())
         assert log.lines(look(at=START + 1), final=True) == report().lines(look())
 
-    def test_a_loop_that_somebody_else_ends_shows_its_last_look(self) -> None:
+    def test_last_table_shows_the_last_look(self) -> None:
         log = report()
         assert log.last_table() == []
         log.lines(look())
@@ -96,7 +96,7 @@ class TestWhatIsSaid:
 
 
 class TestTable:
-    def test_has_a_line_for_each_gate_with_both_versions_counts(self) -> None:
+    def test_table_has_a_line_per_gate_with_both_versions_counts(self) -> None:
         lines = shown(judged(100, 2))
         assert list(lines) == ["gate", *GATES]
         for text in ("UNDECIDED", "2 of 100", "12 of 1,900", "0.01 of requests answered 5xx", "more good requests"):
@@ -106,42 +106,42 @@ class TestTable:
         assert "0.32" in lines["memory"]
         assert "100 of 2,000 requests reached the candidate" in lines["request_rate"]
 
-    def test_its_columns_are_aligned(self) -> None:
+    def test_table_columns_are_aligned(self) -> None:
         lines = list(shown(judged(100, 2)).values())
         for column in ("verdict", "candidate", "stable", "at most", "may cost", "limit"):
             start = lines[0].index(column)
             assert all(line[start - 2 : start] == "  " and line[start] != " " for line in lines[:4])
 
-    def test_says_what_the_next_share_may_cost(self) -> None:
+    def test_table_shows_what_the_next_share_may_cost(self) -> None:
         found = judged(100, 2)
         (bound,) = {finding.numbers["bound"] for finding in found.findings if finding.gate == "error_rate"}
         assert f"{bound:.2%}" in shown(found)["error_rate"]
         assert f"{bound / 4:.2%} of 1.00%" in shown(found)["error_rate"]
 
-    def test_the_watch_shows_the_counts_too_though_no_gate_is_asked_for_health(self) -> None:
+    def test_watch_table_shows_counts_without_a_next_share(self) -> None:
         lines = shown(judged(100, 2, next_share=None))
         assert "may cost" not in lines["gate"]
         assert "2 of 100" in lines["error_rate"]
         assert "12 of 1,900" in lines["error_rate"]
 
-    def test_the_counts_are_those_that_the_finding_rests_on(self) -> None:
+    def test_table_shows_the_counts_of_the_finding(self) -> None:
         numbers = {**UNDECIDED, "bad": 1.0, "control_bad": 2.0, "control_trials": 300.0}
         warm = [Finding("latency_p99", "UNDECIDED", "", numbers)]
         line = shown(replace(judged(100), findings=warm))["latency_p99"]
         assert line.split()[2:8] == ["1", "of", "66", "2", "of", "300"]
 
-    def test_harm_says_why(self) -> None:
+    def test_table_shows_the_reason_of_a_breach(self) -> None:
         line = shown(judged(100, 60))["error_rate"]
         assert "BREACHED" in line
         assert "60 of 100 requests failed (stable 12 of 1,900)" in line
 
-    def test_blindness_has_a_line_of_its_own(self) -> None:
+    def test_table_has_a_line_for_blindness(self) -> None:
         line = shown(judged(100, blind="Prometheus does not answer"))["sight"]
         assert line.split(maxsplit=2) == ["sight", "BLIND", "Prometheus does not answer"]
 
 
-class TestMissing:
-    def test_that_many_good_ones_are_enough_and_one_less_is_not(self) -> None:
+class TestRequestsNeeded:
+    def test_needed_requests_are_just_enough(self) -> None:
         found = judged(50, 1)
         needed = more_needed(found.findings)
         assert set(needed) == {"error_rate", "latency_p99"}
@@ -151,11 +151,11 @@ class TestMissing:
                 bound = upper_bound(numbers["bad"], numbers["trials"] + more, BETA, numbers["dispersion"])
                 assert (bound * 25 / 100 <= numbers["allowed"]) == enough
 
-    def test_what_is_decided_or_not_counted_needs_none(self) -> None:
+    def test_decided_or_uncounted_gate_needs_no_requests(self) -> None:
         assert more_needed(judged(150).findings) == {}
         assert more_needed([FINDING]) == {}
 
-    def test_bursts_need_more(self) -> None:
+    def test_bursts_need_more_requests(self) -> None:
         bursty = Finding("error_rate", "UNDECIDED", "", {**UNDECIDED, "bad": 4.0, "dispersion": 4.0})
         steady = Finding("error_rate", "UNDECIDED", "", {**UNDECIDED, "bad": 4.0})
         assert more_needed([bursty])["error_rate"] > 2 * more_needed([steady])["error_rate"]
@@ -170,12 +170,12 @@ class TestMissing:
             (None, ""),
         ],
     )
-    def test_the_time_is_that_of_the_present_rate(self, rate: float | None, shown: str) -> None:
+    def test_needed_time_follows_from_the_present_rate(self, rate: float | None, shown: str) -> None:
         assert summary(look(), {"error_rate": 3, "latency_p99": 20}, rate).endswith(
             f" | needs at least 20 more good requests{shown} | memory: no value yet (limit 0.9)"
         )
 
-    def test_the_present_rate_is_the_last_minutes_at_this_share(self) -> None:
+    def test_present_rate_covers_the_last_minute_at_this_share(self) -> None:
         log, logged, requests = report(), [], 0
         for second in range(0, 400, 10):
             share, rate = (5, 1) if second < 200 else (25, 3) if second < 300 else (25, 5)
@@ -188,5 +188,5 @@ class TestMissing:
         assert logged[29].endswith("at 3 per second")
         assert logged[36].endswith("at 5 per second")
 
-    def test_a_healthy_look_has_nothing_to_add(self) -> None:
+    def test_healthy_look_lists_nothing_missing(self) -> None:
         assert "|" not in summary(judged(150), {}, 1.0)

@@ -1,4 +1,4 @@
-"""A team's own gates: counters of bad among all events, or a gauge, told apart by version."""
+"""A team's own gates: counters of bad and of all events, or a gauge, by version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spec(**gates: Any) -> DeploymentSpec:
     return make_spec(gates=gates)
 
 
-def test_stand_beside_ours_after_them() -> None:
+def test_own_gates_come_after_the_built_in_gates() -> None:
     made = spec(queue=QUEUE, cards=CARDS, memory=0.5)
     assert list(made.gates) == [*GATES, "cards", "queue"]
     assert (made.limits["cards"], made.limits["queue"], made.limits["memory"]) == (0.02, 100, 0.5)
@@ -26,19 +26,19 @@ def test_stand_beside_ours_after_them() -> None:
     assert list(made.counted_gates) == ["error_rate", "latency_p95", "latency_p99", "cards"]
 
 
-def test_survive_the_plans_json() -> None:
+def test_own_gates_survive_the_plans_json() -> None:
     plan = make_plan(spec(queue=QUEUE, cards=CARDS))
     assert DeploymentPlan.load(plan.dump()) == plan
 
 
-def test_are_judged_on_their_own_counts() -> None:
+def test_own_gate_is_judged_on_its_own_counts() -> None:
     gate = gate_table({"cards": "pair"})["cards"]
     assert gate.bad_and_trials(Counts(100, 50, pairs={"cards": (2.0, 40.0)}), 0.02) == (2.0, 40.0)
     assert gate.bad_and_trials(Counts(100, 50), 0.02) == (0.0, 0.0)
     assert gate.allowed(0.02) == 0.02
 
 
-def test_their_queries_are_of_one_version() -> None:
+def test_own_gate_queries_name_one_version() -> None:
     assert OwnGate.model_validate(CARDS).queries("pay-1") == {
         "bad": 'refused_total{version="pay-1"}',
         "total": 'cards_total{version="pay-1"}',
@@ -47,7 +47,7 @@ def test_their_queries_are_of_one_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "gate", "said"),
+    ("name", "gate", "message"),
     [
         ("error_rate", CARDS, "error_rate cannot name a gate of your own"),
         ("Cards", CARDS, "Cards cannot name a gate of your own"),
@@ -71,8 +71,8 @@ def test_their_queries_are_of_one_version() -> None:
         ("memory", float("inf"), "write a number, or for a gate of your own"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_by_name(name: str, gate: Any, said: str) -> None:
+def test_invalid_gate_is_refused_by_name(name: str, gate: Any, message: str) -> None:
     with pytest.raises(RefusedError) as caught:
         spec(**{name: gate})
     assert "gates" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""2,000 hostile confs are refused, each mistake in one sentence that names its field; 500 odd ones arrive unchanged."""
+"""Hostile confs are refused with one sentence for each invalid field; unusual but valid ones arrive unchanged."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ MEANT: dict[str, Callable[[Any], Any]] = {"for": seconds, "value": float}
 """Fields that may be written in more than one way."""
 
 
-def check_sentence(said: str, named: tuple[str, ...]) -> None:
+def check_sentence(message: str, named: tuple[str, ...]) -> None:
     """One printable line of bounded length, one sentence for each of the named fields and for nothing else."""
-    assert (said.replace("…", "").isascii(), said.isprintable()) == (True, True)
-    assert len(said) <= 1000
+    assert (message.replace("…", "").isascii(), message.isprintable()) == (True, True)
+    assert len(message) <= 1000
     for field in named:
-        assert f"conf: {field} " in said
-    assert said.count("conf: ") == len(named) + "".join(named).count("conf: ")
+        assert f"conf: {field} " in message
+    assert message.count("conf: ") == len(named) + "".join(named).count("conf: ")
 
 
-class TestRefused:
+class TestHostileConf:
     @MANY
     @given(hostile_confs)
-    def test_each_mistake_is_named_in_one_sentence(self, hostile: Hostile) -> None:
+    def test_each_invalid_field_is_named_in_one_sentence(self, hostile: Hostile) -> None:
         with pytest.raises(RefusedError) as caught:
             parse_request(hostile.conf)
         check_sentence(str(caught.value), hostile.named)
@@ -46,25 +46,25 @@ class TestRefused:
         assert caught.value.__suppress_context__ or not caught.value.__context__
 
     @pytest.mark.parametrize("hostile", WHOLE, ids=range(len(WHOLE)))
-    def test_so_is_what_is_wrong_as_a_whole(self, hostile: Hostile) -> None:
+    def test_invalid_conf_as_a_whole_is_named_in_one_sentence(self, hostile: Hostile) -> None:
         with pytest.raises(RefusedError) as caught:
             parse_request(hostile.conf)
         check_sentence(str(caught.value), hostile.named)
 
     @pytest.mark.parametrize("place", sorted(FIELDS), ids=".".join)
-    def test_neither_the_sentence_nor_what_a_log_shows_of_it_repeats_a_value(self, place: tuple[str, ...]) -> None:
+    def test_refusal_and_its_traceback_never_repeat_a_value(self, place: tuple[str, ...]) -> None:
         with pytest.raises(RefusedError) as caught:
             parse_request(changed(CONF, place, {SECRET: SECRET}))
         assert SECRET not in "".join(traceback.format_exception(caught.value))
 
-    def test_no_control_sequence_reaches_a_terminal(self) -> None:
+    def test_refusal_contains_no_control_sequence(self) -> None:
         with pytest.raises(RefusedError) as caught:
             parse_request({**CONF, "\x1b[2J\u202e": "\x1b[2J\u202e"})
         shown = "".join(traceback.format_exception(caught.value))
         assert not {"\x1b", "\u202e"} & set(shown)
 
-    def test_the_examples_are_many_and_of_every_kind(self) -> None:
-        """Else the tests above would say little."""
+    def test_generated_confs_cover_every_field_and_kind_of_mistake(self) -> None:
+        """Without this, the tests above might cover little."""
         examples = drawn(hostile_confs, 500)
         named = {field for hostile in examples for field in hostile.named}
         assert len(examples) == 500
@@ -73,11 +73,11 @@ class TestRefused:
         assert sum("'" in field for field in named) > 50
 
 
-class TestAccepted:
+class TestUnusualConf:
     @settings(MANY, max_examples=500)
     @given(odd_confs())
     @example(CONF)
-    def test_what_is_odd_but_right_arrives_unchanged(self, conf: dict[str, Any]) -> None:
+    def test_valid_values_arrive_unchanged(self, conf: dict[str, Any]) -> None:
         request = parse_request(conf)
         arrived = request.dump()
         for place in [*FIELDS, *NULLABLE]:
@@ -88,12 +88,12 @@ class TestAccepted:
 
     @settings(MANY, max_examples=50)
     @given(odd_confs())
-    def test_no_manifest_holds_any_of_it(self, conf: dict[str, Any]) -> None:
+    def test_no_value_of_the_conf_reaches_a_manifest(self, conf: dict[str, Any]) -> None:
         assert render_version(make_plan(request=parse_request(conf))) == render_version(make_plan())
 
     @settings(MANY, max_examples=200)
     @given(odd_confs())
-    def test_it_is_scored_by_its_numbers_alone(self, conf: dict[str, Any]) -> None:
+    def test_score_depends_on_numbers_not_on_free_text(self, conf: dict[str, Any]) -> None:
         request = parse_request(conf)
         confidence = score(ScoreInputs(make_plan(request=request), PastDeployments()))
         assert 0 <= confidence.score <= 100
@@ -102,7 +102,7 @@ class TestAccepted:
 
 
 def _at(conf: Any, place: tuple[str, ...]) -> Any:
-    """What stands at the place; MISSING where nothing does."""
+    """Return the value at a place; MISSING if there is none."""
     for key in place:
         conf = conf.get(key, MISSING) if isinstance(conf, dict) else MISSING
     return conf

@@ -66,8 +66,8 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-class TestAccepted:
-    def test_the_missions_example_is_accepted(self) -> None:
+class TestAcceptedConf:
+    def test_full_example_is_accepted(self) -> None:
         request = parse_request(CONF)
         assert request.commit == "abc123def456"
         assert request.incident.resolved_when is not None
@@ -75,18 +75,18 @@ class TestAccepted:
         assert (request.safety_gate.tests.passed, request.change.configuration) == (127, True)
 
     @pytest.mark.parametrize("path", sorted(OPTIONAL), ids=dotted)
-    def test_what_is_optional_may_be_left_out(self, path: Path) -> None:
+    def test_optional_fields_may_be_left_out(self, path: Path) -> None:
         value: Any = parse_request(changed(CONF, path, MISSING)).dump()
         for key in path:
             value = value[key]
         assert value in (None, 0, False)
 
     @pytest.mark.parametrize("commit", ["abc123", "0" * 40, "f" * 64])
-    def test_a_commit_has_6_to_64_hex_digits(self, commit: str) -> None:
+    def test_commit_may_have_6_to_64_hex_digits(self, commit: str) -> None:
         assert parse_request(changed(CONF, ("commit",), commit)).commit == commit
 
     @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("24h", 86_400), ("1d", 86_400), (45, 45)])
-    def test_a_duration_may_have_its_unit(self, text: str | int, seconds: int) -> None:
+    def test_duration_may_have_a_unit(self, text: str | int, seconds: int) -> None:
         request = parse_request(changed(CONF, ("incident", "resolved_when", "for"), text))
         assert request.incident.resolved_when is not None
         assert request.incident.resolved_when.for_ == seconds
@@ -94,10 +94,10 @@ class TestAccepted:
     @pytest.mark.parametrize(
         "title", ["{{ 7*7 }}", "$(reboot)", "'; DROP TABLE dag; --", "<script>", "naïve 支付 💥", "a: [b"]
     )
-    def test_free_text_is_kept_as_it_is(self, title: str) -> None:
+    def test_free_text_is_kept_unchanged(self, title: str) -> None:
         assert parse_request(changed(CONF, ("incident", "title"), title)).incident.title == title
 
-    def test_a_query_may_have_several_lines(self) -> None:
+    def test_query_may_have_several_lines(self) -> None:
         query = "sum(\n\trate(x[1m])\n)"
         request = parse_request(changed(CONF, ("incident", "resolved_when", "query"), query))
         assert request.incident.resolved_when is not None
@@ -123,19 +123,19 @@ class TestAccepted:
             'x{a="#"}[5m]',
         ],
     )
-    def test_a_query_may_look_back_for_a_day(self, query: str) -> None:
+    def test_query_may_have_a_range_of_a_day(self, query: str) -> None:
         path = ("incident", "resolved_when", "query")
         assert parse_request(changed(CONF, path, query)).incident.resolved_when is not None
 
-    def test_it_survives_xcom(self) -> None:
+    def test_request_survives_json(self) -> None:
         request = parse_request(CONF)
         assert DeployRequest.load(json.loads(json.dumps(request.dump()))) == request
 
-    def test_it_cannot_be_changed_afterwards(self) -> None:
+    def test_request_is_frozen(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             parse_request(CONF).commit = "f" * 40  # type: ignore[misc]
 
-    def test_the_given_object_is_left_alone(self) -> None:
+    def test_parsing_does_not_change_the_conf(self) -> None:
         conf = copy.deepcopy(CONF)
         parse_request(conf)
         assert conf == CONF
@@ -159,12 +159,12 @@ STRANGE: list[Any] = [
 ]
 
 
-class TestRefused:
+class TestRefusedConf:
     @pytest.mark.parametrize("path", [path for path in EVERY_PATH if path not in OPTIONAL], ids=dotted)
-    def test_a_missing_field_is_named(self, path: Path) -> None:
+    def test_missing_field_is_named(self, path: Path) -> None:
         assert refusal(changed(CONF, path, MISSING)) == f"conf: {dotted(path)} is missing; add it"
 
-    def test_an_unknown_field_is_named(self) -> None:
+    def test_unknown_field_is_named(self) -> None:
         assert refusal({**CONF, "comit": 1}) == "conf: comit is not a known key; remove it or correct its spelling"
 
     @pytest.mark.parametrize(
@@ -180,25 +180,25 @@ class TestRefused:
         ],
         ids=dotted,
     )
-    def test_an_unknown_field_of_a_part_is_named(self, parent: Path) -> None:
+    def test_unknown_nested_field_is_named(self, parent: Path) -> None:
         assert f"conf: {dotted(parent)}.extra is not a known key" in refusal(changed(CONF, (*parent, "extra"), 1))
 
     @pytest.mark.parametrize("path", EVERY_PATH, ids=dotted)
-    def test_a_value_of_another_type_is_named(self, path: Path) -> None:
+    def test_value_of_a_wrong_type_is_named(self, path: Path) -> None:
         for wrong in ([], [1], "0.5" if path[-1] in ("coverage", "value") else 1.5):
             assert f"conf: {dotted(path)}" in refusal(changed(CONF, path, wrong))
 
     @pytest.mark.parametrize("path", [("change", "files"), ("safety_gate", "tests", "passed")], ids=dotted)
     @pytest.mark.parametrize("wrong", ["3", 3.0, True, None, -1, 10**7 + 1, 10**30, 10**400])
-    def test_a_count_is_a_plain_number_in_range(self, path: Path, wrong: Any) -> None:
+    def test_count_that_is_not_an_integer_in_range_is_refused(self, path: Path, wrong: Any) -> None:
         assert f"conf: {dotted(path)} is not valid" in refusal(changed(CONF, path, wrong))
 
     @pytest.mark.parametrize("wrong", ["true", "yes", 1, 0, None])
-    def test_a_flag_is_true_or_false(self, wrong: Any) -> None:
+    def test_flag_that_is_not_a_boolean_is_refused(self, wrong: Any) -> None:
         assert "conf: change.migrations is not valid" in refusal(changed(CONF, ("change", "migrations"), wrong))
 
     @pytest.mark.parametrize("wrong", [-0.01, 1.01, "85%", "0.85", 85, True, 10**400])
-    def test_coverage_is_a_share(self, wrong: Any) -> None:
+    def test_coverage_outside_0_to_1_is_refused(self, wrong: Any) -> None:
         assert "conf: safety_gate.coverage is not valid" in refusal(changed(CONF, ("safety_gate", "coverage"), wrong))
 
     @pytest.mark.parametrize(
@@ -223,33 +223,33 @@ class TestRefused:
             "",
         ],
     )
-    def test_a_commit_is_nothing_but_a_hash(self, commit: str) -> None:
+    def test_commit_that_is_not_a_hash_is_refused(self, commit: str) -> None:
         assert refusal(changed(CONF, ("commit",), commit)).startswith("conf: commit is not valid")
 
     @pytest.mark.parametrize(
         "identity", ["../../etc/passwd", "-x", "", "a/b", "INC 1", "INC-1\n", "$(x)", "{{x}}", "I" * 65]
     )
-    def test_an_incidents_id_is_safe_as_a_name(self, identity: str) -> None:
+    def test_incident_id_with_unsafe_characters_is_refused(self, identity: str) -> None:
         assert "conf: incident.id is not valid" in refusal(changed(CONF, ("incident", "id"), identity))
 
     @pytest.mark.parametrize("path", [("incident", "title"), ("emergency", "reason")], ids=dotted)
     @pytest.mark.parametrize("text", ["", "a\nb", "a\r", "\x00", "\x1b[2J", "\x7f", "x" * 201, "\ud800"])
-    def test_free_text_is_one_short_line(self, path: Path, text: str) -> None:
+    def test_free_text_of_several_or_long_lines_is_refused(self, path: Path, text: str) -> None:
         assert f"conf: {dotted(path)} is not valid" in refusal(changed(CONF, path, text))
 
     @pytest.mark.parametrize("query", ["", "up\x00", "up\x1b[2J", "x" * 2001, 5])
-    def test_a_query_is_text_of_some_length(self, query: Any) -> None:
+    def test_empty_or_overlong_query_is_refused(self, query: Any) -> None:
         path = ("incident", "resolved_when", "query")
         assert f"conf: {dotted(path)} is not valid" in refusal(changed(CONF, path, query))
 
     @pytest.mark.parametrize("query", GREEDY)
-    def test_a_query_does_not_ask_prometheus_for_years(self, query: str) -> None:
+    def test_query_with_an_excessive_range_is_refused(self, query: str) -> None:
         """Its own time-out would not stop that."""
-        said = refusal(changed(CONF, ("incident", "resolved_when", "query"), query))
-        assert re.match(r"conf: incident\.resolved_when\.query is not valid: .*(shorten|write ranges)", said)
+        message = refusal(changed(CONF, ("incident", "resolved_when", "query"), query))
+        assert re.match(r"conf: incident\.resolved_when\.query is not valid: .*(shorten|write ranges)", message)
 
     @pytest.mark.parametrize("op", ["==", "!=", "=", "< 5 or 1 <", "", "lt", None])
-    def test_a_comparison_is_one_of_four(self, op: Any) -> None:
+    def test_unknown_comparison_is_refused(self, op: Any) -> None:
         assert "conf: incident.resolved_when.op is not valid" in refusal(
             changed(CONF, ("incident", "resolved_when", "op"), op)
         )
@@ -257,22 +257,22 @@ class TestRefused:
     @pytest.mark.parametrize(
         "wrong", ["5 m", "m", "-5m", "5M", "1e3s", "25h", "99999999d", "\u0665m", -1, 86_401, 1.5, True, "300"]
     )
-    def test_a_duration_is_a_number_with_a_unit_of_at_most_a_day(self, wrong: Any) -> None:
+    def test_invalid_or_overlong_duration_is_refused(self, wrong: Any) -> None:
         path = ("incident", "resolved_when", "for")
         assert f"conf: {dotted(path)} is not valid" in refusal(changed(CONF, path, wrong))
 
-    def test_more_passed_tests_than_tests_are_refused(self) -> None:
-        said = refusal(changed(CONF, ("safety_gate", "tests", "passed"), 128))
-        assert said.startswith("conf: safety_gate.tests is not valid")
-        assert "passed is larger than total" in said
+    def test_more_passed_tests_than_total_are_refused(self) -> None:
+        message = refusal(changed(CONF, ("safety_gate", "tests", "passed"), 128))
+        assert message.startswith("conf: safety_gate.tests is not valid")
+        assert "passed is larger than total" in message
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("path", [("incident", "resolved_when", "value"), ("safety_gate", "coverage")], ids=dotted)
-    def test_what_is_no_json_number_is_refused(self, path: Path, number: float) -> None:
+    def test_nan_and_infinity_are_refused(self, path: Path, number: float) -> None:
         assert refusal(changed(CONF, path, number)).startswith("conf: ")
 
     @pytest.mark.parametrize("conf", [None, {}, [], "", "abc", 5, True, [CONF], json.dumps(CONF)])
-    def test_what_is_no_object_is_refused(self, conf: Any) -> None:
+    def test_conf_that_is_not_an_object_is_refused(self, conf: Any) -> None:
         assert refusal(conf).startswith("conf: is empty or not an object; send an object")
 
     @pytest.mark.parametrize(
@@ -280,31 +280,31 @@ class TestRefused:
         STRANGE,
         ids=range(14),
     )
-    def test_strange_objects_are_refused_in_one_printable_line(self, conf: Any) -> None:
-        said = refusal(conf)
-        assert said.startswith("conf: ")
-        assert said.isprintable()
-        assert len(said) < 2000
+    def test_conf_that_is_not_json_is_refused_in_one_printable_line(self, conf: Any) -> None:
+        message = refusal(conf)
+        assert message.startswith("conf: ")
+        assert message.isprintable()
+        assert len(message) < 2000
 
-    def test_a_huge_conf_is_refused_with_its_size(self) -> None:
-        said = refusal(changed(CONF, ("incident", "title"), "x" * MAX_BYTES))
-        assert f"at most {MAX_BYTES} are permitted" in said
+    def test_oversized_conf_is_refused_with_the_limit(self) -> None:
+        message = refusal(changed(CONF, ("incident", "title"), "x" * MAX_BYTES))
+        assert f"at most {MAX_BYTES} are permitted" in message
 
     @pytest.mark.parametrize("turning", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-    def test_a_line_is_read_in_one_direction(self, turning: str) -> None:
+    def test_bidirectional_control_character_is_refused(self, turning: str) -> None:
         """Else a person would read something else than what was sent."""
-        said = refusal(changed(CONF, ("incident", "title"), f"a{turning}b"))
-        assert said == "conf: incident.title is not valid: send one line, without control characters"
+        message = refusal(changed(CONF, ("incident", "title"), f"a{turning}b"))
+        assert message == "conf: incident.title is not valid: send one line, without control characters"
 
     @pytest.mark.parametrize("key", ["x; conf: commit is fine", "a.b", "a b", "'", '"', "", "naïve", "x\n"])
-    def test_a_key_that_is_no_word_is_quoted(self, key: str) -> None:
+    def test_unusual_key_is_quoted(self, key: str) -> None:
         assert refusal({**CONF, key: 1}).startswith(f"conf: {key!a} is not a known key")
 
-    def test_many_mistakes_are_named_but_not_without_end(self) -> None:
-        said = refusal({**CONF, **{f"extra{number}": 1 for number in range(1000)}})
-        assert said.count("is not a known key") == 5
+    def test_at_most_five_mistakes_are_named(self) -> None:
+        message = refusal({**CONF, **{f"extra{number}": 1 for number in range(1000)}})
+        assert message.count("is not a known key") == 5
 
-    def test_the_sentence_never_repeats_the_value(self) -> None:
+    def test_refusal_never_repeats_the_value(self) -> None:
         assert "s3cr3t" not in refusal(changed(CONF, ("change", "files"), "s3cr3t"))
 
 
@@ -329,25 +329,25 @@ def check(conf: Any) -> None:
     try:
         request = parse_request(conf)
     except RefusedError as error:
-        said = str(error)
-        assert said.startswith("conf: ")
-        assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in said)
+        message = str(error)
+        assert message.startswith("conf: ")
+        assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in message)
     else:
         assert DeployRequest.load(json.loads(json.dumps(request.dump(), allow_nan=False))) == request
 
 
-class TestAnything:
+class TestAnyConf:
     @given(st.dictionaries(keys, json_values, max_size=6))
-    def test_any_json_object_parses_or_is_refused(self, conf: dict[str, Any]) -> None:
+    def test_any_json_object_is_parsed_or_refused(self, conf: dict[str, Any]) -> None:
         check(conf)
 
     @settings(max_examples=300)
     @given(st.sampled_from(EVERY_PATH), json_values)
-    def test_any_value_at_any_place_parses_or_is_refused(self, path: Path, value: Any) -> None:
+    def test_any_value_of_any_field_is_parsed_or_refused(self, path: Path, value: Any) -> None:
         check(changed(CONF, path, value))
 
     @given(st.text(max_size=200) | st.text("a\x85\u2028\u2029 ", min_size=1, max_size=5))
-    def test_an_accepted_title_is_one_line(self, title: str) -> None:
+    def test_accepted_title_is_one_line(self, title: str) -> None:
         try:
             request = parse_request(changed(CONF, ("incident", "title"), title))
         except RefusedError:

@@ -30,7 +30,7 @@ def refusal(**changes: Any) -> str:
 
 
 class TestDefaults:
-    def test_what_the_team_knows_is_enough(self) -> None:
+    def test_minimal_spec_gets_all_defaults(self) -> None:
         spec = make_spec()
         assert spec.canary.stages == (5, 25, 50, 100)
         assert (spec.canary.bake, spec.canary.max_bake) == (60, 1800)
@@ -38,19 +38,19 @@ class TestDefaults:
         assert spec.source.branches == ("main",)
 
     @pytest.mark.parametrize("field", list(SPEC))
-    def test_what_only_the_team_knows_is_required(self, field: str) -> None:
+    def test_missing_required_field_is_refused(self, field: str) -> None:
         with pytest.raises(RefusedError, match=f"^payments.yaml: {field} is missing; add it$"):
             parse_spec({key: value for key, value in SPEC.items() if key != field}, "payments.yaml")
 
-    def test_all_six_gates_have_a_limit(self) -> None:
+    def test_all_six_gates_have_a_default_limit(self) -> None:
         assert list(make_spec().gates) == list(GATES)
         assert make_spec(gates={"memory": 0.5}).gates["memory"] == 0.5
         assert make_spec(gates={"memory": 0.5}).gates["error_rate"] == GATES["error_rate"].default
 
-    def test_latency_limits_are_the_ones_that_must_be_bucket_edges(self) -> None:
+    def test_latency_limits_hold_the_latency_gates_only(self) -> None:
         assert make_spec(gates={"latency_p99": 2.5}).latency_limits == {"latency_p95": 0.5, "latency_p99": 2.5}
 
-    def test_it_survives_xcom(self) -> None:
+    def test_spec_survives_json(self) -> None:
         spec = make_spec(config={"A": "b"}, gates={"memory": 0.5}, canary={"stages": [1, 100], "bake": "90s"})
         assert DeploymentSpec.load(json.loads(json.dumps(spec.dump()))) == spec
         assert parse_spec(spec.dump(), "again") == spec
@@ -59,8 +59,8 @@ class TestDefaults:
 ROUTE = {"name": "a", "gateway": {"name": "public", "namespace": "gateways"}, "hostnames": ["a.test", "*.a.test"]}
 
 
-class TestRefused:
-    def test_a_route_that_may_have_to_be_made_is_none(self) -> None:
+class TestRefusedSpec:
+    def test_route_to_create_has_gateway_and_hostnames(self) -> None:
         assert make_spec(route=ROUTE).route.hostnames == ("a.test", "*.a.test")
 
     @pytest.mark.parametrize(
@@ -140,15 +140,15 @@ class TestRefused:
             ({"connections": {"kubernetes": "a b"}}, "connections.kubernetes"),
             ({"connections": {"kubernetes": "{{ var.value.x }}"}}, "connections.kubernetes"),
             ({"approval_timeout": "1s"}, "approval_timeout"),
-            ({"whatever": 1}, "whatever"),
+            ({"unknown": 1}, "unknown"),
         ],
     )
-    def test_the_field_is_named(self, changes: dict[str, Any], field: str) -> None:
-        said = refusal(**changes)
-        assert said.startswith(f"payments.yaml: {field}")
-        assert said.isprintable()
+    def test_invalid_field_is_named(self, changes: dict[str, Any], field: str) -> None:
+        message = refusal(**changes)
+        assert message.startswith(f"payments.yaml: {field}")
+        assert message.isprintable()
 
-    def test_a_critical_service_begins_with_a_small_share(self) -> None:
+    def test_first_share_beyond_the_criticality_is_refused(self) -> None:
         assert make_spec(criticality="high", canary={"stages": [10, 100]}).canary.stages == (10, 100)
         assert make_spec(criticality="medium", canary={"stages": [25, 100]}).canary.stages == (25, 100)
         assert refusal(criticality="high", canary={"stages": [25, 100]}) == (
@@ -156,7 +156,7 @@ class TestRefused:
             " but criticality high permits at most 10 %; begin with a smaller share"
         )
 
-    def test_of_a_wrong_criticality_it_is_said_once(self) -> None:
+    def test_invalid_criticality_is_reported_once(self) -> None:
         assert refusal(criticality="urgent", canary={"stages": [50, 100]}).count("payments.yaml") == 1
 
     @pytest.mark.parametrize(
@@ -188,24 +188,24 @@ class TestRefused:
             ("context", "a/.."),
         ],
     )
-    def test_a_source_cannot_leave_its_repository_or_reach_a_command(self, field: str, value: Any) -> None:
+    def test_source_that_leaves_its_repository_or_reaches_a_command_is_refused(self, field: str, value: Any) -> None:
         assert refusal(source={**SPEC["source"], field: value}).startswith(f"payments.yaml: source.{field}")
 
     @pytest.mark.parametrize(
         "url", ["https://ada:s3cret@git.example.com/x", "https://s3cret@git.example.com/x", "file://ada:s3cret@/srv/x"]
     )
-    def test_a_login_in_the_repositorys_address_is_refused_and_not_repeated(self, url: str) -> None:
+    def test_login_in_the_repository_url_is_refused_and_not_repeated(self, url: str) -> None:
         """It would end in XCom, in logs and in the image's label."""
-        said = refusal(source={**SPEC["source"], "repository": url})
-        assert "contains a login" in said
-        assert "s3cret" not in said
+        message = refusal(source={**SPEC["source"], "repository": url})
+        assert "contains a login" in message
+        assert "s3cret" not in message
 
     @pytest.mark.parametrize("url", ["ssh://git@git.example.com/x", "https://git.example.com/a@b", "file:///srv/a@b"])
-    def test_an_address_without_a_secret_is_accepted(self, url: str) -> None:
+    def test_repository_url_without_a_secret_is_accepted(self, url: str) -> None:
         assert make_spec(source={**SPEC["source"], "repository": url}).source.repository == url
 
     @pytest.mark.parametrize("data", [None, [], "payments", 5, {1: 2}, {None: None}])
-    def test_what_is_no_spec_is_refused(self, data: Any) -> None:
+    def test_spec_that_is_not_a_mapping_is_refused(self, data: Any) -> None:
         with pytest.raises(RefusedError, match=r"^x\.yaml: "):
             parse_spec(data, "x.yaml")
 
@@ -217,15 +217,15 @@ class TestRefused:
         ),
         st.sampled_from(list(DeploymentSpec.model_fields)),
     )
-    def test_any_value_of_any_field_parses_or_is_refused(self, value: Any, field: str) -> None:
+    def test_any_value_of_any_field_is_parsed_or_refused(self, value: Any, field: str) -> None:
         try:
             spec = make_spec(**{field: value})
         except RefusedError as error:
-            said = str(error)
+            message = str(error)
         else:
-            said = "payments.yaml: accepted"
+            message = "payments.yaml: accepted"
             assert len(version_name(spec.service, COMMIT, 1_795_417_200)) <= 63
-        assert said.startswith("payments.yaml: ")
+        assert message.startswith("payments.yaml: ")
 
 
 FULL: dict[str, Any] = {
@@ -244,7 +244,7 @@ PLAUSIBLE = st.sampled_from([1, 2, 60, 0.5, "5m", "main", ["main"], [50, 100], "
 class TestAnySpec:
     @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(PLACES), YAML_VALUES | PLAUSIBLE)
-    def test_a_changed_value_is_refused_by_its_name_or_taken_as_it_is(self, place: tuple[str, ...], value: Any) -> None:
+    def test_changed_value_is_refused_by_name_or_kept_unchanged(self, place: tuple[str, ...], value: Any) -> None:
         refused = None
         try:
             spec = parse_spec(changed(FULL, place, value), "x.yaml")
@@ -271,9 +271,9 @@ def holds(arrived: Any, value: Any) -> bool:
     return bool(arrived == value) and isinstance(arrived, bool) == isinstance(value, bool)
 
 
-class TestFiles:
+class TestSpecFiles:
     @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-    def test_the_shipped_examples_are_valid(self, path: Path) -> None:
+    def test_shipped_examples_are_valid(self, path: Path) -> None:
         assert load_spec(path).service
 
     @pytest.mark.parametrize(
@@ -294,20 +294,20 @@ class TestFiles:
         ],
         ids=range(12),
     )
-    def test_a_broken_file_is_refused_by_its_name_in_one_line(self, text: str, tmp_path: Path) -> None:
+    def test_broken_yaml_is_refused_with_the_files_name_in_one_line(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / "broken.yaml"
         path.write_text(text)
         with pytest.raises(RefusedError, match=r"^broken\.yaml: ") as caught:
             load_spec(path)
         assert str(caught.value).isprintable()
 
-    def test_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
+    def test_file_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "broken.yaml"
         path.write_bytes(b"service: \xff\xfe")
         with pytest.raises(RefusedError, match=r"^broken\.yaml: "):
             load_spec(path)
 
-    def test_a_file_that_cannot_be_read_is_refused(self, tmp_path: Path) -> None:
+    def test_unreadable_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "dangling.yaml"
         path.symlink_to(tmp_path / "nowhere")
         with pytest.raises(RefusedError, match=r"^dangling\.yaml: "):
@@ -315,14 +315,14 @@ class TestFiles:
 
 
 class TestMetrics:
-    def test_a_presets_name_alone_and_with_other_names_for_what_it_counts(self) -> None:
+    def test_metrics_may_be_a_preset_or_override_its_names(self) -> None:
         assert make_spec().metrics.names == SOURCES["traefik"]
         assert make_spec(metrics="application").metrics.names == SOURCES["application"]
-        said = {"preset": "application", "requests": "orders_total", "duration": "orders_seconds", "label": "job"}
-        named = make_spec(metrics=said).metrics.names
+        names = {"preset": "application", "requests": "orders_total", "duration": "orders_seconds", "label": "job"}
+        named = make_spec(metrics=names).metrics.names
         assert (named.requests, named.duration, named.label) == ("orders_total", "orders_seconds", "job")
         assert (named.code, named.namespace) == ("code", "namespace")
 
-    def test_it_travels_with_the_plan(self) -> None:
+    def test_metrics_survive_the_plans_json(self) -> None:
         spec = make_spec(metrics={"preset": "application", "code": "status"})
         assert DeploymentSpec.load(spec.dump()).metrics.names.code == "status"

@@ -1,4 +1,4 @@
-"""Whose answer counts, and what is said of it."""
+"""Which answers count, and the sentence for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GRACE = Person(id="3", name="grace")
         ("ada", "Reject", None, True),
     ],
 )
-def test_a_no_counts_from_everybody_and_a_yes_from_nobody_but_somebody_else(
+def test_rejection_always_counts_and_approval_only_from_another_user(
     requester: str | None, said: Option, by: Person | None, counts: bool
 ) -> None:
     answer = answered(said, AT, by, requester)
@@ -38,30 +38,30 @@ def test_a_no_counts_from_everybody_and_a_yes_from_nobody_but_somebody_else(
 
 
 @pytest.mark.parametrize("said", ["silence", "withdrawn"])
-def test_what_ends_a_question_otherwise_is_no_yes(said: str) -> None:
+def test_silence_and_withdrawal_are_not_approvals(said: str) -> None:
     assert not Answer.model_validate({"said": said, "at": AT}).agreed
 
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (answered("Approve", AT, GRACE, "ada"), "grace (id 3) said Approve at 2026-11-23 07:00:00 UTC"),
+        (answered("Approve", AT, GRACE, "ada"), "grace (id 3) approved at 2026-11-23 07:00:00 UTC"),
         (
             answered("Approve", AT, Person(id="ada", name="ada"), "ada"),
-            "ada said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
-            " whoever asked for a deployment may not approve it",
+            "ada approved at 2026-11-23 07:00:00 UTC, which does not count:"
+            " requesters may not approve their own deployment",
         ),
         (
             answered("Approve", AT, None, "ada"),
-            "nobody who has signed in said Approve at 2026-11-23 07:00:00 UTC, which does not count:"
-            " a yes needs somebody who has signed in",
+            "an unauthenticated user approved at 2026-11-23 07:00:00 UTC, which does not count:"
+            " an approval needs an authenticated user",
         ),
-        (Answer(said="silence", at=AT), "nobody answered until 2026-11-23 07:00:00 UTC, and silence is a no"),
+        (Answer(said="silence", at=AT), "no answer until 2026-11-23 07:00:00 UTC, which counts as a rejection"),
         (
             Answer(said="withdrawn", at=AT, why="the route is braked"),
             "the question was withdrawn at 2026-11-23 07:00:00 UTC: the route is braked",
         ),
     ],
 )
-def test_one_sentence_says_who_what_and_when(answer: Answer, sentence: str) -> None:
+def test_sentence_names_person_answer_and_time(answer: Answer, sentence: str) -> None:
     assert answer.sentence == sentence

@@ -89,8 +89,8 @@ verdicts = st.lists(st.sampled_from(VERDICTS), max_size=8).map(tuple)
 knowns = st.builds(ScoreInputs, plans(), outcomes, verdicts)
 
 
-class TestTheScore:
-    def test_the_missions_example_scores_about_85_and_goes_on_alone(self) -> None:
+class TestScore:
+    def test_full_example_scores_about_85_and_needs_no_approval(self) -> None:
         """Safety 100 %, criticality HIGH, history 80 %, coverage 85 %; the canary is still to come."""
         confidence = rated()
         values = {factor.name: factor.value for factor in confidence.factors}
@@ -99,12 +99,12 @@ class TestTheScore:
         assert confidence.score == pytest.approx(85, abs=3)
         assert (confidence.route, confidence.vetoes) == ("go", ())
 
-    def test_the_weights_sum_to_one(self) -> None:
+    def test_weights_sum_to_one(self) -> None:
         assert sum(weight for weight, _ in FACTORS.values()) == pytest.approx(1)
         assert len(FACTORS) == 6
 
     @given(knowns)
-    def test_it_lies_within_0_and_100_and_each_factor_within_0_and_1(self, known: ScoreInputs) -> None:
+    def test_score_lies_within_0_and_100_and_factors_within_0_and_1(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert 0 <= confidence.score <= 100
         assert [factor.name for factor in confidence.factors] == list(FACTORS)
@@ -112,7 +112,7 @@ class TestTheScore:
         assert all(factor.reason for factor in confidence.factors)
 
     @given(knowns)
-    def test_what_is_not_known_is_left_out_and_the_rest_renormalised(self, known: ScoreInputs) -> None:
+    def test_unknown_factor_is_left_out_and_the_weights_are_renormalised(self, known: ScoreInputs) -> None:
         confidence = score(known)
         rest = [(f.weight, f.value) for f in confidence.factors if f.value is not None]
         expected = 100 * sum(w * v for w, v in rest) / sum(w for w, _ in rest)
@@ -130,90 +130,94 @@ class TestTheScore:
         }
 
     @given(knowns, st.text(max_size=50))
-    def test_it_does_not_depend_on_free_text(self, known: ScoreInputs, text: str) -> None:
-        """Nobody talks a score up: neither by a title nor by a reason, a name or an urgency."""
+    def test_score_does_not_depend_on_free_text(self, known: ScoreInputs, text: str) -> None:
+        """Titles, reasons, names and urgency do not raise a score."""
         request = known.plan.request
-        told = request.model_copy(
+        renamed = request.model_copy(
             update={
                 "incident": request.incident.model_copy(update={"title": text, "id": text, "severity": "low"}),
                 "emergency": None,
             }
         )
-        other = known.plan.model_copy(update={"request": told, "requester": text, "run_id": text, "commit": text})
+        other = known.plan.model_copy(update={"request": renamed, "requester": text, "run_id": text, "commit": text})
         assert score(ScoreInputs(other, known.outcomes, known.verdicts)) == score(known)
 
     @given(knowns)
-    def test_it_survives_xcom_and_artifact(self, known: ScoreInputs) -> None:
+    def test_confidence_survives_json(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert Confidence.load(json.loads(json.dumps(confidence.dump()))) == confidence
 
 
-class TestTheReport:
+class TestReport:
     @given(knowns)
-    def test_each_value_and_reason_can_be_made_again_from_the_inputs_alone(self, known: ScoreInputs) -> None:
+    def test_value_and_reason_follow_from_the_inputs_alone(self, known: ScoreInputs) -> None:
         for factor in score(known).dump()["factors"]:
             weight, rule = FACTORS[factor["name"]]
             assert (factor["weight"], factor["value"], factor["reason"]) == (weight, *rule(**factor["inputs"]))
 
     @given(knowns)
-    def test_each_number_stands_in_the_reason(self, known: ScoreInputs) -> None:
+    def test_reason_contains_every_input_number(self, known: ScoreInputs) -> None:
         for factor in score(known).factors:
             if factor.value is not None:
                 numbers = [str(value) for value in factor.inputs.values() if type(value) is int and value > 0]
                 assert all(number in factor.reason for number in numbers)
 
-    def test_it_says_what_was_seen(self) -> None:
+    def test_reasons_name_the_inputs(self) -> None:
         seen = rated(verdicts=("HEALTHY", "HEALTHY", "UNDECIDED", "HEALTHY"))
         assert {factor.name: factor.reason for factor in seen.factors} == {
-            "safety_gates": ("127/127 tests, 0 lint issues, 0 critical vulnerabilities, 0 high ones, build success"),
-            "canary_health": "3 of 4 gates ended healthy, 1 left it to a person",
+            "safety_gates": (
+                "127/127 tests, 0 lint issues, 0 critical vulnerabilities, 0 high vulnerabilities, build success"
+            ),
+            "canary_health": "3 of 4 gates healthy, 1 left to a person",
             "blast_radius": "criticality high, first share 5 %",
-            "history": "8 earlier deployments held, 2 did not",
+            "history": "8 earlier deployments verified, 2 not",
             "complexity": "3 files, 41 lines, with configuration",
             "coverage": "85% of lines",
         }
 
-    def test_a_first_version_takes_nobody_from_one_that_serves(self) -> None:
+    def test_first_version_takes_no_traffic_from_another(self) -> None:
         plan = make_plan(make_spec(criticality="medium", canary={"stages": [50, 100]}), stable="")
         (blast,) = (
             factor for factor in score(ScoreInputs(plan, PastDeployments())).factors if factor.name == "blast_radius"
         )
         assert blast.value == CRITICALITY["medium"].trust
-        assert blast.reason == "criticality medium, nobody is taken from a version that serves"
+        assert blast.reason == "criticality medium, no traffic is taken from another version"
 
-    def test_it_says_what_was_not_stated(self) -> None:
+    def test_reasons_name_what_was_not_stated(self) -> None:
         silent = rated(*((path, None) for path in (LINT, FOUND, BUILD, COVERAGE)), outcomes=PastDeployments())
         assert {factor.name: factor.reason for factor in silent.factors if "no" in factor.reason} == {
             "safety_gates": (
-                "127/127 tests, lint issues not stated, critical vulnerabilities not stated, high ones not stated,"
-                " build not stated"
+                "127/127 tests, lint issues not stated, critical vulnerabilities not stated,"
+                " high vulnerabilities not stated, build not stated"
             ),
-            "canary_health": "not known before the canary",
+            "canary_health": "unknown before the canary",
             "history": "no earlier deployment of this service",
             "coverage": "not stated",
         }
-        asked = rated(verdicts=("UNDECIDED", None))
-        assert asked.factors[1].reason == "none of 2 gates has decided"
+        undecided = rated(verdicts=("UNDECIDED", None))
+        assert undecided.factors[1].reason == "none of 2 gates has a verdict"
 
 
 class TestBetterNeverScoresLower:
-    """Each input by itself, all else being equal, whatever all else is."""
+    """Each input by itself, with all other inputs equal and arbitrary."""
 
     @given(confs(), st.data())
-    def test_more_tests_that_pass(self, conf: dict[str, Any], data: st.DataObject) -> None:
+    def test_more_passed_tests_never_score_lower(self, conf: dict[str, Any], data: st.DataObject) -> None:
         few, many = sorted(data.draw(st.integers(0, conf["safety_gate"]["tests"]["total"])) for _ in range(2))
         self.compare(changed(conf, PASSED, few), changed(conf, PASSED, many))
 
     @pytest.mark.parametrize("path", [LINT, ("change", "files"), ("change", "lines")])
     @given(confs(), counts, counts)
     @example(CONF, 0, 100_000)
-    def test_fewer_issues_and_a_smaller_change(self, path: Path, conf: dict[str, Any], one: int, other: int) -> None:
+    def test_fewer_issues_and_a_smaller_change_never_score_lower(
+        self, path: Path, conf: dict[str, Any], one: int, other: int
+    ) -> None:
         few, many = sorted((one, other))
         self.compare(changed(conf, path, many), changed(conf, path, few))
 
     @pytest.mark.parametrize("severity", ["critical", "high"])
     @given(confs(), counts, counts, counts)
-    def test_fewer_vulnerabilities(
+    def test_fewer_vulnerabilities_never_score_lower(
         self, severity: str, conf: dict[str, Any], one: int, other: int, beside: int
     ) -> None:
         few, many = sorted((one, other))
@@ -222,26 +226,26 @@ class TestBetterNeverScoresLower:
         self.compare(changed(conf, FOUND, worse), changed(conf, FOUND, better))
 
     @given(confs(), shares, shares)
-    def test_more_coverage(self, conf: dict[str, Any], one: float, other: float) -> None:
+    def test_more_coverage_never_scores_lower(self, conf: dict[str, Any], one: float, other: float) -> None:
         low, high = sorted((one, other))
         self.compare(changed(conf, COVERAGE, low), changed(conf, COVERAGE, high))
 
     @given(confs())
-    def test_a_build_that_succeeds(self, conf: dict[str, Any]) -> None:
+    def test_successful_build_never_scores_lower(self, conf: dict[str, Any]) -> None:
         self.compare(changed(conf, BUILD, "failure"), changed(conf, BUILD, "success"))
 
     @pytest.mark.parametrize("kind", KINDS)
     @given(confs())
-    def test_a_change_that_touches_less(self, kind: str, conf: dict[str, Any]) -> None:
+    def test_change_of_fewer_kinds_never_scores_lower(self, kind: str, conf: dict[str, Any]) -> None:
         self.compare(changed(conf, ("change", kind), True), changed(conf, ("change", kind), False))
 
     @pytest.mark.parametrize("path", [LINT, FOUND, BUILD])
     @given(confs())
-    def test_a_finding_is_never_worth_more_than_silence(self, path: Path, conf: dict[str, Any]) -> None:
+    def test_stated_finding_never_scores_higher_than_no_statement(self, path: Path, conf: dict[str, Any]) -> None:
         self.compare(conf, changed(conf, path, None))
 
     @given(plans(), outcomes, outcomes, verdicts)
-    def test_a_better_history(
+    def test_better_history_never_scores_lower(
         self, made: DeploymentPlan, one: PastDeployments, other: PastDeployments, ended: tuple[str | None, ...]
     ) -> None:
         """From none at all too: one that held raises the score, and one that did not lowers it."""
@@ -250,7 +254,7 @@ class TestBetterNeverScoresLower:
         assert score(ScoreInputs(made, better, ended)).score >= score(ScoreInputs(made, worse, ended)).score
 
     @given(plans(), outcomes, verdicts.filter(bool), st.data())
-    def test_a_healthier_canary(
+    def test_healthier_canary_never_scores_lower(
         self, made: DeploymentPlan, past: PastDeployments, ended: tuple[str | None, ...], data: st.DataObject
     ) -> None:
         """From a gate that could not decide too."""
@@ -259,12 +263,14 @@ class TestBetterNeverScoresLower:
         assert score(ScoreInputs(made, past, better)).score >= score(ScoreInputs(made, past, ended)).score
 
     @given(confs(), outcomes, st.integers(1, 10))
-    def test_a_less_critical_service(self, conf: dict[str, Any], past: PastDeployments, first: int) -> None:
+    def test_less_critical_service_never_scores_lower(
+        self, conf: dict[str, Any], past: PastDeployments, first: int
+    ) -> None:
         by_level = [score(ScoreInputs(planned(conf, level, first), past)).score for level in LEVELS]
         assert by_level == sorted(by_level, reverse=True)
 
     @given(confs(), st.integers(1, 99), st.integers(1, 99))
-    def test_a_smaller_first_share(self, conf: dict[str, Any], one: int, other: int) -> None:
+    def test_smaller_first_share_never_scores_lower(self, conf: dict[str, Any], one: int, other: int) -> None:
         small, large = sorted((one, other))
         scores = [score(ScoreInputs(planned(conf, "medium", first), MISSION)).score for first in (large, small)]
         assert scores == sorted(scores)
@@ -291,18 +297,18 @@ class TestBetterNeverScoresLower:
         (("change", "dependencies"), True),
     ],
 )
-def test_each_input_counts(path: Path, value: Any) -> None:
+def test_every_input_changes_the_score(path: Path, value: Any) -> None:
     assert rated((path, value)).score < rated().score
 
 
-def test_criticality_and_the_first_share_count() -> None:
+def test_criticality_and_first_share_change_the_score() -> None:
     assert len({score(ScoreInputs(plan(criticality=level), MISSION)).score for level in LEVELS}) == len(LEVELS)
     assert len({score(ScoreInputs(planned(CONF, "low", first), MISSION)).score for first in (5, 10, 25, 50)}) == 3
 
 
-class TestTheRoute:
+class TestRoute:
     @given(knowns)
-    def test_the_score_that_is_shown_is_the_one_that_decides(self, known: ScoreInputs) -> None:
+    def test_shown_score_decides_the_route(self, known: ScoreInputs) -> None:
         shown = score(known)
         if shown.vetoes or shown.score < ASK:
             assert shown.route == "refuse"
@@ -311,7 +317,7 @@ class TestTheRoute:
         else:
             assert shown.route == "go"
 
-    def test_just_below_an_edge_the_shown_score_does_not_contradict_the_route(self) -> None:
+    def test_score_just_below_an_edge_does_not_contradict_the_route(self) -> None:
         seen = set()
         for step in range(2001):  # the coverage sweeps the score finely across both edges
             for lint in (0, 10):
@@ -324,13 +330,13 @@ class TestTheRoute:
         assert seen == {"go", "ask", "refuse"}
 
     @pytest.mark.parametrize(("last", "route"), [(last, "go" if last == "HEALTHY" else "ask") for last in VERDICTS])
-    def test_a_high_score_does_not_speak_for_the_last_gate(self, last: str | None, route: str) -> None:
+    def test_high_score_asks_if_the_last_gate_is_not_healthy(self, last: str | None, route: str) -> None:
         shown = rated(verdicts=("HEALTHY",) * 19 + (last,))
         assert shown.score >= GO_ALONE
         assert shown.route == route
 
     @given(knowns)
-    def test_without_a_test_nothing_goes_on_alone(self, known: ScoreInputs) -> None:
+    def test_change_without_tests_never_goes_on_alone(self, known: ScoreInputs) -> None:
         tests = known.plan.request.safety_gate.tests.model_copy(update={"passed": 0, "total": 0})
         gate = known.plan.request.safety_gate.model_copy(update={"tests": tests})
         untested = known.plan.request.model_copy(update={"safety_gate": gate})
@@ -343,29 +349,29 @@ class TestTheRoute:
 VETOES = [
     ((RECOMMENDATION, "HOLD"), "safety_gate.recommendation is HOLD, not DEPLOY"),
     ((RECOMMENDATION, "DEPLOY_"), "safety_gate.recommendation is DEPLOY_, not DEPLOY"),
-    ((PASSED, 126), "safety_gate.tests: 1 of 127 tests fail"),
+    ((PASSED, 126), "safety_gate.tests: 1 of 127 tests failed"),
     ((BUILD, "failure"), "safety_gate.build is failure"),
 ]
 
 
 class TestVetoes:
     @pytest.mark.parametrize(("change", "reason"), VETOES)
-    def test_no_score_outvotes_one(self, change: tuple[Path, Any], reason: str) -> None:
+    def test_veto_refuses_at_any_score(self, change: tuple[Path, Any], reason: str) -> None:
         best = rated(change, (COVERAGE, 1.0), outcomes=PastDeployments(verified=20), verdicts=("HEALTHY",) * 4)
         assert best.vetoes == (reason,)
         assert best.route == "refuse"
 
     @given(knowns)
-    def test_one_always_refuses(self, known: ScoreInputs) -> None:
+    def test_each_veto_refuses(self, known: ScoreInputs) -> None:
         confidence = score(known)
         assert list(confidence.vetoes) == vetoes(known.plan)
         assert not confidence.vetoes or confidence.route == "refuse"
 
     @given(knowns)
-    def test_each_is_given_whatever_else_is_stated(self, known: ScoreInputs) -> None:
+    def test_each_veto_follows_from_its_own_input(self, known: ScoreInputs) -> None:
         gate = known.plan.request.safety_gate
         expected = [gate.recommendation != "DEPLOY", gate.tests.passed < gate.tests.total, gate.build == "failure"]
         assert len(vetoes(known.plan)) == sum(expected)
 
-    def test_all_are_named(self) -> None:
+    def test_all_vetoes_are_named(self) -> None:
         assert len(rated(*[change for change, _ in VETOES[1:]]).vetoes) == 3

@@ -1,4 +1,4 @@
-"""What was recorded is accepted exactly where it is a path of the state machine."""
+"""Recorded steps are accepted if and only if they form a path of the state machine."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def reached(path: list[Transition]) -> list[State]:
 
 
 def following(path: list[State]) -> frozenset[State]:
-    """Return what may come next, an approval leading only to what was asked for."""
+    """Return the states that may follow; an approval leads only to what it approves."""
     if not path:
         return frozenset({S.INIT})
     if path[-1] == S.AWAITING_APPROVAL:
         deployed = S.DEPLOYING in path
-        asked = {S.CANARY, S.PROMOTING, S.ROLLING_BACK} if deployed else {S.DEPLOYING, S.REJECTED}
-        return frozenset(asked)
+        approved = {S.CANARY, S.PROMOTING, S.ROLLING_BACK} if deployed else {S.DEPLOYING, S.REJECTED}
+        return frozenset(approved)
     return NEXT[path[-1]]
 
 
@@ -60,27 +60,27 @@ def legal_walks(draw: st.DrawFn) -> list[State]:
     return path
 
 
-def test_a_deployment_that_goes_well_is_a_path() -> None:
+def test_happy_path_is_permitted() -> None:
     path = assemble(steps(GOOD))
     assert reached(path) == GOOD
     assert [item.from_ for item in path] == [None, *GOOD[:-1]]
 
 
 @pytest.mark.parametrize("last", range(len(DEPLOYED)))
-def test_every_state_from_deploying_on_can_be_rolled_back(last: int) -> None:
+def test_rollback_is_permitted_from_deploying_on(last: int) -> None:
     happy = [*BEFORE_DEPLOYING, *DEPLOYED[: last + 1]]
     assert reached(assemble(steps([*happy, S.ROLLING_BACK, S.ROLLED_BACK])))[-2:] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
 
 @pytest.mark.parametrize("last", [S.INIT, S.BUILDING])
-def test_what_was_never_deployed_is_rejected_and_not_rolled_back(last: State) -> None:
+def test_rollback_is_not_permitted_before_deploying(last: State) -> None:
     happy = BEFORE_DEPLOYING[: BEFORE_DEPLOYING.index(last) + 1]
     assert reached(assemble(steps([*happy, S.REJECTED])))[-1] == S.REJECTED
     with pytest.raises(IllegalTransitionError):
         assemble(steps([*happy, S.ROLLING_BACK]))
 
 
-def test_a_rollback_that_cannot_settle_ends_failed() -> None:
+def test_failed_rollback_ends_failed() -> None:
     path = assemble(steps([S.INIT, S.BUILDING, S.DEPLOYING, S.ROLLING_BACK, S.FAILED]))
     assert path[-1].to == S.FAILED
 
@@ -95,7 +95,7 @@ def test_a_rollback_that_cannot_settle_ends_failed() -> None:
         ([S.INIT, S.BUILDING, S.DEPLOYING, *STAGE], [S.ROLLING_BACK, S.ROLLED_BACK]),
     ],
 )
-def test_a_person_may_be_asked_before_deploying_and_after_a_stage(before: list[State], after: list[State]) -> None:
+def test_approval_is_permitted_before_deploying_and_after_a_stage(before: list[State], after: list[State]) -> None:
     whole = [*before, S.AWAITING_APPROVAL, *after]
     assert reached(assemble(steps(whole))) == whole
 
@@ -110,13 +110,13 @@ def test_a_person_may_be_asked_before_deploying_and_after_a_stage(before: list[S
         ([S.INIT, S.BUILDING, S.DEPLOYING, *STAGE], S.DEPLOYING),
     ],
 )
-def test_an_approval_leads_to_nothing_but_what_it_approves(before: list[State], after: State) -> None:
+def test_approval_leads_only_to_what_it_approves(before: list[State], after: State) -> None:
     with pytest.raises(IllegalTransitionError):
         assemble(steps([*before, S.AWAITING_APPROVAL, after]))
 
 
 @given(walks)
-def test_whatever_is_accepted_starts_at_init_and_follows_edges(states: list[State]) -> None:
+def test_accepted_path_starts_at_init_and_follows_edges(states: list[State]) -> None:
     given_steps = steps(states)
     try:
         path = assemble(given_steps)
@@ -129,7 +129,7 @@ def test_whatever_is_accepted_starts_at_init_and_follows_edges(states: list[Stat
 
 
 @given(walks)
-def test_a_broken_path_is_refused(states: list[State]) -> None:
+def test_broken_path_is_refused(states: list[State]) -> None:
     ordered = [s for s in states if s not in EXITS] + [s for s in states if s in EXITS]
     legal = all(state in following(ordered[:index]) for index, state in enumerate(ordered))
     if legal:
@@ -140,7 +140,7 @@ def test_a_broken_path_is_refused(states: list[State]) -> None:
 
 
 @given(legal_walks())
-def test_the_brake_may_be_recorded_before_a_stage_has_its_last_word(states: list[State]) -> None:
+def test_rollback_may_be_recorded_before_a_stages_last_step(states: list[State]) -> None:
     exits = [state for state in states if state in EXITS]
     happy = [state for state in states if state not in EXITS]
     for position in range(len(happy) + 1):
@@ -149,30 +149,30 @@ def test_the_brake_may_be_recorded_before_a_stage_has_its_last_word(states: list
 
 
 @given(legal_walks())
-def test_each_transition_keeps_what_was_recorded(states: list[State]) -> None:
+def test_transition_keeps_the_recorded_step(states: list[State]) -> None:
     given_steps = steps(states)
     for recorded, transition in zip(given_steps, assemble(given_steps), strict=True):
         assert {**recorded.model_dump(), "from_": transition.from_} == transition.model_dump()
 
 
-def test_a_transition_is_written_with_from_and_utc_time() -> None:
+def test_transition_is_written_with_from_and_utc_time() -> None:
     line = assemble(steps([S.INIT, S.BUILDING]))[1].model_dump(mode="json", by_alias=True)
     assert (line["from"], line["to"], line["at"]) == ("INIT", "BUILDING", "2026-11-23T07:00:01Z")
     assert Transition.model_validate(line).from_ == S.INIT
 
 
-def test_the_refusal_names_the_edge_and_the_task() -> None:
+def test_refusal_names_the_transition_and_the_task() -> None:
     with pytest.raises(IllegalTransitionError, match=r"^INIT may not be followed by PROMOTED \(recorded by task_1\)$"):
         assemble(steps([S.INIT, S.PROMOTED]))
     assert issubclass(IllegalTransitionError, PermanentError)
 
 
-def test_ends_have_no_way_on_but_a_verified_deployment_can_be_taken_back() -> None:
+def test_only_verified_of_the_ends_may_be_rolled_back() -> None:
     assert {state for state in State if not NEXT[state]} == ENDS - {S.VERIFIED}
     assert NEXT[S.VERIFIED] == {S.ROLLING_BACK}
     assert set(NEXT) == set(State)
 
 
-def test_a_step_has_no_unknown_fields() -> None:
-    with pytest.raises(ValidationError, match="whatever"):
-        Step.model_validate({**step(S.INIT).model_dump(), "whatever": 1})
+def test_step_with_unknown_fields_is_refused() -> None:
+    with pytest.raises(ValidationError, match="unknown"):
+        Step.model_validate({**step(S.INIT).model_dump(), "unknown": 1})

@@ -52,7 +52,7 @@ def test_raw_samples_are_restored_exactly_for_each_target(one: Samples, other: S
 
 
 @given(scraped(), st.integers(2, 9))
-def test_a_longer_step_leaves_scrapes_out_and_invents_none(samples: Samples, step: int) -> None:
+def test_longer_step_merges_scrapes_and_invents_none(samples: Samples, step: int) -> None:
     until = samples[-1][0] + step
     counter = Series({}, evaluated(samples, until, step))
     (found,) = raw_samples([counter], [Series({}, evaluated(times_of(samples), until, step))])
@@ -60,12 +60,12 @@ def test_a_longer_step_leaves_scrapes_out_and_invents_none(samples: Samples, ste
     assert found.samples[-1] == samples[-1]
 
 
-def test_a_counter_of_a_target_that_names_no_scrape_has_no_samples() -> None:
+def test_counter_of_a_target_without_scrape_times_has_no_samples() -> None:
     counter = Series({"instance": "gateway-0"}, [(101.0, 1.0)])
     assert raw_samples([counter], [Series({"instance": "gateway-1"}, [(101.0, 100.25)])])[0].samples == []
 
 
-def test_parts_are_told_apart_and_lose_the_mark() -> None:
+def test_answer_is_split_by_part_without_the_parts_label() -> None:
     answer = [
         Series({PART_LABEL: "memory"}, [(1.0, 0.5)]),
         Series({PART_LABEL: "counters", "code": "200"}, [(1.0, 7.0)]),
@@ -76,7 +76,7 @@ def test_parts_are_told_apart_and_lose_the_mark() -> None:
     }
 
 
-def test_each_expression_stands_alone_even_if_it_ends_in_a_comment() -> None:
+def test_expression_that_ends_in_a_comment_does_not_hide_the_next() -> None:
     query = batch_query({"one": "up # a team's remark", 'o"dd': "sum(x)"}, 30, 5)
     assert "\nup # a team's remark\n, " in query
     assert '"o\\"dd"' in query
@@ -84,7 +84,7 @@ def test_each_expression_stands_alone_even_if_it_ends_in_a_comment() -> None:
     assert query.count(" or ") == 1
 
 
-def test_the_fullest_pod_counts_at_each_step() -> None:
+def test_largest_value_is_taken_at_each_step() -> None:
     one, other = Series({"pod": "a"}, [(1.0, 0.2), (2.0, 0.9)]), Series({"pod": "b"}, [(2.0, 0.4), (3.0, 0.5)])
     assert largest_by_step([one, other]) == [(1.0, 0.2), (2.0, 0.9), (3.0, 0.5)]
     assert largest_by_step([]) == []

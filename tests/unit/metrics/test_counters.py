@@ -1,4 +1,4 @@
-"""Raw counters become each scrape's increase exactly once, however they are asked for."""
+"""Raw counters become increases, each exactly once, however queries overlap."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestCounterReader:
         assert found == whole
 
     @given(histories(), st.randoms(use_true_random=False))
-    def test_the_order_of_the_series_does_not_matter(self, history: list[Series], random: object) -> None:
+    def test_order_of_the_series_does_not_matter(self, history: list[Series], random: object) -> None:
         shuffled = list(reversed(history))
         assert reader().feed(shuffled) == reader().feed(history)
 
@@ -66,23 +66,23 @@ class TestCounterReader:
                 assert min(counts.requests, counts.errors, counts.timed, *counts.within.values(), 0.0) >= 0
 
     @given(histories())
-    def test_fed_again_it_says_nothing_new(self, history: list[Series]) -> None:
+    def test_same_history_again_yields_no_ticks(self, history: list[Series]) -> None:
         again = reader()
         again.feed(history)
         until = again.seen_until
         assert again.feed(history) == []
         assert again.seen_until == until
 
-    def test_what_was_there_at_the_first_scrape_does_not_count(self) -> None:
+    def test_value_at_the_first_scrape_does_not_count(self) -> None:
         ticks = reader().feed([requests(STABLE, (100, 5000), (105, 5010))])
         assert [tick.counts[STABLE].requests for tick in ticks] == [0, 10]
 
-    def test_a_series_born_later_starts_at_zero(self) -> None:
+    def test_series_that_appears_later_starts_at_zero(self) -> None:
         history = [requests(STABLE, (100, 50), (105, 60)), requests(CANDIDATE, (105, 3), (110, 4), code="500")]
         ticks = reader().feed(history)
         assert total(ticks, CANDIDATE) == Counts(requests=4, errors=4)
 
-    def test_a_series_is_born_when_its_own_gateway_was_scraped_before(self) -> None:
+    def test_series_starts_at_zero_only_if_its_own_gateway_was_scraped_before(self) -> None:
         history = [
             requests(STABLE, (100, 50), (110, 60)),
             requests(STABLE, (104, 7000), (114, 7001), instance="gateway-1"),
@@ -91,17 +91,17 @@ class TestCounterReader:
         ticks = reader().feed(history)
         assert (total(ticks, STABLE).requests, total(ticks, CANDIDATE).requests) == (11, 2)
 
-    def test_a_reset_counts_what_came_after_it(self) -> None:
+    def test_counter_reset_counts_the_requests_after_it(self) -> None:
         ticks = reader().feed([requests(STABLE, (100, 90), (105, 100), (110, 4), (115, 6))])
         assert [tick.counts[STABLE].requests for tick in ticks] == [0, 10, 4, 2]
 
-    def test_a_gap_loses_nothing(self) -> None:
+    def test_gap_between_scrapes_loses_no_request(self) -> None:
         again = reader()
         again.feed([requests(STABLE, (100, 10))])
         ticks = again.feed([requests(STABLE, (160, 70))])
         assert total(ticks, STABLE).requests == 60
 
-    def test_codes_and_gateways_add_up(self) -> None:
+    def test_counts_add_up_over_status_codes_and_gateways(self) -> None:
         history = [
             requests(STABLE, (100, 0), (105, 10)),
             requests(STABLE, (100, 0), (105, 2), code="404"),
@@ -110,7 +110,7 @@ class TestCounterReader:
         ]
         assert total(reader().feed(history), STABLE) == Counts(requests=19, errors=7)
 
-    def test_the_histogram_gives_what_was_timed_and_what_was_slow(self) -> None:
+    def test_histogram_yields_timed_and_slow_requests(self) -> None:
         history = [
             Series(labels(f"{DURATION}_count", STABLE, code="200"), [(100, 0), (105, 20)]),
             Series(labels(f"{DURATION}_bucket", STABLE, code="200", le="0.5"), [(100, 0), (105, 15)]),
@@ -132,62 +132,62 @@ class TestCounterReader:
             "",
         ],
     )
-    def test_what_belongs_to_somebody_else_does_not_count(self, service: str) -> None:
+    def test_series_of_other_services_do_not_count(self, service: str) -> None:
         other = Series({"__name__": REQUESTS, "service": service, "code": "500"}, [(100, 0), (105, 9)])
         assert reader().feed([other]) == []
 
-    def test_nothing_seen_yields_nothing(self) -> None:
+    def test_empty_history_yields_no_ticks(self) -> None:
         assert reader().feed([]) == []
         assert reader().feed([Series(labels(REQUESTS, STABLE, code="200"), [])]) == []
 
 
-class TestNewborn:
+class TestNewCandidate:
     """The candidate's name is as new as the deployment: its counters began at 0, seen early or late."""
 
     def reader(self) -> CounterReader:
         return CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE), newborn=CANDIDATE)
 
-    def test_counts_in_full_at_the_first_scrape_of_all(self) -> None:
+    def test_first_scrape_counts_in_full(self) -> None:
         ticks = self.reader().feed([requests(CANDIDATE, (100, 7), (105, 9)), requests(STABLE, (100, 500), (105, 520))])
         assert total(ticks, CANDIDATE) == Counts(requests=9)
         assert total(ticks, STABLE) == Counts(requests=20)
 
-    def test_its_first_errors_count_too(self) -> None:
+    def test_errors_in_the_first_scrape_count(self) -> None:
         ticks = self.reader().feed([requests(CANDIDATE, (100, 3), code="503")])
         assert total(ticks, CANDIDATE) == Counts(requests=3, errors=3)
 
-    def test_on_a_gateway_that_had_served_nothing_before(self) -> None:
+    def test_first_scrape_counts_on_a_gateway_without_history(self) -> None:
         ready = self.reader()
         ready.feed([requests(STABLE, (100, 500))])
         ticks = ready.feed([requests(CANDIDATE, (105, 4), instance="gateway-1")])
         assert total(ticks, CANDIDATE) == Counts(requests=4)
 
-    def test_counts_once_however_often_it_is_asked_for(self) -> None:
+    def test_first_scrape_counts_once_over_repeated_queries(self) -> None:
         ready = self.reader()
         first = ready.feed([requests(CANDIDATE, (100, 7))])
         again = ready.feed([requests(CANDIDATE, (100, 7), (105, 9))])
         assert total(first + again, CANDIDATE) == Counts(requests=9)
 
-    def test_a_counter_that_starts_again_counts_from_0(self) -> None:
+    def test_counter_reset_counts_from_zero(self) -> None:
         ticks = self.reader().feed([requests(CANDIDATE, (100, 7), (105, 2))])
         assert total(ticks, CANDIDATE) == Counts(requests=9)
 
     @given(histories(), st.integers(1, 12))
-    def test_cut_anywhere_it_is_the_same(self, history: list[Series], cut: int) -> None:
+    def test_history_cut_anywhere_yields_the_same_counts(self, history: list[Series], cut: int) -> None:
         at = 100 + SCRAPE * cut
         early = [Series(item.labels, [s for s in item.samples if s[0] <= at]) for item in history]
         cut_up = self.reader()
-        told = cut_up.feed(early) + cut_up.feed(history)
-        assert total(told, CANDIDATE) == total(self.reader().feed(history), CANDIDATE)
+        ticks = cut_up.feed(early) + cut_up.feed(history)
+        assert total(ticks, CANDIDATE) == total(self.reader().feed(history), CANDIDATE)
 
 
-class TestOwn:
+class TestOwnGateCounters:
     """Counters of a team's own gate are of another target, and belong to the gateway's next scrape."""
 
     def own(self, role: str, *samples: tuple[float, float], service: str = CANDIDATE, pod: str = "a") -> OwnSeries:
         return OwnSeries("cards", role, service, Series({"pod": pod, "instance": pod}, samples))
 
-    def test_go_to_the_next_scrape_each_once(self) -> None:
+    def test_increase_belongs_once_to_the_next_gateway_scrape(self) -> None:
         ready = CounterReader(TRAEFIK, "shop", "pay", (CANDIDATE, STABLE), newborn=CANDIDATE)
         gateway = [requests(STABLE, (100, 0), (105, 10), (110, 20))]
         early = [Series(item.labels, item.samples[:2]) for item in gateway]
@@ -197,7 +197,7 @@ class TestOwn:
         assert [tick.counts[CANDIDATE].pairs for tick in first] == [{}, {"cards": (1.0, 8.0)}]
         assert [tick.counts[CANDIDATE].pairs for tick in second] == [{"cards": (2.0, 1.0)}]
 
-    def test_of_the_stable_begin_where_they_are_first_seen(self) -> None:
+    def test_stables_first_value_does_not_count(self) -> None:
         own = [
             self.own("total", (100, 500), (104, 520), service=STABLE),
             self.own("bad", (104, 3), service=STABLE),
@@ -217,16 +217,16 @@ class TestGaugesOfATick:
         (tick,) = reader().feed([requests(STABLE, (100, 0))], gauges={"memory": samples})
         return tick.gauges["memory"]
 
-    def test_are_those_of_its_moment(self) -> None:
+    def test_tick_has_the_gauges_value_of_its_time(self) -> None:
         assert self.at((98, 0.2), (99, 0.3), (101, 0.4), (102, 0.5)) == 0.4
 
     @pytest.mark.parametrize("samples", [[], [(90, 0.2)], [(102, 0.5)], [(100, float("nan"))], [(100, float("inf"))]])
-    def test_are_unknown_where_nothing_was_shown_then(self, samples: list[tuple[float, float]]) -> None:
+    def test_gauge_without_a_valid_sample_is_unknown(self, samples: list[tuple[float, float]]) -> None:
         assert self.at(*samples) is None
 
 
-class TestSilence:
-    def test_the_interval_is_that_of_the_slowest_target_without_missed_scrapes(self) -> None:
+class TestMissingSeries:
+    def test_interval_is_that_of_the_slowest_target(self) -> None:
         ready = reader()
         assert ready.interval is None
         ready.feed([
@@ -235,7 +235,7 @@ class TestSilence:
         ])  # fmt: skip
         assert ready.interval == 5
 
-    def test_series_that_stopped_a_moment_ago_are_missed_for_a_minute(self) -> None:
+    def test_stopped_series_count_as_missing_for_a_minute(self) -> None:
         ready = reader()
         steady = [(100.0 + 5 * number, float(number)) for number in range(30)]
         other = [(at, value) for at, value in steady if at <= 150]
@@ -247,7 +247,7 @@ class TestSilence:
         ready.feed(series)
         assert ready.silent == (0, 1)
 
-    def test_nothing_seen_misses_nothing(self) -> None:
+    def test_empty_history_misses_no_series(self) -> None:
         assert reader().silent == (0, 0)
 
 
@@ -255,12 +255,14 @@ class TestCounts:
     numbers = st.integers(0, 10**6).map(float)
 
     @given(numbers, numbers, numbers, st.dictionaries(st.sampled_from([0.1, 0.5, 1.0]), numbers))
-    def test_adding_nothing_changes_nothing(self, a: float, b: float, c: float, within: dict[float, float]) -> None:
+    def test_adding_empty_counts_changes_nothing(
+        self, a: float, b: float, c: float, within: dict[float, float]
+    ) -> None:
         counts = Counts(a, b, c, within)
         assert counts + Counts() == counts == Counts() + counts
 
     @given(numbers, numbers)
-    def test_slow_is_never_negative(self, timed: float, within: float) -> None:
+    def test_slow_requests_are_never_negative(self, timed: float, within: float) -> None:
         assert Counts(timed=timed, within={0.5: within}).slow(0.5) == max(0, timed - within)
 
 
@@ -273,7 +275,7 @@ def matchers(selector: str) -> dict[str, str]:
 class TestSelector:
     edges = (0.0005, 0.001953125, 0.1, 0.3, 0.5, 1.0, 2.5, 10.0, 600.0)
 
-    def test_matches_exactly_the_counters_of_both_versions(self) -> None:
+    def test_selector_matches_exactly_the_counters_of_both_versions(self) -> None:
         found = matchers(TRAEFIK.selector("shop", "pay", (CANDIDATE, STABLE), [0.5, 1.0]))
         assert set(found) == {"__name__", "service", "le"}
         for name in (REQUESTS, f"{DURATION}_count", f"{DURATION}_bucket"):
@@ -285,7 +287,7 @@ class TestSelector:
             assert not re.fullmatch(found["service"], other)
 
     @pytest.mark.parametrize("edge", edges)
-    def test_matches_an_edge_however_it_is_written_and_counters_without_one(self, edge: float) -> None:
+    def test_selector_matches_both_spellings_of_an_edge_and_plain_counters(self, edge: float) -> None:
         pattern = matchers(TRAEFIK.selector("shop", "pay", (STABLE,), [edge]))["le"]
         assert re.fullmatch(pattern, "")
         assert re.fullmatch(pattern, repr(edge))
@@ -294,19 +296,19 @@ class TestSelector:
             assert not re.fullmatch(pattern, repr(other).removesuffix(".0"))
         assert not re.fullmatch(pattern, "+Inf")
 
-    def test_no_edge_matches_no_bucket(self) -> None:
+    def test_selector_without_edges_matches_no_bucket(self) -> None:
         pattern = matchers(TRAEFIK.selector("shop", "pay", (STABLE,), []))["le"]
         assert re.fullmatch(pattern, "")
         assert not re.fullmatch(pattern, "0.5")
 
-    def test_the_edges_are_asked_of_one_service(self) -> None:
+    def test_edges_query_covers_one_service(self) -> None:
         query = TRAEFIK.edges_query("shop", "pay", STABLE)
         assert query.startswith(f"group by (le) ({DURATION}_bucket{{")
         assert re.fullmatch(matchers(query)["service"], label(STABLE))
         assert not re.fullmatch(matchers(query)["service"], label(CANDIDATE))
 
     @given(st.text(alphabet='ab.-*"\\\n{}$', min_size=1), st.text(alphabet='ab.-*"\\\n{}$', min_size=1))
-    def test_strange_names_match_only_themselves(self, service: str, other: str) -> None:
+    def test_hostile_names_match_only_themselves(self, service: str, other: str) -> None:
         owner = TRAEFIK.service_of({"service": label(service)}, "shop", "pay", [service])
         assert owner == service
         selector = TRAEFIK.selector("shop", "pay", (service,), [])
@@ -324,7 +326,7 @@ def pod_names(version: str) -> list[str]:
 class TestSaturation:
     @pytest.mark.parametrize("gauge", list(SATURATION))
     @pytest.mark.parametrize("service", ["p", "payments", "a" * 27, "a" * 28, "a" * 30, "a" * 44])
-    def test_asks_for_the_versions_own_pods(self, gauge: str, service: str) -> None:
+    def test_saturation_query_covers_the_versions_own_pods_only(self, gauge: str, service: str) -> None:
         version, other = f"{service}-0123456-1795417200", f"{service}-fedcba9-1795417199"
         pattern = matchers(saturation_query(gauge, "shop", version))["pod"]
         for pod in pod_names(version):
@@ -332,7 +334,7 @@ class TestSaturation:
         for pod in pod_names(other) + pod_names(service):
             assert not re.fullmatch(pattern, pod)
 
-    def test_asks_in_its_namespace_and_leaves_out_the_pause_container(self) -> None:
+    def test_saturation_query_is_namespaced_and_excludes_the_pause_container(self) -> None:
         query = saturation_query("memory", 'sh"op', "payments-1", window=45)
         assert 'namespace="sh\\"op"' in query
         assert 'container!=""' in query
@@ -346,7 +348,7 @@ class TestApplicationPreset:
         labels = {"__name__": self.PRESET.requests, "service": service, "namespace": namespace, **more}
         return Series(labels, [(100, 5), (105, 8)])
 
-    def test_versions_are_told_apart_by_their_service(self) -> None:
+    def test_versions_are_identified_by_their_service(self) -> None:
         history = [
             self.series(STABLE, code="200", instance="pod-1"),
             self.series(STABLE, code="200", instance="pod-2"),
@@ -357,7 +359,7 @@ class TestApplicationPreset:
         assert total(ticks, STABLE) == Counts(requests=6)
         assert total(ticks, CANDIDATE) == Counts(requests=8, errors=8)
 
-    def test_another_namespaces_service_of_the_same_name_is_not_asked_for(self) -> None:
+    def test_service_of_another_namespace_does_not_match(self) -> None:
         matcher = self.PRESET.matcher("shop", "pay", STABLE, CANDIDATE)
         assert matcher == f'service=~"(?:payments|{CANDIDATE})",namespace="shop"'
         assert matcher in self.PRESET.selector("shop", "pay", (STABLE, CANDIDATE), [0.5])

@@ -61,7 +61,7 @@ def histories(draw: st.DrawFn) -> list[Series]:
 
 
 def increases(history: list[Series], service: str) -> float:
-    """What the counters of ``service`` have grown by, from 0 on where they were born while their pod was watched."""
+    """Return the increase of a service's counters; those that appear after their pod's first scrape begin at 0."""
     first: dict[str, float] = {}
     for item in history:
         pod, at = item.labels["instance"], item.samples[0][0]
@@ -92,19 +92,19 @@ class TestTicks:
         assert found == whole
 
     @given(histories())
-    def test_nothing_is_lost_and_nothing_counted_twice(self, history: list[Series]) -> None:
+    def test_every_increase_is_counted_exactly_once(self, history: list[Series]) -> None:
         ticks = reader().feed(history + LATER)
         assert all(before.at < after.at for before, after in pairwise(ticks))
         for service in (STABLE, CANDIDATE):
             assert total(ticks, service).requests == increases(history, service)
 
     @given(histories())
-    def test_fed_again_it_says_nothing_new(self, history: list[Series]) -> None:
+    def test_same_history_again_yields_no_ticks(self, history: list[Series]) -> None:
         again = reader()
         again.feed(history)
         assert again.feed(history) == []
 
-    def test_a_tick_holds_one_scrape_of_every_pod_and_waits_for_the_last_of_them(self) -> None:
+    def test_tick_holds_one_scrape_of_every_pod(self) -> None:
         def scraped(until: float) -> list[Series]:
             scrapes = {("a", STABLE): 100.5, ("b", CANDIDATE): 102.0, ("c", STABLE): 104.5}
             found = []
@@ -120,14 +120,14 @@ class TestTicks:
             (110, 20, 10)
         ]
 
-    def test_a_pod_that_has_gone_is_waited_for_two_intervals_and_no_longer(self) -> None:
+    def test_silent_pod_delays_a_tick_for_two_intervals_at_most(self) -> None:
         alive = [(100.0 + 5 * n, 10.0 * n) for n in range(8)]
         gone = [(101.0 + 5 * n, 10.0 * n) for n in range(3)]  # for the last time at 111
         history = [series(STABLE, "alive", "200", alive), series(CANDIDATE, "gone", "200", gone)]
         assert [tick.at for tick in reader().feed(poll(history, 0, 120))] == [100, 105, 110]
         assert [tick.at for tick in reader().feed(poll(history, 0, 125))] == [100, 105, 110, 115, 120, 125]
 
-    def test_the_slowest_target_says_how_long_a_tick_is(self) -> None:
+    def test_slowest_target_sets_the_length_of_a_tick(self) -> None:
         bins = ScrapeWindows[str]()
         for n in range(90):
             bins.put(100.0 + 2 * n, "fast", "fast")
@@ -136,13 +136,13 @@ class TestTicks:
         found = [(end, items.count("fast"), items.count("slow")) for end, items in bins.complete()]
         assert found[-2:] == [(210, 15, 1), (240, 15, 1)]
 
-    def test_before_anybody_has_been_scraped_twice_nobody_knows_how_long_a_tick_is(self) -> None:
+    def test_no_tick_before_a_target_was_scraped_twice(self) -> None:
         bins = ScrapeWindows[str]()
         bins.put(100.0, "a", "x")
         bins.put(130.0, "b", "y")
         assert list(bins.complete()) == []
 
-    def test_a_version_that_is_not_scraped_any_more_is_not_seen(self) -> None:
+    def test_seen_until_waits_for_a_version_without_scrapes(self) -> None:
         seen = reader()
         seen.feed([series(STABLE, "a", "200", [(100.0, 1), (105.0, 2)])])
         assert seen.seen_until == 105
@@ -161,12 +161,12 @@ class Pods:
     stable_late: float = 0.0
     """Seconds by which the stable's pods are scraped later than the candidate's; 0: at random times."""
 
-    def ticks(self, seconds: int, mine: Callable[[float], float], others: Callable[[float], float]) -> list[Tick]:
-        """Return what a reader that is asked each second says, where requests fail with these rates."""
+    def ticks(self, seconds: int, candidate: Callable[[float], float], stable: Callable[[float], float]) -> list[Tick]:
+        """Return the ticks of a reader that is fed every second; the arguments are error rates by time."""
         rng = np.random.default_rng(self.seed)
         step = 0.1
         history = []
-        for service, share, rate in ((CANDIDATE, self.share, mine), (STABLE, 100 - self.share, others)):
+        for service, share, rate in ((CANDIDATE, self.share, candidate), (STABLE, 100 - self.share, stable)):
             for pod in range(2):
                 requests = rng.poisson(self.per_second * share / 200 * step, int(seconds / step))
                 errors = rng.binomial(requests, [rate(number * step) for number in range(len(requests))])
@@ -176,12 +176,12 @@ class Pods:
                     times = np.arange(offset, seconds, SCRAPE)
                     values = [(START + at, float(grown[int(at / step) - 1])) for at in times if at >= step]
                     history.append(series(service, f"{service}-{pod}", code, values))
-        asked = reader()
-        return [tick for at in range(seconds) for tick in asked.feed(poll(history, START + at - 7, START + at))]
+        feeding = reader()
+        return [tick for at in range(seconds) for tick in feeding.feed(poll(history, START + at - 7, START + at))]
 
 
 def harm_at(ticks: list[Tick], share: int = 50) -> float | None:
-    """Return how long it takes until the candidate is called harmful; None where it is not."""
+    """Return the seconds until the candidate is breached; None if it never is."""
     judge = Judge(Terms(limits(), CANDIDATE, STABLE, GOOD_BASELINE, apart=True))
     for tick in ticks:
         judge.observe(tick, share)
@@ -194,20 +194,20 @@ def always(rate: float) -> Callable[[float], float]:
     return lambda _: rate
 
 
-class TestJudged:
+class TestVerdict:
     @pytest.mark.parametrize("seed", range(10))
-    def test_a_version_with_five_percent_of_errors_is_stopped(self, seed: int) -> None:
+    def test_candidate_with_five_percent_errors_is_breached(self, seed: int) -> None:
         found = harm_at(Pods(seed).ticks(120, always(0.05), always(0.001)))
         assert found is not None
         assert found <= 60
 
     @pytest.mark.parametrize("seed", range(10))
-    def test_one_that_turns_bad_late_is_stopped_too(self, seed: int) -> None:
+    def test_candidate_that_turns_bad_late_is_breached(self, seed: int) -> None:
         found = harm_at(Pods(seed).ticks(180, lambda after: 0.05 if after > 90 else 0.001, always(0.001)))
         assert found is not None
         assert found > 90
 
-    def test_a_good_one_is_left_alone_and_may_have_the_next_share(self) -> None:
+    def test_good_candidate_is_healthy_for_the_next_share(self) -> None:
         for seed in range(20):
             ticks = Pods(seed, per_second=100).ticks(180, always(0.002), always(0.002))
             assert harm_at(ticks) is None, seed
@@ -219,7 +219,7 @@ class TestJudged:
         assert {finding.verdict for finding in judge.health(100) if finding.gate == "error_rate"} == {"HEALTHY"}
 
     @pytest.mark.parametrize("late", [0.5, 2.5, 4.5, -0.9])
-    def test_an_outage_that_both_share_accuses_nobody_whoever_is_scraped_first(self, late: float) -> None:
+    def test_shared_outage_is_no_breach_in_any_order_of_scrapes(self, late: float) -> None:
         for seed in range(10):
             begun = 60 + random.Random(seed).uniform(0, SCRAPE)
             suffered = partial(outage, begun)

@@ -1,4 +1,4 @@
-"""An autoscaler's minimum is raised for a run and given back afterwards, whoever dies or interferes."""
+"""An autoscaler's minimum is raised for a run and restored afterwards, even if a run dies or people interfere."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def held(pods: int = 5, **made: Any) -> dict[str, Any]:
 
 
 class TestHolding:
-    def test_raises_the_minimum_to_what_the_stable_has(self) -> None:
+    def test_hold_raises_the_minimum_to_the_stables_pods(self) -> None:
         assert held(5)["spec"]["minReplicas"] == 5
 
-    def test_never_beyond_the_maximum(self) -> None:
+    def test_hold_never_exceeds_the_maximum(self) -> None:
         assert held(50, maximum=10)["spec"]["minReplicas"] == 10
 
     @pytest.mark.parametrize("pods", [0, 1, 2])
-    def test_writes_nothing_where_it_keeps_as_many_anyway(self, pods: int) -> None:
+    def test_hold_writes_nothing_if_the_minimum_is_high_enough(self, pods: int) -> None:
         assert hold_patch(autoscaler(minimum=2), RUN, pods) == []
 
-    def test_twice_writes_nothing_more(self) -> None:
+    def test_second_hold_writes_nothing(self) -> None:
         assert hold_patch(held(5), RUN, 5) == []
 
     @pytest.mark.parametrize("minimum", [1, 2, 3])
-    def test_one_that_somebody_has_lowered_meanwhile_is_raised_again(self, minimum: int) -> None:
+    def test_lowered_minimum_is_raised_again(self, minimum: int) -> None:
         """The team applies its own manifest again, say."""
         lowered = held(5, minimum=2)
         lowered["spec"]["minReplicas"] = minimum
@@ -48,19 +48,19 @@ class TestHolding:
         assert after["spec"]["minReplicas"] == 5
         assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == minimum
 
-    def test_keeps_what_others_have_noted(self) -> None:
-        assert held(5, note="theirs")["metadata"]["annotations"]["note"] == "theirs"
+    def test_hold_keeps_other_annotations(self) -> None:
+        assert held(5, note="of the team")["metadata"]["annotations"]["note"] == "of the team"
 
-    def test_what_a_dead_run_has_left_raised_stays_known(self) -> None:
+    def test_minimum_before_a_dead_run_stays_recorded(self) -> None:
         after = apply_patch(left := held(5), hold_patch(left, LATER, 7))
         assert after["spec"]["minReplicas"] == 7
         assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == 2
 
-    def test_what_a_dead_run_has_left_raised_is_the_later_ones_even_where_it_needs_less(self) -> None:
+    def test_later_run_takes_over_the_hold_of_a_dead_run(self) -> None:
         after = apply_patch(left := held(5), hold_patch(left, LATER, 3))
         assert apply_patch(after, release_patch(after))["spec"]["minReplicas"] == 2
 
-    def test_is_not_written_over_what_changed_meanwhile(self) -> None:
+    def test_concurrent_change_is_not_overwritten(self) -> None:
         patches = [hold_patch(autoscaler(), RUN, 5), release_patch(held(5))]
         for before, patch in zip((autoscaler(), held(5)), patches, strict=True):
             before["metadata"]["resourceVersion"] = "8"
@@ -69,17 +69,17 @@ class TestHolding:
 
 
 class TestReleasing:
-    def test_gives_back_what_was(self) -> None:
-        before = held(5, note="theirs")
+    def test_release_restores_the_minimum(self) -> None:
+        before = held(5, note="of the team")
         assert holder_of(before) == RUN
         after = apply_patch(before, release_patch(before))
-        assert after == autoscaler(note="theirs")
+        assert after == autoscaler(note="of the team")
         assert holder_of(after) is None
 
-    def test_what_nobody_holds_is_left(self) -> None:
-        assert release_patch(autoscaler()) == release_patch(autoscaler(note="theirs")) == []
+    def test_release_without_a_hold_writes_nothing(self) -> None:
+        assert release_patch(autoscaler()) == release_patch(autoscaler(note="of the team")) == []
 
-    def test_a_minimum_that_somebody_has_set_meanwhile_stays(self) -> None:
+    def test_release_keeps_a_minimum_that_was_changed_meanwhile(self) -> None:
         changed = held(5)
         changed["spec"]["minReplicas"] = 7
         after = apply_patch(changed, release_patch(changed))
@@ -90,7 +90,7 @@ class TestReleasing:
         ["", "null", "[]", "5", "{}", "[" * 20_000, json.dumps({"by": RUN, "before": "2", "raised": 5})]
         + [json.dumps({"by": RUN, "before": before, "raised": 5}) for before in (0, -1, 6, 10**9, None, True)],
     )
-    def test_a_note_that_somebody_wrote_over_changes_no_minimum(self, text: str) -> None:
+    def test_release_with_a_damaged_record_changes_no_minimum(self, text: str) -> None:
         garbled = held(5)
         garbled["metadata"]["annotations"][HELD_ANNOTATION] = text
         assert holder_of(garbled) in (RUN, None)
@@ -104,7 +104,7 @@ class TestFinding:
         for name, labels in {"web": {"app": "web", "tier": "x"}, "batch": {"app": "batch"}, "none": None}.items()
     )
 
-    def test_what_scales_the_pods_that_the_service_selects(self) -> None:
+    def test_autoscalers_of_the_services_pods_are_found(self) -> None:
         batch, other = autoscaler(), autoscaler()
         batch["spec"]["scaleTargetRef"]["name"] = "batch"
         other["spec"]["scaleTargetRef"]["kind"] = "StatefulSet"
@@ -112,5 +112,5 @@ class TestFinding:
         assert autoscalers_of([service], self.DEPLOYMENTS, [batch, other, autoscaler()]) == [autoscaler()]
 
     @pytest.mark.parametrize("services", [[], [{"spec": {}}], [{"spec": {"selector": {}}}]])
-    def test_a_service_without_a_selector_has_none(self, services: list[dict[str, Any]]) -> None:
+    def test_service_without_a_selector_has_no_autoscalers(self, services: list[dict[str, Any]]) -> None:
         assert autoscalers_of(services, self.DEPLOYMENTS, [autoscaler()]) == []
