@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,9 @@ def metadata() -> None:
     from airflow.utils.db import initdb
     from airflow.utils.session import create_session
 
-    initdb()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow's own dependencies are deprecated here
+        initdb()
     with create_session() as session:
         session.add(DagBundleModel(name="tests"))
 
