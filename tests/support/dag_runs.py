@@ -145,7 +145,7 @@ class Run:
                     self._branch(ti, (branches or {})[ti.task_id])
                 if ti.state == "success" and ti.task_id in (mapped or {}):
                     self._return_items(ti, (mapped or {})[ti.task_id])
-            assert ready or self._run.state != "running" or number < 200, "the run is stuck"
+            assert number < 200, "the run is stuck"
         return Ended(str(self._run.state), self.states(), dict(self.passes))
 
     def clear(self, task_id: str) -> None:
