@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,9 @@ def metadata() -> None:
     from airflow.utils.db import initdb
     from airflow.utils.session import create_session
 
-    initdb()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Airflow's own dependencies are deprecated here
+        initdb()
     with create_session() as session:
         session.add(DagBundleModel(name="tests"))
 
@@ -142,7 +145,7 @@ class Run:
                     self._branch(ti, (branches or {})[ti.task_id])
                 if ti.state == "success" and ti.task_id in (mapped or {}):
                     self._return_items(ti, (mapped or {})[ti.task_id])
-            assert ready or self._run.state != "running" or number < 200, "the run is stuck"
+            assert number < 200, "the run is stuck"
         return Ended(str(self._run.state), self.states(), dict(self.passes))
 
     def clear(self, task_id: str) -> None:
