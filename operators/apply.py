@@ -40,7 +40,7 @@ class ApplyManifestOperator(DeployOperator):
         # then scaled alone.
         cluster.apply([item for item in manifest if item["kind"] != "Deployment"])
         cluster.make(next(item for item in manifest if item["kind"] == "Deployment"))
-        if not plan.divides_pods:
+        if plan.router.pods_before_share:
             scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
         for item in manifest:
             self.log.info("applied %s %s", item["kind"], item["metadata"]["name"])

@@ -1,4 +1,4 @@
-"""``clean_up``: stop and delete what old deployments left, and say what was changed of the versions that run."""
+"""``clean_up``: stop and delete what old deployments left, and report what was changed by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_deploy.tasks.base import RETRIES
 log = logging.getLogger(__name__)
 
 CONCURRENT_CLEANUPS = 8
-"""How many services are looked after at the same time."""
+"""How many services are cleaned up at the same time."""
 LIVE_RUN_STATES = ["queued", "running"]
 """States of a run that may still act."""
 
@@ -35,24 +35,24 @@ class ServiceCleanup:
     """What became of one service."""
 
     plan: DeploymentPlan
-    word: str
+    outcome: str
     text: str
 
 
 class CleanupOperator(BaseOperator):
-    """Look after the versions of every service that was ever deployed, and is not being deployed now.
+    """Clean up the versions of every service that was ever deployed, and is not being deployed now.
 
-    What one service cannot have done to it is said and done by a later pass.
+    What fails for one service is reported, and done by a later pass.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**RETRIES, **kwargs})
 
     def execute(self, context: Context) -> None:
-        """Tidy.
+        """Clean up every service.
 
         :raises PermanentError: a version is not as it was applied, or a run had left its traffic half shifted: a person
-            must hear of it.
+            must be told.
         """
         plans, cluster = latest_plans(), cache(Cluster)
         # Connections are read here and not in the threads.
@@ -65,12 +65,12 @@ class CleanupOperator(BaseOperator):
                 for id_ in {plan.dag_id for plan in plans}
                 if context["ti"].get_dr_count(id_, states=LIVE_RUN_STATES)
             }
-            done = list(threads.map(lambda plan, one: _tidy(plan, one, live=plan.dag_id in live), plans, seen))
+            done = list(threads.map(lambda plan, one: _clean_up(plan, one, live=plan.dag_id in live), plans, seen))
         self.log.info("::group::%d services", len(done))
         for each in done:
-            self.log.info("%-20s %-6s %s", each.plan.spec.service, each.word, printable(each.text, 1000))
+            self.log.info("%-20s %-6s %s", each.plan.spec.service, each.outcome, printable(each.text, 1000))
         self.log.info("::endgroup::")
-        if alarms := [f"{each.plan.spec.service}: {each.text}" for each in done if each.word == "ALARM"]:
+        if alarms := [f"{each.plan.spec.service}: {each.text}" for each in done if each.outcome == "ALARM"]:
             raise PermanentError("; ".join(alarms))
 
 
@@ -80,7 +80,7 @@ def _attempt(do: Callable[[], T]) -> T | Exception:
         return do()
     except Exception as error:
         if not isinstance(error, DeployError):
-            log.exception("nobody thought of this")
+            log.exception("unexpected error cleaning up")
         return error
 
 
@@ -88,15 +88,15 @@ def _survey(cluster: Cluster | Exception, plan: DeploymentPlan) -> Survey | Exce
     return cluster if isinstance(cluster, Exception) else _attempt(lambda: survey(cluster, plan))
 
 
-def _tidy(plan: DeploymentPlan, seen: Survey | Exception, *, live: bool) -> ServiceCleanup:
+def _clean_up(plan: DeploymentPlan, seen: Survey | Exception, *, live: bool) -> ServiceCleanup:
     if live:
         return ServiceCleanup(plan, "LEFT", f"a run of {plan.dag_id} is under way")
-    tidied = seen if isinstance(seen, Exception) else _attempt(lambda: clean_up(seen, time.time()))
-    if isinstance(tidied, Exception):
+    result = seen if isinstance(seen, Exception) else _attempt(lambda: clean_up(seen, time.time()))
+    if isinstance(result, Exception):
         # What could be read and may not be done is a person's: the rights are not enough, say.
-        refused = isinstance(tidied, PermanentError) and isinstance(seen, Survey)
-        return ServiceCleanup(plan, "ALARM" if refused else "LEFT", str(tidied) or repr(tidied))
-    if tidied.left:
-        return ServiceCleanup(plan, "LEFT", tidied.left)
-    word = "ALARM" if tidied.alarms else "TIDIED" if tidied.done else "TIDY"
-    return ServiceCleanup(plan, word, "; ".join([*tidied.alarms, *tidied.done]) or "nothing to do")
+        refused = isinstance(result, PermanentError) and isinstance(seen, Survey)
+        return ServiceCleanup(plan, "ALARM" if refused else "LEFT", str(result) or repr(result))
+    if result.left:
+        return ServiceCleanup(plan, "LEFT", result.left)
+    outcome = "ALARM" if result.alarms else "TIDIED" if result.done else "TIDY"
+    return ServiceCleanup(plan, outcome, "; ".join([*result.alarms, *result.done]) or "nothing to do")

@@ -16,10 +16,8 @@ from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import ENDS, State
 from airflow_deploy.domain.lifecycle.xcom_keys import REASON_KEY, VERDICT_KEY
 from airflow_deploy.operators.audit import RecordingOperator, write_audit
-from airflow_deploy.rollout import mirror
-from airflow_deploy.rollout.autoscalers import release_autoscalers
-from airflow_deploy.rollout.probe import delete_testers_route
-from airflow_deploy.rollout.rollback import abandon_route, finish_rollback
+from airflow_deploy.rollout.rollback import abandon_route
+from airflow_deploy.rollout.teardown import release, roll_back_and_stop
 from airflow_deploy.tasks.base import ROLLBACK_RETRIES, record_step, recorded_steps
 
 log = logging.getLogger(__name__)
@@ -30,27 +28,27 @@ HARMFUL = frozenset({"BREACHED", "UNDECIDED", "BLIND"})
 def roll_back(
     context: Context, plan: DeploymentPlan, why: str, *, reached: Collection[State], at: datetime | None = None
 ) -> bool:
-    """Settle this deployment and record it; return False where it had left nothing to undo.
+    """Roll this deployment back and record it; return False if it had left nothing to undo.
 
-    :param reached: the states recorded so far; after DEPLOYING the way back is recorded too, whatever is found.
-    :param at: when the verdict fell, where that is known.
-    :raises NotSettledError: a person must look at the route.
+    :param reached: the states recorded so far; after DEPLOYING a rollback is recorded in any case.
+    :param at: when the verdict fell, if that is known.
+    :raises NotFinalizedError: a person must correct the route.
     """
     cluster = Cluster(plan.spec.connections.kubernetes)
     try:
-        settled = finish_rollback(cluster, plan)
+        outcome = roll_back_and_stop(cluster, plan, why)
     except FencedError as error:
-        abandon_route(cluster, plan)
+        abandon_route(cluster, plan.claim())
         record_step(context, State.ROLLING_BACK, why, at=at)
         record_step(context, State.FAILED, str(error))
-        raise NotFinalizedError(f"{plan.deployment_id} is not settled, look at its route: {error}") from error
-    if settled.verified and State.VERIFIED not in reached:  # its task died between the route and its record
-        record_step(context, State.VERIFIED, settled.reason)
-    kept = settled.verified or settled.overtaken
-    undone = not kept and (settled.acted or State.DEPLOYING in reached)
+        raise NotFinalizedError(f"{plan.deployment_id} is not rolled back; correct its route: {error}") from error
+    if outcome.verified and State.VERIFIED not in reached:  # its task died between the route and its record
+        record_step(context, State.VERIFIED, outcome.reason)
+    kept = outcome.verified or outcome.overtaken
+    undone = not kept and (outcome.acted or State.DEPLOYING in reached)
     if undone:
         record_step(context, State.ROLLING_BACK, why, at=at)
-        record_step(context, State.ROLLED_BACK, settled.reason)
+        record_step(context, State.ROLLED_BACK, outcome.reason)
     return undone
 
 
@@ -58,7 +56,7 @@ class RollbackOperator(RecordingOperator):
     """Return the traffic, then stop the candidate.
 
     :param judges: ids of the tasks whose verdict may be the reason.
-    :param gates: ids of those that ask a person where they are undecided, which is no reason then.
+    :param gates: ids of those that ask a person when they are undecided, which is no reason then.
     """
 
     def __init__(self, *, judges: Sequence[str], gates: Sequence[str], **kwargs: Any) -> None:
@@ -67,12 +65,12 @@ class RollbackOperator(RecordingOperator):
         self.gates = list(gates)
 
     def execute(self, context: Context) -> None:
-        """Take the deployment back; skip where it failed before anything was applied."""
+        """Roll the deployment back; skip if it failed before anything was applied."""
         plan = self.latest_plan(context)
         why, at = self._reason(context)
         reached = {step.to for step in recorded_steps(context, self.steps_of)}
         if not roll_back(context, plan, why, reached=reached, at=at):
-            raise AirflowSkipException("nothing was applied, so there is nothing to take back")
+            raise AirflowSkipException("nothing was applied, so there is nothing to roll back")
 
     def _reason(self, context: Context) -> tuple[str, datetime | None]:
         for task in [*self.judges, *self.gates]:
@@ -93,26 +91,27 @@ class RollbackOperator(RecordingOperator):
 def _release(plan: DeploymentPlan, *, settled: bool = True, verified: bool = False) -> None:
     """Give up what was held for the run: autoscalers, the testers' route, and the mirror.
 
-    What cannot be done now is done by the task that tidies up: nobody waits.
+    If that fails, the task ``cleanup`` does it later.
 
-    :param settled: otherwise only the mirror, if no route names it: a namespace that has it cannot be deleted.
-    :param verified: then autoscalers are held on: until the rollback window is over, the previous version may have to
-        take everything back.
+    :param settled: whether the traffic is the stable's; otherwise only a mirror that no route names is deleted.
+    :param verified: whether the rollback window begins, in which the autoscalers of the previous version stay held: it
+        may have to take all traffic.
     """
+    mine = plan.deployment_id.__eq__
     try:
-        cluster, mine = Cluster(plan.spec.connections.kubernetes), plan.deployment_id.__eq__
-        if settled and not verified:
-            release_autoscalers(cluster, plan.spec.namespace, mine)
-        if settled and not plan.divides_pods:
-            delete_testers_route(cluster, plan.spec.namespace, plan.spec.route.name, mine)
-        if plan.spec.shadow:
-            mirror.delete_mirrors(cluster, plan.spec.namespace, plan.spec.service, plan.spec.route.name, mine)
+        release(
+            Cluster(plan.spec.connections.kubernetes),
+            plan,
+            autoscalers_of=mine if settled and not verified else None,
+            testers_of=mine if settled else None,
+            mirrors_of=mine if plan.spec.shadow else None,
+        )
     except DeployError as error:
-        log.warning("what was held for the run is not given up yet: %s", error)
+        log.warning("cleanup incomplete; the task cleanup of verify_deployments completes it: %s", error)
 
 
 class FinalizeOperator(RecordingOperator):
-    """The teardown: whatever happened, the route is whole before the run ends.
+    """The teardown: after any failure, the route is whole before the run ends.
 
     :param audit: id of the task that writes the artifacts.
     """
@@ -122,9 +121,9 @@ class FinalizeOperator(RecordingOperator):
         self.audit = audit
 
     def execute(self, context: Context) -> None:
-        """Settle what nobody has settled yet.
+        """Roll back what no other task has brought to an end.
 
-        :raises NotSettledError: unless the deployment is VERIFIED: the run must not end as a success.
+        :raises NotFinalizedError: unless the deployment is VERIFIED: the run must not end as a success.
         """
         try:
             plan = self.latest_plan(context)
@@ -138,7 +137,7 @@ class FinalizeOperator(RecordingOperator):
         if not settled:
             why = "the run ended before the deployment was verified"
             try:
-                self._take_back(context, plan, why, reached)
+                self._roll_back(context, plan, why, reached)
             except NotFinalizedError as error:
                 unsettled = error  # recorded as FAILED, which the artifacts have to tell
             except DeployError:
@@ -157,7 +156,7 @@ class FinalizeOperator(RecordingOperator):
             raise NotFinalizedError(f"{plan.deployment_id} did not reach VERIFIED; see its artifacts for the reason")
         self.log.info("%s is VERIFIED; the previous version stays warm", plan.deployment_id)
 
-    def _take_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
+    def _roll_back(self, context: Context, plan: DeploymentPlan, why: str, reached: Collection[State]) -> None:
         try:
             roll_back(context, plan, why, reached=reached)
         except NotFinalizedError:
@@ -165,6 +164,6 @@ class FinalizeOperator(RecordingOperator):
         except DeployError as error:
             if context["ti"].try_number <= (self.retries or 0) or State.DEPLOYING not in reached:
                 raise
-            # Nobody tries again after this.
+            # This was the last try.
             record_step(context, State.ROLLING_BACK, why)
             record_step(context, State.FAILED, str(error))

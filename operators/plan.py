@@ -15,14 +15,11 @@ from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import triggered_at
-from airflow_deploy.domain.routing.http_route import DEFAULT_PORT, HttpRoute
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.domain.workloads import manifests, mirror
-from airflow_deploy.rollout.adoption import check_shares, find_serving
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.autoscalers import check_autoscalers
-from airflow_deploy.rollout.mirror import MIRROR_REQUIREMENTS
 from airflow_deploy.rollout.preflight import check_rollback_possible
+from airflow_deploy.rollout.routers import steps_of
 from airflow_deploy.tasks.base import DeployOperator, record_step
 from airflow_deploy.tasks.frozen import PLANNED, freeze_plan
 
@@ -50,6 +47,7 @@ class PlanDeploymentOperator(DeployOperator):
         cluster = Cluster(spec.connections.kubernetes)
         route = cluster.team_route_or_absent(*spec.place)
         _refuse_gitops(route, spec)
+        steps = steps_of(spec)
         plan = DeploymentPlan(
             dag_id=run.dag_id,
             run_id=run.run_id,
@@ -58,7 +56,7 @@ class PlanDeploymentOperator(DeployOperator):
             spec=spec,
             request=request,
             commit=commit,
-            **_served(cluster, spec, route),
+            **steps.find_stable(cluster, spec, route),
         )
         plan = self._behind_the_route_alone(cluster, plan)
         _refuse_backdated(plan)
@@ -66,10 +64,7 @@ class PlanDeploymentOperator(DeployOperator):
             raise RefusedError(
                 f"conf: commit {commit[:12]} of this run serves already; trigger a new run to deploy it anew"
             )
-        if isinstance(route, HttpRoute):
-            _check_shadow(cluster, plan, route)
-        else:
-            check_shares(plan)
+        steps.check_plan(cluster, plan, route)
         observer = Observer.connect(plan)
         _check_resolved_when(observer, request, spec)
         observer.check()
@@ -78,9 +73,9 @@ class PlanDeploymentOperator(DeployOperator):
         record_step(
             context,
             State.INIT,
-            f"{plan.requester or 'nobody who has signed in'} asked for {commit[:12]} to end {request.incident.id}",
+            f"{plan.requester or 'an unauthenticated request'} asked for {commit[:12]} to end {request.incident.id}",
         )
-        does = f"replaces {plan.stable}" if plan.stable else "is the first: nobody serves"
+        does = f"replaces {plan.stable}" if plan.stable else "is the first: no version serves"
         self.log.info("%s: %s %s", plan.deployment_id, plan.candidate, does)
         freeze_plan(context, plan, PLANNED)
         return plan.deployment_id
@@ -89,46 +84,11 @@ class PlanDeploymentOperator(DeployOperator):
         """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""
         named, unnamed = plan, plan.model_copy(update={"pods_named": False})
         selectors = [selector.items() for selector in cluster.selectors(plan.spec.namespace)]
-        # Where pods divide the traffic, they carry what their own Service asks for, whatever other labels they have.
+        # With router: replicas, they carry what their own Service asks for, beside all other labels.
         if not any(one <= named.pod_labels.items() and not one <= unnamed.pod_labels.items() for one in selectors):
             return named
         self.log.info("a Service selects pods by their name alone: those of %s do not carry it", plan.candidate)
         return unnamed
-
-
-def _served(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
-    """Return what the plan says of whoever serves now."""
-    if not isinstance(route, HttpRoute):
-        stable, adopted = find_serving(cluster, spec, route)
-        labels = adopted.get(stable) or route.labels_of(stable)
-        ready = cluster.ready(spec.namespace, stable, labels) if stable else 0
-        return {"stable": stable, "adopted": adopted, "stable_port": DEFAULT_PORT, "stable_ready": ready}
-    if not (stable := _stable(cluster, spec, route)):
-        return {"stable": "", "stable_port": DEFAULT_PORT, "stable_ready": 0}
-    ready = cluster.ready_endpoints(spec.namespace, stable)
-    return {"stable": stable, "stable_port": route.port_of(stable), "stable_ready": ready}
-
-
-def _stable(cluster: Cluster, spec: DeploymentSpec, route: HttpRoute) -> str:
-    """Return the Service that serves now; an empty name where nobody does, and nobody could.
-
-    :raises RefusedError: it is not clear who serves, or no first version could.
-    """
-    if not route.is_there:
-        if not spec.route.gateway:
-            raise RefusedError(
-                f"route: there is no HTTPRoute {route.name}; correct route.name, or set route.gateway and"
-                " route.hostnames, and the first deployment makes it"
-            )
-        cluster.create_route(manifests.route_object(spec), dry_run=True)
-        return ""
-    if find_serving := route.serving():
-        return find_serving
-    # Somebody has taken its traffic from a Service that could serve: it is not for us to decide who shall.
-    if any(cluster.ready_endpoints(spec.namespace, name) for name in route.named):
-        return route.stable()
-    route.vacant()
-    return ""
 
 
 def _refuse_backdated(plan: DeploymentPlan) -> None:
@@ -148,24 +108,6 @@ def _refuse_gitops(route: TeamRoute, spec: DeploymentSpec) -> None:
             f"route {route.name}: {' and '.join(managers)} owns its {route.DIVIDES} and would set back what"
             f" divides the traffic; let it ignore {route.IGNORED}, then set route.ignored_by_gitops: true"
         )
-
-
-def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: HttpRoute) -> None:
-    if not plan.spec.shadow:
-        return
-    if not plan.stable:
-        raise RefusedError(
-            "shadow: nobody serves yet whose requests could be copied; remove shadow for this deployment"
-        )
-    if route.filters(plan.stable):
-        raise RefusedError(
-            f"shadow: route {route.name} has filters at the backend {plan.stable}, which a mirror does not apply; move"
-            " them to the rule, or remove shadow"
-        )
-    try:
-        cluster.apply(mirror.mirror_objects(plan, copied=False, by_filter=route.mirrors_by_filter), dry_run=True)
-    except RefusedError as error:
-        raise RefusedError(f"shadow: {error}; shadow needs {MIRROR_REQUIREMENTS}; or remove shadow") from error
 
 
 def _check_resolved_when(observer: Observer, request: DeployRequest, spec: DeploymentSpec) -> None:

@@ -1,4 +1,4 @@
-"""The tasks of ``verify_deployments``: look at what was promoted, take back what does not hold, and say so."""
+"""The tasks of ``verify_deployments``: check what was promoted, roll back what breaches, and report it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.prometheus.hook import Prometheus
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.config.spec import Connections
 from airflow_deploy.domain.errors import DeployError, HarmError
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State, Step
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
@@ -29,7 +31,8 @@ from airflow_deploy.operators.audit import amend_audit
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.analysis.recheck import Recheck, recheck
 from airflow_deploy.rollout.history import PromotedDeployment, promoted_deployment, promoted_deployments
-from airflow_deploy.rollout.rollback import finish_rollback, roll_back_promotion
+from airflow_deploy.rollout.rollback import RollbackOutcome, rollback
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.tasks.base import RETRIES
 
 log = logging.getLogger(__name__)
@@ -37,14 +40,14 @@ log = logging.getLogger(__name__)
 Clients = tuple[Cluster, Prometheus]
 
 CONCURRENT_RECHECKS = 8
-"""How many services are looked at at the same time."""
+"""How many services are checked at the same time."""
 
 
 @dataclass(frozen=True)
 class RecheckFinding:
-    """What a pass says of one deployment: a verdict, LEFT where there is nothing to judge, or BACK.
+    """What a pass says of one deployment: a verdict, LEFT if there is nothing to judge, or BACK.
 
-    BACK: it was taken back, and whoever did it died before it was recorded.
+    BACK: it was rolled back by a task that died before it was recorded.
     """
 
     item: PromotedDeployment
@@ -60,9 +63,9 @@ class RecheckFinding:
 
 
 class CheckPromotedOperator(BaseOperator):
-    """Look once at every promoted version within its rollback window; return those to take back.
+    """Check every promoted version within its rollback window once; return those to roll back.
 
-    :param limit: how many services one pass may take back. Where more breach, what they share is broken: they are held.
+    :param limit: how many services one pass may roll back. If more breach, what they share is broken: they are held.
     """
 
     ui_color = "#fff3d6"
@@ -74,7 +77,7 @@ class CheckPromotedOperator(BaseOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Return a target for ``RollBackPromotedOperator`` by service.
 
-        :raises HarmError: more than ``limit`` breach; nothing is taken back.
+        :raises HarmError: more than ``limit`` breach; nothing is rolled back.
         """
         items = promoted_deployments(time.time())
         live = {item.plan.dag_id for item in items if context["ti"].get_dr_count(item.plan.dag_id, states=["running"])}
@@ -93,7 +96,7 @@ class CheckPromotedOperator(BaseOperator):
             names = ", ".join(each.item.plan.spec.service for each in breached)
             raise HarmError(
                 f"{names}: {len(breached)} of them breach, and at most {self.limit} may in one pass: what they share is"
-                " broken, so nothing is taken back and a person must look"
+                " broken, so nothing is rolled back; find what that is"
             )
         chosen = [each for each in found if each.verdict in ("BREACHED", "BACK")]
         # All traffic first, and from here: users are harmed while Airflow goes from this task to the next.
@@ -102,14 +105,19 @@ class CheckPromotedOperator(BaseOperator):
 
 
 def _brake(found: RecheckFinding) -> str | None:
-    """Return the traffic; where that fails, ``RollBackPromotedOperator`` tries again and says why."""
+    """Return the traffic; if that fails, ``RollBackPromotedOperator`` tries again and says why."""
     plan = found.item.plan
     try:
-        if roll_back_promotion(Cluster(plan.spec.connections.kubernetes, "brake"), plan, json.dumps(found.event)):
-            return datetime.now(UTC).isoformat()
-    except Exception as error:  # whatever it is, the others' traffic is returned all the same
+        restored_at = _roll_back(Cluster(plan.spec.connections.kubernetes, "brake"), plan, found.event).restored_at
+        return datetime.fromtimestamp(restored_at, UTC).isoformat() if restored_at else None
+    except Exception as error:  # of any kind: the others' traffic is returned all the same
         log.warning("%s: %s", plan.spec.service, printable(repr(error), 500))
     return None
+
+
+def _roll_back(cluster: Cluster, plan: DeploymentPlan, event: dict[str, Any]) -> RollbackOutcome:
+    verdict = FinalVerdict("BREACHED", event["reason"], datetime.fromisoformat(event["at"]).timestamp())
+    return rollback(cluster, plan.claim(), verdict, routes.SETTLED, new_epoch=True)
 
 
 def _clients(
@@ -122,7 +130,7 @@ def _clients(
 
 
 def look(item: PromotedDeployment, clients: Clients | Exception, *, live: bool) -> RecheckFinding:
-    """Say how one deployment stands."""
+    """Return what is found of one deployment."""
     plan, at = item.plan, time.time()
     if live:
         return RecheckFinding(item, "LEFT", f"a run of {plan.dag_id} is under way", at)
@@ -132,22 +140,22 @@ def look(item: PromotedDeployment, clients: Clients | Exception, *, live: bool) 
         cluster, prometheus = clients
         route = cluster.team_route(*plan.spec.place)
         if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
-            return _unfinished(item, route.word, at)
-        if not routes.at_rest(route, plan.deployment_id, plan.candidate):
+            return _unfinished(item, route.final_verdict, at)
+        if not routes.at_rest(route, plan.claim()):
             return RecheckFinding(item, "LEFT", f"route {route.name} is {route.phase} by {route.owner}", at)
         said: Recheck = recheck(item, Observer(prometheus, plan, copies=False), at)
         return RecheckFinding(item, said.verdict, said.reason, said.at, said.evidence)
     except DeployError as error:
         return RecheckFinding(item, "BLIND", str(error), at)
-    except Exception as error:  # whatever it is, it is this service's: the others are looked at all the same
-        log.exception("%s could not be looked at", plan.deployment_id)
+    except Exception as error:  # of any kind: it is this service's, and the others are checked all the same
+        log.exception("unexpected error checking %s", plan.deployment_id)
         return RecheckFinding(item, "BLIND", f"{type(error).__name__}: {error}", at)
 
 
-def _unfinished(item: PromotedDeployment, word: str | None, at: float) -> RecheckFinding:
-    reason = "it was taken back before"
-    with suppress(*ANNOTATION_ERRORS):  # anybody may have written over the word
-        said = json.loads(word or "")
+def _unfinished(item: PromotedDeployment, recorded: str | None, at: float) -> RecheckFinding:
+    reason = "it was rolled back before"
+    with suppress(*ANNOTATION_ERRORS):  # the annotation may have been changed by hand
+        said = json.loads(recorded or "")
         reason = printable(str(said["reason"]), 500)
         at = max(item.verified_at, min(at, datetime.fromisoformat(said["at"]).timestamp()))
     return RecheckFinding(item, "BACK", reason, at)
@@ -164,7 +172,7 @@ def _keep_evidence(found: RecheckFinding) -> dict[str, Any]:
     plan = found.item.plan
     artifacts, name = Artifacts(plan), f"evidence_{plan.deployment_id}/verify_deployments-{int(found.at)}.jsonl"
     try:
-        # Of what is back already, whoever took it back has left the evidence.
+        # If it was rolled back before, that task has left the evidence.
         evidence = artifacts.read(name) if found.verdict == "BACK" else found.evidence
         return {"evidence": name, "evidence_sha256": artifacts.write(name, evidence)}
     except Exception:
@@ -185,20 +193,21 @@ class RollBackPromotedOperator(BaseOperator):
         self.target = target
 
     def execute(self, context: Context) -> str:
-        """Return one sentence; skip where somebody else has the route by now.
+        """Return one sentence; skip if another deployment has the route by now.
 
-        :raises NotSettledError: the version before it cannot take the traffic.
+        :raises NotFinalizedError: the version before it cannot take the traffic.
         """
         event = self.target["event"]
         item = promoted_deployment(self.target["service"], self.target["deployment_id"])
         if item is None:
-            raise AirflowSkipException("it is recorded as taken back already")
+            raise AirflowSkipException("it is recorded as rolled back already")
         plan = item.plan
         cluster = Cluster(plan.spec.connections.kubernetes)
-        if not roll_back_promotion(cluster, plan, json.dumps(event)):
-            raise AirflowSkipException(f"another deployment has route {plan.spec.route.name} by now")
+        outcome = _roll_back(cluster, plan, event)
+        if not outcome.returned:
+            raise AirflowSkipException(f"{plan.deployment_id} is not rolled back: {outcome.reason}")
         restored = datetime.fromisoformat(event["restored_at"]) if event["restored_at"] else datetime.now(UTC)
-        settled = finish_rollback(cluster, plan)
+        outcome = roll_back_and_stop(cluster, plan, event["reason"])
         ti = context["ti"]
         common: dict[str, Any] = {"task": f"{ti.dag_id}.{ti.task_id}", "try_number": ti.try_number}
         why = Step(
@@ -208,16 +217,16 @@ class RollBackPromotedOperator(BaseOperator):
             evidence=event["evidence_sha256"],
             **common,
         )
-        done = Step(to=State.ROLLED_BACK, at=restored, reason=settled.reason, **common)
+        done = Step(to=State.ROLLED_BACK, at=restored, reason=outcome.reason, **common)
         folder = amend_audit(plan, [why, done], {**event, "restored_at": restored.isoformat()})
         self.log.info("artifacts: %s", folder)
-        return f"{plan.spec.service}: {plan.deployment_id} was taken back, {settled.reason}: {event['reason']}"
+        return f"{plan.spec.service}: {plan.deployment_id}: {outcome.reason}"
 
 
 class ReportOperator(BaseOperator):
-    """End the pass: it fails where something was taken back, so that alerts work as they do for any DAG.
+    """End the pass: it fails if something was rolled back, so that alerts work as they do for any DAG.
 
-    :param rolled_back: id of the mapped task that takes back.
+    :param rolled_back: id of the mapped task that rolls back.
     """
 
     def __init__(self, *, rolled_back: str, **kwargs: Any) -> None:
@@ -227,10 +236,10 @@ class ReportOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Say what happened.
 
-        :raises HarmError: something was taken back.
+        :raises HarmError: something was rolled back.
         """
         # By a list of ids: for a single id, Airflow gives a text instead of a list where there is but one.
         said = [line for line in context["ti"].xcom_pull(task_ids=[self.rolled_back]) if line]
         if said:
             raise HarmError("; ".join(said))
-        self.log.info("every promoted version within its window holds, or is left alone")
+        self.log.info("every promoted version within its window is healthy, or is left alone")

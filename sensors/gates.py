@@ -129,4 +129,4 @@ class VerifySensor(AnalysisSensor):
         plan = self.load_plan()
         cluster = Cluster(plan.spec.connections.kubernetes)
         route = cluster.team_route(*plan.spec.place)
-        cluster.patch_route(route, routes.confirm(route, self.load_claim()))
+        cluster.patch_route(route, routes.confirm(route, plan.claim(self.load_claim())))

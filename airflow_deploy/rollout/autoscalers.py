@@ -1,4 +1,4 @@
-"""The autoscalers of the stable: kept from shrinking it while it may have to take everything back, and then let go."""
+"""The autoscalers of the stable: kept from shrinking it while a rollback may need it, and then released."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
 def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Let none of them shrink the stable below what it has now, or had when the run was planned.
 
-    They are let go when the deployment has come to nothing, or its rollback window is over.
+    They are released when the deployment has failed, or its rollback window is over.
     """
     for item in _stables(cluster, plan):
         now = cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))

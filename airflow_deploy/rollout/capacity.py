@@ -1,4 +1,4 @@
-"""Capacity before weight: a share is given to pods that are ready, while the stable can still take everything back."""
+"""Capacity before weight: a share is given to pods that are ready, while the stable could still take all traffic."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import CapacityError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
+from airflow_deploy.rollout.routers import steps_of
 
 log = logging.getLogger(__name__)
 
@@ -17,46 +19,65 @@ POD_WAIT_SECONDS = 300.0
 POD_POLL_SECONDS = 1.0
 
 
-def provide_capacity(cluster: Cluster, plan: DeploymentPlan, owner: str, share: int, *, way_back: bool = True) -> None:
-    """Give the candidate the pods that ``share`` % needs, and wait until they are ready; of none, for the stable's.
+def provide_capacity(
+    cluster: Cluster, plan: DeploymentPlan, claim: Claim, share: int, *, for_rollback: bool = True
+) -> None:
+    """Give the candidate the pods that ``share`` % needs, and wait until they are ready; at 0, for the stable's only.
 
-    Where the route is lost meanwhile it returns at once: the write that follows says so.
+    It reads the route only if pods are missing. If the route is lost meanwhile it returns at once, and the write that
+    follows says so.
 
-    :param owner: who the route belongs to while this is worth waiting for.
-    :param way_back: wait also until the stable has as many ready pods as when the run was planned.
-    :raises CapacityError: they are not there in time.
+    :param claim: that of the route, while this is worth waiting for.
+    :param for_rollback: wait also until the stable has as many ready pods as when the run was planned.
+    :raises CapacityError: they are not ready in time.
     """
-    namespace, deadline = plan.spec.namespace, time.monotonic() + POD_WAIT_SECONDS
+    deadline = time.monotonic() + POD_WAIT_SECONDS
     needed = {plan.candidate: plan.pods_for(share)} if share else {}
-    if plan.stable and way_back:
+    if plan.stable and for_rollback:
         needed[plan.stable] = plan.stable_ready
     while True:
-        route = cluster.team_route(*plan.spec.place)
-        if route.owner != owner or route.phase != routes.CANARY:
+        there = cluster.readiness(plan.spec.namespace, plan.candidate) if share else None
+        short = there is not None and there.wanted < needed[plan.candidate]
+        ready = _ready(cluster, plan, needed)
+        if not short and not _missing(ready, needed):
             return
-        failed = scale_up(cluster, plan, share) if share else None
-        ready = {name: cluster.ready(namespace, name, plan.labels_of(name)) for name in needed}
-        if all(ready[name] >= number for name, number in needed.items()):
+        route = cluster.team_route(*claim.place)
+        if route.owner != claim.owner or route.phase != routes.CANARY:
             return
+        if short:
+            _scale(cluster, plan, share)
+            ready = _ready(cluster, plan, needed)
+            if not _missing(ready, needed):
+                return
+        failed = there.failed if there else None
         seen = " and ".join(f"{ready[name]} of {number} pods of {name}" for name, number in needed.items() if number)
         if failed or time.monotonic() >= deadline:
             raise CapacityError(
-                f"{share or 'more'} % of traffic is not given, since {seen} are ready"
-                f" ({failed or f'after {POD_WAIT_SECONDS:.0f} s'}); look at the pods, then deploy again"
+                f"not shifting to {f'{share} %' if share else 'more traffic'}: {seen} are ready"
+                f" ({failed or f'after {POD_WAIT_SECONDS:.0f} s'}); see why the others are not, then deploy again"
             )
-        log.info("%d %% of traffic waits: %s are ready", share, seen)
+        log.info("waiting for pods before shifting to %d %%: %s are ready", share, seen)
         time.sleep(POD_POLL_SECONDS)
 
 
-def scale_up(cluster: Cluster, plan: DeploymentPlan, share: int) -> str | None:
-    """Let the candidate have the pods that ``share`` % needs; return why it never will, where that is known.
+def _ready(cluster: Cluster, plan: DeploymentPlan, names: dict[str, int]) -> dict[str, int]:
+    return {name: cluster.ready(plan.spec.namespace, name, plan.labels_of(name)) for name in names}
+
+
+def _missing(ready: dict[str, int], needed: dict[str, int]) -> bool:
+    return any(ready[name] < number for name, number in needed.items())
+
+
+def scale_up(cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
+    """Let the candidate have the pods that ``share`` % needs.
 
     It is never scaled down: a task that runs again must not take pods from a share that was given since.
     """
-    namespace, needed = plan.spec.namespace, plan.pods_for(share)
-    there = cluster.readiness(namespace, plan.candidate)
-    if there.wanted < needed:
-        give = cluster.join if plan.divides_pods else cluster.scale
-        give(namespace, plan.candidate, needed)
-        log.info("%s gets %d pods for %d %% of traffic", plan.candidate, needed, share)
-    return there.failed
+    if cluster.readiness(plan.spec.namespace, plan.candidate).wanted < plan.pods_for(share):
+        _scale(cluster, plan, share)
+
+
+def _scale(cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
+    pods = plan.pods_for(share)
+    steps_of(plan.spec).scale(cluster, plan.spec.namespace, plan.candidate, pods)
+    log.info("scaling %s to %d pods for %d %% of traffic", plan.candidate, pods, share)

@@ -1,4 +1,4 @@
-"""Look after what a service's deployments left in the cluster: stop it, delete it, and say what was changed by hand.
+"""Clean up what a service's deployments left in the cluster: stop it, delete it, and report what was changed by hand.
 
 It has no memory and keeps nothing: what there is, it reads anew each time, and each write is fenced by what was read.
 So it may be killed anywhere, and two may be at it at once.
@@ -30,11 +30,9 @@ from airflow_deploy.domain.workloads.versions import (
     plan_cleanup,
     versions_of,
 )
-from airflow_deploy.rollout import lease, mirror
-from airflow_deploy.rollout.autoscalers import release_autoscalers
+from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.history import promoted_deployment
-from airflow_deploy.rollout.probe import delete_testers_route
-from airflow_deploy.rollout.rollback import finish_rollback
+from airflow_deploy.rollout.teardown import release, roll_back_and_stop
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def survey(cluster: Cluster, plan: DeploymentPlan) -> Survey:
 def clean_up(seen: Survey, at: float) -> CleanupResult:
     """Do what is to be done ``at`` (unix seconds).
 
-    Whoever calls it has made sure *after* the survey that no run of the service is live: what a run makes from then on
-    is not among what was surveyed.
+    The caller has made sure *after* the survey that no run of the service is live: objects that a run makes from then
+    on are not in the survey.
 
     :raises PermanentError: the cluster does not let us, or cannot.
     :raises TemporaryError: something has changed since the survey.
@@ -96,52 +94,45 @@ def _decide(seen: Survey, at: float) -> Callable[[], CleanupResult]:
     if not seen.route.is_there:
         return partial(_without_route, seen)
     if seen.route.phase in routes.ACTIVE_PHASES:
-        return partial(_settle, seen, _dead_run(seen, at))
+        return partial(_roll_back_lost_run, seen, _dead_run(seen, at))
     previous = _previous(seen)
     todo = plan_cleanup(seen.versions, seen.route, previous, seen.plan.spec.rollback.keep, at, seen.elsewhere)
-    return partial(_look_after, seen, todo, previous, at)
+    return partial(_clean, seen, todo, previous, at)
 
 
-def _settle(seen: Survey, dead: DeploymentPlan) -> CleanupResult:
+def _roll_back_lost_run(seen: Survey, dead: DeploymentPlan) -> CleanupResult:
     owner = seen.route.owner or ""
     if lease.is_alive(seen.cluster, dead, owner):
-        return CleanupResult(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, and somebody looks at it")
-    settled = finish_rollback(seen.cluster, dead)
-    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no live run of it: {settled.reason}"
+        return CleanupResult(left=f"route {seen.route.name} is {seen.route.phase} by {owner}, whose watch is alive")
+    outcome = roll_back_and_stop(seen.cluster, dead)
+    said = f"{dead.deployment_id} was {seen.route.phase}, and Airflow has no live run of it: {outcome.reason}"
     return CleanupResult(alarms=[said])
 
 
 def _without_route(seen: Survey) -> CleanupResult:
-    """Touch nothing but a mirror, which nobody asks any more: a namespace that has one cannot be deleted."""
-    return CleanupResult(_close_mirrors(seen), left=f"route {seen.route.name} is not there")
+    """Delete nothing but mirrors, which no route names any more: a namespace that has one cannot be deleted."""
+    deleted = release(seen.cluster, seen.plan, mirrors_of=_ended(seen))
+    return CleanupResult(deleted, left=f"route {seen.route.name} is not there")
 
 
 def _ended(seen: Survey) -> Callable[[str], bool]:
-    """Return whether a deployment is over: whoever holds something is no live run any more."""
+    """Return whether a deployment is over: none that holds something is a live run."""
     return lambda by: frozen_plan(seen.plan.spec.service, by) is not None
 
 
-def _close_mirrors(seen: Survey) -> list[str]:
-    spec = seen.plan.spec
-    closed = mirror.delete_mirrors(seen.cluster, spec.namespace, spec.service, spec.route.name, _ended(seen))
-    return [f"deleted mirror {name}" for name in closed]
-
-
-def _look_after(seen: Survey, todo: CleanupPlan, previous: PreviousVersion | None, at: float) -> CleanupResult:
-    tidied = CleanupResult()
-    namespace, ended = seen.plan.spec.namespace, _ended(seen)
+def _clean(seen: Survey, todo: CleanupPlan, previous: PreviousVersion | None, at: float) -> CleanupResult:
+    ended = _ended(seen)
     within = previous is not None and at < previous.until
-    by_gateway = not seen.plan.divides_pods
-    if by_gateway and (closed := delete_testers_route(seen.cluster, namespace, seen.plan.spec.route.name, ended)):
-        tidied.done.append(f"deleted route {closed}")
-    tidied.done += _close_mirrors(seen)
-    tidied.alarms += [
-        f"{version.name} has users, and {seen.route.serving()} should have them all: somebody has changed what the"
-        " Service selects; let it select one of them"
+    # The previous version is kept large enough for as long as it may have to take all traffic.
+    kept = {version.deployment_id for version in seen.versions if within and seen.route.serves(version.name)}
+    result = CleanupResult(release(seen.cluster, seen.plan, testers_of=ended, mirrors_of=ended))
+    result.alarms += [
+        f"{version.name} has users, and {seen.route.serving()} should have them all: the selector of the Service was"
+        " changed by hand; let it select one of them"
         for version in todo.selected
     ]
     if not within:  # until then, users may have to be given back to it
-        tidied.alarms += [
+        result.alarms += [
             f"{version.name} is not stopped: it has users by a route that its service had before; let them come by"
             f" route {seen.route.name}"
             for version in todo.elsewhere
@@ -149,25 +140,22 @@ def _look_after(seen: Survey, todo: CleanupPlan, previous: PreviousVersion | Non
     route = seen.route
     for version in todo.stop:
         if seen.route.selects(version.labels) and not _can_serve(seen):
-            tidied.alarms.append(f"{version.name} alone has users, since {seen.route.serving()} has no ready pod")
+            result.alarms.append(f"{version.name} alone has users, since {seen.route.serving()} has no ready pod")
             continue
         route = _stop(seen, route, version, for_good=previous is not None and version.name == previous.name)
-        tidied.done.append(f"stopped {version.name}")
+        result.done.append(f"stopped {version.name}")
     for version in todo.delete:
         _delete(seen, version)
-        tidied.done.append(f"deleted {version.name}")
-    # The previous version is kept large enough for as long as it may have to take everything back.
-    keeps = {version.deployment_id for version in seen.versions if within and seen.route.serves(version.name)}
-    released = release_autoscalers(seen.cluster, namespace, lambda by: by not in keeps and ended(by))
-    tidied.done += [f"gave {name} its minimum back" for name in released]
+        result.done.append(f"deleted {version.name}")
+    result.done += release(seen.cluster, seen.plan, autoscalers_of=lambda by: by not in kept and ended(by))
     for version in seen.versions:
         if version.pods and version not in todo.stop and (changed := _drift(seen, version)):
-            tidied.alarms.append(f"{version.name} is not as it was applied: {printable('; '.join(changed), 500)}")
-    return tidied
+            result.alarms.append(f"{version.name} is not as it was applied: {printable('; '.join(changed), 500)}")
+    return result
 
 
 def _dead_run(seen: Survey, at: float) -> DeploymentPlan:
-    """Return the plan of a run that is no more: whoever deleted it in Airflow, say, deleted its teardown too.
+    """Return the plan of a run that is no more: with its deletion in Airflow, say, its teardown was deleted too.
 
     :raises RefusedError: it is not known, or its own teardown may still be at it.
     """
@@ -175,19 +163,19 @@ def _dead_run(seen: Survey, at: float) -> DeploymentPlan:
     plan = frozen_plan(seen.plan.spec.service, (route.owner or "").rpartition("/")[0])
     candidate = next((version for version in seen.versions if plan and version.name == plan.candidate), None)
     if plan is None or candidate is None or at < candidate.made_at + RUN_GRACE_SECONDS:
-        raise RefusedError(f"route {route.name} is {route.phase} by {route.owner or 'nobody'}")
+        raise RefusedError(f"route {route.name} is {route.phase} by {route.owner or 'no deployment'}")
     return plan
 
 
 def _previous(seen: Survey) -> PreviousVersion | None:
-    """Return the version that a rollback would return to; None where what serves was not deployed by us.
+    """Return the version that a rollback would return to; None if we have not deployed what serves.
 
-    :raises RefusedError: nobody knows: the route is not at rest, or the record is lost.
+    :raises RefusedError: it is not known: the route is not at rest, or the record is lost.
     """
     if seen.route.phase not in routes.RESTING_PHASES:
-        raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must look at it")
+        raise RefusedError(f"route {seen.route.name} is {seen.route.phase}: a person must correct it")
     if not seen.route.serving() and seen.route.phase == routes.SETTLED and not seen.route.versions[0]:
-        return None  # the first version was taken back
+        return None  # the first version was rolled back
     serving, service = seen.route.stable(), seen.plan.spec.service
     if all(version.name != serving for version in seen.versions):
         return None
@@ -209,8 +197,8 @@ def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -
 
     :raises TemporaryError: the route or the Deployment is not as it was read.
     """
-    # The route first: whoever gives traffic to it at this moment (a verification, say, or a person) comes before it, so
-    # that nothing is stopped; and a verification that comes later finds that it may not return to it.
+    # The route first: a write that gives it traffic at this moment (of a verification, say, or a person) comes before,
+    # so that nothing is stopped; and a verification that comes later finds that it may not return to it.
     written = seen.cluster.patch_route(route, routes.stop(route, version.name, for_good=for_good))
     seen.cluster.scale(seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
     return written

@@ -1,12 +1,11 @@
-"""The guard: it returns the traffic of a deployment that nobody looks at any more, because Airflow has died.
+"""The guard: it rolls back canaries whose watch stopped renewing its Lease, because Airflow has died.
 
-It knows nothing of Airflow. What a run leaves in the cluster says all of it: the Lease that somebody looks, the route
-who has it and which two versions share it.
+It needs no Airflow: the Lease says whether the watch is alive, the route which deployment owns it, and which two
+versions share it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -15,22 +14,23 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.errors import DeployError, RefusedError
+from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor
-from airflow_deploy.domain.routing.service_route import ServiceRoute
+from airflow_deploy.rollout.rollback import rollback
 
 log = logging.getLogger(__name__)
 
 GUARD_INTERVAL = 1.0
-"""Seconds between two sights of the Leases."""
+"""Seconds between two readings of the Leases."""
 REMIND_SECONDS = 60.0
-"""Seconds after which what still fails is said again."""
+"""Seconds after which what still fails is logged again."""
 MAX_CONCURRENT_ROLLBACKS = 32
-"""How many deployments are taken back at the same time."""
+"""How many deployments are rolled back at the same time."""
 ROLLBACK_WAIT_SECONDS = 1.0
-"""Seconds for which a sight waits for what it has begun. What takes longer goes on beside the sights that follow: it
-stops the clock of no other Lease."""
+"""Seconds for which a pass waits for the rollbacks that it has begun. Longer ones go on beside the passes that follow:
+they stop the clock of no other Lease."""
 
 
 def connect() -> Traffic:
@@ -61,43 +61,43 @@ class Guard:
         self, traffic: Traffic, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._traffic, self._clock = traffic, clock
-        self._vigils: dict[str | None, LeaseMonitor] = {name: LeaseMonitor() for name in namespaces or (None,)}
+        self._monitors: dict[str | None, LeaseMonitor] = {name: LeaseMonitor() for name in namespaces or (None,)}
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT_ROLLBACKS)
         self._acts: dict[Hashable, Future[None]] = {}
         self._over: dict[Hashable, tuple[str, str]] = {}
         self._said: dict[Hashable, float] = {}
 
     def run(self, ended: Callable[[float], bool]) -> None:
-        """Look until the end, whatever the cluster answers.
+        """Read the Leases until the end, at any answer of the cluster.
 
         :param ended: waits for so many seconds, and returns whether it has come.
         """
-        log.info("%-12s %s", "guards", ", ".join(name or "all namespaces" for name in self._vigils))
+        log.info("%-12s %s", "guards", ", ".join(name or "all namespaces" for name in self._monitors))
         self.look()
         while not ended(GUARD_INTERVAL):
             self.look()
         log.info("stopped")
 
     def look(self) -> None:
-        """Look once at every Lease, and take back what nobody looks at."""
+        """Read every Lease once, and roll back the deployments whose Leases have lapsed."""
         begun: list[Future[None]] = []
-        for namespace, vigil in self._vigils.items():
+        for namespace, monitor in self._monitors.items():
             where = namespace or "all namespaces"
             try:
-                begun += self._look(namespace, vigil)
+                begun += self._look(namespace, monitor)
             except Exception as error:
-                vigil.mark_unobserved()
+                monitor.mark_unobserved()
                 self._complain("blind", where, error, namespace)
             else:
-                self._settle("sees again", where, namespace)
+                self._say_solved("sees again", where, namespace)
         wait(begun, ROLLBACK_WAIT_SECONDS)
 
-    def _look(self, namespace: str | None, vigil: LeaseMonitor) -> list[Future[None]]:
+    def _look(self, namespace: str | None, monitor: LeaseMonitor) -> list[Future[None]]:
         """Return what was begun for those that have lapsed, and for which nothing is going on."""
         asked = self._clock()
         leases = self._traffic.leases(namespace)
         begun = []
-        for lapsed in list(vigil.see(leases, asked, self._clock())):
+        for lapsed in list(monitor.see(leases, asked, self._clock())):
             key, before = lapsed.lease.key, self._acts.get(lapsed.lease.key)
             if self._over.get(key) != lapsed.lease.version and (before is None or before.done()):
                 self._acts[key] = self._threads.submit(self._act, lapsed)
@@ -105,52 +105,43 @@ class Guard:
         return begun
 
     def _act(self, lapsed: LapsedLease) -> None:
-        """Take one deployment back; whatever stands in the way stands in no other's."""
+        """Roll one deployment back; what delays it delays no other."""
         try:
-            self._take_back(lapsed)
+            self._roll_back(lapsed)
         except Exception as error:
-            self._complain("not returned", lapsed.lease.name, error, lapsed.lease.key)
+            self._complain("not rolled back", lapsed.lease.name, error, lapsed.lease.key)
         else:
-            self._settle("settled", lapsed.lease.name, lapsed.lease.key)
+            self._say_solved("solved", lapsed.lease.name, lapsed.lease.key)
 
-    def _take_back(self, lapsed: LapsedLease) -> None:
+    def _roll_back(self, lapsed: LapsedLease) -> None:
         lease = lapsed.lease
-        route = self._traffic.team_route_or_absent(lease.namespace, lease.route, lease.router)
+        route = self._traffic.team_route_or_absent(*lease.place)
         if route.owner is None or route.phase not in routes.WATCHED_PHASES:
-            if route.phase == routes.BRAKED and lease.router == ServiceRoute.ROUTER:
-                self._traffic.withdraw(route, route.versions[1])  # who braked may have died before this
-            # Whoever claims the route again takes the Lease first, which changes it.
+            if route.phase == routes.BRAKED and route.ENDS_BY_PODS:
+                self._traffic.withdraw(route, route.versions[1])  # a rollback may have died before this
+            # The next claim of the route takes the Lease first, which changes it.
             self._over[lease.key] = lease.version
             return
-        stable, candidate = route.versions
-        if not (route.serves(candidate) or route.mirrors_to(candidate)):
+        claim = Claim.of(route)
+        if not (route.serves(claim.candidate) or route.mirrors_to(claim.candidate)):
             return
-        if stable and not self._traffic.ready(lease.namespace, stable, route.labels_of(stable)):
-            raise RefusedError(f"{stable} has no ready pod that could take the traffic: start it, or let Airflow look")
-        reason = f"guard: nobody has looked for {lapsed.silent:.0f} s, and the Lease lasts {lease.seconds} s"
-        now, keeps = time.time(), route.has_foreign_rule(stable, candidate)
-        word = FinalVerdict("BLIND", reason, now, restored_at=None if keeps else now)
-        seized = self._traffic.patch_route(route, routes.seize(route, json.dumps(word.event())))
-        self._traffic.withdraw(seized, candidate)
-        moved = f"owner {route.owner}, from {candidate} to {stable or 'nobody'}"
-        log.warning("returned     %s: nobody has looked for %.0f s; %s", lease.name, lapsed.silent, moved)
-        if keeps:
-            log.error(
-                "%-12s %s: a rule sends requests to %s and does not name %s; somebody should change it",
-                "not returned",
-                lease.name,
-                candidate,
-                stable,
-            )
+        reason = f"guard: the watch has not renewed its Lease for {lapsed.silent:.0f} s, and it lasts {lease.seconds} s"
+        verdict = FinalVerdict("BLIND", reason, time.time())
+        try:
+            outcome = rollback(self._traffic, claim, verdict, routes.BRAKED, new_epoch=True, route=route)
+        except FencedError as error:
+            self._complain("not rolled back", lease.name, error, (lease.key, "fenced"))
+        else:
+            log.warning("%-12s %s: %s; it was owned by %s", "rolled back", lease.name, outcome.reason, route.owner)
 
     def _complain(self, what: str, about: str, error: Exception, key: Hashable) -> None:
-        """Say what fails when it begins, and then now and again: it is tried every second."""
+        """Log what fails when it begins, and then every minute: it is tried every second."""
         known = isinstance(error, DeployError)
         if self._clock() - self._said.get(key, -math.inf) >= REMIND_SECONDS:
             self._said[key] = self._clock()
-            text = str(error) if known else f"a mistake of the guard's own, {error!r}"
+            text = str(error) if known else f"an error of the guard itself, {error!r}"
             log.error("%-12s %s: %s", what, about, text, exc_info=None if known else error)
 
-    def _settle(self, what: str, about: str, key: Hashable) -> None:
+    def _say_solved(self, what: str, about: str, key: Hashable) -> None:
         if self._said.pop(key, None) is not None:
             log.info("%-12s %s", what, about)

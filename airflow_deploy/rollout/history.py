@@ -1,4 +1,4 @@
-"""The deployments that were verified, as their artifacts tell: what the verification goes on looking at."""
+"""The deployments that were verified, as their artifacts tell: what the scheduled verification goes on checking."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def promoted_deployments(at: float) -> list[PromotedDeployment]:
 
 
 def promoted_deployment(service: str, deployment_id: str) -> PromotedDeployment | None:
-    """Return one deployment, None where it is not VERIFIED any more."""
+    """Return one deployment, None if it is not VERIFIED any more."""
     said = _summary(store() / service / deployment_id)
     return _verified(said) if said else None
 
@@ -78,7 +78,7 @@ def _summary(folder: ObjectStoragePath) -> dict[str, Any] | None:
 
 
 def _verified(summary: dict[str, Any]) -> PromotedDeployment | None:
-    """Return the deployment, None where it ended otherwise, or was written by a version that told too little."""
+    """Return the deployment, None if it ended otherwise, or an old release recorded too little."""
     try:
         if summary["state"] != State.VERIFIED:
             return None

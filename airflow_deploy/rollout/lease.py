@@ -13,17 +13,17 @@ from airflow_deploy.domain.routing.lease import Lease, lease_name, new_lease, re
 log = logging.getLogger(__name__)
 
 LEASE_POLL_SECONDS = 0.3
-"""Seconds between two looks at a Lease that should change."""
+"""Seconds between two readings of a Lease that should change."""
 
 
 def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None) -> None:
     """Make the route's Lease, or take over the one that an earlier deployment has left.
 
     A claim takes the Lease first and the route then, so that of two claims at once the one that comes too late to the
-    route could have taken the other's Lease: whoever holds it and was not seen on the route must not be alive.
+    route could have taken the other's Lease: a holder that was not seen on the route must not be alive.
 
     :param before: the route's owner, as the claim has read it.
-    :raises TemporaryError: somebody else does the same in this moment, or has just done it.
+    :raises TemporaryError: another deployment does the same in this moment, or has just done it.
     """
     lease = _read(cluster, plan)
     if lease is None:
@@ -36,20 +36,20 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None)
         try:
             cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
         except FencedError as error:
-            raise TemporaryError(f"somebody else has written the Lease: {error}") from error
+            raise TemporaryError(f"the Lease was written meanwhile: {error}") from error
 
 
 def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
-    """Renew it. Where somebody has deleted it, it is made again; where somebody else holds it, it is theirs."""
+    """Renew it. If it was deleted, it is made again; if another deployment holds it, it is left alone."""
     try:
         if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewal_patch(owner)):
             _make(cluster, plan, owner)
     except FencedError as error:
-        log.error("the Lease is held by somebody else: %s", error)
+        log.error("cannot renew the Lease, since another deployment holds it: %s", error)
 
 
 class LeaseRenewal:
-    """Waits for a sign of life: that ``owner``, and nobody else, has renewed the Lease since this was made."""
+    """Sees whether ``owner``, and no other deployment, has renewed the Lease since this was made."""
 
     def __init__(self, cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
         self._cluster, self._plan, self._owner = cluster, plan, owner
@@ -66,11 +66,11 @@ class LeaseRenewal:
 
 
 def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
-    """Whether somebody looks at the deployment that owns the plan's route; to deny it takes as long as the Lease."""
-    sign = LeaseRenewal(cluster, plan, owner)
+    """Whether the watch of the route's owner is alive; to deny it takes as long as the Lease."""
+    renewal = LeaseRenewal(cluster, plan, owner)
     lease = _read(cluster, plan)
     deadline = time.monotonic() + (lease.seconds if lease else plan.spec.lease)
-    while not (seen := sign.seen()) and time.monotonic() < deadline:
+    while not (seen := renewal.seen()) and time.monotonic() < deadline:
         time.sleep(LEASE_POLL_SECONDS)
     return seen
 

@@ -1,4 +1,4 @@
-"""The preflight of the way back: where the stable could not take everything back, nothing starts."""
+"""The preflight of a rollback: if the stable could not take all traffic, nothing starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
     """Check that the stable has ready pods, and that what they are made of is still there to make another one.
 
-    From a service's first version the way back is to no traffic, which is always there.
+    The rollback of a service's first version is to no traffic, which is always possible.
 
     :raises RefusedError: it is not, and what to do.
     :raises TemporaryError: the cluster or the registry does not answer.
@@ -25,15 +25,15 @@ def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
         return
     if not cluster.ready(namespace, stable, plan.labels_of(stable)):
         raise RefusedError(
-            f"{stable} has no ready pod, so there would be no way back; start it, or give the traffic of route"
+            f"{stable} has no ready pod, so no rollback would be possible; start it, or give the traffic of route"
             f" {plan.spec.route.name} to a Service that serves, then deploy again"
         )
     parts = cluster.parts_of(namespace, plan.stable_service)
     for name in parts.config_maps:
         if not cluster.has_config_map(namespace, name):
             raise RefusedError(
-                f"ConfigMap {namespace}/{name} is gone, and no pod of {stable} could start without it, so there would"
-                " be no way back; restore it, then deploy again"
+                f"ConfigMap {namespace}/{name} is gone, and no pod of {stable} could start without it, so no"
+                " rollback would be possible; restore it, then deploy again"
             )
     images = Images(plan.spec.connections.docker)
     for image in parts.images:
@@ -45,7 +45,7 @@ def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
         else:
             if not there:
                 raise RefusedError(
-                    f"the registry has {image} no more, and no pod of {stable} could start anew without it, so there"
-                    " would be no way back; push it again, then deploy again"
+                    f"the registry has {image} no more, and no pod of {stable} could start anew without it, so no"
+                    " rollback would be possible; push it again, then deploy again"
                 )
-    log.info("%s can take everything back: %d pods are ready", stable, plan.stable_ready)
+    log.info("rollback target ready: %s with %d pods", stable, plan.stable_ready)

@@ -1,164 +1,180 @@
-"""Bring traffic and workloads to a whole state, traffic first. Rollback and teardown share it."""
+"""The one rollback: all traffic to the stable, in one fenced write.
+
+Behind it are the watch and the gates (brake), the guard, the scheduled verification, the tasks ``rollback`` and
+``finalize``, and the cleanup of runs that Airflow has lost. What each of them may undo is in ``transitions.rollback``.
+The candidate's pods end after that (``teardown``). The guard runs this without Airflow.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.errors import QUICK_TIMEOUT
+from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError, TemporaryError
-from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
+from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.routing.team_route import TeamRoute
-from airflow_deploy.rollout.draining import wait_until_drained
-from airflow_deploy.rollout.history import promoted_deployment
+from airflow_deploy.domain.values import printable
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RollbackResult:
-    """What was found and done.
+class RollbackOutcome:
+    """What a rollback found and did.
 
-    ``acted`` is False where this deployment had left nothing to undo; ``verified`` is True where its candidate was
-    verified before and stays, and ``overtaken`` where a later deployment has the route and names it as its own stable.
+    :param returned: whether this deployment had the route, and the stable has all of its traffic now.
+    :param reason: one sentence: why, to which version, and in how many seconds.
+    :param restored_at: when the traffic was the stable's again, in unix seconds.
+    :param stopped: whether the candidate's pods were told to end.
+    :param verified: whether the candidate was verified before, and stays.
+    :param overtaken: whether a later deployment has the route, and keeps the candidate as its own stable.
     """
 
-    acted: bool
+    returned: bool
     reason: str
+    restored_at: float | None = None
+    stopped: bool = False
     verified: bool = False
     overtaken: bool = False
 
+    @property
+    def acted(self) -> bool:
+        """Whether this deployment had left something to undo."""
+        return self.returned or self.stopped
 
-def return_traffic(cluster: Cluster, plan: DeploymentPlan, phase: str, word: str | None = None) -> bool:
-    """Give the stable all traffic and enter ``phase``; return whether this deployment had the route.
 
-    From a service's first version, which has no stable, all traffic is taken.
+def rollback(
+    traffic: Traffic,
+    claim: Claim,
+    verdict: FinalVerdict | None,
+    phase: str,
+    *,
+    new_epoch: bool = False,
+    route: TeamRoute | None = None,
+) -> RollbackOutcome:
+    """Give the stable all traffic and enter ``phase``; a service's first version, without a stable, loses all of it.
 
-    A route that another deployment has claimed since is that one's to care for, and a verified promotion is not undone
-    by what its run does afterwards (a person clears it, say): nothing is touched. Nor is anything by a brake that comes
-    after the rollback.
+    A route that another deployment has claimed since is that one's, and a verified promotion is not undone by its own
+    run (a task that a person has cleared, say): nothing is written then. Nor is it by a brake after the rollback.
 
-    :param word: why; it is left on the route.
-    :raises FencedError: somebody has made a rule that does not name the stable: what comes by it stays the candidate's,
-        all else is returned.
-    :raises TemporaryError: the stable has no ready pod that could take the traffic, or the route changed between
-        reading and writing; try again.
+    :param verdict: why. It is left on the route, with the time; None keeps the verdict that the route has.
+    :param new_epoch: claim the route anew, in the deployment's own name: its run can write nothing any more.
+    :param route: the route, if it was read already.
+    :raises FencedError: a rule that was changed by hand sends requests to the candidate and does not name the stable.
+        These stay; all others are returned.
+    :raises NotFinalizedError: the stable of a verified promotion cannot serve any more.
+    :raises TemporaryError: the stable has no ready pod, or the route changed between reading and writing; try again.
     """
-    route = _route(cluster, plan)
-    if not route.owned_by(plan.deployment_id) or route.owner is None or route.phase == routes.VERIFIED:
-        return False
-    if route.phase == routes.SETTLED and phase == routes.BRAKED:
-        return True
-    stays = route.has_foreign_rule(plan.stable, plan.candidate)
-    if route.phase != routes.SETTLED and (stays or plan.divides_pods):
-        # Whoever finds it settled takes its traffic and its pods for gone: until they are, it is braked. The guard
-        # completes what is.
-        route = _return(cluster, plan, route, routes.BRAKED, word)
-    if stays:
+    if route is None:
+        # It may have been deleted, and that of a first version may not be there yet.
+        route = traffic.team_route_or_absent(*claim.place)
+    settled = route.owned_by(claim.deployment_id) and route.phase == routes.SETTLED
+    if settled and (new_epoch or phase == routes.BRAKED):
+        traffic.withdraw(route, claim.candidate)  # an earlier try may have died before this
+        return _now_returned(route, claim)
+    if not routes.may_roll_back(route, claim, phase, new_epoch=new_epoch):
+        state = f"is {route.phase} by {route.owner or 'no deployment'}" if route.is_there else "is gone"
+        return RollbackOutcome(returned=False, reason=f"route {route.name} {state}")
+    foreign = route.has_foreign_rule(claim)
+    phases = [phase]
+    if not new_epoch and (foreign or route.ENDS_BY_PODS):
+        # Readers of a settled route count on that no pod of the candidate has users. Until that is so, it is braked:
+        # the guard completes what is.
+        phases = [*([] if settled else [routes.BRAKED]), *([] if foreign else [phase])]
+    for entered in dict.fromkeys(phases):
+        restored_at = None if foreign else time.time()
+        recorded = json.dumps(replace(verdict, restored_at=restored_at).event()) if verdict else None
+        held = claim if new_epoch else claim.as_held(route)
+        patch = routes.rollback(route, held, entered, recorded, new_epoch=new_epoch)
+        if claim.stable and route.serves(claim.candidate):
+            _check_stable(traffic, route, claim, phase, new_epoch=new_epoch)
+        route = traffic.patch_route(route, patch)
+        traffic.withdraw(route, claim.candidate)
+    if foreign:
         raise FencedError(
-            f"route {route.name} has a rule that sends requests to {plan.candidate} and does not name {plan.stable};"
-            " somebody changed its backends"
+            f"route {route.name} was changed by hand: it has a rule that sends requests to {claim.candidate} and does"
+            f" not name {claim.stable}; all others are returned, give that rule to {claim.stable}"
         )
-    _return(cluster, plan, route, phase, word)
-    return True
+    return _now_returned(route, claim)
 
 
-def _return(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute, phase: str, word: str | None) -> TeamRoute:
-    patch = routes.restore(route, route.owner or "", plan.stable, plan.candidate, phase, word)
-    if plan.stable and route.serves(plan.candidate) and not can_serve(cluster, plan):
-        raise TemporaryError(
-            f"{plan.stable} has no ready pod that could take back the traffic of {plan.candidate}; a person should"
-            " start it: nothing is changed until it has one"
-        )
-    written = cluster.patch_route(route, patch)
-    cluster.withdraw(written, plan.candidate)
-    return written
+def _check_stable(traffic: Traffic, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
+    """Check that the stable can serve: users of a bad version are better off than users of none.
 
+    A run's own rollback does not wait for a cluster that does not say so at once: the stable is then taken to serve.
 
-def _route(cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
-    """Read the route; somebody may have deleted it, and that of a first version may not be there yet."""
-    return cluster.team_route_or_absent(*plan.spec.place)
-
-
-def can_serve(cluster: Cluster, plan: DeploymentPlan) -> bool:
-    """Whether the stable has a ready pod. Where the cluster does not say so at once, nobody waits: it is taken to."""
-    try:
-        return cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable), QUICK_TIMEOUT) > 0
-    except DeployError as error:
-        log.warning("whether %s has a ready pod is not known: %s", plan.stable, error)
-        return True
-
-
-def roll_back_promotion(cluster: Cluster, plan: DeploymentPlan, word: str) -> bool:
-    """Give all traffic of a verified promotion back to the version before it; return whether that is so now.
-
-    Where another deployment is under way, or was verified since, nothing is touched.
-
-    :param word: why; it is left on the route.
-    :raises NotSettledError: the version before it has no pod that could take the traffic, or was stopped for good.
-    :raises RefusedError: somebody changed the route so that several Services share its traffic.
-    :raises TemporaryError: the route changed between reading and writing; read again.
+    :raises NotFinalizedError: the promotion's stable has no ready pod, or was stopped for good.
+    :raises TemporaryError: the run's stable has no ready pod.
     """
-    route = cluster.team_route(*plan.spec.place)
-    if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
-        cluster.withdraw(route, plan.candidate)
-        return True  # by an earlier try
-    if not routes.at_rest(route, plan.deployment_id, plan.candidate):
-        return False
-    if plan.stable and route.stopped == plan.stable:
+    promotion = new_epoch and phase == routes.SETTLED
+    if promotion and route.stopped == claim.stable:
         raise NotFinalizedError(
-            f"{plan.candidate} must be taken back, and the window in which {plan.stable} is kept for that is over;"
-            " nothing was changed: deploy another fix"
+            f"{claim.candidate} must be rolled back, and {claim.stable} is stopped for good, since its rollback window"
+            " is over; nothing was changed: deploy another fix"
         )
-    if plan.stable and not cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable)):
+    namespace, labels = claim.place.namespace, route.labels_of(claim.stable)
+    try:
+        timeout = None if new_epoch else QUICK_TIMEOUT
+        ready = traffic.ready(namespace, claim.stable, labels, timeout)
+    except DeployError as error:
+        if new_epoch:
+            raise
+        log.warning("rolling back without knowing whether %s has a ready pod: %s", claim.stable, error)
+        return
+    if ready:
+        return
+    if promotion:
         raise NotFinalizedError(
-            f"{plan.candidate} must be taken back, and {plan.stable} has no ready pod that could take its traffic;"
+            f"{claim.candidate} must be rolled back, and {claim.stable} has no ready pod that could take its traffic;"
             " nothing was changed: start it, or deploy another fix"
         )
-    patch = routes.reclaim(route, plan.deployment_id, plan.stable, plan.candidate, word)
-    cluster.withdraw(cluster.patch_route(route, patch), plan.candidate)
-    return True
+    raise TemporaryError(
+        f"{claim.stable} has no ready pod that could take the traffic of {claim.candidate}: start one; nothing is"
+        " changed until it is ready"
+    )
 
 
-def finish_rollback(cluster: Cluster, plan: DeploymentPlan) -> RollbackResult:
-    """Return the traffic to the stable, then stop the candidate's pods. It may run twice, and beside the watch's brake.
+def abandon_route(traffic: Traffic, claim: Claim) -> None:
+    """Record on the route that this deployment writes it no more: watch and gates end, and the run with them."""
+    route = traffic.team_route_or_absent(*claim.place)
+    if route.owner and route.owned_by(claim.deployment_id):
+        traffic.patch_route(route, routes.abandon(route, claim.as_held(route)))
 
-    Where a gateway divides the traffic, the pods wait until it is seen to send them no more requests.
 
-    :raises FencedError: somebody changed the route so that the candidate has traffic that cannot be taken back here.
+def _now_returned(route: TeamRoute, claim: Claim) -> RollbackOutcome:
+    outcome = outcome_of(route, claim)
+    return replace(outcome, restored_at=outcome.restored_at or time.time())
+
+
+def outcome_of(route: TeamRoute, claim: Claim, why: str = "", *, had_route: bool = True) -> RollbackOutcome:
+    """Return the outcome of a rollback that has left ``route`` so: the one place that says what was done and why.
+
+    :param why: the reason, if the route has no verdict.
+    :param had_route: whether the deployment had the route.
     """
-    had_route = return_traffic(cluster, plan, routes.SETTLED)
-    route = _route(cluster, plan)
-    if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
-        return RollbackResult(acted=False, verified=True, reason=f"{plan.candidate} is verified and stays")
-    if route.serves(plan.candidate):
-        raise FencedError(f"{route.owner or 'nobody'} owns route {route.name}, and {plan.candidate} has traffic")
-    there = cluster.exists(plan.spec.namespace, plan.candidate)
-    # Where a later deployment names it, it is that one's warm previous version. What was verified may be so too,
-    # whatever a later deployment that came to nothing has left on the route.
-    mine = not had_route and there
-    overtaken = mine and (
-        route.names(plan.candidate) or bool(promoted_deployment(plan.spec.service, plan.deployment_id))
-    )
-    unseen = None
-    if stop := there and not overtaken:
-        if had_route and not plan.divides_pods:
-            unseen = wait_until_drained(plan)
-        cluster.scale(plan.spec.namespace, plan.candidate, 0)
-    returned = (
-        plan.after_rollback
-        if route.is_there or not plan.stable
-        else f"route {route.name} is gone, so nobody has traffic"
-    )
-    reason = returned + (f", {plan.candidate} is stopped" if stop else "") + (f"; {unseen}" if unseen else "")
-    log.info("settled: %s", reason)
-    return RollbackResult(acted=had_route or stop, reason=reason, overtaken=overtaken)
+    verdict = _verdict_on(route) if had_route else None
+    if not route.is_there and claim.stable:
+        done = f"route {route.name} is gone, so no version has traffic"
+    elif not had_route:
+        done = f"{claim.candidate} had no traffic"
+    else:
+        done = f"rolled back to {claim.stable}" if claim.stable else "rolled back to no traffic, as before"
+        if verdict and verdict.restored_at and verdict.restored_at >= verdict.at:
+            done += f" in {verdict.restored_at - verdict.at:.1f} s"
+    why = printable(verdict.reason, 500) if verdict else why
+    return RollbackOutcome(had_route, f"{why}; {done}" if why else done, verdict.restored_at if verdict else None)
 
 
-def abandon_route(cluster: Cluster, plan: DeploymentPlan) -> None:
-    """Say on the route that this deployment touches it no more: watch and gates end, and the run with them."""
-    route = _route(cluster, plan)
-    if route.owned_by(plan.deployment_id) and route.owner:
-        cluster.patch_route(route, routes.abandon(route, route.owner))
+def _verdict_on(route: TeamRoute) -> FinalVerdict | None:
+    """Return the verdict that a rollback has left on the route; None if it has none, or not in our form."""
+    with suppress(*ANNOTATION_ERRORS):
+        return FinalVerdict.from_event(json.loads(route.final_verdict or ""))
+    return None

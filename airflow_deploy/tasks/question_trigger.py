@@ -89,7 +89,7 @@ class QuestionTrigger(OneEventTrigger):
 
 def _word(route: TeamRoute) -> str:
     with suppress(*ANNOTATION_ERRORS):
-        said = json.loads(route.word or "")
+        said = json.loads(route.final_verdict or "")
         return f": {said['verdict']}: {said['reason']}"
     return ""
 

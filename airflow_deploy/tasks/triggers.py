@@ -1,4 +1,4 @@
-"""Airflow triggers: loops of looks and of readiness checks, run by the triggerer beside thousands of others."""
+"""Airflow triggers: analysis loops and readiness checks, run by the triggerer beside thousands of others."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest
+from airflow_deploy.rollout.analysis.roles import ROLES
 
 if TYPE_CHECKING:
     # The triggerer imports this module in its event loop, which must not stand still for numpy.
@@ -31,24 +32,17 @@ LOOK_INTERVAL = 1.0
 """Seconds between two looks of one loop: the time to see harm is this and a scrape's."""
 
 LOOKS_PER_SECOND = 100.0
-"""Looks that one process may do. Where its loops are more than that, each of them looks less often."""
+"""Looks that one process may do. If its loops need more than that, each of them looks less often."""
 MAX_CONCURRENT_LOOKS = 4
 """Looks that may be at work at one time; more threads would only take the time from each other."""
 SLOW_LOOK_SECONDS = 0.3
-"""Seconds after which a look no longer counts as at work: it waits for an answer, and nobody shall wait for it."""
+"""Seconds after which a look no longer counts as at work: it waits for an answer, and delays no other."""
 
 MAX_FAILING_SECONDS = 60.0
-"""Seconds of looks that fail in ways that nobody foresaw, after which a deployment is given up."""
+"""Seconds of looks with unexpected errors, after which a deployment is rolled back."""
 
 STORE_TIMEOUT = 20.0
 """Seconds that the artifact store may take before a verdict goes on without its evidence."""
-
-BRAKING_VERDICTS: dict[str, frozenset[str]] = {
-    "watch": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
-    "gate": frozenset({"BREACHED"}),
-    "verify": frozenset({"BREACHED", "BLIND", "UNDECIDED"}),
-}
-"""The words on which each role takes the traffic back at once; after any other but HEALTHY, ``rollback`` does."""
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -68,7 +62,7 @@ class OneEventTrigger(BaseTrigger):
 
 
 class AnalysisTrigger(OneEventTrigger):
-    """Look until there is a word to say; where that word is harm, brake before anything else.
+    """Evaluate until a verdict is reached; if it is harm, roll back before anything else.
 
     :param assignment: an ``Assignment`` as JSON.
     :param task: name of the task, for the evidence's file.
@@ -87,8 +81,8 @@ class AnalysisTrigger(OneEventTrigger):
         """Return the outcome as JSON, with the digest of its evidence."""
         looks = await self._begin()
         with Pace() as pace:
-            outcome = await self._until_said(looks, pace)
-        if outcome.verdict in BRAKING_VERDICTS[self.assignment["role"]] and outcome.restored_at is None:
+            outcome = await self._until_verdict(looks, pace)
+        if outcome.verdict in ROLES[self.assignment["role"]].rolls_back_on and outcome.restored_at is None:
             outcome = replace(outcome, restored_at=await in_thread(lambda: looks.brake(outcome)))
         return {**outcome.event(), **await self._keep_evidence(looks.evidence)}
 
@@ -101,7 +95,7 @@ class AnalysisTrigger(OneEventTrigger):
             except Exception:
                 if time.monotonic() > deadline:
                     raise
-                self.log.exception("the looks cannot begin yet")
+                self.log.exception("cannot start analysis; retrying")
                 await asyncio.sleep(LOOK_INTERVAL)
 
     def _connect(self) -> AnalysisLoop:
@@ -109,7 +103,7 @@ class AnalysisTrigger(OneEventTrigger):
 
         return AnalysisLoop(Assignment(**self.assignment))
 
-    async def _until_said(self, looks: AnalysisLoop, pace: Pace) -> FinalVerdict:
+    async def _until_verdict(self, looks: AnalysisLoop, pace: Pace) -> FinalVerdict:
         failing_since: float | None = None
         renewing: asyncio.Future[None] | None = None
         while True:
@@ -118,13 +112,13 @@ class AnalysisTrigger(OneEventTrigger):
                 if outcome := await pace.look(looks.look):
                     return outcome
                 failing_since = None
-                # Beside the looks and never before one: a verdict does not wait for it, nor does the brake.
+                # Beside the looks and never before one: neither a verdict nor its rollback waits for it.
                 if renewing is None or renewing.done():
                     renewing = asyncio.ensure_future(in_thread(looks.renew))
             except Exception as error:
                 # A look foresees every answer of cluster and Prometheus, so this is a mistake of ours. Without the
-                # watch nobody holds the brake: look again, and where it persists, take the traffic back.
-                self.log.exception("a look failed")
+                # watch no task would roll back: look again, and if it persists, roll back.
+                self.log.exception("unexpected error in a look; looking again")
                 failing_since = failing_since or begun
                 if begun - failing_since > MAX_FAILING_SECONDS:
                     return FinalVerdict(
@@ -140,7 +134,7 @@ class AnalysisTrigger(OneEventTrigger):
             write = sync_to_async(lambda: Artifacts(plan).write(name, lines), thread_sensitive=False)
             return {"evidence": name, "evidence_sha256": await asyncio.wait_for(write(), STORE_TIMEOUT)}
         except Exception:
-            self.log.exception("the evidence could not be written")
+            self.log.exception("cannot write the evidence")
             return {"evidence": None, "evidence_sha256": None}
 
 
@@ -164,15 +158,15 @@ class ReadyTrigger(OneEventTrigger):
     async def event(self) -> dict[str, Any]:
         """Return a ``Readiness`` as JSON."""
         plan = DeploymentPlan.load(self.planned)
-        if plan.divides_pods:
-            return asdict(Readiness(0, 0, None))  # they come with the share
+        if not (pods := plan.router.pods_before_share):
+            return asdict(Readiness(0, 0, None))
         cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
-        seen = Readiness(0, plan.spec.replicas, None)
+        seen = Readiness(0, pods, None)
         while time.time() < self.deadline:
             try:
                 seen = await in_thread(lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
             except TemporaryError as error:
-                self.log.warning("%s; looking again", error)
+                self.log.warning("%s; trying again", error)
             else:
                 if seen.done or seen.failed:
                     return asdict(seen)
@@ -182,9 +176,9 @@ class ReadyTrigger(OneEventTrigger):
 
 
 class Pace:
-    """When one loop looks: every ``LOOK_INTERVAL`` while its process has few loops, and less often where it has many.
+    """When one loop looks: every ``LOOK_INTERVAL`` while its process has few loops, and less often if it has many.
 
-    Loops that begin together, as after a triggerer's restart, spread over the interval. Where the processor is too slow
+    Loops that begin together, as after a triggerer's restart, spread over the interval. If the processor is too slow
     for all, they wait for each other: the more threads are at work, the less time is left to the triggerer's own loop.
     """
 

@@ -32,5 +32,5 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
 def drained(monkeypatch: pytest.MonkeyPatch) -> list[DeploymentPlan]:
     """Whose last requests were waited for: no test here has a gateway, and each is seen to send no more at once."""
     asked: list[DeploymentPlan] = []
-    monkeypatch.setattr("airflow_deploy.rollout.rollback.wait_until_drained", asked.append)
+    monkeypatch.setattr("airflow_deploy.rollout.routers.draining.wait_until_drained", asked.append)
     return asked

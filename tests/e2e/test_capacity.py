@@ -62,7 +62,7 @@ def test_plan_refuses_a_stable_without_ready_pods(world: World) -> None:
     kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=0")
     try:
         world.until(lambda: not deployment_of(world, stable)["status"].get("replicas"), f"{stable} has no pod", 60)
-        refused_by_plan(world, f"{stable} has no ready pod, so there would be no way back; start it")
+        refused_by_plan(world, f"{stable} has no ready pod, so no rollback would be possible; start it")
     finally:
         kubectl("-n", BOOTH, "scale", "deployment", stable, "--replicas=2")
         kubectl("-n", BOOTH, "rollout", "status", f"deployment/{stable}", "--timeout=60s")

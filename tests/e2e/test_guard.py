@@ -187,10 +187,12 @@ def returned(world: World, run: str, died: float) -> float:
     assert states(folder)[-3:] == ["CANARY_WAITING", "ROLLING_BACK", "ROLLED_BACK"]
     said = summary(folder)
     assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
-    assert "guard: nobody has looked for" in transitions(folder)[-2]["reason"]
+    assert "guard: the watch has not renewed its Lease for" in transitions(folder)[-2]["reason"]
     at = unix(said["judgements"]["watch"]["restored_at"])
     assert LEASE - 2 <= at - died <= WITHIN
     assert [request for request in world.requests() if request.failed] == []
     log = (Path(world.info.logs) / "guard.log").read_text()
-    assert re.search(rf"returned     {world.service}/{world.service}: nobody has looked for", log)
+    assert re.search(
+        rf"rolled back  {world.service}/{world.service}: guard: the watch has not renewed its Lease for", log
+    )
     return at

@@ -17,9 +17,10 @@ from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.transitions import claim
-from airflow_deploy.rollout import mirror
-from airflow_deploy.rollout import probe as testers
+from airflow_deploy.rollout.routers import mirror
+from airflow_deploy.rollout.routers import probe as testers
 from tests.e2e.deployment import Deployment, afresh
 from tests.e2e.trail import states, transitions, unix
 from tests.e2e.world import SMALL, World, served
@@ -91,20 +92,20 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_refused_before_any_copy(
     spec = make_spec(service=STALL, namespace=STALL, route=where, shadow=ASKED["shadow"])
     plan, cluster = make_plan(spec, stable=BROKEN), Cluster(STALL)
 
-    def claimed() -> str | None:
+    def claimed() -> Claim | None:
         route = cluster.route(STALL, BROKEN)
-        owner, patch = claim(route, plan.deployment_id, plan.stable, plan.candidate)
+        ours, patch = claim(route, plan.claim())
         with suppress(TemporaryError):  # the gateway may write its status between the two calls
             cluster.patch_route(route, patch)
-            return owner
+            return ours
         return None
 
-    owner = stall.until(claimed, "the route is claimed")
+    ours = stall.until(claimed, "the route is claimed")
     try:
         with pytest.raises(
-            ProbeFailedError, match=r"nothing is mirrored: .*: [45]0[0-9] by somebody else; .* remove shadow"
+            ProbeFailedError, match=r"nothing is mirrored: .*: HTTP [45]0[0-9], not from [^ ]*; .* remove shadow"
         ):
-            mirror.set_up_mirror(cluster, plan, owner)
+            mirror.set_up_mirror(cluster, plan, ours)
         assert not cluster.route(STALL, BROKEN).mirrors_to(plan.candidate)
     finally:
         kubectl("-n", STALL, "delete", "httproute", BROKEN, f"testers-{BROKEN}")

@@ -9,9 +9,10 @@ import pytest
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.transitions import claim
 from airflow_deploy.domain.workloads.manifests import route_object, version_objects
-from airflow_deploy.rollout import probe as testers
+from airflow_deploy.rollout.routers import probe as testers
 from tests.stack import StackInfo
 from tests.stack import cluster as stacks
 from tests.stack.access import kubectl
@@ -34,8 +35,8 @@ def cluster(stack: StackInfo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clust
     kubectl("delete", "namespace", SCOUT, "--wait=false")
 
 
-def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
-    """Return the plan and the owner of a first version on its own route; its image is nowhere, so no pod is ready."""
+def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, Claim]:
+    """Return the plan and the claim of a first version on its own route; its image is nowhere, so no pod is ready."""
     namespace, _, name = stacks.Cluster.load().gateway.partition("/")
     where = {"gateway": {"namespace": namespace, "name": name}, "hostnames": [f"{SCOUT}.test"]}
     spec = make_spec(service=SCOUT, namespace=SCOUT, route={"name": SCOUT, "url": url, **where})
@@ -43,11 +44,11 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
     cluster.apply(version_objects(plan))
     made = cluster.create_route(route_object(spec))
     for _ in range(50):
-        owner, patch = claim(made, plan.deployment_id, plan.stable, plan.candidate)
+        ours, patch = claim(made, plan.claim())
         # The gateway may write its status between the two calls.
         with suppress(TemporaryError):
             cluster.patch_route(made, patch)
-            return plan, owner
+            return plan, ours
         made = cluster.route(SCOUT, SCOUT)
     raise AssertionError("the route never comes to rest")
 
@@ -55,8 +56,8 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, str]:
 def test_a_candidate_that_the_gateway_does_not_reach_gets_no_share(
     stack: StackInfo, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, owner = claimed(cluster, stack.gateway_url)
+    plan, ours = claimed(cluster, stack.gateway_url)
     monkeypatch.setattr(testers, "PROBE_WAIT_SECONDS", 5.0)
     with pytest.raises(ProbeFailedError, match=r"was not seen to reach .*: 503; see whether"):
-        testers.probe_candidate(cluster, plan, owner)
+        testers.probe_candidate(cluster, plan, ours)
     assert not cluster.route(SCOUT, SCOUT).serves(plan.candidate)

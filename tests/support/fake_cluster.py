@@ -60,7 +60,7 @@ class FakeCluster:
         """A canary with ``share`` % of the traffic since ``at``."""
         cluster = cls(plan)
         cluster.replicas[plan.candidate] = 2
-        _, claim = routes.claim(cluster.team, plan.deployment_id, plan.stable, plan.candidate)
+        _, claim = routes.claim(cluster.team, plan.claim())
         cluster.patch_route(cluster.team, claim)
         cluster.hold_lease(cluster.claim)
         return cluster.shift(share, at) if share else cluster
@@ -68,18 +68,18 @@ class FakeCluster:
     @classmethod
     def promoted(cls, plan: DeploymentPlan, at: float = 0.0) -> FakeCluster:
         cluster = cls.at_share(plan, 100, at)
-        cluster.patch_route(cluster.team, routes.promote(cluster.team, cluster.claim, plan.stable, plan.candidate))
+        cluster.patch_route(cluster.team, routes.promote(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
     @classmethod
     def verified(cls, plan: DeploymentPlan) -> FakeCluster:
         cluster = cls.promoted(plan)
-        cluster.patch_route(cluster.team, routes.confirm(cluster.team, cluster.claim))
+        cluster.patch_route(cluster.team, routes.confirm(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
     def shift(self, share: int, at: float, *, mirrored: bool = False) -> FakeCluster:
         plan = self.plan
-        given = routes.shift(self.team, self.claim, plan.stable, plan.candidate, share, at, mirrored=mirrored)
+        given = routes.shift(self.team, plan.claim(self.claim), share, at, mirrored=mirrored)
         self.patch_route(self.team, given)
         return self
 

@@ -26,6 +26,7 @@ from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.operators import verification
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.verification import CheckPromotedOperator, ReportOperator, RollBackPromotedOperator
+from airflow_deploy.rollout import rollback
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.tasks.base import record_step
 from tests.airflow.analysis.test_recheck import WITHOUT_CONDITION, Gateway, Load
@@ -106,7 +107,8 @@ class Fleet:
         """Connections that cannot be used."""
         self.purposes: list[str] = []
         """What was connected for, in turn."""
-        monkeypatch.setattr(verification, "time", SimpleNamespace(time=lambda: self.now))
+        for module in (verification, rollback):
+            monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
         monkeypatch.setattr(verification, "Cluster", self._connect)
         monkeypatch.setattr(verification, "Prometheus", SimpleNamespace(connect=self._connect))
         monkeypatch.setattr(verification, "Observer", self._observer)

@@ -50,18 +50,18 @@ class FakeVersions(FakeCluster):
 
     def claimed(self, plan: DeploymentPlan, share: int = 0) -> None:
         """Do what ``claim_route`` and one shift do."""
-        _, claim = routes.claim(self.now, plan.deployment_id, plan.stable, plan.candidate)
+        _, claim = routes.claim(self.now, plan.claim())
         self.patch_route(self.now, claim)
         if share:
-            self.patch_route(self.now, routes.shift(self.now, self.claim, plan.stable, plan.candidate, share, 0.0))
+            self.patch_route(self.now, routes.shift(self.now, plan.claim(self.claim), share, 0.0))
 
     def then_verified(self, plan: DeploymentPlan) -> None:
         self.claimed(plan, 100)
-        self.patch_route(self.now, routes.promote(self.now, self.claim, plan.stable, plan.candidate))
-        self.patch_route(self.now, routes.confirm(self.now, self.claim))
+        self.patch_route(self.now, routes.promote(self.now, plan.claim(self.claim)))
+        self.patch_route(self.now, routes.confirm(self.now, plan.claim(self.claim)))
 
     def then_settled(self, plan: DeploymentPlan) -> None:
-        self.patch_route(self.now, routes.restore(self.now, self.claim, plan.stable, plan.candidate, routes.SETTLED))
+        self.patch_route(self.now, routes.rollback(self.now, plan.claim(self.claim), routes.SETTLED))
         self.scale(plan.spec.namespace, plan.candidate, 0)
 
     def objects(self, namespace: str, service: str) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from airflow_deploy.domain.errors import DeployError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
 from airflow_deploy.domain.metrics.sources import SOURCES
+from airflow_deploy.rollout import rollback
 from airflow_deploy.rollout.analysis import loop as looks
 from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment, Role
 from airflow_deploy.rollout.analysis.observer import Observation, Observer
@@ -162,6 +163,7 @@ class World:
         for module in (looks, triggers):
             monkeypatch.setattr(module, "time", clock)
             monkeypatch.setattr(module, "Cluster", lambda *_: self.cluster)
+        monkeypatch.setattr(rollback, "time", clock)
         monkeypatch.setattr(Observer, "connect", lambda _: self.observer)
         monkeypatch.setattr("asyncio.sleep", sleep)
 

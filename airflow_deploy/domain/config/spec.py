@@ -22,6 +22,7 @@ from airflow_deploy.domain.config.gates import GATES, MAX_UNREADY, Gate, Kind, L
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME, SOURCES, MetricsSource
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name, version_name
+from airflow_deploy.domain.object_names import Place
 from airflow_deploy.domain.values import DURATION, LIST, Model, explain_invalid
 
 DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
@@ -353,9 +354,9 @@ class DeploymentSpec(Model):
         return scaling
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """Namespace and name of the object that divides the traffic, and the router."""
-        return self.namespace, self.route.name, self.router
+    def place(self) -> Place:
+        """Which object divides the traffic."""
+        return Place(self.namespace, self.route.name, self.router)
 
     @property
     def limits(self) -> dict[str, float]:

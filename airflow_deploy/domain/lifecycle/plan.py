@@ -9,10 +9,11 @@ from pydantic import Field
 
 from airflow_deploy.domain.config.request import DeployRequest
 from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.labels import NAME, VERSION
 from airflow_deploy.domain.names import deployment_id, image_tag, version_name
-from airflow_deploy.domain.routing import pod_shares as division
-from airflow_deploy.domain.routing.service_route import shared_pod_labels
+from airflow_deploy.domain.routing.claim import Claim
+from airflow_deploy.domain.routing.routers import ROUTERS, Router
 from airflow_deploy.domain.values import Model
 
 
@@ -22,7 +23,7 @@ class DeploymentPlan(Model):
     dag_id: str
     run_id: str
     requester: str | None
-    """The user who triggered the run, as Airflow authenticated them; None if the trigger was unauthenticated."""
+    """Who triggered the run, as Airflow authenticated them; None if the request was not authenticated."""
     created: int
     """Unix seconds of the trigger; part of the image's tag and the version's name."""
     spec: DeploymentSpec
@@ -30,16 +31,16 @@ class DeploymentPlan(Model):
     commit: str
     """The full hash."""
     stable: str
-    """The stable: the Service that has all traffic when the run is planned; empty for a service's first version.
+    """The Service that serves now; empty if none does: the candidate is the service's first version.
 
-    With ``router: replicas`` it is the stable's Deployment."""
+    With ``router: replicas``, it is the Deployment whose pods serve."""
     adopted: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """With ``router: replicas``: by Deployment, the labels by which the Service selects the team's own pods.
+    """With ``router: replicas``: by name, the labels by which the Service knows the versions that the team has brought.
 
-    The labels under an empty name are those by which it would select pods that do not exist yet."""
+    Under an empty name, those by which it would know a version that is not there yet."""
     stable_port: int
     stable_ready: int = 1
-    """Number of the stable's pods that were ready when the run was planned, so that they can serve all traffic."""
+    """How many of its pods were ready when the run was planned: a rollback needs as many."""
     pods_named: bool = True
     """Whether the candidate's pods carry the service's name as a label."""
     digest: str | None = None
@@ -55,70 +56,58 @@ class DeploymentPlan(Model):
         """The name of the new version: of its Deployment, Service and ConfigMap."""
         return version_name(self.spec.service, self.commit, self.created)
 
+    def claim(self, owner: str | None = None) -> Claim:
+        """Return this deployment's claim of its route.
+
+        :param owner: ``<DEP-id>/<epoch>``, once it has claimed the route.
+        :raises FencedError: the owner is another deployment.
+        """
+        claim = Claim(owner or f"{self.deployment_id}/0", self.stable, self.candidate, self.spec.place)
+        if claim.deployment_id != self.deployment_id:
+            raise FencedError(f"claim {owner} is not one of {self.deployment_id}; trigger a new run")
+        return claim
+
     @property
     def versions(self) -> tuple[str, ...]:
-        """The candidate, then the stable if there is one."""
+        """Candidate and stable, if there is one."""
         return (self.candidate, self.stable) if self.stable else (self.candidate,)
 
     @property
-    def after_rollback(self) -> str:
-        """The state of the traffic after a rollback, as a phrase."""
-        return f"{self.stable} has all traffic" if self.stable else "no version has traffic, as before"
-
-    @property
-    def divides_pods(self) -> bool:
-        """Whether the number of pods divides the traffic, so that the candidate starts none before its first share."""
-        return self.spec.router == "replicas"
+    def router(self) -> Router:
+        """How its traffic is divided."""
+        spec = self.spec
+        return ROUTERS[spec.router](
+            route=spec.route.name,
+            stable=self.stable,
+            candidate=self.candidate,
+            adopted=self.adopted,
+            stable_ready=self.stable_ready,
+            replicas=spec.replicas,
+            full=spec.capacity == "full",
+        )
 
     @property
     def stable_service(self) -> str:
-        """The Service that selects the stable's pods until the first share."""
-        return self.spec.route.name if self.divides_pods else self.stable
+        """The Service behind which the stable's pods are until the first share."""
+        return self.router.stable_service
 
     def share(self, stage: int) -> int:
-        """Return the share in % that the candidate has after a stage; 100 for a service's first version."""
-        return self.shares(stage)[-1]
-
-    def shares(self, stage: int) -> tuple[int, ...]:
-        """Return the shares in % through which a stage is reached, in order.
-
-        With ``router: replicas`` the last stage has two: all pods of the candidate beside the stable's, then 100 %.
-        """
-        if not self.stable:
-            return (100,)
-        if not self.divides_pods:
-            return (stage,)
-        alongside = division.share_of(
-            division.pods_for_stage(stage, self.stable_ready, self.spec.replicas), self.stable_ready
-        )
-        return (alongside, 100) if stage == 100 else (alongside,)
+        """Return the share in % that a stage gives: all of it, if there is no stable to keep the rest."""
+        return self.router.shares(stage)[-1]
 
     def pods_for(self, share: int) -> int:
-        """Return how many pods the candidate needs for ``share`` % of traffic."""
-        most = self.spec.replicas
-        if self.divides_pods and self.stable:
-            alongside = (pods for pods in range(1, most) if division.share_of(pods, self.stable_ready) >= share)
-            return next(alongside, most)
-        return most if self.spec.capacity == "full" else max(1, -(-most * share // 100))
+        """Return how many pods the candidate needs for ``share`` % of the traffic."""
+        return self.router.pods_for(share)
 
     def labels_of(self, version: str) -> Mapping[str, str] | None:
-        """Return the labels that select the version's pods; None if the version has a Service of its own for that."""
-        if not self.divides_pods:
-            return None
-        return self.adopted.get(version) or {VERSION: version}
+        """Return the labels by which the version's pods are known; None if a Service of its own knows them."""
+        return self.router.labels_of(version)
 
     @property
     def pod_labels(self) -> dict[str, str]:
-        """The labels of the candidate's pods. The version's label alone identifies them."""
-        labels = {NAME: self.spec.service} if self.pods_named else {}
-        if self.divides_pods:
-            # The team may apply the Service's old manifest again, whose selector needs these labels on all pods.
-            for known in self.adopted.values():
-                labels |= known
-            labels |= shared_pod_labels(self.candidate) | (
-                self.adopted.get(self.stable) or shared_pod_labels(self.stable)
-            )
-        return labels | {VERSION: self.candidate}
+        """The labels of the candidate's pods; the version alone tells them from all others."""
+        named = {NAME: self.spec.service} if self.pods_named else {}
+        return named | self.router.pod_labels() | {VERSION: self.candidate}
 
     @property
     def image_tag(self) -> str:

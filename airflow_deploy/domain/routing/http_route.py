@@ -7,18 +7,19 @@ from typing import Any, ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.names import MIRROR_SUFFIX, mirror_name
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.record import CANARY, Patch, Shift, test_op
 from airflow_deploy.domain.routing.team_route import TeamRoute
 
 DEFAULT_PORT = 80
 """Of a Service that no route has named yet: of a service's first version."""
 TOTAL_WEIGHT, FINE_TOTAL_WEIGHT = 100, 1_000_000
-"""What the weights of a rule come to. Of the finest ones that the API permits, one part is nobody's share."""
+"""What the weights of a rule come to. Of the finest ones that the API permits, one part counts as no share."""
 ZERO_WEIGHT_UNSAFE = frozenset({"gateway.envoyproxy.io/gatewayclass-controller"})
 """Controllers whose gateways forget a backend that has filters of its own when its weight becomes 0, and lose requests
-over that: there, what is to have none keeps one part of the finest weights for as long as it has pods."""
+over that: there, a backend without traffic keeps one part of the finest weights for as long as it has pods."""
 TRAEFIK_CONTROLLER = "traefik.io/gateway-controller"
-"""The controller whose gateway answers 500 to everybody where a rule mirrors by the standard filter."""
+"""The controller whose gateway answers 500 to all users of a rule that mirrors by the standard filter."""
 NO_SHARE = Shift(0, 0.0)
 
 
@@ -34,6 +35,7 @@ class HttpRoute(TeamRoute):
     """A team's HTTPRoute. Its rules are one atomic list, so they are changed by JSON Patch alone."""
 
     ROUTER: ClassVar[str] = "gateway"
+    ENDS_BY_PODS: ClassVar[bool] = False
     DIVIDES: ClassVar[str] = "rules"
     IGNORED: ClassVar[str] = "/spec/rules/*/backendRefs"
 
@@ -54,7 +56,7 @@ class HttpRoute(TeamRoute):
         return any(version in self._served(rule) for rule in self.rules_with(version))
 
     def names(self, version: str) -> bool:
-        """Whether ``version`` is a backend, whatever its weight."""
+        """Whether ``version`` is a backend, at any weight."""
         return bool(self.rules_with(version))
 
     def selects(self, labels: Mapping[str, str]) -> bool:
@@ -62,7 +64,7 @@ class HttpRoute(TeamRoute):
         return False
 
     def mirrors_to(self, version: str) -> bool:
-        """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
+        """Whether requests are copied to ``version``; their senders are answered by the stable."""
         return bool(self._mirroring(mirror_name(version)))
 
     @property
@@ -97,7 +99,7 @@ class HttpRoute(TeamRoute):
 
     @property
     def _controllers(self) -> set[str]:
-        """The controllers of the gateways that have taken it; one that it has left may leave its word there."""
+        """The controllers of the gateways that have accepted it; one that it has left may leave its entry there."""
         taken = (self.body.get("status") or {}).get("parents") or []
         named = [self._parent(ref) for ref in self.body["spec"].get("parentRefs") or []]
         return {entry["controllerName"] for entry in taken if self._parent(entry["parentRef"]) in named}
@@ -117,16 +119,16 @@ class HttpRoute(TeamRoute):
 
     @property
     def named(self) -> list[str]:
-        """All backends of all rules, whatever their weights."""
+        """All backends of all rules, at any weight."""
         return sorted({b.name for i in range(len(self._rules)) for b in self.backends(i)})
 
     def serving(self) -> str:
-        """Return the one Service that serves now; an empty name where nobody does.
+        """Return the one Service that serves now; an empty name if none does.
 
         :raises RefusedError: several share the traffic unasked, or a rule names it twice.
         """
         serving = sorted({name for i in range(len(self._rules)) for name in self._served(i)})
-        # Who answers by a mirror serves as well, until that is taken out.
+        # A version that answers through a mirror serves as well, until the mirror is taken out.
         serving += sorted(
             {name for rule in self._rules for name in _copies(rule) if re.fullmatch(OUR_MIRROR_NAME, name)}
         )
@@ -149,7 +151,7 @@ class HttpRoute(TeamRoute):
         raise self._unclear("no Service")
 
     def _unclear(self, found: str, *, apart: bool = False) -> RefusedError:
-        """Say that nobody knows who serves.
+        """Return the error for a route whose serving version is not clear.
 
         :param apart: whether each rule has one Service, and they are several.
         """
@@ -183,27 +185,28 @@ class HttpRoute(TeamRoute):
             raise RefusedError(f"route {self.name}: its rules reach {service} by several ports; use one")
         return ports.pop()
 
-    def attach_patch(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, claim: Claim) -> Patch:
         """Return the part of a claim that adds the candidate without traffic.
 
         Without a stable, which has an empty name then, the candidate is all that the rules name.
 
         :raises RefusedError: there is no stable, and no rule in which the candidate could serve.
         """
+        stable = claim.stable
         if not stable:
-            alone = {"kind": "Service", "name": candidate, "port": DEFAULT_PORT, "weight": 0}
+            alone = {"kind": "Service", "name": claim.candidate, "port": DEFAULT_PORT, "weight": 0}
             return [
-                {"op": "add", "path": _backends(rule), "value": [alone, *self._others(rule, stable, candidate)]}
+                {"op": "add", "path": _backends(rule), "value": [alone, *self._others(rule, claim)]}
                 for rule in self.vacant()
             ]
         patch: Patch = []
         for rule in self._serving(stable):
             (kept,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == stable)
             forgets = bool(ZERO_WEIGHT_UNSAFE & self._controllers and kept.get("filters"))
-            weights = _weights(NO_SHARE, stable, candidate, FINE_TOTAL_WEIGHT if forgets else TOTAL_WEIGHT)
+            weights = _weights(NO_SHARE, claim, FINE_TOTAL_WEIGHT if forgets else TOTAL_WEIGHT)
             # Same port and filters: it may become the stable.
-            both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, candidate)]
-            others = self._others(rule, stable, candidate)
+            both = [{**kept, "name": name, "weight": weights[name]} for name in (stable, claim.candidate)]
+            others = self._others(rule, claim)
             patch.append({"op": "replace", "path": _backends(rule), "value": [*both, *others]})
         return patch
 
@@ -211,85 +214,87 @@ class HttpRoute(TeamRoute):
         """Return the indices of the rules by which ``service`` gets traffic: what is switched off stays so."""
         return [rule for rule in self.rules_with(service) if service in self._served(rule)]
 
-    def _others(self, rule: int, stable: str, candidate: str) -> list[dict[str, Any]]:
+    def _others(self, rule: int, claim: Claim) -> list[dict[str, Any]]:
         """Return the backends of a rule that are the team's own, and not what deployments have left there."""
         try:
-            left = {stable, candidate, *self.versions}
+            left = {claim.stable, claim.candidate, *self.versions}
         except FencedError:
-            left = {stable, candidate}
+            left = {claim.stable, claim.candidate}
         refs = _refs(self._rules[rule])
         return [ref for ref in refs if ref["name"] not in left and not re.fullmatch(OUR_BACKEND_NAME, ref["name"])]
 
-    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
-        """Check that whatever rules serve either name both versions, with the weights of that shift."""
+    def check_share(self, claim: Claim, shift: Shift) -> None:
+        """Check that all rules that serve one of the versions name both, with the weights of that shift."""
+        stable, candidate = claim.stable, claim.candidate
         rules = self.rules_with(candidate)
         if not rules or (stable and not {*self._serving(stable)} <= {*rules} <= {*self.rules_with(stable)}):
             both = f"both {stable} and {candidate}" if stable else candidate
-            raise FencedError(f"route {self.name} no longer names {both}; somebody changed its backends")
+            raise FencedError(f"route {self.name} no longer names {both}; its backends were changed by hand")
         for rule, weights in zip(rules, self.weights(candidate), strict=True):
             copies = shift.mirrored and self.mirrors_by_filter
             if copies != (mirror_name(candidate) in _copies(self._rules[rule])):
-                raise FencedError(f"route {self.name}: somebody changed what rule {rule} copies to {candidate}")
-            ours = _weights(self._divided(shift), stable, candidate, self._whole(rule))
+                raise FencedError(f"route {self.name}: what rule {rule} copies to {candidate} was changed by hand")
+            ours = _weights(self._divided(shift), claim, self._whole(rule))
             if {name: weight for name, weight in weights.items() if weight or name in ours} != ours:
                 raise FencedError(
-                    f"route {self.name} has the weights {weights}, and the last shift set {ours}; somebody else set"
-                    " them"
+                    f"route {self.name} has the weights {weights}, and the last shift set {ours}; they were"
+                    " changed by hand"
                 )
 
-    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, claim: Claim, shift: Shift) -> Patch:
         """Return the part of a shift that sets the weights, while backends and weights are as they were read."""
         return [
-            *self.unchanged_tests(candidate),
-            *self._set_weights(self._reached(candidate), stable, candidate, shift),
+            *self.unchanged_tests(claim.candidate),
+            *self._set_weights(self._reached(claim.candidate), claim, shift),
         ]
 
     def unchanged_tests(self, candidate: str) -> Patch:
         """Return tests that fail as soon as any backend or weight is not as it was read."""
         return [test_op(_backends(rule), _refs(self._rules[rule])) for rule in self.rules_with(candidate)]
 
-    def is_whole(self, stable: str, candidate: str) -> bool:
+    def is_whole(self, claim: Claim) -> bool:
         """Whether the stable has all traffic; without one, whether the candidate has none."""
-        if self.mirrors_to(candidate):
+        if self.mirrors_to(claim.candidate):
             return False
-        if not stable:
-            return not self.serves(candidate)
-        return all(self._served(rule) == {stable} for rule in self.rules_with(candidate))
+        if not claim.stable:
+            return not self.serves(claim.candidate)
+        return all(self._served(rule) == {claim.stable} for rule in self.rules_with(claim.candidate))
 
-    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+    def restore_patch(self, claim: Claim, *, for_good: bool) -> Patch:
         """Return the part that gives the stable all weight, in each rule that names it.
 
         It tests the backends' names alone: a rollback does not care what the weights have become.
         """
-        rules = self._returnable(stable, candidate)
+        rules = self._returnable(claim)
         names = [
             test_op(f"{_backends(rule)}/{index}/name", backend.name)
             for rule in rules
             for index, backend in enumerate(self.backends(rule))
         ]
-        return [*names, *self._set_weights(rules, stable, candidate, NO_SHARE, for_good=for_good)]
+        return [*names, *self._set_weights(rules, claim, NO_SHARE, for_good=for_good)]
 
-    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
+    def has_foreign_rule(self, claim: Claim) -> bool:
         """Whether a rule sends requests, or copies of them, to the candidate, and does not name the stable."""
-        mirror, ours = mirror_name(candidate), self._returnable(stable, candidate)
-        others = [rule for rule in self._reached(candidate) if rule not in ours]
-        return any({candidate, mirror} & {*self._served(rule), *_copies(self._rules[rule])} for rule in others)
+        theirs, ours = {claim.candidate, mirror_name(claim.candidate)}, self._returnable(claim)
+        others = [rule for rule in self._reached(claim.candidate) if rule not in ours]
+        return any(theirs & {*self._served(rule), *_copies(self._rules[rule])} for rule in others)
 
-    def _returnable(self, stable: str, candidate: str) -> list[int]:
-        """Return the indices of the rules in which the stable could serve instead; without one, nobody."""
-        reached = self._reached(candidate)
-        return [rule for rule in reached if rule in self.rules_with(stable)] if stable else reached
+    def _returnable(self, claim: Claim) -> list[int]:
+        """Return the indices of the rules in which the stable could serve instead; without one, those of all rules."""
+        reached = self._reached(claim.candidate)
+        return [rule for rule in reached if rule in self.rules_with(claim.stable)] if claim.stable else reached
 
-    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, claim: Claim) -> Patch:
         """Return the part that writes the stable into the rules again.
 
         Later deployments that came to nothing have left other backends.
         """
+        stable, candidate = claim.stable, claim.candidate
         patch = self.unchanged_tests(candidate)
         for rule in self.rules_with(candidate):
             (mine,) = (ref for ref in _refs(self._rules[rule]) if ref["name"] == candidate)
             back = [{**mine, "name": stable, "weight": self._whole(rule)}] if stable else []
-            both = [*back, {**mine, "weight": 0}, *self._others(rule, stable, candidate)]
+            both = [*back, {**mine, "weight": 0}, *self._others(rule, claim)]
             patch.append({"op": "replace", "path": _backends(rule), "value": both})
         return patch
 
@@ -311,19 +316,22 @@ class HttpRoute(TeamRoute):
         """Return what of a shift the weights give: of copies by a filter nothing."""
         return NO_SHARE if shift.mirrored and self.mirrors_by_filter else shift
 
-    def _set_weights(
-        self, rules: list[int], stable: str, candidate: str, shift: Shift, *, for_good: bool = False
-    ) -> Patch:
+    def _set_weights(self, rules: list[int], claim: Claim, shift: Shift, *, for_good: bool = False) -> Patch:
         """Return what gives each backend its weight, and puts the mirror into the rules or takes it out of them."""
         patch: Patch = []
         for rule in rules:
-            weights = _weights(self._divided(shift), stable, candidate, self._whole(rule), for_good=for_good)
+            weights = _weights(self._divided(shift), claim, self._whole(rule), for_good=for_good)
             patch += [
                 {"op": "replace", "path": f"{_backends(rule)}/{index}/weight", "value": weights.get(backend.name, 0)}
                 for index, backend in enumerate(self.backends(rule))
-                if stable or backend.name == candidate  # who else serves beside a first version is not ours to stop
+                # Backends that serve beside a first version are not ours to stop.
+                if claim.stable or backend.name == claim.candidate
             ]
-            patch += self._mirrored(rule, candidate, shift) if shift.mirrored else self._unmirrored(rule, candidate)
+            patch += (
+                self._mirrored(rule, claim.candidate, shift)
+                if shift.mirrored
+                else self._unmirrored(rule, claim.candidate)
+            )
         return patch
 
     def _mirrored(self, rule: int, candidate: str, shift: Shift) -> Patch:
@@ -392,14 +400,15 @@ def mirror_ref(candidate: str, weight: int) -> dict[str, Any]:
     return {"group": "traefik.io", "kind": "TraefikService", "name": mirror_name(candidate), "weight": weight}
 
 
-def _weights(shift: Shift, stable: str, candidate: str, whole: int, *, for_good: bool = False) -> dict[str, int]:
-    """Return the weights that a shift gives; without a stable, nobody has the rest.
+def _weights(shift: Shift, claim: Claim, whole: int, *, for_good: bool = False) -> dict[str, int]:
+    """Return the weights that a shift gives; without a stable, no version has the rest.
 
-    Who answers by the mirror is the stable; it stands in the route only while it has a weight.
+    The mirror answers as the stable does; it is in the route only while it has a weight.
 
     :param whole: what they come to.
-    :param for_good: whether pods end of what is to have no traffic.
+    :param for_good: whether the pods of the version without traffic are about to end.
     """
+    stable, candidate = claim.stable, claim.candidate
     if not stable:
         return {candidate: shift.share}
     least = 1 if whole == FINE_TOTAL_WEIGHT and not for_good else 0

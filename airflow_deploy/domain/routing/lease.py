@@ -1,6 +1,6 @@
-"""The Lease beside a route: as long as it changes, somebody looks at the deployment that holds it.
+"""The Lease beside a route: as long as it changes, the deployment that holds it has a watch.
 
-Its times are for people. Who wants to know whether a run is alive watches whether the Lease changes, by its own clock,
+Its times are for people. A reader learns whether a run is alive by seeing whether the Lease changes, by its own clock,
 so that no two clocks need to agree.
 """
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_deploy.domain.object_names import object_name
+from airflow_deploy.domain.routing.claim import Place
 from airflow_deploy.domain.routing.record import Patch
 
 LEASE_LABELS = {"app.kubernetes.io/managed-by": "airflow-deploy"}
 LEASE_PREFIX = "airflow-deploy-"
 DEFAULT_LEASE_SECONDS = 45
-"""How long a Lease lasts that somebody has written something else into."""
+"""How long a Lease lasts that does not say so, since it was changed by hand."""
 
 
 LEASE_SUFFIXES = {"gateway": "", "replicas": ".pods"}
@@ -53,6 +55,15 @@ class Lease:
         return str(self.body["metadata"]["name"]).removeprefix(LEASE_PREFIX).removesuffix(LEASE_SUFFIXES[self.router])
 
     @property
+    def place(self) -> Place:
+        """The route that it stands for.
+
+        :raises FencedError: no route can have that name.
+        """
+        source = f"Lease {self.namespace}/{self.body['metadata']['name']}"
+        return Place(object_name(self.namespace, source), object_name(self.route, source), self.router)
+
+    @property
     def router(self) -> str:
         """The router of that route."""
         name = str(self.body["metadata"]["name"])
@@ -62,7 +73,7 @@ class Lease:
 
     @property
     def holder(self) -> str | None:
-        """The route's owner, ``<DEP-id>/<epoch>``, who renews it."""
+        """The route's owner, ``<DEP-id>/<epoch>``, whose watch renews it."""
         return self._spec.get("holderIdentity")
 
     @property
@@ -73,7 +84,7 @@ class Lease:
 
     @property
     def version(self) -> tuple[str, str]:
-        """Another one after every write, and after somebody has deleted it and it was made again."""
+        """Another one after every write, and after it was deleted and made again."""
         metadata = self.body["metadata"]
         return str(metadata.get("uid")), str(metadata["resourceVersion"])
 
@@ -105,7 +116,7 @@ def takeover_patch(lease: Lease, owner: str, seconds: int) -> Patch:
 
 
 def renewal_patch(owner: str) -> Patch:
-    """Return the patch by which ``owner``, and nobody else, renews the Lease."""
+    """Return the patch by which ``owner``, and no other deployment, renews the Lease."""
     return [
         {"op": "test", "path": "/spec/holderIdentity", "value": owner},
         {"op": "add", "path": "/spec/renewTime", "value": _now()},

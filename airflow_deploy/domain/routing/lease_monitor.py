@@ -1,4 +1,4 @@
-"""How long nobody has looked, by the clock of whoever watches the Leases."""
+"""For how long each Lease was not renewed, by the monotonic clock of the reader."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from airflow_deploy.domain.routing.lease import Lease
 
 MAX_GAP_SECONDS = 3.0
-"""Seconds between two sights that count as seen. After more than that whoever watches was away itself."""
+"""Seconds between two sights that count as seen. After more than that the reader was away itself."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LeaseMonitor:
     """Counts the time for which each Lease was seen not to change.
 
     What was not seen does not count: neither an API server's absence, nor the time that it takes to answer, nor a pause
-    of the watcher's own. A run must not lose its traffic because somebody else was blind.
+    of the watcher's own. A run must not lose its traffic because its reader was blind.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@
 def pods_for_stage(stage: int, stable: int, most: int) -> int:
     """Return how many pods give the candidate at least ``stage`` % of the traffic beside ``stable`` pods.
 
-    :param most: as many as it may have, which give it less than that where the stage would need more.
+    :param most: as many as it may have, which give it less than that if the stage would need more.
     """
     return most if stage >= 100 else min(most, max(1, -(-stable * stage // (100 - stage))))
 

@@ -1,16 +1,16 @@
 """The record that a deployment keeps on what divides its traffic: who owns it, how far it has shifted, and why.
 
-It lives in annotations of the team's own object; how that moves traffic is in ``httproute`` and ``podsroute``.
+It lives in annotations of the team's own object; how that moves traffic is in ``http_route`` and ``service_route``.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.labels import ANNOTATION_PREFIX
+from airflow_deploy.domain.object_names import epoch_of, object_name
 
 OWNER, PHASE, SHIFTS, FINAL_VERDICT = (
     f"{ANNOTATION_PREFIX}/owner",
@@ -23,24 +23,24 @@ STOPPED = f"{ANNOTATION_PREFIX}/stopped"
 
 CANARY, BRAKED, PROMOTED, VERIFIED = "canary", "braked", "promoted", "verified"
 SETTLED, ABANDONED = "settled", "abandoned"
-"""Phases: traffic may rise; the watch took it back; the candidate is the stable, and has been looked at since; a
-rollback is complete; a person must look, since somebody changed the route under the deployment."""
+"""Phases: traffic may rise; it was rolled back; the candidate is the stable; it was verified since; the rollback is
+complete, and pods may end; a person must correct the route, which was changed by hand under the deployment."""
 
 WATCHED_PHASES = frozenset({CANARY, PROMOTED})
-"""Phases in which somebody must look, and renews the Lease."""
+"""Phases in which a watch must judge the deployment, and renews the Lease."""
 ACTIVE_PHASES = frozenset({CANARY, BRAKED, PROMOTED})
 RESTING_PHASES = frozenset({None, VERIFIED, SETTLED})
 """Phases in which a run has something to do, and in which none has; None before the first claim."""
 
 ANNOTATION_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading an annotation that somebody wrote over may raise."""
+"""What reading an annotation that was written by hand may raise."""
 
 Patch = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shift:
-    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's; where ``mirrored``, as copies."""
+    """From ``at`` (unix seconds) on, ``share`` % of traffic was the candidate's; if ``mirrored``, as copies."""
 
     share: int
     at: float
@@ -85,8 +85,7 @@ class Record:
     @property
     def epoch(self) -> int:
         """How often the route was claimed."""
-        tail = (self.owner or "").rpartition("/")[2]
-        return int(tail) if re.fullmatch("[0-9]+", tail) else 0
+        return epoch_of(self.owner)
 
     @property
     def phase(self) -> str | None:
@@ -97,36 +96,37 @@ class Record:
     def shifts(self) -> list[Shift]:
         """The owner's shifts, oldest first.
 
-        :raises FencedError: somebody else has written the annotation.
+        :raises FencedError: the annotation was changed by hand.
         """
         try:
             recorded = json.loads(self.annotations.get(SHIFTS, "[]"))
             return [Shift(int(i["share"]), float(i["at"]), i.get("mirrored", False) is True) for i in recorded]
         except ANNOTATION_ERRORS as error:
-            raise FencedError(f"route {self.name}: somebody changed the annotation {SHIFTS}") from error
+            raise FencedError(f"route {self.name}: the annotation {SHIFTS} was changed by hand") from error
 
     @property
     def stopped(self) -> str | None:
-        """The version before the one that serves, once its window is over and nobody may return to it any more."""
+        """The version before the one that serves, once its window is over and no rollback may return to it."""
         return self.annotations.get(STOPPED)
 
     @property
-    def word(self) -> str | None:
-        """What the brake left for whoever finds the route braked."""
+    def final_verdict(self) -> str | None:
+        """The final verdict as JSON, as the rollback has left it for later readers."""
         return self.annotations.get(FINAL_VERDICT)
 
     @property
     def versions(self) -> tuple[str, str]:
-        """The owner's stable, empty where there was none, and candidate, as its claim has named them.
+        """The owner's stable, empty if there was none, and candidate, as its claim has named them.
 
-        :raises FencedError: somebody else has written the annotation, or the claim is of a version that wrote none.
+        :raises FencedError: the annotation was changed by hand, or the claim is of a release that wrote none.
         """
         try:
             named = json.loads(self.annotations[VERSIONS])
             stable, candidate = named["stable"], named["candidate"]
         except ANNOTATION_ERRORS as error:
             raise FencedError(f"route {self.name}: the annotation {VERSIONS} does not name two versions") from error
-        return str(stable), str(candidate)
+        source = f"route {self.name}: the annotation {VERSIONS}"
+        return (object_name(stable, source) if stable != "" else ""), object_name(candidate, source)
 
     def owned_by(self, deployment_id: str) -> bool:
         """Whether the latest claim is this deployment's."""
@@ -139,7 +139,7 @@ def fence(route: Record, owner: str, phase: str) -> Patch:
     :raises FencedError: what was read shows already that the tests would fail.
     """
     if route.owner != owner:
-        raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
+        raise FencedError(f"route {route.name} belongs to {route.owner or 'no deployment'} now, not to {owner}")
     if route.phase != phase:
         raise FencedError(f"route {route.name} is {route.phase}, and this step needs it {phase}")
     return [test_op(annotation_path(OWNER), owner), test_op(annotation_path(PHASE), phase)]
@@ -151,7 +151,7 @@ def annotation_path(key: str) -> str:
 
 
 def test_op(path: str, value: Any) -> dict[str, Any]:
-    """Return the operation that lets a patch fail where ``path`` has another value."""
+    """Return the operation that lets a patch fail if ``path`` has another value."""
     return {"op": "test", "path": path, "value": value}
 
 

@@ -1,4 +1,4 @@
-"""Where there is no gateway: the team's Service is the route, and the number of pods behind it divides the traffic.
+"""The route without a gateway: the team's Service, behind which the numbers of pods divide the traffic.
 
 A Service's selector knows three states, and is written together with the record, as a gateway's weights are:
 
@@ -6,12 +6,12 @@ A Service's selector knows three states, and is written together with the record
 - both: each pod gets as much as any other, so that the candidate's share is that of its pods;
 - the candidate alone, at 100 % and after the promotion.
 
-A version's pods carry the labels of all three from the start, and those that the Service had before us: where somebody
-applies its old manifest, these may come to what stands there. A stable that the team has brought has no others, and is
-never changed: for it, the selector that the Service had stands for the first two, so that the candidate is taken back
-by its pods being taken away. That is the rollback's second write, for all stables alike.
+A version's pods carry the labels of all three from the start, and those that the Service had before us: if the team
+applies its old manifest, these are added to the selector. A stable that the team has brought has no others, and is
+never changed: for it, the selector that the Service had is used for the first two, so that the candidate is rolled back
+by taking its pods away. That is the rollback's second write, for all stables alike.
 
-A service's first version has no stable: from its claim on, and after it was taken back, the Service selects nobody.
+A service's first version has no stable: from its claim on, and after its rollback, the Service selects no pod.
 """
 
 import json
@@ -20,6 +20,8 @@ from typing import ClassVar
 
 from airflow_deploy.domain.errors import FencedError, RefusedError
 from airflow_deploy.domain.labels import ANNOTATION_PREFIX, VERSION
+from airflow_deploy.domain.object_names import object_name
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, CANARY, Patch, Shift, annotate_op, test_op
 from airflow_deploy.domain.routing.team_route import TeamRoute
 
@@ -34,7 +36,7 @@ SELECTOR = "/spec/selector"
 
 
 def shared_pod_labels(stable: str) -> dict[str, str]:
-    """Return the labels that a stable of ours and whatever is deployed beside it have in common, and nobody else."""
+    """Return the labels that only a stable of ours and the version that is deployed beside it have in common."""
     return {f"{BESIDE}{stable}": LINKED}
 
 
@@ -42,6 +44,7 @@ class ServiceRoute(TeamRoute):
     """A team's Service, as it was read."""
 
     ROUTER: ClassVar[str] = "replicas"
+    ENDS_BY_PODS: ClassVar[bool] = True
     DIVIDES: ClassVar[str] = "selector"
     IGNORED: ClassVar[str] = SELECTOR
 
@@ -52,7 +55,7 @@ class ServiceRoute(TeamRoute):
 
     @property
     def asked(self) -> Mapping[str, str]:
-        """The labels by which the team would have its pods served; those of before, while nobody is selected."""
+        """The labels by which the team would have its pods served; those of before, while no pod is selected."""
         labels = {key: value for key, value in self.selector.items() if key not in MATCH_NO_POD}
         return labels or self.adopted.get("", {})
 
@@ -62,20 +65,19 @@ class ServiceRoute(TeamRoute):
 
         Under an empty name, those that were selected when no pod had them.
 
-        :raises FencedError: somebody else has written the annotation.
+        :raises FencedError: the annotation was changed by hand.
         """
         try:
-            found = {
-                str(name): dict(labels) for name, labels in json.loads(self.annotations.get(ADOPTED, "{}")).items()
-            }
+            found = {name: dict(labels) for name, labels in json.loads(self.annotations.get(ADOPTED, "{}")).items()}
         except ANNOTATION_ERRORS as error:
-            raise FencedError(f"route {self.name}: somebody changed the annotation {ADOPTED}") from error
-        return found
+            raise FencedError(f"route {self.name}: the annotation {ADOPTED} was changed by hand") from error
+        source = f"route {self.name}: the annotation {ADOPTED}"
+        return {(object_name(name, source) if name else ""): labels for name, labels in found.items()}
 
     def adopt(self, stable: str) -> Patch:
-        """Return the patch that says that the selector knows ``stable``, the team's own; empty where it is said.
+        """Return the patch that says that the selector knows ``stable``, the team's own; empty if it says so already.
 
-        :param stable: empty where no pod is selected.
+        :param stable: empty if no pod is selected.
         """
         if (self.serving() == stable) if stable else (self.selector == MATCH_NO_POD):
             return []
@@ -85,7 +87,7 @@ class ServiceRoute(TeamRoute):
         return [*patch, annotate_op(ADOPTED, json.dumps({**self.adopted, stable: dict(self.asked)}))]
 
     def serving(self) -> str:
-        """Return the version that serves, the stable while two do; an empty name where nobody we know of does.
+        """Return the version that serves, the stable while two do; an empty name if no version that we know does.
 
         A Deployment that the team has brought is a version too.
         """
@@ -104,7 +106,7 @@ class ServiceRoute(TeamRoute):
     def stable(self) -> str:
         """Return the version that serves.
 
-        :raises RefusedError: somebody has changed the selector.
+        :raises RefusedError: the selector was changed by hand.
         """
         if serving := self.serving():
             return serving
@@ -129,7 +131,7 @@ class ServiceRoute(TeamRoute):
         return version == self.serving() or self.names(version)
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Whether pods with these labels get traffic, whoever has set the selector."""
+        """Whether pods with these labels get traffic, even if the selector was set by hand."""
         return bool(self.selector) and self.selector.items() <= labels.items()
 
     def mirrors_to(self, version: str) -> bool:
@@ -139,54 +141,56 @@ class ServiceRoute(TeamRoute):
     def labels_of(self, version: str) -> Mapping[str, str]:
         """Return the labels of the version's pods; with those of what the team has brought, others' may have them.
 
-        :param version: empty for nobody.
+        :param version: empty for no version.
         """
         return (self.adopted.get(version) or {VERSION: version}) if version else MATCH_NO_POD
 
-    def attach_patch(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, claim: Claim) -> Patch:
         """Return the part that selects the stable as our own writes do; a version without pods has no share yet."""
-        return [*self.unchanged_tests(candidate), _select(self.labels_of(stable))]
+        return [*self.unchanged_tests(claim.candidate), _select(self.labels_of(claim.stable))]
 
-    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
+    def check_share(self, claim: Claim, shift: Shift) -> None:
         """Check that the selector is that of the shift."""
-        if self.selector != (ours := self._selector(stable, candidate, shift)):
+        if self.selector != (ours := self._selector(claim, shift)):
             raise FencedError(
                 f"route {self.name}: its Service selects {_said(self.selector)}, and the last shift set {_said(ours)};"
-                " somebody else set it"
+                " it was changed by hand"
             )
 
-    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, claim: Claim, shift: Shift) -> Patch:
         """Return the part of a shift that sets the selector."""
-        return [*self.unchanged_tests(candidate), _select(self._selector(stable, candidate, shift))]
+        return [*self.unchanged_tests(claim.candidate), _select(self._selector(claim, shift))]
 
     def unchanged_tests(self, candidate: str) -> Patch:
         """Return a test that fails as soon as the selector is not as it was read."""
         return [test_op(SELECTOR, dict(self.selector))]
 
-    def is_whole(self, stable: str, candidate: str) -> bool:
+    def is_whole(self, claim: Claim) -> bool:
         """Whether the selector is the stable's."""
-        return self.selector == self.labels_of(stable)
+        return self.selector == self.labels_of(claim.stable)
 
-    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
-        """Return the part that selects the stable, whatever is selected by now."""
-        return [_select(self.labels_of(stable))]
+    def restore_patch(self, claim: Claim, *, for_good: bool) -> Patch:
+        """Return the part that selects the stable, at any present selector."""
+        return [_select(self.labels_of(claim.stable))]
 
-    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
+    def has_foreign_rule(self, claim: Claim) -> bool:
         """Return False: the selector is one."""
         return False
 
-    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, claim: Claim) -> Patch:
         """Return the part that selects the stable instead of the candidate."""
-        return [*self.unchanged_tests(candidate), _select(self.labels_of(stable))]
+        return [*self.unchanged_tests(claim.candidate), _select(self.labels_of(claim.stable))]
 
     def detach_patch(self, version: str) -> Patch:
         """Return nothing: a version without traffic is not selected."""
         return []
 
-    def _selector(self, stable: str, candidate: str, shift: Shift) -> Mapping[str, str]:
+    def _selector(self, claim: Claim, shift: Shift) -> Mapping[str, str]:
         if shift.share == 0:
-            return self.labels_of(stable)
-        return {VERSION: candidate} if shift.share == 100 else self.adopted.get(stable) or shared_pod_labels(stable)
+            return self.labels_of(claim.stable)
+        if shift.share == 100:
+            return {VERSION: claim.candidate}
+        return self.adopted.get(claim.stable) or shared_pod_labels(claim.stable)
 
 
 def _select(labels: Mapping[str, str]) -> dict[str, object]:

@@ -1,28 +1,37 @@
-"""What of the team's divides the traffic of a service between two versions, whatever kind of object that is."""
+"""The team's object that divides the traffic of a service between two versions, of any kind."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
+from airflow_deploy.domain.routing.claim import Claim, Place
 from airflow_deploy.domain.routing.record import Patch, Record, Shift, test_op
 
 
 class TeamRoute(Record, ABC):
     """An object whose one write moves traffic, and which keeps the record of the deployment that has it.
 
-    Patches are the parts that move traffic; ``domain.route`` fences them, and adds what is recorded.
+    Patches are the parts that move traffic; ``transitions`` fences them, and adds what is recorded.
     """
 
     ROUTER: ClassVar[str]
     """What the spec calls it."""
+    ENDS_BY_PODS: ClassVar[bool]
+    """Whether a rollback is complete only when the candidate's pods are gone, whose connections would go on."""
     DIVIDES: ClassVar[str]
     """The field of its spec that divides the traffic."""
     IGNORED: ClassVar[str]
     """What a GitOps tool must not set back."""
 
+    @property
+    def place(self) -> Place:
+        """Which object it is."""
+        metadata = self.body["metadata"]
+        return Place(metadata["namespace"], metadata["name"], self.ROUTER)
+
     @abstractmethod
     def serving(self) -> str:
-        """Return the one version that serves now; an empty name where nobody does, or nobody knows who.
+        """Return the one version that serves now; an empty name if none does, or it is not clear which.
 
         :raises RefusedError: several share the traffic unasked.
         """
@@ -40,7 +49,7 @@ class TeamRoute(Record, ABC):
 
     @abstractmethod
     def names(self, version: str) -> bool:
-        """Whether ``version`` is one of those between which traffic is divided, whatever it gets."""
+        """Whether ``version`` is one of those between which traffic is divided, at any share."""
 
     @abstractmethod
     def mentions(self, version: str) -> bool:
@@ -48,29 +57,29 @@ class TeamRoute(Record, ABC):
 
     @abstractmethod
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """Whether pods with these labels get traffic by them alone, whatever version they are of."""
+        """Whether pods with these labels get traffic by them alone, of any version."""
 
     @abstractmethod
     def mirrors_to(self, version: str) -> bool:
-        """Whether requests are copied to ``version``; whoever sent them is answered by the stable."""
+        """Whether requests are copied to ``version``; their senders are answered by the stable."""
 
     @abstractmethod
     def labels_of(self, version: str) -> Mapping[str, str] | None:
-        """Return the labels by which the version's pods are known; None where a Service of its own knows them."""
+        """Return the labels by which the version's pods are known; None if a Service of its own knows them."""
 
     @abstractmethod
-    def attach_patch(self, stable: str, candidate: str) -> Patch:
+    def attach_patch(self, claim: Claim) -> Patch:
         """Return the part of a claim that lets the candidate have a share later; it has none yet."""
 
     @abstractmethod
-    def check_share(self, stable: str, candidate: str, shift: Shift) -> None:
+    def check_share(self, claim: Claim, shift: Shift) -> None:
         """Check that the traffic is divided as that shift has left it.
 
-        :raises FencedError: somebody else has changed it.
+        :raises FencedError: it was changed by hand.
         """
 
     @abstractmethod
-    def shift_patch(self, stable: str, candidate: str, shift: Shift) -> Patch:
+    def shift_patch(self, claim: Claim, shift: Shift) -> Patch:
         """Return the part of a shift that divides the traffic, while it is divided as it was read."""
 
     @abstractmethod
@@ -78,22 +87,22 @@ class TeamRoute(Record, ABC):
         """Return tests that fail as soon as the traffic is not divided as it was read."""
 
     @abstractmethod
-    def is_whole(self, stable: str, candidate: str) -> bool:
+    def is_whole(self, claim: Claim) -> bool:
         """Whether the stable has all traffic; without one, whether the candidate has none."""
 
     @abstractmethod
-    def restore_patch(self, stable: str, candidate: str, *, for_good: bool) -> Patch:
+    def restore_patch(self, claim: Claim, *, for_good: bool) -> Patch:
         """Return the part that gives the stable all traffic, however it is divided by now.
 
         :param for_good: whether the candidate's pods are about to end.
         """
 
     @abstractmethod
-    def has_foreign_rule(self, stable: str, candidate: str) -> bool:
+    def has_foreign_rule(self, claim: Claim) -> bool:
         """Whether a rule that the team added, without the stable, still sends requests to the candidate."""
 
     @abstractmethod
-    def reclaim_patch(self, stable: str, candidate: str) -> Patch:
+    def reclaim_patch(self, claim: Claim) -> Patch:
         """Return the part that gives all traffic of a promotion back to the stable, which may not be named any more."""
 
     @abstractmethod
@@ -122,7 +131,7 @@ T = TypeVar("T", bound=TeamRoute)
 
 
 def absent_route(kind: type[T], namespace: str, name: str) -> T:
-    """Return what stands for a route that is not there: nobody has it, and it sends nobody anywhere."""
+    """Return what stands for a route that is not there: it has no owner, and sends no request anywhere."""
     return kind({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
 
 

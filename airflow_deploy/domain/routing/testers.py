@@ -1,4 +1,4 @@
-"""The testers' route: whoever sends ``x-canary: always`` is answered by the candidate, also before users are.
+"""The testers' route: requests with ``x-canary: always`` are answered by the candidate, also before users are.
 
 It is an HTTPRoute of our own beside the team's, whose rules are not touched: the same Gateway, hostnames and filters,
 and each match with one header more, which the Gateway API prefers. Its name begins unlike the team's route, so that the
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_deploy.domain.labels import MANAGED_BY, MANAGER
 from airflow_deploy.domain.names import mirror_name
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import HttpRoute, mirror_filter, mirror_ref
 from airflow_deploy.domain.routing.record import OWNER
 
@@ -33,14 +34,15 @@ def is_testers_route(testers: HttpRoute) -> bool:
     return TESTERS_LABELS.items() <= (testers.body["metadata"].get("labels") or {}).items()
 
 
-def route_for_testers(route: HttpRoute, owner: str, candidate: str, *, mirrored: bool = False) -> dict[str, Any] | None:
-    """Return the testers' route beside ``route``, on which ``owner`` has put the candidate.
+def route_for_testers(route: HttpRoute, claim: Claim, *, mirrored: bool = False) -> dict[str, Any] | None:
+    """Return the testers' route beside ``route``, for a claim of that.
 
-    None where the team's own rules divide requests by that header already.
+    None if the team's own rules divide requests by that header already.
 
     :param mirrored: answer testers by the stable, and copy their requests to the candidate's mirror.
     """
     shape = _through_filter if mirrored and route.mirrors_by_filter else _through_service if mirrored else _direct
+    candidate = claim.candidate
     rules = [shape(route.body["spec"]["rules"][index], candidate) for index in route.rules_with(candidate)]
     if not (rules := [rule for rule in rules if rule["matches"]]):
         return None
@@ -52,14 +54,14 @@ def route_for_testers(route: HttpRoute, owner: str, candidate: str, *, mirrored:
             "name": route_name_for_testers(metadata["name"]),
             "namespace": metadata["namespace"],
             "labels": TESTERS_LABELS,
-            "annotations": {OWNER: owner},
+            "annotations": {OWNER: claim.owner},
         },
         "spec": {**route.body["spec"], "rules": rules},
     }
 
 
 def backends_of(testers: Mapping[str, Any]) -> list[str]:
-    """Return who answers testers, rule by rule."""
+    """Return the backends that answer testers, rule by rule."""
     rules = testers["spec"].get("rules") or []
     return [ref["name"] for rule in rules for ref in rule.get("backendRefs") or []]
 
@@ -116,7 +118,7 @@ class ProbeRequest:
 
 
 def probe_request(testers: Mapping[str, Any]) -> ProbeRequest | None:
-    """Return a GET that one of the testers' matches asks for; None where none does, or only patterns say which."""
+    """Return a GET that one of the testers' matches asks for; None if none does, or only by patterns."""
     hostnames = testers["spec"].get("hostnames") or []
     host = {"Host": hostnames[0].replace("*", "canary")} if hostnames else {}
     for match in (match for rule in testers["spec"]["rules"] for match in rule["matches"]):

@@ -1,7 +1,7 @@
 """How much the loops of one process may log.
 
-All that triggers log goes through one pipe of the triggerer's, which Airflow reads at some 50 KB a second. Where it is
-full, whoever logs waits, and the triggerer's own loop with all that it runs.
+All that triggers log goes through one pipe of the triggerer's, which Airflow reads at some 50 KB a second. If it is
+full, a loop that logs waits, and the triggerer's own loop with all that it runs.
 """
 
 from __future__ import annotations

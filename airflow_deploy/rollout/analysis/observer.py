@@ -37,13 +37,13 @@ def chunks(since: float, until: float) -> Iterator[tuple[int, float]]:
 
 
 UNKNOWN_INTERVAL = 5.0
-"""Seconds between two scrapes, as long as nobody knows."""
+"""Seconds between two scrapes, as long as they were not seen."""
 LATENESS = 2.0
 """Seconds that a scrape may take, and clocks may differ by."""
 
 
 def blind_reason(reader: CounterReader, plan: DeploymentPlan, since: float, at: float) -> str | None:
-    """Return why what the reader has seen cannot be trusted ``at`` (unix seconds); None where it can.
+    """Return why what the reader has seen cannot be trusted ``at`` (unix seconds); None if it can.
 
     :param since: when counters could first be expected.
     """
@@ -68,7 +68,7 @@ class Observation:
 class Observer:
     """Asks for one deployment's counters and gauges.
 
-    :param copies: whether to count also what a mirror answers and copies, where the deployment has one.
+    :param copies: whether to count also what a mirror answers and copies, if the deployment has one.
     """
 
     def __init__(self, prometheus: Prometheus, plan: DeploymentPlan, *, copies: bool = True) -> None:
@@ -132,7 +132,7 @@ class Observer:
         )
 
     def number(self, query: str, at: float | None = None) -> float | None:
-        """Return the one number of a query of the user's, now or ``at``; None where it has no result."""
+        """Return the one number of a query of the user's, now or ``at``; None if it has no result."""
         return self._prometheus.number(query, at)
 
     def baseline(self) -> Baseline:
@@ -148,13 +148,13 @@ class Observer:
     def check(self) -> None:
         """Check that the queries of all gates can be judged by.
 
-        Of a first version there is nothing yet: the edges are then those of whatever else the gateway serves.
+        Of a first version there is nothing yet: the edges are then those of all else that the gateway serves.
 
         :raises RefusedError: a latency limit is no edge of the histogram's buckets, there are no metrics of the stable,
             or a query of the team's own is not usable.
         """
         stable = self._plan.stable
-        # Where applications count themselves, another one's buckets say nothing of this one.
+        # If applications count themselves, another one's buckets say nothing of this one.
         known = stable or not self._preset.apart
         result = self._prometheus.query(self._preset.edges_query(*self._where, stable)) if known else []
         edges = sorted({float(item["metric"]["le"]) for item in result})
@@ -164,7 +164,7 @@ class Observer:
                 " send the service some traffic, or correct metrics and route in its YAML"
             )
         for gate, limit in self._plan.spec.latency_limits.items():
-            # A gateway that has served nobody yet has none; then a limit that is none makes the watch BLIND.
+            # A gateway that has answered no request yet has none; then a limit that is none makes the watch BLIND.
             if edges and limit not in edges:
                 listed = ", ".join(f"{edge:g}" for edge in edges if edge != float("inf"))
                 raise RefusedError(f"gates.{gate}: {limit:g} s is no bucket's edge; choose one of {listed}")

@@ -1,4 +1,4 @@
-"""One look at a version that was verified before: does it still hold, and is its incident still over?
+"""One look at a version that was verified before: is it still healthy, and is its incident still over?
 
 It has no memory: everything that it judges is asked of Prometheus anew, so any worker may do it at any time. It looks
 half an hour back. Each minute since the verification has its own share of the bound on false alarms and a span of time
@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
-from airflow_deploy.domain.analysis.judge import ALPHA, Terms
+from airflow_deploy.domain.analysis.judge import ALPHA
 from airflow_deploy.domain.analysis.verdict import Verdict
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import DeployError
-from airflow_deploy.rollout.analysis.observer import LONG_STEP, Observer, blind_reason, chunks
+from airflow_deploy.domain.routing.record import Shift
+from airflow_deploy.rollout.analysis.intake import Intake, terms_of
+from airflow_deploy.rollout.analysis.observer import LONG_STEP, Observer
 from airflow_deploy.rollout.history import PromotedDeployment
 
 RECHECK_WINDOW = 1800.0
@@ -24,7 +26,7 @@ ALPHA_INTERVAL = 60.0
 INCIDENT_SAMPLES = 5
 """How often the incident's query is asked over its span: one bad sample says nothing."""
 GAUGE_SECONDS = 300.0
-"""Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to take back what has held."""
+"""Seconds for which a gauge must be beyond its limit: a peak of traffic is no reason to roll back."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +44,27 @@ def recheck(item: PromotedDeployment, observer: Observer, at: float) -> Recheck:
     number = int((at - item.verified_at) // ALPHA_INTERVAL) + 1
     plan = item.plan
     condition = plan.request.incident.resolved_when
-    terms = Terms(
-        limits=plan.spec.limits,
-        kinds=plan.spec.kinds,
-        candidate=plan.candidate,
-        stable=plan.stable,
+    terms = replace(
         # The shift is long past: fewer users than then are not its fault.
-        baseline=replace(item.baseline, quietest=0.0),
+        terms_of(plan, replace(item.baseline, quietest=0.0), condition),
         # By Ville's inequality and the union bound, all passes together give a false alarm with chance ALPHA at most.
         alpha=ALPHA / (number * (number + 1)),
         sustained=GAUGE_SECONDS,
-        resolved_when=condition,
         relapse_after=_span(condition) if condition else None,
-        apart=plan.spec.metrics.names.apart,
     )
     log = EvidenceLog(terms, observer.queries)
     since = max(item.verified_at, item.verified_at + (number - 1) * ALPHA_INTERVAL - RECHECK_WINDOW)
     try:
-        blind = _take_in(log, item, observer, since, at)
+        intake = Intake(plan, observer, log, newborn=False, step=LONG_STEP)
+        # The scrape at the first moment tells of what was before it.
+        intake.take_in(since, at, lambda tick: Shift(100, since) if tick.at > since else None)
+        blind = intake.blind_reason(item.verified_at, at)
         if condition and not blind:
             _ask_incident(log, item, condition, observer, at)
     except DeployError as error:
         blind = str(error)
     verdict, findings = log.look(at, blind, None, final=True)
     return Recheck(verdict, "; ".join(finding.reason for finding in findings), at, log.lines())
-
-
-def _take_in(log: EvidenceLog, item: PromotedDeployment, observer: Observer, since: float, at: float) -> str | None:
-    """Tell the judge what has been counted; return why that cannot be trusted, None where it can."""
-    reader = observer.reader(newborn=False)
-    for seconds, until in chunks(since, at):
-        seen = observer.ask(seconds, until, LONG_STEP)
-        for tick in reader.feed(seen.counters, seen.own, seen.gauges):
-            if tick.at > since:  # the scrape at that moment tells of what was before it
-                log.observe(tick, 100)
-    return blind_reason(reader, item.plan, item.verified_at, at)
 
 
 def _span(condition: ResolvedWhen) -> float:

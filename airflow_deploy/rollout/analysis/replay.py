@@ -21,7 +21,7 @@ class ReplayResult:
     """A file that was judged again.
 
     :param lines: how many of its lines could be recomputed; ``verdict``: what the last of them says.
-    :param differences: a sentence for each line that does not agree, and for whatever else is wrong; empty where the
+    :param differences: a sentence for each line that does not agree, and for all else that is wrong; empty if the
         file is as it was written.
     """
 

@@ -20,8 +20,10 @@ from airflow_deploy.domain.metrics.counters import CounterReader, Series
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis import loop as looks
-from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS, GATE_GRACE_SECONDS, UNVERIFIED_SECONDS, Role
+from airflow_deploy.rollout.analysis.deciding import UNVERIFIED_SECONDS
+from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS
 from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK
+from airflow_deploy.rollout.analysis.roles import GATE_GRACE_SECONDS, ROLES, Role
 from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
 from tests.support.builders import CONF, MISSING, changed, make_plan, make_spec
 from tests.support.fake_cluster import FakeCluster
@@ -212,7 +214,7 @@ class TestClosed:
         world.cluster.annotate(routes.OWNER, owner)
         outcome = loop.look()
         assert outcome is not None
-        assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", f"owned by {owner or 'nobody'}")
+        assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", f"owned by {owner or 'no deployment'}")
 
     def test_a_promotion_ends_the_gates_and_the_watch_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
@@ -366,7 +368,7 @@ class TestGate:
         assert elapsed(outcome) == breached_at + GATE_GRACE_SECONDS
 
     def test_does_not_pass_while_it_is_breached(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(looks, "GATE_GRACE_SECONDS", 1e9)
+        monkeypatch.setitem(ROLES, "gate", replace(ROLES["gate"], grace=1e9))
         world = World(monkeypatch, planned(), HARMFUL)
         assert world.look(world.loop("gate", 50), 3 * MAX_BAKE) is None
 
@@ -436,7 +438,7 @@ class TestBrake:
         assert world.loop("watch").brake(WORD) == world.clock.now
         assert world.cluster.now.phase == routes.BRAKED
         assert world.cluster.weights() == {world.plan.stable: 100, world.plan.candidate: 0}
-        left = FinalVerdict.from_event(json.loads(world.cluster.now.word or ""))
+        left = FinalVerdict.from_event(json.loads(world.cluster.now.final_verdict or ""))
         assert left == replace(WORD, restored_at=world.clock.now)
 
     @pytest.mark.parametrize("where", ["route", "patch_route"])

@@ -37,7 +37,7 @@ from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
 from airflow_deploy.operators.confidence import RefuseOperator, ScoreConfidenceOperator
 from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
-from airflow_deploy.rollout.rollback import RollbackResult
+from airflow_deploy.rollout.rollback import RollbackOutcome
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.tasks.base import RETRIES, ROLLBACK_RETRIES, record_step, recorded_steps
 from tests.support.airflow_home import isolate
@@ -313,16 +313,15 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What ``finalize`` answers, one after the other; an exception is raised."""
     answers: list[Any] = []
 
-    def answer(*_: object) -> RollbackResult:
+    def answer(*_: object) -> RollbackOutcome:
         following = answers.pop(0)
         if isinstance(following, Exception):
             raise following
-        result: RollbackResult = following
+        result: RollbackOutcome = following
         return result
 
-    monkeypatch.setattr(settling, "finish_rollback", answer)
-    monkeypatch.setattr(settling, "release_autoscalers", lambda *_: [])
-    monkeypatch.setattr(settling, "delete_testers_route", lambda *_: None)
+    monkeypatch.setattr(settling, "roll_back_and_stop", answer)
+    monkeypatch.setattr(settling, "release", lambda *_, **__: [])
     monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
     return answers
 
@@ -337,9 +336,9 @@ def rollback(run: Run, plan: DeploymentPlan | None) -> None:
     operator.execute(run.at("rollback"))
 
 
-DONE = RollbackResult(acted=True, reason="payments has all traffic")
-NOTHING = RollbackResult(acted=False, reason="payments has all traffic")
-KEPT = RollbackResult(acted=False, verified=True, reason="it is verified and stays")
+DONE = RollbackOutcome(returned=True, reason="rolled back to payments")
+NOTHING = RollbackOutcome(returned=False, reason="payments-1 had no traffic")
+KEPT = RollbackOutcome(returned=False, verified=True, reason="it is verified and stays")
 
 
 class TestRollback:
@@ -353,7 +352,7 @@ class TestRollback:
             "watch: BREACHED: worse",
             "2026-11-23T07:00:00+00:00",
         )
-        assert (done.to, done.reason) == (S.ROLLED_BACK, "payments has all traffic")
+        assert (done.to, done.reason) == (S.ROLLED_BACK, "rolled back to payments")
 
     def answer(self, said: Any, **fields: Any) -> dict[str, Any]:
         at = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
@@ -430,8 +429,8 @@ class TestRollback:
     def test_tells_a_person_where_it_cannot_settle(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str]
     ) -> None:
-        settled.append(FencedError("somebody changed its backends"))
-        with pytest.raises(NotFinalizedError, match="somebody changed its backends"):
+        settled.append(FencedError("its backends were changed by hand"))
+        with pytest.raises(NotFinalizedError, match="its backends were changed by hand"):
             rollback(run, plan)
         assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.ROLLING_BACK, S.FAILED]
         assert abandoned == [plan.deployment_id]
@@ -452,7 +451,7 @@ class TestRollback:
 def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The deployments that gave their route up."""
     found: list[str] = []
-    monkeypatch.setattr(settling, "abandon_route", lambda _, plan: found.append(plan.deployment_id))
+    monkeypatch.setattr(settling, "abandon_route", lambda _, claim: found.append(claim.deployment_id))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -26,9 +27,9 @@ from airflow_deploy.domain.lifecycle.states import State, Step, assemble
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.history import promoted_deployment
-from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.operators.test_operators import Run
-from tests.airflow.rollout.test_rollback import claimed_by_the_next, deploying, execute, newer, real
+from tests.airflow.rollout.test_rollback import claimed_by_the_next, deploying, execute, newer
+from tests.support.claims import recorded_reason, undo
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
 from tests.support.judgement import START
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("store")
 
 
 def then_settled(cluster: FakeCluster, plan: DeploymentPlan) -> None:
-    patch = routes.restore(cluster.now, cluster.claim, plan.stable, plan.candidate, routes.SETTLED)
+    patch = routes.rollback(cluster.now, plan.claim(cluster.claim), routes.SETTLED)
     cluster.patch_route(cluster.now, patch)
 
 
@@ -47,25 +48,29 @@ class TestTraffic:
         plan = planned()
         cluster = FakeCluster.verified(plan)
         writes = cluster.writes
-        assert roll_back_promotion(real(cluster), plan, "worse")
+        assert undo(cluster, plan)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
-        assert (cluster.now.phase, cluster.now.word, cluster.writes) == (routes.SETTLED, "worse", writes + 1)
+        assert (cluster.now.phase, recorded_reason(cluster.now), cluster.writes) == (
+            routes.SETTLED,
+            "worse",
+            writes + 1,
+        )
 
     def test_returns_also_where_a_later_deployment_came_to_nothing(self) -> None:
         plan = planned()
         cluster = FakeCluster.verified(plan)
         later = claimed_by_the_next(cluster, 50)
         then_settled(cluster, later)
-        assert roll_back_promotion(real(cluster), plan, "worse")
+        assert undo(cluster, plan)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_twice_is_as_good_as_once(self) -> None:
         plan = planned()
         cluster = FakeCluster.verified(plan)
-        assert roll_back_promotion(real(cluster), plan, "worse")
+        assert undo(cluster, plan)
         writes = cluster.writes
-        assert roll_back_promotion(real(cluster), plan, "much worse")
-        assert (cluster.writes, cluster.now.word) == (writes, "worse")
+        assert undo(cluster, plan, "much worse")
+        assert (cluster.writes, recorded_reason(cluster.now)) == (writes, "worse")
 
     def test_needs_a_pod_that_takes_it(self) -> None:
         plan = planned()
@@ -73,7 +78,7 @@ class TestTraffic:
         cluster.replicas[plan.stable] = 0
         before = cluster.body
         with pytest.raises(NotFinalizedError, match=f"{plan.stable} has no ready pod .* nothing was changed"):
-            roll_back_promotion(real(cluster), plan, "worse")
+            undo(cluster, plan)
         assert cluster.body is before
 
     @pytest.mark.parametrize("share", [0, 5, 100])
@@ -82,7 +87,7 @@ class TestTraffic:
         cluster = FakeCluster.verified(plan)
         claimed_by_the_next(cluster, share)
         before = cluster.body
-        assert not roll_back_promotion(real(cluster), plan, "worse")
+        assert not undo(cluster, plan)
         assert cluster.body is before
 
     def test_that_somebody_has_divided_is_a_persons(self) -> None:
@@ -91,7 +96,7 @@ class TestTraffic:
         cluster.body["spec"]["rules"][0]["backendRefs"][0]["weight"] = 1
         before = cluster.body
         with pytest.raises(RefusedError, match="give one Service the whole weight"):
-            roll_back_promotion(real(cluster), plan, "worse")
+            undo(cluster, plan)
         assert cluster.body is before
 
     def test_is_not_written_over_what_changed_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +111,7 @@ class TestTraffic:
         monkeypatch.setattr(cluster, "ready_endpoints", and_meanwhile)
         before = cluster.writes
         with pytest.raises(TemporaryError):
-            roll_back_promotion(real(cluster), plan, "worse")
+            undo(cluster, plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.VERIFIED)
 
 
@@ -143,7 +148,8 @@ def check_taken_back(fleet: Fleet, plan: DeploymentPlan) -> None:
     said = summary(plan)
     event = said["judgements"][f"{DAG_ID}.roll_back"]
     assert (said["state"], said["irregular"]) == ("ROLLED_BACK", None)
-    assert said["reason"] == f"{plan.stable} has all traffic, {plan.candidate} is stopped"
+    done = rf"{re.escape(event['reason'])}; rolled back to {plan.stable}( in [0-9]+\.[0-9] s)?"
+    assert re.fullmatch(done, said["reason"])
     assert said["verdict_at"] == event["at"]
     assert said["restored_at"] == event["restored_at"] == said["ended_at"]
     assert event["verdict"] == "BREACHED"
@@ -203,7 +209,9 @@ class TestRecord:
         one = Pass(fleet)
         one.run()
         (said,) = one.said
-        assert said.startswith(f"payments: {plan.deployment_id} was taken back, payments has all traffic")
+        assert re.fullmatch(
+            rf"payments: {plan.deployment_id}: error_rate: .*; rolled back to payments in \d+\.\d s", said
+        )
 
     def test_keeps_what_the_run_has_written(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         before, steps = summary(plan), transitions(plan)
@@ -257,7 +265,7 @@ class TestOvertaken:
         target = found(fleet, plan)
         claimed_by_the_next(fleet.of(plan), share)
         before, texts = fleet.state(), (summary(plan), transitions(plan))
-        with pytest.raises(AirflowSkipException, match="another deployment has route"):
+        with pytest.raises(AirflowSkipException, match=r"is not rolled back: route .* is canary by DEP-"):
             one.take_back(target)
         assert (fleet.state(), (summary(plan), transitions(plan))) == (before, texts)
 
@@ -266,9 +274,9 @@ class TestOvertaken:
         target = found(fleet, plan)
         cluster = fleet.of(plan)
         later = claimed_by_the_next(cluster, 100)
-        patch = routes.promote(cluster.now, cluster.claim, later.stable, later.candidate)
+        patch = routes.promote(cluster.now, later.claim(cluster.claim))
         cluster.patch_route(cluster.now, patch)
-        cluster.patch_route(cluster.now, routes.confirm(cluster.now, cluster.claim))
+        cluster.patch_route(cluster.now, routes.confirm(cluster.now, later.claim(cluster.claim)))
         before = fleet.state()
         with pytest.raises(AirflowSkipException):
             one.take_back(target)
@@ -341,7 +349,7 @@ class Calls:
 
 MADE = [
     "read_text",  # is it VERIFIED still
-    "team_route",
+    "team_route_or_absent",
     "ready",
     "patch_route",
     "withdraw",  # of nothing
@@ -432,8 +440,10 @@ class TestDying:
 
     @staticmethod
     def undisturbed(target: dict[str, Any], plan: DeploymentPlan) -> list[str]:
-        done = f"{plan.stable} has all traffic, {plan.candidate} is stopped"
-        return [f"verification: {target['event']['reason']}", done]
+        return [
+            f"verification: {target['event']['reason']}",
+            f"{target['event']['reason']}; rolled back to {plan.stable} in 0.0 s",
+        ]
 
 
 WORDS = [
@@ -457,7 +467,7 @@ class TestUnfinished:
     """The traffic is back, and the artifacts do not say so."""
 
     def unfinished(self, fleet: Fleet, plan: DeploymentPlan, word: str | None) -> None:
-        roll_back_promotion(real(fleet.of(plan)), plan, "")
+        undo(fleet.of(plan), plan, "")
         fleet.of(plan).annotate(routes.FINAL_VERDICT, word)
 
     @pytest.mark.parametrize("word", [*WORDS, None], ids=range(len(WORDS) + 1))
@@ -537,7 +547,7 @@ class TestCleared:
         route = fleet.of(plan).now
         assert route.owned_by(plan.deployment_id)
         with pytest.raises(FencedError):
-            routes.shift(route, f"{plan.deployment_id}/1", plan.stable, plan.candidate, 5, START)
+            routes.shift(route, plan.claim(f"{plan.deployment_id}/1"), 5, START)
 
 
 class TestALaterDeployment:
@@ -545,7 +555,7 @@ class TestALaterDeployment:
         Pass(fleet).run()
         cluster = fleet.of(plan)
         later = newer(plan).model_copy(update={"stable": plan.stable})
-        _, claim = routes.claim(cluster.now, later.deployment_id, later.stable, later.candidate)
+        _, claim = routes.claim(cluster.now, later.claim())
         cluster.patch_route(cluster.now, claim)
         assert cluster.weights() == {later.stable: 100, later.candidate: 0}
 
@@ -554,7 +564,7 @@ class TestALaterDeployment:
         later = newer(plan)
         Pass(fleet).run()
         with pytest.raises(FencedError, match="served by payments now"):
-            routes.claim(fleet.of(plan).now, later.deployment_id, later.stable, later.candidate)
+            routes.claim(fleet.of(plan).now, later.claim())
 
     def test_is_what_the_artifacts_speak_of_from_then_on(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         Pass(fleet).run()

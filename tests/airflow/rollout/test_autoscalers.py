@@ -19,14 +19,14 @@ from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ShiftCanaryOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.cleanup import CleanupResult
-from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.operators.test_approval import AGREED
 from tests.airflow.operators.test_operators import Run
 from tests.airflow.operators.test_plan import World
 from tests.airflow.rollout.test_cleanup import WINDOW, Service
-from tests.airflow.rollout.test_rollback import deploying, execute, real, with_a_rule_for_the_candidate_alone
+from tests.airflow.rollout.test_rollback import deploying, execute, with_a_rule_for_the_candidate_alone
 from tests.support.autoscalers import autoscaler
 from tests.support.builders import make_plan
+from tests.support.claims import undo
 from tests.support.fake_cluster import FakeCluster
 from tests.support.json_patch import apply_patch
 
@@ -203,7 +203,7 @@ class TestTidying:
         service = Service()
         plan = service.deployed()
         scaled(service.cluster, by=plan.deployment_id)
-        roll_back_promotion(real(service.cluster), plan, "worse")
+        undo(service.cluster, plan)
         assert service.tidied().done == ["gave web its minimum back"]
 
     def test_leaves_what_another_services_run_holds(self) -> None:

@@ -148,7 +148,7 @@ class TestShift:
         cluster = at_share(25, capacity="full")
         cluster.up[cluster.plan.stable] = 0
         plan = cluster.plan
-        with pytest.raises(CapacityError, match=f"50 % of traffic is not given, .* 0 of 2 pods of {plan.stable} "):
+        with pytest.raises(CapacityError, match=f"not shifting to 50 %: .* 0 of 2 pods of {plan.stable} "):
             shift(cluster, 50)
         assert POD_WAIT_SECONDS <= cluster.clock.now <= POD_WAIT_SECONDS + 2
         assert cluster.weights()[plan.candidate] == 25
@@ -171,7 +171,7 @@ class TestShift:
 
     def test_of_a_run_that_was_overtaken_scales_nothing(self, at_share: Callable[..., Slow]) -> None:
         cluster = at_share(5)
-        provide_capacity(cast("Cluster", cluster), cluster.plan, "DEP-1-00000000/1", 50)
+        provide_capacity(cast("Cluster", cluster), cluster.plan, cluster.plan.claim(), 50)
         assert (cluster.scaled, cluster.clock.now) == ([], 0)
 
 
@@ -245,8 +245,8 @@ class TestApplying:
         assert cluster.replicas[cluster.plan.candidate] == 9
 
 
-def test_scaling_says_why_there_will_be_no_pods() -> None:
+def test_scaling_up_sets_the_pods_of_the_share() -> None:
     cluster = FakeCluster.at_share(planned(), 5)
-    cluster.readiness_answers = [Readiness(0, 2, "the image is gone")]
-    assert scale_up(cast("Cluster", cluster), cluster.plan, 50) == "the image is gone"
+    cluster.readiness_answers = [Readiness(0, 2, None)]
+    scale_up(cast("Cluster", cluster), cluster.plan, 50)
     assert cluster.replicas[cluster.plan.candidate] == 4

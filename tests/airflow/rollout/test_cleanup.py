@@ -30,10 +30,10 @@ from airflow_deploy.operators.cleanup import CleanupOperator
 from airflow_deploy.rollout import cleanup as versions
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.cleanup import CleanupResult, Survey, clean_up, survey
-from airflow_deploy.rollout.rollback import roll_back_promotion
 from tests.airflow.operators.test_approval import AGREED
 from tests.airflow.operators.test_operators import Run
 from tests.airflow.rollout.test_rollback import real
+from tests.support.claims import undo
 from tests.support.fake_fleet import planned, verified
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock
@@ -161,7 +161,7 @@ class TestTheLifeOfAVersion:
 
     def test_after_a_way_back_to_the_teams_own_the_version_may_go(self, service: Service) -> None:
         plan = service.deployed()
-        roll_back_promotion(real(service.cluster), plan, "worse")
+        undo(service.cluster, plan)
         service.tidied(RUN_GRACE_SECONDS)
         assert service.cluster.pods() == {plan.candidate: 0}
         assert service.cluster.weights() == {"payments": 100, plan.candidate: 0}
@@ -313,7 +313,7 @@ class TestOrphans:
 
         monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=clock.time, sleep=sleep))
         before = service.state()
-        assert "somebody looks at it" in (service.tidied(10 * WINDOW).left or "")
+        assert "whose watch is alive" in (service.tidied(10 * WINDOW).left or "")
         assert service.state() == before
 
     @pytest.mark.parametrize("owner", [None, "DEP-5-ffffffff/9", "../../../etc/x/1", "nonsense"])
@@ -333,7 +333,7 @@ class TestTesters:
         service = Service()
         plan = service.applied()
         service.cluster.claimed(plan, 50)
-        testers = route_for_testers(service.cluster.now, service.cluster.claim, plan.candidate)
+        testers = route_for_testers(service.cluster.now, plan.claim(service.cluster.claim))
         service.cluster.then_settled(plan)
         service.cluster.create_route(testers or {})
         return service
@@ -385,7 +385,7 @@ class TestBetweenTheSurveyAndTheDeed:
         first, second = service.deployed(), service.deployed()
         service.now += WINDOW
         seen = survey(real(service.cluster), second)
-        assert roll_back_promotion(real(service.cluster), second, "worse")
+        assert undo(service.cluster, second)
         with pytest.raises(TemporaryError):
             clean_up(seen, service.now)
         assert service.cluster.pods()[first.candidate] == 2
@@ -404,10 +404,10 @@ class TestBetweenTheSurveyAndTheDeed:
 
         monkeypatch.setattr(service.cluster, "ready_endpoints", and_meanwhile)
         with pytest.raises(TemporaryError):
-            roll_back_promotion(real(service.cluster), second, "worse")
+            undo(service.cluster, second)
         assert service.cluster.weights() == {first.candidate: 0, second.candidate: 100}
         with pytest.raises(NotFinalizedError, match="is over; nothing was changed"):
-            roll_back_promotion(real(service.cluster), second, "worse")
+            undo(service.cluster, second)
 
     def test_what_was_stopped_once_may_be_a_way_back_again(self, service: Service) -> None:
         """A person starts an old version and gives it the traffic; then the next fix comes."""
@@ -418,7 +418,7 @@ class TestBetweenTheSurveyAndTheDeed:
         for ref in service.cluster.body["spec"]["rules"][0]["backendRefs"]:
             ref["weight"] = 100 * (ref["name"] == first.candidate)
         third = service.deployed()
-        assert roll_back_promotion(real(service.cluster), third, "worse")
+        assert undo(service.cluster, third)
 
 
 def by_hand(service: Service, plan: DeploymentPlan) -> None:

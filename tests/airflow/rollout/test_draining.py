@@ -9,9 +9,9 @@ import pytest
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.rollout import draining
 from airflow_deploy.rollout.analysis.observer import Observer
-from airflow_deploy.rollout.draining import DRAIN_WAIT_SECONDS, QUIET_SECONDS, wait_until_drained
+from airflow_deploy.rollout.routers import draining
+from airflow_deploy.rollout.routers.draining import DRAIN_WAIT_SECONDS, QUIET_SECONDS, wait_until_drained
 from tests.support.builders import make_plan
 from tests.support.fake_world import Clock, FakeObserver, Stage
 from tests.support.judgement import SCRAPE, START
@@ -59,7 +59,7 @@ def test_gives_up_on_a_gateway_that_hears_nothing(gateway: Make, plan: Deploymen
     observer = gateway(3600)
     said = wait_until_drained(plan) or ""
     assert said.startswith(
-        f"whether {plan.candidate} gets no more requests was not seen in {DRAIN_WAIT_SECONDS:.0f} s: the last"
+        f"the gateway was not seen to stop sending requests to {plan.candidate} in {DRAIN_WAIT_SECONDS:.0f} s: the last"
     )
     assert waited(observer) == DRAIN_WAIT_SECONDS
 

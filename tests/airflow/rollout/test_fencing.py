@@ -21,12 +21,14 @@ from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout.rollback import finish_rollback
+from airflow_deploy.rollout import shift as shifting
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.tasks.base import DeployOperator, recorded_steps
 from tests.airflow.operators.test_operators import ENDING, Run, event
 from tests.airflow.rollout.test_rollback import claimed_by_the_next
 from tests.support.builders import make_plan
+from tests.support.claims import guard_patch
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_world import Clock
 
@@ -59,7 +61,7 @@ class Stage:
                 cluster.hold_lease(self.claim)
 
         moved = SimpleNamespace(time=clock.time, monotonic=clock.time, sleep=sleep)
-        for module in (canary, lease):
+        for module in (shifting, lease):
             monkeypatch.setattr(module, "time", moved)
         for module in (canary, settling):
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
@@ -119,7 +121,7 @@ class TestRetriedTask:
 
 WAYS: dict[str, Callable[[FakeCluster], Any]] = {
     "the next deployment has the route": lambda cluster: claimed_by_the_next(cluster, share=25),
-    "the guard has it": lambda cluster: cluster.patch_route(cluster.now, routes.seize(cluster.now, "guard")),
+    "the guard has it": lambda cluster: cluster.patch_route(cluster.now, guard_patch(cluster.now)),
     "its annotations are gone": lambda cluster: cluster.annotate(routes.OWNER, None),
     "the watch has braked": lambda cluster: cluster.annotate(routes.PHASE, routes.BRAKED),
     "the run was settled": lambda cluster: cluster.annotate(routes.PHASE, routes.SETTLED),
@@ -168,7 +170,7 @@ class TestPersonWhoEditsTheWeights:
         with pytest.raises(FencedError):  # permanent: a failed test never means "try harder"
             stage.step(name).execute(run.at(name))
         assert (stage.cluster.weights()[plan.candidate], stage.cluster.writes) == (10, writes)
-        assert finish_rollback(cast("Cluster", stage.cluster), plan).acted
+        assert roll_back_and_stop(cast("Cluster", stage.cluster), plan).acted
         assert stage.cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
 
@@ -184,7 +186,10 @@ class TestClearedRun:
 
     def test_after_the_guard_it_is_over(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, run: Run) -> None:
         stage = Stage(monkeypatch, FakeCluster.at_share(plan, 25))
-        stage.cluster.patch_route(stage.cluster.now, routes.seize(stage.cluster.now, "guard"))
+        stage.cluster.patch_route(
+            stage.cluster.now,
+            guard_patch(stage.cluster.now),
+        )
         with pytest.raises(FencedError, match="is braked by this deployment; trigger a new run"):
             ClaimRouteOperator(task_id="claim_route", plan=plan.dump()).execute(run.at("claim_route"))
 

@@ -21,11 +21,12 @@ from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.cleanup import Survey, clean_up
 from airflow_deploy.rollout.guard import Guard
-from airflow_deploy.rollout.rollback import finish_rollback, return_traffic, roll_back_promotion
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from tests.airflow.analysis.test_loop import said
 from tests.airflow.operators.test_operators import Run
 from tests.airflow.operators.test_plan import World as PlanWorld
 from tests.airflow.rollout.test_replicas import AGREED, Log, shift, tasks
+from tests.support.claims import roll_back, undo
 from tests.support.fake_pods import LABELS, FakePods
 from tests.support.fake_pods import planned as second_planned
 from tests.support.fake_world import Clock, Stage, World
@@ -70,13 +71,13 @@ class TestPlan:
     def test_a_service_without_pods_has_no_stable(self, world: PlanWorld) -> None:
         plan = self.plan(world)
         assert (plan.stable, plan.stable_ready, plan.adopted, world.cluster.writes) == ("", 0, {"": LABELS}, 0)
-        assert (plan.shares(25), plan.pods_for(100)) == ((100,), plan.spec.replicas)
+        assert (plan.router.shares(25), plan.pods_for(100)) == ((100,), plan.spec.replicas)
         assert LABELS.items() <= plan.pod_labels.items()
 
     def test_nor_has_one_whose_first_version_was_taken_back(self, world: PlanWorld) -> None:
         first = planned()
         cluster = FakePods.at_share(first, 100)
-        finish_rollback(real(cluster), first)
+        roll_back_and_stop(real(cluster), first)
         world.cluster = cluster
         plan = self.plan(world, run_after=first.created + 60)
         assert (plan.stable, plan.adopted) == ("", {"": LABELS})
@@ -175,15 +176,15 @@ class TestTraffic:
         """A team applies its manifest again: what then stands there is what it asked for, with ours or without."""
         cluster = tasks(FakePods.at_share(planned(), 0))
         cluster.body["spec"]["selector"] = selector
-        with pytest.raises(FencedError, match="somebody else set it"):
+        with pytest.raises(FencedError, match="it was changed by hand"):
             shift(cluster, 25)
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         assert (cluster.service.selector, cluster.served()) == (MATCH_NO_POD, {})
 
     @pytest.mark.parametrize("selector", [LABELS, {**MATCH_NO_POD, **LABELS}, MATCH_NO_POD])
     def test_the_next_one_claims_it_whatever_was_applied_meanwhile(self, tasks: Met, selector: dict[str, str]) -> None:
         cluster = tasks(FakePods.at_share(planned(), 100))
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         cluster.body["spec"]["selector"] = selector
         newer = cluster.plan.model_copy(update={"created": cluster.plan.created + 60, "run_id": "newer"})
         claim(cluster, newer)
@@ -192,7 +193,7 @@ class TestTraffic:
     def test_what_the_team_serves_by_itself_after_one_was_taken_back_is_adopted(self, tasks: Met) -> None:
         first = planned()
         cluster = tasks(FakePods.at_share(first, 100))
-        finish_rollback(real(cluster), first)
+        roll_back_and_stop(real(cluster), first)
         cluster.labels["payments"], cluster.replicas["payments"] = LABELS, 2
         cluster.body["spec"]["selector"] = LABELS
         adopted = {"": LABELS, "payments": LABELS}
@@ -208,7 +209,7 @@ class TestTraffic:
         monkeypatch.setattr(lease, "is_alive", lambda *_: False)
         cluster = tasks(unclaimed(FakePods(planned())))
         cluster.labels["by-hand"], cluster.replicas["by-hand"] = LABELS, 1
-        with pytest.raises(FencedError, match="served by by-hand now, not by nobody"):
+        with pytest.raises(FencedError, match="served by by-hand now, not by no version"):
             claim(cluster)
 
 
@@ -220,27 +221,27 @@ class TestTheWayBack:
     @pytest.mark.parametrize("share", [0, 100])
     def test_is_to_nobody(self, share: int) -> None:
         cluster = FakePods.at_share(planned(), share)
-        settled = finish_rollback(real(cluster), cluster.plan)
-        assert settled.reason == f"no version has traffic, as before, {CANDIDATE} is stopped"
+        settled = roll_back_and_stop(real(cluster), cluster.plan)
+        assert (settled.reason, settled.stopped) == ("rolled back to no traffic, as before", True)
         assert self.gone(cluster)
         assert cluster.service.phase == routes.SETTLED
         writes = cluster.writes
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         assert cluster.writes == writes
 
     def test_ends_its_traffic_by_the_first_write_and_is_completed_by_whoever_comes(self) -> None:
         cluster = FakePods.at_share(planned(), 100)
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
+            roll_back(cluster, cluster.plan, routes.BRAKED, "word")
         assert cluster.served() == {}
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         assert self.gone(cluster)
 
     def test_no_zombie_gives_its_pods_back(self, tasks: Met) -> None:
         cluster = tasks(FakePods.at_share(planned(), 100))
         owner = cluster.claim
-        return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+        roll_back(cluster, cluster.plan, routes.BRAKED)
         with pytest.raises(FencedError, match="is braked"):
             shift(cluster, 25)
         with pytest.raises(TemporaryError):
@@ -258,9 +259,9 @@ class TestTheWayBack:
 
     def test_is_the_verifications_too(self) -> None:
         cluster = FakePods.verified(planned())
-        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
+        assert undo(cluster, cluster.plan)
         assert self.gone(cluster)
-        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
+        assert undo(cluster, cluster.plan)
 
     def test_is_the_watchs_which_judges_it_by_its_limits_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100, errors=0.1), kind=FakePods)
@@ -275,6 +276,6 @@ class TestTheWayBack:
     @pytest.mark.usefixtures("store")
     def test_leaves_nothing_to_tidy(self) -> None:
         cluster = FakePods.at_share(planned(), 100)
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         tidied = clean_up(Survey(cluster.plan, real(cluster), cluster.service, []), 2e9)
         assert (tidied.done, tidied.alarms, tidied.left) == ([], [], None)

@@ -20,9 +20,10 @@ from airflow_deploy.domain.workloads.versions import RUN_GRACE_SECONDS
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import capacity, lease
+from airflow_deploy.rollout import shift as shifting
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.cleanup import clean_up, survey
-from airflow_deploy.rollout.rollback import finish_rollback, roll_back_promotion
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.sensors.gates import HealthGateSensor, WatchSensor
 from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.analysis.test_loop import said
@@ -32,6 +33,7 @@ from tests.airflow.operators.test_plan import World as Planning
 from tests.airflow.rollout.test_guard import Post
 from tests.airflow.rollout.test_rollback import deploying, execute, real
 from tests.support.builders import make_plan, make_spec
+from tests.support.claims import recorded_reason, undo
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import planned, verified
 from tests.support.fake_versions import FakeVersions
@@ -86,7 +88,7 @@ class TestPlan:
     def test_a_stable_without_pods_is_no_first_version(self, planning: Planning) -> None:
         planning.cluster = FakeCluster(make_plan())
         planning.cluster.replicas["payments"] = 0
-        with pytest.raises(RefusedError, match="payments has no ready pod, so there would be no way back"):
+        with pytest.raises(RefusedError, match="payments has no ready pod, so no rollback would be possible"):
             planning.plan()
 
     def test_a_route_that_can_only_redirect_is_refused(self, planning: Planning) -> None:
@@ -115,7 +117,7 @@ class TestPlan:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (canary, lease, capacity):
+    for module in (shifting, lease, capacity):
         moved = SimpleNamespace(time=clock.time, monotonic=clock.time, sleep=clock.sleep)
         monkeypatch.setattr(module, "time", moved)
     return clock
@@ -129,7 +131,7 @@ class Steps:
         self.run.judged("judge", {"verdict": "HEALTHY"})
         monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
         # Whoever waits is seen to be looked at.
-        looked = "airflow_deploy.operators.canary.time.sleep"
+        looked = "airflow_deploy.rollout.shift.time.sleep"
         monkeypatch.setattr(looked, lambda _: cluster.hold_lease(self.owner))
 
     def claim(self) -> str:
@@ -161,7 +163,7 @@ class TestTraffic:
         steps = Steps(FakeCluster(plan), monkeypatch)
         steps.claim()
         assert steps.cluster.weights() == {plan.candidate: 0}
-        given = f"100 % of traffic is declared for {plan.candidate}"
+        given = f"route set to 100 % of traffic for {plan.candidate}"
         shifted, declared = steps.shift(5)
         assert (shifted.partition(";")[0], declared) == (f"shifting 100 % to {plan.candidate}", given)
         assert steps.cluster.weights() == {plan.candidate: 100}
@@ -183,7 +185,7 @@ class TestTraffic:
         cluster = FakeCluster(plan, rules=2)
         cluster.body["spec"]["rules"].insert(1, REDIRECT)
         cluster.body["spec"]["rules"][2]["matches"] = [{"path": {"value": "/v2"}}]
-        _, patch = routes.claim(cluster.now, plan.deployment_id, "", plan.candidate)
+        _, patch = routes.claim(cluster.now, plan.claim())
         first, redirect, last = cluster.patch_route(cluster.now, patch).body["spec"]["rules"]
         assert redirect == REDIRECT
         assert first["backendRefs"] == last["backendRefs"] == [ref(plan.candidate, 0)]
@@ -194,7 +196,7 @@ class TestTraffic:
     ) -> None:
         cluster = FakeCluster(plan)
         cluster.body["spec"]["rules"] = [{"backendRefs": [ref("by-hand", 1)]}]
-        with pytest.raises(FencedError, match="is served by by-hand now, not by nobody as when this run was planned"):
+        with pytest.raises(FencedError, match="is served by by-hand now, not by no version as when"):
             Steps(cluster, monkeypatch).claim()
 
     def test_where_somebody_has_joined_it_nothing_more_is_raised(
@@ -203,7 +205,7 @@ class TestTraffic:
         steps = Steps(FakeCluster(plan), monkeypatch)
         steps.claim()
         steps.cluster.body["spec"]["rules"][0]["backendRefs"].append(ref("by-hand", 1))
-        with pytest.raises(FencedError, match="somebody else set them"):
+        with pytest.raises(FencedError, match="they were changed by hand"):
             steps.shift(5)
 
     def test_a_route_that_is_missing_is_made(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,11 +248,11 @@ class TestTheWayBack:
     @pytest.mark.parametrize("share", [0, 100])
     def test_is_to_no_traffic(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
-        settled = finish_rollback(real(cluster), plan)
-        assert settled.reason == f"no version has traffic, as before, {plan.candidate} is stopped"
+        settled = roll_back_and_stop(real(cluster), plan)
+        assert (settled.reason, settled.stopped) == ("rolled back to no traffic, as before", True)
         assert (cluster.weights(), cluster.replicas) == ({plan.candidate: 0}, {plan.candidate: 0})
         before = cluster.writes
-        finish_rollback(real(cluster), plan)
+        roll_back_and_stop(real(cluster), plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.SETTLED)
 
     @pytest.mark.parametrize("task", ["rollback", "finalize"])
@@ -269,7 +271,7 @@ class TestTheWayBack:
         """Somebody has put a Service beside it: there is no stable that it would take traffic from."""
         cluster = FakeCluster.at_share(plan, 100)
         cluster.body["spec"]["rules"][0]["backendRefs"].append(ref("by-hand", 7))
-        finish_rollback(real(cluster), plan)
+        roll_back_and_stop(real(cluster), plan)
         assert cluster.weights() == {plan.candidate: 0, "by-hand": 7}
 
     def test_is_the_guards_too(self, plan: DeploymentPlan) -> None:
@@ -280,23 +282,20 @@ class TestTheWayBack:
 
     def test_is_the_verifications_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
-        assert roll_back_promotion(real(cluster), plan, "worse")
-        assert (cluster.weights(), cluster.now.phase, cluster.now.word) == (
-            {plan.candidate: 0},
-            routes.SETTLED,
-            "worse",
-        )
-        assert roll_back_promotion(real(cluster), plan, "worse")
-        assert finish_rollback(real(cluster), plan).reason.startswith("no version has traffic")
+        assert undo(cluster, plan)
+        assert (cluster.weights(), cluster.now.phase) == ({plan.candidate: 0}, routes.SETTLED)
+        assert recorded_reason(cluster.now) == "worse"
+        assert undo(cluster, plan)
+        assert roll_back_and_stop(real(cluster), plan).reason.startswith("worse; rolled back to no traffic, as before")
 
     def test_leads_to_another_first_version(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 100)
-        finish_rollback(real(cluster), plan)
+        roll_back_and_stop(real(cluster), plan)
         second = plan.model_copy(update={"run_id": "second", "created": plan.created + 60})
         assert cluster.now.serving() == second.stable
-        owner, patch = routes.claim(cluster.now, second.deployment_id, "", second.candidate)
+        claim, patch = routes.claim(cluster.now, second.claim())
         cluster.patch_route(cluster.now, patch)
-        assert (owner, cluster.weights()) == (f"{second.deployment_id}/2", {second.candidate: 0})
+        assert (claim.owner, cluster.weights()) == (f"{second.deployment_id}/2", {second.candidate: 0})
 
 
 class TestJudgement:

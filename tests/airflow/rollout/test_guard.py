@@ -87,9 +87,9 @@ class TestWhoNobodyLooksAt:
         assert returned(cluster)
         assert cluster.now.phase == routes.BRAKED
         assert (cluster.now.owned_by(plan.deployment_id), cluster.claim == owner, cluster.now.epoch) == (True, False, 2)
-        word = FinalVerdict.from_event(json.loads(cluster.now.word or ""))
+        word = FinalVerdict.from_event(json.loads(cluster.now.final_verdict or ""))
         assert word.verdict == "BLIND"
-        assert word.reason == f"guard: nobody has looked for {LEASE} s, and the Lease lasts {LEASE} s"
+        assert word.reason == f"guard: the watch has not renewed its Lease for {LEASE} s, and it lasts {LEASE} s"
         assert word.restored_at is not None
 
     def test_what_is_promoted_and_not_verified_is_too(self, plan: DeploymentPlan) -> None:
@@ -99,7 +99,7 @@ class TestWhoNobodyLooksAt:
 
     def test_under_every_rule(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan, rules=3)
-        _, claim = routes.claim(cluster.now, plan.deployment_id, plan.stable, plan.candidate)
+        _, claim = routes.claim(cluster.now, plan.claim())
         cluster.patch_route(cluster.now, claim)
         cluster.hold_lease(cluster.claim)
         cluster.shift(25, 0.0)
@@ -168,9 +168,9 @@ class TestWhoNobodyLooksAt:
         rule = copy.deepcopy(cluster.body["spec"]["rules"][1])
         Post(cluster).passes(3 * LEASE)
         assert (returned(cluster), cluster.body["spec"]["rules"][1]) == (True, rule)
-        said = f"a rule sends requests to {plan.candidate} and does not name {plan.stable}"
+        said = f"a rule that sends requests to {plan.candidate} and does not name {plan.stable}"
         assert caplog.text.count(said) == 1
-        assert json.loads(cluster.now.word or "")["restored_at"] is None
+        assert json.loads(cluster.now.final_verdict or "")["restored_at"] is None
 
 
 class TestWhoIsLeftAlone:
@@ -243,10 +243,10 @@ class TestWhoIsLeftAlone:
         post = Post(cluster)
         post.passes(2 * LEASE)
         following = make_plan(plan.spec, run_id="the-next", commit="f" * 40, stable=plan.candidate)
-        owner, claim = routes.claim(cluster.now, following.deployment_id, following.stable, following.candidate)
-        cluster.hold_lease(owner)
-        cluster.patch_route(cluster.now, claim)
-        share = routes.shift(cluster.now, owner, following.stable, following.candidate, 25, 0.0)
+        claim, patch = routes.claim(cluster.now, following.claim())
+        cluster.hold_lease(claim.owner)
+        cluster.patch_route(cluster.now, patch)
+        share = routes.shift(cluster.now, claim, 25, 0.0)
         cluster.patch_route(cluster.now, share)
         post.passes(LEASE + 1)
         assert cluster.weights() == {following.stable: 100, following.candidate: 0}
@@ -376,7 +376,7 @@ class TestRunThatComesBack:
         writes = world.cluster.writes
         event = ended(trigger)
         assert event["verdict"] == "BLIND"
-        assert event["reason"].startswith("guard: nobody has looked for 45 s")
+        assert event["reason"].startswith("guard: the watch has not renewed its Lease for 45 s")
         assert (event["restored_at"] is not None, world.cluster.writes) == (True, writes)
 
     def test_its_gates_stand_aside(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,11 +390,11 @@ class TestRunThatComesBack:
         world, claim = self.braked(monkeypatch)
         plan, route = world.plan, world.cluster.now
         with pytest.raises(FencedError):
-            routes.shift(route, claim, plan.stable, plan.candidate, 50, 0.0)
+            routes.shift(route, plan.claim(claim), 50, 0.0)
         with pytest.raises(FencedError):
-            routes.promote(route, claim, plan.stable, plan.candidate)
+            routes.promote(route, plan.claim(claim))
         with pytest.raises(FencedError):
-            routes.confirm(route, claim)
+            routes.confirm(route, plan.claim(claim))
 
     def test_ends_rolled_back_and_names_the_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world, claim = self.braked(monkeypatch)
@@ -407,7 +407,7 @@ class TestRunThatComesBack:
         RollbackOperator(task_id="rollback", judges=["watch"], gates=[], **ENDING).execute(run.at("rollback"))
         steps = recorded_steps(run.context, ["rollback"])
         assert [step.to for step in steps] == [State.ROLLING_BACK, State.ROLLED_BACK]
-        assert steps[0].reason.startswith("watch: BLIND: guard: nobody has looked")
+        assert steps[0].reason.startswith("watch: BLIND: guard: the watch has not renewed its Lease")
         assert world.cluster.now.phase == routes.SETTLED
         assert world.cluster.replicas[world.plan.candidate] == 0
 

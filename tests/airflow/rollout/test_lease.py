@@ -16,10 +16,12 @@ from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.lease import DEFAULT_LEASE_SECONDS, LEASE_LABELS, Lease
 from airflow_deploy.operators import canary
-from airflow_deploy.operators.canary import WATCH_WAIT_SECONDS, ClaimRouteOperator, ShiftCanaryOperator
+from airflow_deploy.operators.canary import ClaimRouteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout import preflight as wayback
+from airflow_deploy.rollout import shift as shifting
 from airflow_deploy.rollout.analysis.loop import MAX_LOOK_SECONDS, Role
+from airflow_deploy.rollout.shift import WATCH_WAIT_SECONDS
 from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.analysis.test_loop import HARMFUL, HEALTHY, planned
 from tests.airflow.operators.test_operators import Run
@@ -132,7 +134,7 @@ class TestHanging:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (canary, lease):
+    for module in (shifting, lease):
         moved = SimpleNamespace(time=clock.time, monotonic=clock.time, sleep=clock.sleep)
         monkeypatch.setattr(module, "time", moved)
     return clock
@@ -156,7 +158,7 @@ class TestLookThenRaise:
             if before < begun + after <= clock.now:
                 happens()
 
-        monkeypatch.setattr("airflow_deploy.operators.canary.time.sleep", sleep)
+        monkeypatch.setattr("airflow_deploy.rollout.shift.time.sleep", sleep)
 
     def test_waits_until_somebody_has_looked(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster, run, begun = FakeCluster.at_share(make_plan(), 5), Run(), clock.now
@@ -178,7 +180,7 @@ class TestLookThenRaise:
     def test_nor_does_one_of_somebody_else(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = FakeCluster.at_share(make_plan(), 5)
         self.later(clock, monkeypatch, lambda: cluster.hold_lease(OTHER), after=2)
-        with pytest.raises(TemporaryError, match="has not renewed its Lease"):
+        with pytest.raises(TemporaryError, match="watch has not renewed its Lease"):
             self.shift(cluster, monkeypatch, Run())
 
     def test_the_first_look_of_all_counts(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

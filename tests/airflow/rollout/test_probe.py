@@ -19,8 +19,8 @@ from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.canary import ShiftCanaryOperator
 from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
 from airflow_deploy.rollout import lease
-from airflow_deploy.rollout import probe as testers
-from airflow_deploy.rollout.probe import PROBE_WAIT_SECONDS, delete_testers_route
+from airflow_deploy.rollout.routers import probe as testers
+from airflow_deploy.rollout.routers.probe import PROBE_WAIT_SECONDS, delete_testers_route
 from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.operators.test_operators import ENDING, Run
 from tests.airflow.rollout.test_rollback import real
@@ -127,9 +127,9 @@ class TestProbe:
     @pytest.mark.parametrize(
         ("answer", "said"),
         [
-            ((200, {}), "200 by somebody else"),
-            ((200, {"x-canary-version": "payments-fffffff-1"}), "200 by somebody else"),
-            ((302, {"Location": "http://127.0.0.1:1/"}), "302 by somebody else"),
+            ((200, {}), "HTTP 200, not from payments-"),
+            ((200, {"x-canary-version": "payments-fffffff-1"}), "HTTP 200, not from payments-"),
+            ((302, {"Location": "http://127.0.0.1:1/"}), "HTTP 302, not from payments-"),
             ((503, {"x-canary-version": "{candidate}"}), ": 503; see whether"),
         ],
     )
@@ -157,7 +157,7 @@ class TestProbe:
         back, done = recorded_steps(stage.run.context, ["rollback"])
         assert (back.to, done.to) == (State.ROLLING_BACK, State.ROLLED_BACK)
         assert back.reason.startswith(f"shift: no traffic is given, since a GET of {gateway.url}/ with Host shop.")
-        assert "200 by somebody else" in back.reason
+        assert "HTTP 200, not from payments-" in back.reason
         assert back.reason.endswith("then deploy again")
 
     def test_comes_before_the_first_share_alone(self, stage: Stage, gateway: Gateway) -> None:
@@ -194,7 +194,7 @@ class TestRoute:
         assert stage.cluster.testers == mine
         mine["metadata"]["annotations"]["airflow-deploy/owner"] = "DEP-1-00000000/1"
         mine["spec"]["rules"] = []
-        testers._open(real(stage.cluster), stage.plan, stage.cluster.claim, mirrored=False)
+        testers._open(real(stage.cluster), stage.plan, stage.plan.claim(stage.cluster.claim), mirrored=False)
         (ref,) = stage.cluster.testers["spec"]["rules"][0]["backendRefs"]
         assert ref["name"] == stage.plan.candidate
 
@@ -216,7 +216,7 @@ class TestRoute:
         assert stage.cluster.testers is not None
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
         with pytest.raises(FencedError):
-            testers.probe_candidate(real(stage.cluster), stage.plan, "DEP-1-00000000/1")
+            testers.probe_candidate(real(stage.cluster), stage.plan, stage.plan.claim())
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
 
     def test_of_an_earlier_run_is_not_written_over_by_one_that_was_overtaken(
@@ -237,7 +237,7 @@ class TestRoute:
 
         monkeypatch.setattr(stage.cluster, "route", meanwhile)
         with pytest.raises(TemporaryError):
-            testers._open(real(stage.cluster), stage.plan, stage.cluster.claim, mirrored=False)
+            testers._open(real(stage.cluster), stage.plan, stage.plan.claim(stage.cluster.claim), mirrored=False)
         assert stage.cluster.testers is not None
         assert stage.cluster.testers["spec"] == {"rules": ["theirs"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +12,6 @@ import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.traffic import Traffic
-from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -26,11 +26,12 @@ from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator,
 from airflow_deploy.rollout import capacity, lease
 from airflow_deploy.rollout.cleanup import Survey, clean_up
 from airflow_deploy.rollout.guard import Guard
-from airflow_deploy.rollout.rollback import finish_rollback, return_traffic, roll_back_promotion
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.tasks.triggers import ReadyTrigger
 from tests.airflow.analysis.test_loop import BAKE, MAX_BAKE
 from tests.airflow.operators.test_operators import Run
 from tests.airflow.operators.test_plan import World as PlanWorld
+from tests.support.claims import roll_back, undo
 from tests.support.fake_pods import LABELS, FakePods, planned
 from tests.support.fake_world import Clock, Stage, World
 
@@ -102,7 +103,7 @@ class TestBeforeTheFirstShare:
         apply = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump())
         apply.execute(Run().at("apply"))
         assert cluster.served() == {CANDIDATE: 2}
-        return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+        roll_back(cluster, cluster.plan, routes.BRAKED)
         apply.execute(Run().at("apply"))
         assert (cluster.withdrawn, cluster.served()) == (True, {STABLE: 2})
 
@@ -176,7 +177,7 @@ class TestShift:
         said = run.ti.store["shift", "steps"]
         assert [step["reason"] for step in said] == [
             f"shifting 33 % to {CANDIDATE}",
-            f"33 % of traffic is declared for {CANDIDATE}",
+            f"route set to 33 % of traffic for {CANDIDATE}",
         ]
 
     def test_of_everything_comes_after_all_its_pods(self, tasks: Callable[[FakePods], FakePods]) -> None:
@@ -230,7 +231,7 @@ class TestShift:
     def test_pods_that_never_come_are_given_up(self, tasks: Callable[[FakePods], FakePods]) -> None:
         cluster = tasks(FakePods.at_share(planned(), 0))
         cluster.labels[CANDIDATE] = {}  # none of them is ever seen
-        with pytest.raises(CapacityError, match=r"33 % of traffic is not given, since 0 of 1 pods"):
+        with pytest.raises(CapacityError, match=r"not shifting to 33 %: 0 of 1 pods"):
             shift(cluster, 5)
 
     def test_who_was_braked_meanwhile_gets_no_pods(
@@ -242,7 +243,7 @@ class TestShift:
 
         def overtaken(namespace: str, version: str, pods: int) -> None:
             monkeypatch.setattr(cluster, "join", before)
-            assert return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+            assert roll_back(cluster, cluster.plan, routes.BRAKED)
             before(namespace, version, pods)
 
         monkeypatch.setattr(cluster, "join", overtaken)
@@ -260,7 +261,7 @@ class TestShift:
         cluster.labels[CANDIDATE] = {}
 
         def brake(_: float) -> None:
-            return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+            roll_back(cluster, cluster.plan, routes.BRAKED)
 
         monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=brake))
         with pytest.raises(FencedError):
@@ -277,7 +278,7 @@ class TestTheWayBack:
     @pytest.mark.parametrize("share", [33, 50, 100])
     def test_takes_the_pods_away(self, share: int) -> None:
         cluster = FakePods.at_share(planned(), share)
-        assert return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
+        assert roll_back(cluster, cluster.plan, routes.BRAKED, "word")
         assert (cluster.served(), cluster.service.phase, cluster.withdrawn) == ({STABLE: 2}, routes.BRAKED, True)
 
     @pytest.mark.parametrize("share", [33, 50, 100])
@@ -285,37 +286,38 @@ class TestTheWayBack:
         cluster = FakePods.at_share(planned(), share)
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            return_traffic(real(cluster), cluster.plan, routes.BRAKED, "word")
+            roll_back(cluster, cluster.plan, routes.BRAKED, "word")
         assert CANDIDATE in cluster.served()
-        settled = finish_rollback(real(cluster), cluster.plan)
-        assert (cluster.served(), settled.reason) == ({STABLE: 2}, f"{STABLE} has all traffic, {CANDIDATE} is stopped")
+        settled = roll_back_and_stop(real(cluster), cluster.plan)
+        assert (cluster.served(), settled.stopped) == ({STABLE: 2}, True)
+        assert re.fullmatch(rf"word; rolled back to {STABLE} in [0-9.]+ s", settled.reason)
 
     def test_is_settled_only_when_the_pods_are_gone(self) -> None:
         """The guard completes what is braked: whatever dies here, and for how long, nobody serves unwatched."""
         cluster = FakePods.at_share(planned(), 50)
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            finish_rollback(real(cluster), cluster.plan)
+            roll_back_and_stop(real(cluster), cluster.plan)
         assert cluster.service.phase == routes.BRAKED
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         assert (cluster.service.phase, cluster.served()) == (routes.SETTLED, {STABLE: 2})
         writes = cluster.writes
-        finish_rollback(real(cluster), cluster.plan)
+        roll_back_and_stop(real(cluster), cluster.plan)
         assert cluster.writes == writes
 
     def test_waits_for_a_stable_that_has_no_pod(self) -> None:
         cluster = FakePods.at_share(planned(), 50)
         cluster.replicas[STABLE] = 0
-        with pytest.raises(TemporaryError, match="has no ready pod that could take back the traffic"):
-            return_traffic(real(cluster), cluster.plan, routes.BRAKED)
+        with pytest.raises(TemporaryError, match="has no ready pod that could take the traffic"):
+            roll_back(cluster, cluster.plan, routes.BRAKED)
         assert not cluster.withdrawn
 
     def test_of_a_promotion_too(self) -> None:
         cluster = FakePods.verified(planned())
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            roll_back_promotion(real(cluster), cluster.plan, "worse")
-        assert roll_back_promotion(real(cluster), cluster.plan, "worse")
+            undo(cluster, cluster.plan)
+        assert undo(cluster, cluster.plan)
         assert (cluster.served(), cluster.service.phase) == ({STABLE: 2}, routes.SETTLED)
 
 
@@ -343,7 +345,7 @@ class TestGuard:
         cluster = FakePods.at_share(planned(), 50)
         cluster.fail("withdraw", *[TemporaryError("killed")] * 3)
         with pytest.raises(TemporaryError):
-            return_traffic(real(cluster), cluster.plan, routes.BRAKED)  # by Airflow, which dies then
+            roll_back(cluster, cluster.plan, routes.BRAKED)  # by Airflow, which dies then
         self.lapse(self.guard(cluster, clock), clock)
         assert cluster.served() == {STABLE: 2}
 
@@ -399,9 +401,8 @@ class TestLooks:
         world = self.world(monkeypatch)
         cluster = cast("FakePods", world.cluster)
         cluster.fail("withdraw", *[TemporaryError("killed")] * 2)
-        word = json.dumps(FinalVerdict("BREACHED", "worse", 1.0, restored_at=2.0).event())
         with pytest.raises(TemporaryError):
-            return_traffic(real(cluster), world.plan, routes.BRAKED, word)
+            roll_back(cluster, world.plan, routes.BRAKED, "worse")
         loop = world.loop("watch")
         assert loop.look() is None  # the cluster does not let it yet
         assert CANDIDATE in cluster.served()
@@ -568,7 +569,7 @@ class TestTidy:
         cluster = FakePods.verified(planned())
         cluster.fail("withdraw", TemporaryError("killed"))
         with pytest.raises(TemporaryError):
-            roll_back_promotion(real(cluster), cluster.plan, "worse")
+            undo(cluster, cluster.plan)
         cluster.replicas[STABLE] = 0
         assert clean_up(self.seen(cluster), 2e9).alarms == [
             f"{CANDIDATE} alone has users, since {STABLE} has no ready pod"

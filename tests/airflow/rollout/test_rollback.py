@@ -24,10 +24,12 @@ from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import finalize as settling
 from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
-from airflow_deploy.rollout.rollback import abandon_route, finish_rollback, return_traffic
+from airflow_deploy.rollout.rollback import abandon_route
+from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.operators.test_operators import ENDING, STAGE, Run
 from tests.support.builders import make_plan
+from tests.support.claims import recorded_reason, roll_back
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_fleet import planned, verified
 
@@ -58,11 +60,10 @@ def newer(plan: DeploymentPlan) -> DeploymentPlan:
 def claimed_by_the_next(cluster: FakeCluster, share: int = 0) -> DeploymentPlan:
     """Let the next deployment claim the route of a verified one."""
     following = newer(cluster.plan)
-    _, claim = routes.claim(cluster.now, following.deployment_id, following.stable, following.candidate)
+    _, claim = routes.claim(cluster.now, following.claim())
     cluster.patch_route(cluster.now, claim)
     if share:
-        stable, candidate = following.stable, following.candidate
-        cluster.patch_route(cluster.now, routes.shift(cluster.now, cluster.claim, stable, candidate, share, 0.0))
+        cluster.patch_route(cluster.now, routes.shift(cluster.now, following.claim(cluster.claim), share, 0.0))
     return following
 
 
@@ -75,23 +76,23 @@ def with_a_rule_for_the_candidate_alone(cluster: FakeCluster) -> FakeCluster:
 class TestReturningTraffic:
     def test_leaves_the_word_and_the_phase(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25)
-        assert return_traffic(real(cluster), plan, routes.BRAKED, "errors")
-        assert (cluster.now.phase, cluster.now.word) == (routes.BRAKED, "errors")
+        assert roll_back(cluster, plan, routes.BRAKED, "errors")
+        assert (cluster.now.phase, recorded_reason(cluster.now)) == (routes.BRAKED, "errors")
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED])
     def test_a_verified_promotion_is_not_undone(self, plan: DeploymentPlan, phase: str) -> None:
         cluster = FakeCluster.verified(plan)
         before = cluster.writes
-        assert not return_traffic(real(cluster), plan, phase)
+        assert not roll_back(cluster, plan, phase)
         assert cluster.writes == before
 
     def test_a_brake_that_comes_after_the_rollback_writes_nothing(self, plan: DeploymentPlan) -> None:
         """Its answer was lost, and it tries again while the run goes on."""
         cluster = FakeCluster.at_share(plan, 25)
-        finish_rollback(real(cluster), plan)
+        roll_back_and_stop(real(cluster), plan)
         before, writes = cluster.now.body, cluster.writes
-        assert return_traffic(real(cluster), plan, routes.BRAKED, "errors")
+        assert roll_back(cluster, plan, routes.BRAKED, "errors")
         assert (cluster.now.body, cluster.writes) == (before, writes)
 
     @pytest.mark.parametrize("phase", [routes.BRAKED, routes.SETTLED])
@@ -99,7 +100,7 @@ class TestReturningTraffic:
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
         rule = copy.deepcopy(cluster.body["spec"]["rules"][1])
         with pytest.raises(FencedError, match=f"sends requests to {plan.candidate} and does not name {plan.stable}"):
-            return_traffic(real(cluster), plan, phase, "errors")
+            roll_back(cluster, plan, phase, "errors")
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert (cluster.now.phase, cluster.body["spec"]["rules"][1]) == (routes.BRAKED, rule)
 
@@ -107,7 +108,7 @@ class TestReturningTraffic:
     def test_a_route_that_is_not_ours_is_not_written(self, plan: DeploymentPlan, owner: str | None) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
         before = cluster.writes
-        assert not return_traffic(real(cluster), plan, routes.BRAKED)
+        assert not roll_back(cluster, plan, routes.BRAKED)
         assert cluster.writes == before
 
 
@@ -119,11 +120,13 @@ class TestStableWithoutPods:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.replicas[plan.stable] = 0
         before = cluster.body
-        with pytest.raises(TemporaryError, match=f"{plan.stable} has no ready pod .* a person should start it"):
-            return_traffic(real(cluster), plan, phase)
+        with pytest.raises(
+            TemporaryError, match=f"{plan.stable} has no ready pod that could take the traffic of .*: start one"
+        ):
+            roll_back(cluster, plan, phase)
         assert cluster.body is before
         cluster.replicas[plan.stable] = 1
-        assert return_traffic(real(cluster), plan, phase)
+        assert roll_back(cluster, plan, phase)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
@@ -131,13 +134,13 @@ class TestStableWithoutPods:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.replicas[plan.stable] = 0
         cluster.fail("ready_endpoints", error)
-        assert return_traffic(real(cluster), plan, routes.BRAKED)
+        assert roll_back(cluster, plan, routes.BRAKED)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_settles_where_the_candidate_has_no_traffic(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 0)
         cluster.replicas[plan.stable] = 0
-        assert finish_rollback(real(cluster), plan).acted
+        assert roll_back_and_stop(real(cluster), plan).acted
 
     @pytest.mark.parametrize("error", [None, RefusedError("403"), PermanentError("400")])
     @pytest.mark.parametrize(("try_number", "ends"), [(1, False), (30, False), (31, True)])
@@ -170,9 +173,11 @@ class TestRouteThatIsGone:
 
     def test_leaves_a_candidate_to_stop(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).without_route()
-        settled = finish_rollback(real(cluster), plan)
+        settled = roll_back_and_stop(real(cluster), plan)
         assert (settled.acted, settled.verified, cluster.replicas[plan.candidate]) == (True, False, 0)
-        assert settled.reason.endswith(f"is gone, so nobody has traffic, {plan.candidate} is stopped")
+        assert (
+            settled.reason == f"route {plan.spec.namespace}/{plan.spec.route.name} is gone, so no version has traffic"
+        )
 
     @pytest.mark.parametrize("task", ["rollback", "finalize"])
     def test_is_an_end(self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
@@ -183,12 +188,12 @@ class TestRouteThatIsGone:
         assert [step.to for step in recorded_steps(run.context, [task])] == [S.ROLLING_BACK, S.ROLLED_BACK]
 
     def test_has_no_traffic_for_the_brake(self, plan: DeploymentPlan) -> None:
-        assert not return_traffic(real(FakeCluster.at_share(plan, 25).without_route()), plan, routes.BRAKED)
+        assert not roll_back(FakeCluster.at_share(plan, 25).without_route(), plan, routes.BRAKED)
 
     def test_is_not_abandoned(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).without_route()
         writes = cluster.writes
-        abandon_route(real(cluster), plan)
+        abandon_route(real(cluster), plan.claim())
         assert cluster.writes == writes
 
 
@@ -196,7 +201,7 @@ class TestSettling:
     @pytest.mark.parametrize("share", [0, 5, 50, 100])
     def test_the_traffic_comes_back_and_the_candidate_stops(self, plan: DeploymentPlan, share: int) -> None:
         cluster = FakeCluster.at_share(plan, share)
-        settled = finish_rollback(real(cluster), plan)
+        settled = roll_back_and_stop(real(cluster), plan)
         assert (settled.acted, settled.verified) == (True, False)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert cluster.now.phase == routes.SETTLED
@@ -213,48 +218,48 @@ class TestSettling:
             seen.append((asked, cluster.weights()[plan.candidate], cluster.replicas[plan.candidate]))
             return "some still came"
 
-        monkeypatch.setattr("airflow_deploy.rollout.rollback.wait_until_drained", still_comes)
-        settled = finish_rollback(real(cluster), plan)
+        monkeypatch.setattr("airflow_deploy.rollout.routers.draining.wait_until_drained", still_comes)
+        settled = roll_back_and_stop(real(cluster), plan)
         assert seen == [(plan, 0, 2)]
         assert cluster.replicas[plan.candidate] == 0
-        assert settled.reason.endswith(f"{plan.candidate} is stopped; some still came")
+        assert settled.reason == f"rolled back to {plan.stable}; some still came"
 
     def test_what_never_had_the_route_is_stopped_at_once(
         self, plan: DeploymentPlan, drained: list[DeploymentPlan]
     ) -> None:
         cluster = FakeCluster.at_share(plan, 50).annotate(routes.OWNER, "DEP-2-ffffffff/9")
         cluster.body["spec"]["rules"][0]["backendRefs"] = [{"name": plan.stable, "port": 80, "weight": 100}]
-        finish_rollback(real(cluster), plan)
+        roll_back_and_stop(real(cluster), plan)
         assert (cluster.replicas[plan.candidate], drained) == (0, [])
 
     def test_twice_is_as_good_as_once(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 50)
-        first = finish_rollback(real(cluster), plan)
+        first = roll_back_and_stop(real(cluster), plan)
         writes = cluster.writes
-        assert finish_rollback(real(cluster), plan) == first
+        assert roll_back_and_stop(real(cluster), plan) == first
         assert cluster.writes == writes
 
     def test_a_promotion_that_was_not_verified_comes_back_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.promoted(plan)
-        assert finish_rollback(real(cluster), plan).acted
+        assert roll_back_and_stop(real(cluster), plan).acted
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
     def test_what_was_applied_but_never_claimed_is_stopped(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan)
         cluster.replicas[plan.candidate] = 2
-        assert finish_rollback(real(cluster), plan).acted
+        assert roll_back_and_stop(real(cluster), plan).acted
         assert cluster.replicas[plan.candidate] == 0
         assert cluster.writes == 0
 
     def test_where_nothing_was_applied_nothing_is_done(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster(plan)
-        settled = finish_rollback(real(cluster), plan)
+        settled = roll_back_and_stop(real(cluster), plan)
         assert (settled.acted, settled.verified) == (False, False)
         assert (cluster.writes, cluster.replicas) == (0, {plan.stable: 2})
 
     def test_a_verified_version_stays(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.verified(plan)
-        settled = finish_rollback(real(cluster), plan)
+        settled = roll_back_and_stop(real(cluster), plan)
         assert (settled.acted, settled.verified) == (False, True)
         assert cluster.weights() == {plan.stable: 0, plan.candidate: 100}
         assert cluster.replicas[plan.candidate] == 2
@@ -267,9 +272,9 @@ class TestSettling:
         body = cluster.now.body
         if share < 100:
             with pytest.raises(FencedError, match=f"{plan.candidate} has traffic"):
-                finish_rollback(real(cluster), plan)
+                roll_back_and_stop(real(cluster), plan)
         else:
-            assert not finish_rollback(real(cluster), plan).acted
+            assert not roll_back_and_stop(real(cluster), plan).acted
         assert cluster.now.body == body
         assert cluster.replicas[plan.candidate] == 2
 
@@ -277,29 +282,29 @@ class TestSettling:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, "DEP-2-ffffffff/9")
         body = cluster.now.body
         with pytest.raises(FencedError, match=f"DEP-2-ffffffff/9 owns route .*, and {plan.candidate} has traffic"):
-            finish_rollback(real(cluster), plan)
+            roll_back_and_stop(real(cluster), plan)
         assert cluster.now.body == body
         assert cluster.replicas[plan.candidate] == 2
 
     def test_traffic_under_no_owner_is_said_too(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, None)
-        with pytest.raises(FencedError, match="nobody owns route"):
-            finish_rollback(real(cluster), plan)
+        with pytest.raises(FencedError, match="no deployment owns route"):
+            roll_back_and_stop(real(cluster), plan)
 
     def test_a_race_that_is_lost_may_be_won_later(self, plan: DeploymentPlan) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.fail("patch_route", TemporaryError("somebody wrote meanwhile"))
         with pytest.raises(TemporaryError):
-            finish_rollback(real(cluster), plan)
-        assert finish_rollback(real(cluster), plan).acted
+            roll_back_and_stop(real(cluster), plan)
+        assert roll_back_and_stop(real(cluster), plan).acted
 
     @pytest.mark.parametrize("where", ["route", "patch_route", "exists", "scale"])
     def test_whatever_fails_the_next_try_completes_it(self, plan: DeploymentPlan, where: str) -> None:
         cluster = FakeCluster.at_share(plan, 25)
         cluster.fail(where, RefusedError("403"))
         with pytest.raises(RefusedError):
-            finish_rollback(real(cluster), plan)
-        assert finish_rollback(real(cluster), plan).acted
+            roll_back_and_stop(real(cluster), plan)
+        assert roll_back_and_stop(real(cluster), plan).acted
         assert cluster.weights()[plan.candidate] == 0
         assert cluster.replicas[plan.candidate] == 0
 
@@ -307,14 +312,14 @@ class TestSettling:
 class TestAbandoning:
     def test_closes_our_own_route(self, plan: DeploymentPlan) -> None:
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 25))
-        abandon_route(real(cluster), plan)
+        abandon_route(real(cluster), plan.claim())
         assert cluster.now.phase == routes.ABANDONED
 
     @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9", ""])
     def test_leaves_everybody_elses_alone(self, plan: DeploymentPlan, owner: str | None) -> None:
         cluster = FakeCluster.at_share(plan, 25).annotate(routes.OWNER, owner)
         before = cluster.writes
-        abandon_route(real(cluster), plan)
+        abandon_route(real(cluster), plan.claim())
         assert (cluster.writes, cluster.now.phase) == (before, routes.CANARY)
 
 
@@ -367,7 +372,7 @@ class TestBothWaysBack:
         deploying(run, plan)
         run.ti.try_number = 31 if last else 1
         cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
-        with pytest.raises(NotFinalizedError, match="somebody changed its backends"):
+        with pytest.raises(NotFinalizedError, match="was changed by hand"):
             execute(run, task, cluster, monkeypatch)
 
     def test_under_a_foreign_owner_they_tell_a_person_and_write_nothing(
@@ -449,7 +454,7 @@ def test_a_version_that_was_verified_stays_warm_whatever_a_later_deployment_has_
     cluster.annotate(routes.OWNER, "DEP-3-ffffffff/9").annotate(routes.PHASE, routes.SETTLED)
     for ref in cluster.body["spec"]["rules"][0]["backendRefs"]:
         ref["name"] = {plan.candidate: "payments-2222222-2", plan.stable: "payments-3333333-3"}[ref["name"]]
-    settled = finish_rollback(real(cluster), plan)
+    settled = roll_back_and_stop(real(cluster), plan)
     assert (settled.acted, settled.overtaken, cluster.replicas[plan.candidate]) == (False, True, 2)
 
 

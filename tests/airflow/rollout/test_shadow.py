@@ -19,8 +19,8 @@ from airflow_deploy.domain.routing.testers import VERSION_HEADER, backends_of
 from airflow_deploy.domain.workloads.manifests import render_version
 from airflow_deploy.domain.workloads.mirror import mirror_objects
 from airflow_deploy.operators.finalize import FinalizeOperator
-from airflow_deploy.rollout import mirror
 from airflow_deploy.rollout.cleanup import clean_up, survey
+from airflow_deploy.rollout.routers import mirror
 from airflow_deploy.tasks.base import recorded_steps
 from tests.airflow.operators.test_operators import ENDING
 from tests.airflow.operators.test_plan import World as PlanWorld
@@ -99,11 +99,11 @@ class TestSetUp:
             f"shifting copies of 25 % to {candidate}; a request to {gateway.url} was seen to be answered through the"
             f" mirror; a request to {gateway.url} with x-canary: always was seen to arrive"
         )
-        assert declared.reason == f"copies of 25 % of traffic are declared for {candidate}"
+        assert declared.reason == f"route set to copies of 25 % of traffic for {candidate}"
 
     def test_on_a_gateway_that_serves_nobody_without_pods_copies_nothing(self, stage: Stage, gateway: Gateway) -> None:
         gateway.answer = lambda: answered(stage, empty=False)
-        with pytest.raises(ProbeFailedError, match=r"nothing is mirrored: .* 404 by somebody else.*allowEmptyServices"):
+        with pytest.raises(ProbeFailedError, match=r"nothing is mirrored: .* HTTP 404, not from .*allowEmptyServices"):
             stage.shift(25, mirrored=True)
         assert (stage.cluster.now.shifts, stage.cluster.now.mentions(mirror_name(stage.plan.candidate))) == ([], False)
         assert recorded_steps(stage.run.context, ["shift"]) == []
@@ -175,8 +175,7 @@ def close(cluster: FakeCluster, service: str = "payments", over: bool = True) ->
 
 
 def settled(cluster: FakeCluster) -> FakeCluster:
-    stable, candidate = PLAN.stable, PLAN.candidate
-    cluster.patch_route(cluster.now, routes.restore(cluster.now, cluster.claim, stable, candidate, SETTLED))
+    cluster.patch_route(cluster.now, routes.rollback(cluster.now, PLAN.claim(cluster.claim), SETTLED))
     return cluster
 
 
@@ -221,9 +220,7 @@ class TestEnd:
     def test_of_the_run_takes_the_mirror_away(self, stage: Stage) -> None:
         stage.shift(25, mirrored=True)
         cluster, plan = stage.cluster, stage.plan
-        cluster.patch_route(
-            cluster.now, routes.restore(cluster.now, cluster.claim, plan.stable, plan.candidate, SETTLED)
-        )
+        cluster.patch_route(cluster.now, routes.rollback(cluster.now, plan.claim(cluster.claim), SETTLED))
         with pytest.raises(NotFinalizedError, match="did not reach VERIFIED"):
             self.settle(stage, State.ROLLING_BACK, State.ROLLED_BACK)
         assert (cluster.mirror, cluster.testers) == ({}, None)
@@ -353,7 +350,7 @@ class TestPlan:
 
     def test_of_a_first_version_is_refused(self, world: PlanWorld) -> None:
         world.cluster.body["spec"]["rules"] = [{}]
-        self.refused(world, "shadow: nobody serves yet whose requests could be copied; remove shadow")
+        self.refused(world, "shadow: no version serves yet whose requests could be copied; remove shadow")
 
     def test_where_the_cluster_knows_no_mirror_is_refused(self, world: PlanWorld) -> None:
         world.cluster.fail("apply", RefusedError("applying TraefikService: the cluster knows none"))

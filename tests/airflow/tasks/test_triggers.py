@@ -63,7 +63,7 @@ class TestHarm:
         assert event["restored_at"] is not None
         assert world.cluster.weights() == {world.plan.stable: 100, world.plan.candidate: 0}
         assert world.cluster.now.phase == routes.BRAKED
-        word = json.loads(world.cluster.now.word or "")
+        word = json.loads(world.cluster.now.final_verdict or "")
         assert (word["verdict"], word["reason"], word["at"]) == ("BREACHED", event["reason"], event["at"])
 
     def test_the_brake_comes_before_everything_else(self, monkeypatch: pytest.MonkeyPatch) -> None:

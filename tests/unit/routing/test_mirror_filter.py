@@ -15,9 +15,10 @@ from airflow_deploy.domain.routing.http_route import TRAEFIK_CONTROLLER, HttpRou
 from airflow_deploy.domain.routing.record import BRAKED, SETTLED, Patch, Shift
 from airflow_deploy.domain.workloads import mirror
 from tests.support.builders import make_plan, make_spec
+from tests.support.claims import guard_patch
 from tests.support.json_patch import PatchRefused
 from tests.unit.routing.test_shadow import SHADOWED
-from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
+from tests.unit.routing.test_transitions import CANDIDATE, CLAIM, OURS, STABLE, backend, body, weights, write
 from tests.unit.routing.test_zero_weight import ENVOY, taken_by
 
 MIRROR = mirror_name(CANDIDATE)
@@ -32,12 +33,12 @@ def claimed(*filters: dict[str, Any], controller: str = ENVOY, rules: int = 2, l
     for rule in found["spec"]["rules"] if filters else []:
         rule["filters"] = list(filters)
     route = HttpRoute(found)
-    return write(route, routes.claim(route, RUN, STABLE, CANDIDATE)[1])
+    return write(route, routes.claim(route, CLAIM)[1])
 
 
 def mirrored(*filters: dict[str, Any], rules: int = 2) -> HttpRoute:
     route = claimed(*filters, rules=rules)
-    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 25, 100.0, mirrored=True))
+    return write(route, routes.shift(route, CLAIM, 25, 100.0, mirrored=True))
 
 
 def filters(route: HttpRoute) -> list[Any]:
@@ -45,14 +46,14 @@ def filters(route: HttpRoute) -> list[Any]:
 
 
 def first(route: HttpRoute) -> Patch:
-    return routes.shift(route, OURS, STABLE, CANDIDATE, 5, 200.0)
+    return routes.shift(route, CLAIM, 5, 200.0)
 
 
 WAYS_OUT: list[Callable[[HttpRoute], Patch]] = [
     first,
-    lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED, "why"),
-    lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, SETTLED),
-    lambda route: routes.seize(route, "nobody looks"),
+    lambda route: routes.rollback(route, CLAIM, BRAKED, "why"),
+    lambda route: routes.rollback(route, CLAIM, SETTLED),
+    lambda route: guard_patch(route, "nobody looks"),
 ]
 
 
@@ -63,7 +64,7 @@ def test_copies_are_given_by_one_filter_more_and_by_no_weight(before: list[dict[
     assert COPIES["requestMirror"] == {"backendRef": {"kind": "Service", "name": MIRROR, "port": 80}, "percent": 25}
     assert (route.serves(CANDIDATE), route.mirrors_to(CANDIDATE), route.mentions(MIRROR)) == (False, True, True)
     assert route.shifts == [Shift(25, 100.0, mirrored=True)]
-    assert routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True) == []
+    assert routes.shift(route, CLAIM, 25, 200.0, mirrored=True) == []
 
 
 @pytest.mark.parametrize("out", WAYS_OUT)
@@ -89,21 +90,21 @@ def test_a_filter_that_has_moved_meanwhile_refuses_the_patch_whole(out: Callable
 def test_a_rule_from_which_somebody_has_removed_the_candidate_copies_no_more_either() -> None:
     route = mirrored()
     del route.body["spec"]["rules"][0]["backendRefs"][1]
-    assert not write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED)).mentions(MIRROR)
+    assert not write(route, routes.rollback(route, CLAIM, BRAKED)).mentions(MIRROR)
 
 
 def test_a_filter_that_somebody_has_removed_is_missed() -> None:
     route = mirrored(THEIRS)
     route.body["spec"]["rules"][1]["filters"].pop()
-    with pytest.raises(FencedError, match="somebody changed what rule 1 copies to"):
+    with pytest.raises(FencedError, match=r"what rule 1 copies to .* was changed by hand"):
         first(route)
 
 
 def test_one_that_is_left_after_the_brake_is_taken_out_again() -> None:
     route = mirrored()
-    braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED))
+    braked = write(route, routes.rollback(route, CLAIM, BRAKED))
     braked.body["spec"]["rules"][0]["filters"].append(COPIES)
-    assert not write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, BRAKED)).mirrors_to(CANDIDATE)
+    assert not write(braked, routes.rollback(braked, CLAIM, BRAKED)).mirrors_to(CANDIDATE)
 
 
 def test_with_a_mirror_at_work_is_nobody_elses_to_claim() -> None:
@@ -129,7 +130,7 @@ def test_its_one_object_is_a_service() -> None:
 
 
 def test_testers_are_answered_by_the_stable_and_copied_whole() -> None:
-    made = testers.route_for_testers(claimed(THEIRS), OURS, CANDIDATE, mirrored=True)
+    made = testers.route_for_testers(claimed(THEIRS), CLAIM, mirrored=True)
     assert made is not None
     assert testers.backends_of(made) == [STABLE, STABLE]
     mark = {

@@ -16,12 +16,14 @@ from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.lease import LEASE_SUFFIXES, Lease, lease_name, new_lease
 from airflow_deploy.domain.routing.pod_shares import pods_for_stage, share_of
 from airflow_deploy.domain.routing.record import OWNER, Patch, Shift
 from airflow_deploy.domain.routing.service_route import ADOPTED, ServiceRoute
 from airflow_deploy.domain.routing.team_route import absent_route
 from tests.support.builders import make_plan, make_spec
+from tests.support.claims import guard_patch, undo_patch
 from tests.support.json_patch import PatchRefused, apply_patch
 
 TEAM = "payments"
@@ -57,23 +59,22 @@ class Service:
     def write(self, patch: Patch) -> None:
         self.body = apply_patch(self.body, patch)
 
-    def claimed(self, planned: DeploymentPlan) -> str:
+    def claimed(self, planned: DeploymentPlan) -> Claim:
         self.pods[planned.candidate] = planned.pod_labels
         self.write(self.route.adopt(planned.stable))
-        owner, patch = routes.claim(self.route, planned.deployment_id, planned.stable, planned.candidate)
+        claim, patch = routes.claim(self.route, planned.claim())
         self.write(patch)
-        return owner
+        return claim
 
     def shifted(self, planned: DeploymentPlan, share: int) -> Service:
-        owner = self.route.owner or ""
-        self.write(routes.shift(self.route, owner, planned.stable, planned.candidate, share, 100.0))
+        self.write(routes.shift(self.route, planned.claim(self.route.owner), share, 100.0))
         return self
 
     def verified(self, planned: DeploymentPlan) -> Service:
-        owner = self.claimed(planned)
+        claim = self.claimed(planned)
         self.shifted(planned, 100)
-        self.write(routes.promote(self.route, owner, planned.stable, planned.candidate))
-        self.write(routes.confirm(self.route, owner))
+        self.write(routes.promote(self.route, claim))
+        self.write(routes.confirm(self.route, claim))
         return self
 
     def behind(self) -> set[str]:
@@ -81,12 +82,12 @@ class Service:
         return {name for name, labels in self.pods.items() if self.route.selector.items() <= labels.items()}
 
 
-def at_share(share: int) -> tuple[Service, DeploymentPlan, str]:
+def at_share(share: int) -> tuple[Service, DeploymentPlan, Claim]:
     service, planned = Service(), plan()
-    owner = service.claimed(planned)
+    claim = service.claimed(planned)
     if share:
         service.shifted(planned, share)
-    return service, planned, owner
+    return service, planned, claim
 
 
 class TestBesideWhatTheTeamHasBrought:
@@ -110,11 +111,11 @@ class TestBesideWhatTheTeamHasBrought:
 
     @pytest.mark.parametrize("share", SHARES)
     def test_the_way_back_selects_the_stable_and_leaves_the_rest_to_the_pods(self, share: int) -> None:
-        service, planned, owner = at_share(share)
-        service.write(routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED, "word"))
+        service, planned, claim = at_share(share)
+        service.write(routes.rollback(service.route, claim, routes.BRAKED, "word"))
         assert service.route.selector == LABELS
         assert not service.route.serves(planned.candidate)
-        assert routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED) == []
+        assert routes.rollback(service.route, claim, routes.BRAKED) == []
 
 
 class TestBesideAVersionOfOurs:
@@ -134,9 +135,9 @@ class TestBesideAVersionOfOurs:
 
     def test_one_write_takes_the_candidate_out_before_any_of_its_pods_ends(self) -> None:
         service, planned = self.second()
-        owner = service.claimed(planned)
+        claim = service.claimed(planned)
         service.shifted(planned, 50)
-        service.write(routes.restore(service.route, owner, planned.stable, planned.candidate, routes.BRAKED))
+        service.write(routes.rollback(service.route, claim, routes.BRAKED))
         assert service.behind() == {planned.stable}
 
     def test_after_two_promotions_the_first_version_stays_out(self) -> None:
@@ -151,7 +152,7 @@ class TestBesideAVersionOfOurs:
     def test_a_promotion_is_taken_back_to_the_version_before(self) -> None:
         service, planned = self.second()
         service.verified(planned)
-        patch = routes.reclaim(service.route, planned.deployment_id, planned.stable, planned.candidate, "worse")
+        patch = undo_patch(service.route, planned.claim())
         service.write(patch)
         assert service.behind() == {planned.stable}
         assert service.route.phase == routes.SETTLED
@@ -161,16 +162,16 @@ class TestTakingBack:
     def test_leads_to_what_the_team_has_brought(self) -> None:
         service, planned = Service(), plan()
         service.verified(planned)
-        service.write(routes.reclaim(service.route, planned.deployment_id, TEAM, planned.candidate, "worse"))
+        service.write(undo_patch(service.route, planned.claim()))
         assert service.route.selector == LABELS
 
     def test_is_possible_after_a_later_deployment_that_came_to_nothing(self) -> None:
         first = plan()
         service, later = Service().verified(first), plan(1, first.candidate)
-        owner = service.claimed(later)
+        claim = service.claimed(later)
         service.shifted(later, 50)
-        service.write(routes.restore(service.route, owner, later.stable, later.candidate, routes.SETTLED))
-        service.write(routes.reclaim(service.route, first.deployment_id, TEAM, first.candidate, "worse"))
+        service.write(routes.rollback(service.route, claim, routes.SETTLED))
+        service.write(undo_patch(service.route, first.claim()))
         assert service.route.selector == LABELS
         assert service.route.versions == (TEAM, first.candidate)  # whose pods are still to go
 
@@ -178,29 +179,29 @@ class TestTakingBack:
         first = plan()
         service = Service().verified(first)
         service.claimed(plan(1, first.candidate))
-        with pytest.raises(FencedError, match="nothing is taken back"):
-            routes.reclaim(service.route, first.deployment_id, TEAM, first.candidate, "worse")
+        with pytest.raises(FencedError, match="it is not rolled back"):
+            undo_patch(service.route, first.claim())
 
 
 class TestOvertaken:
     @pytest.mark.parametrize(("share", "following"), [(0, 33), (33, 50), (50, 100), (33, 100)])
     def test_no_share_is_given_where_somebody_has_changed_the_selector(self, share: int, following: int) -> None:
-        service, planned, owner = at_share(share)
+        service, _planned, claim = at_share(share)
         service.body["spec"]["selector"] = {"app": "mine"}
-        with pytest.raises(FencedError, match=r"selects app=mine, and the last shift set .*; somebody else set it"):
-            routes.shift(service.route, owner, TEAM, planned.candidate, following, 0.0)
+        with pytest.raises(FencedError, match=r"selects app=mine, and the last shift set .*; it was changed by hand"):
+            routes.shift(service.route, claim, following, 0.0)
 
     @pytest.mark.parametrize("share", SHARES)
     def test_the_way_back_asks_nobody(self, share: int) -> None:
-        service, planned, owner = at_share(share)
+        service, _planned, claim = at_share(share)
         service.body["spec"]["selector"] = {"app": "mine"}
-        service.write(routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED))
+        service.write(routes.rollback(service.route, claim, routes.BRAKED))
         assert service.route.selector == LABELS
 
     @pytest.mark.parametrize("change", ["selector", OWNER])
     def test_a_shift_is_lost_where_somebody_comes_first(self, change: str) -> None:
-        service, planned, owner = at_share(33)
-        patch = routes.shift(service.route, owner, TEAM, planned.candidate, 100, 0.0)
+        service, planned, claim = at_share(33)
+        patch = routes.shift(service.route, claim, 100, 0.0)
         if change == "selector":
             service.body["spec"]["selector"] = {"app": "mine"}
         else:
@@ -209,16 +210,16 @@ class TestOvertaken:
             service.write(patch)
 
     def test_the_guard_gives_the_stable_all_and_the_run_nothing_more(self) -> None:
-        service, planned, owner = at_share(100)
-        service.write(routes.seize(service.route, "nobody looks"))
+        service, _planned, claim = at_share(100)
+        service.write(guard_patch(service.route, "nobody looks"))
         assert (service.route.selector, service.route.epoch) == (LABELS, 2)
         with pytest.raises(FencedError):
-            routes.shift(service.route, owner, TEAM, planned.candidate, 100, 0.0)
+            routes.shift(service.route, claim, 100, 0.0)
 
     def test_who_serves_now_must_be_who_served_when_it_was_planned(self) -> None:
         service, planned = Service().verified(plan()), plan(1, TEAM)
         with pytest.raises(FencedError, match="is served by payments-0123456-1795417200 now, not by payments"):
-            routes.claim(service.route, planned.deployment_id, TEAM, planned.candidate)
+            routes.claim(service.route, planned.claim())
 
 
 class TestWhatIsThere:
@@ -258,10 +259,10 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("said", ["[]", "{", '{"payments": 1}', "null", '"x"'])
     def test_a_note_that_somebody_wrote_over_is_told(self, said: str) -> None:
-        service, planned, owner = at_share(33)
+        service, _planned, claim = at_share(33)
         service.body["metadata"]["annotations"][ADOPTED] = said
-        with pytest.raises(FencedError, match=f"somebody changed the annotation {ADOPTED}"):
-            routes.restore(service.route, owner, TEAM, planned.candidate, routes.BRAKED)
+        with pytest.raises(FencedError, match=f"the annotation {ADOPTED} was changed by hand"):
+            routes.rollback(service.route, claim, routes.BRAKED)
 
     def test_a_service_that_is_gone_serves_nobody(self) -> None:
         gone = absent_route(ServiceRoute, "shop", TEAM)
@@ -303,7 +304,7 @@ class TestDivision:
     def test_shares_rise_and_say_how_many_pods_they_need(self, stable: int, most: int, stages: list[int]) -> None:
         declared = spec(replicas=most, canary={"stages": [*sorted(stages), 100]}, criticality="low")
         planned = make_plan(declared, stable_ready=stable)
-        shares = [share for stage in declared.canary.stages for share in planned.shares(stage)]
+        shares = [share for stage in declared.canary.stages for share in planned.router.shares(stage)]
         assert shares == sorted(shares)
         assert shares[-1] == 100
         needed = [planned.pods_for(share) for share in shares]
@@ -313,8 +314,8 @@ class TestDivision:
             assert share_of(pods, stable) == share
 
     def test_before_it_is_alone_it_has_all_its_pods(self) -> None:
-        assert plan().shares(100) == (50, 100)
-        assert plan().shares(5) == (33,)
+        assert plan().router.shares(100) == (50, 100)
+        assert plan().router.shares(5) == (33,)
         assert [plan().pods_for(share) for share in (33, 50, 100)] == [1, 2, 2]
 
 

@@ -23,9 +23,21 @@ from airflow_deploy.domain.routing.record import BRAKED, CANARY, FINAL_VERDICT, 
 from airflow_deploy.domain.workloads import mirror
 from airflow_deploy.factory.deployment import build_dag
 from tests.support.builders import make_plan, make_spec
+from tests.support.claims import guard_patch
 from tests.support.json_patch import PatchRefused
 from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
-from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, claimed, weights, write
+from tests.unit.routing.test_transitions import (
+    CANDIDATE,
+    CLAIM,
+    FIRST,
+    OURS,
+    STABLE,
+    backend,
+    body,
+    claimed,
+    weights,
+    write,
+)
 
 SHADOW = {"share": 25, "safe_to_mirror": True}
 SEEN = {"name": "payments-route", "url": "http://gateway.example.com"}
@@ -36,11 +48,11 @@ SHADOWED: dict[str, Any] = {"shadow": SHADOW, "route": SEEN}
 
 def mirrored(rules: int = 1, share: int = 25) -> HttpRoute:
     route = claimed(rules)
-    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0, mirrored=True))
+    return write(route, routes.shift(route, CLAIM, share, 100.0, mirrored=True))
 
 
 def first(route: HttpRoute, share: int) -> HttpRoute:
-    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 200.0))
+    return write(route, routes.shift(route, CLAIM, share, 200.0))
 
 
 class TestSpec:
@@ -115,7 +127,7 @@ class TestRoute:
         }
         assert route.shifts == [Shift(25, 100.0, mirrored=True)]
         assert (route.serves(CANDIDATE), route.mirrors_to(CANDIDATE)) == (False, True)
-        assert routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True) == []
+        assert routes.shift(route, CLAIM, 25, 200.0, mirrored=True) == []
 
     @pytest.mark.parametrize("share", [5, 25, 100])
     def test_the_first_share_takes_the_mirror_out(self, share: int) -> None:
@@ -127,9 +139,9 @@ class TestRoute:
     @pytest.mark.parametrize(
         "lower",
         [
-            lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED, "why"),
-            lambda route: routes.restore(route, OURS, STABLE, CANDIDATE, SETTLED),
-            lambda route: routes.seize(route, "nobody looks"),
+            lambda route: routes.rollback(route, CLAIM, BRAKED, "why"),
+            lambda route: routes.rollback(route, CLAIM, SETTLED),
+            lambda route: guard_patch(route, "nobody looks"),
         ],
     )
     @pytest.mark.parametrize("others", [0, 1])
@@ -147,18 +159,18 @@ class TestRoute:
         """Somebody has removed the candidate from one rule."""
         route = mirrored(2)
         del route.body["spec"]["rules"][0]["backendRefs"][1]
-        route = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED))
+        route = write(route, routes.rollback(route, CLAIM, BRAKED))
         assert not route.mentions(MIRROR)
 
     def test_a_mirror_without_a_weight_is_not_left_there(self) -> None:
-        route = write(mirrored(), routes.restore(mirrored(), OURS, STABLE, CANDIDATE, SETTLED))
+        route = write(mirrored(), routes.rollback(mirrored(), CLAIM, SETTLED))
         route.body["spec"]["rules"][0]["backendRefs"].append(mirror_ref(CANDIDATE, 0))
-        again = routes.restore(route, OURS, STABLE, CANDIDATE, SETTLED)
+        again = routes.rollback(route, CLAIM, SETTLED)
         assert not write(route, again).mentions(MIRROR)
 
     def test_one_that_is_gone_meanwhile_refuses_the_patch_whole(self) -> None:
         route = mirrored()
-        patch = routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED)
+        patch = routes.rollback(route, CLAIM, BRAKED)
         del route.body["spec"]["rules"][0]["backendRefs"][2]
         with pytest.raises(PatchRefused):
             write(route, patch)
@@ -166,17 +178,17 @@ class TestRoute:
     def test_weights_of_the_mirror_that_nobody_of_us_set_are_fenced(self) -> None:
         route = mirrored()
         route.body["spec"]["rules"][0]["backendRefs"][2]["weight"] = 30
-        with pytest.raises(FencedError, match="somebody else set them"):
+        with pytest.raises(FencedError, match="they were changed by hand"):
             first(route, 5)
 
     def test_comes_before_every_share_and_beside_a_stable(self) -> None:
         route = first(claimed(), 5)
-        with pytest.raises(FencedError, match="nothing is mirrored where the candidate has had a share"):
-            routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0, mirrored=True)
+        with pytest.raises(FencedError, match="requests are mirrored only beside a stable"):
+            routes.shift(route, CLAIM, 25, 200.0, mirrored=True)
         empty = HttpRoute(body([]))
-        route = write(empty, routes.claim(empty, RUN, "", CANDIDATE)[1])
-        with pytest.raises(FencedError, match="nothing is mirrored"):
-            routes.shift(route, OURS, "", CANDIDATE, 25, 200.0, mirrored=True)
+        route = write(empty, routes.claim(empty, FIRST)[1])
+        with pytest.raises(FencedError, match="requests are mirrored only beside a stable"):
+            routes.shift(route, FIRST, 25, 200.0, mirrored=True)
 
     def test_with_a_mirror_at_work_is_nobody_elses_to_claim(self) -> None:
         with pytest.raises(RefusedError, match=f"{STABLE} and {MIRROR} serves it; the deployment {OURS} is not over"):
@@ -184,11 +196,11 @@ class TestRoute:
 
     def test_is_promoted_as_any_other(self) -> None:
         route = first(mirrored(), 100)
-        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
-        assert weights(write(route, routes.confirm(route, OURS))) == [{STABLE: 0, CANDIDATE: 100}]
+        route = write(route, routes.promote(route, CLAIM))
+        assert weights(write(route, routes.confirm(route, CLAIM))) == [{STABLE: 0, CANDIDATE: 100}]
 
     def test_keeps_the_record_of_the_copies_after_a_brake(self) -> None:
-        route = write(mirrored(), routes.restore(mirrored(), OURS, STABLE, CANDIDATE, BRAKED, "why"))
+        route = write(mirrored(), routes.rollback(mirrored(), CLAIM, BRAKED, "why"))
         assert (route.shifts, route.annotations[FINAL_VERDICT]) == ([Shift(25, 100.0, mirrored=True)], "why")
 
     def test_reads_shifts_of_before(self) -> None:
@@ -196,7 +208,7 @@ class TestRoute:
         route.body["metadata"]["annotations"][SHIFTS] = json.dumps([{"share": 5, "at": 1.0}])
         assert route.shifts == [Shift(5, 1.0)]
         route.body["metadata"]["annotations"][SHIFTS] = json.dumps([5])
-        with pytest.raises(FencedError, match="somebody changed the annotation"):
+        with pytest.raises(FencedError, match=r"the annotation .* was changed by hand"):
             assert route.shifts
 
     def test_is_still_in_the_canary(self) -> None:

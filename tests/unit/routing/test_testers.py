@@ -10,6 +10,7 @@ import pytest
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim, Place
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.testers import (
     MATCH_ALL,
@@ -23,6 +24,7 @@ from tests.support.json_patch import apply_patch
 from tests.support.series import label
 
 OWNER = "DEP-1795417200-ffffffff/1"
+CLAIM = Claim(OWNER, "old", "new", Place("shop", "payments", "gateway"))
 ASKED = {"type": "Exact", "name": "x-canary", "value": "always"}
 MARKS: dict[str, Any] = {
     "type": "ResponseHeaderModifier",
@@ -37,12 +39,12 @@ def claimed(*rules: dict[str, Any], **spec: Any) -> HttpRoute:
         "metadata": {"name": "payments", "namespace": "shop", "resourceVersion": "1", "labels": {"team": "pay"}},
         "spec": {"parentRefs": [{"name": "gateway"}], **spec, "rules": [{"backendRefs": [ref], **r} for r in rules]},
     }
-    _, patch = routes.claim(HttpRoute(body), OWNER.partition("/")[0], "old", "new")
+    _, patch = routes.claim(HttpRoute(body), CLAIM)
     return HttpRoute(apply_patch(body, patch))
 
 
 def beside(*rules: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    body = route_for_testers(claimed(*rules, **spec), OWNER, "new")
+    body = route_for_testers(claimed(*rules, **spec), CLAIM)
     assert body is not None
     return body
 
@@ -76,7 +78,7 @@ class TestRules:
     def test_leave_the_teams_route_as_it_is(self) -> None:
         route = claimed({**matches(path("/")), "filters": [copy.deepcopy(MARKS)]})
         before = copy.deepcopy(route.body)
-        route_for_testers(route, OWNER, "new")
+        route_for_testers(route, CLAIM)
         assert route.body == before
 
     def test_ask_for_what_the_teams_matches_ask_for_too(self) -> None:
@@ -108,7 +110,7 @@ class TestRules:
     def test_are_none_where_the_team_has_some_for_that_header(self) -> None:
         own = {"type": "Exact", "name": "X-Canary", "value": "always"}
         route = claimed(matches({**path("/"), "headers": [own]}))
-        assert route_for_testers(route, OWNER, "new") is None
+        assert route_for_testers(route, CLAIM) is None
 
     def test_are_counted_apart_from_users(self) -> None:
         preset, services = SOURCES["traefik"], ("new", "old")

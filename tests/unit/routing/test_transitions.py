@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,12 +15,18 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim, Place
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.record import FINAL_VERDICT, OWNER, PHASE, SHIFTS, VERSIONS, Patch, Shift
+from tests.support.claims import guard_patch, undo_patch
 from tests.support.json_patch import PatchRefused, apply_patch
 
 STABLE, CANDIDATE, RUN = "payments", "payments-0123456-1795417200", "DEP-1795417200-0a1b2c3d"
 OURS = f"{RUN}/1"
+PLACE = Place("shop", "payments-route", "gateway")
+CLAIM = Claim(OURS, STABLE, CANDIDATE, PLACE)
+FIRST = replace(CLAIM, stable="")
+"""The claim of a service's first version."""
 Body = dict[str, Any]
 Change = Callable[[Body], None]
 
@@ -48,14 +55,14 @@ def write(route: HttpRoute, patch: Patch) -> HttpRoute:
 
 def claimed(rules: int = 1, annotations: dict[str, str] | None = None) -> HttpRoute:
     route = HttpRoute(body(*[[backend(STABLE)] for _ in range(rules)], annotations=annotations))
-    owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
-    assert owner.startswith(f"{RUN}/")
+    claim, patch = routes.claim(route, CLAIM)
+    assert claim.deployment_id == RUN
     return write(route, patch)
 
 
 def shifted(share: int, rules: int = 1) -> HttpRoute:
     route = claimed(rules)
-    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
+    return write(route, routes.shift(route, CLAIM, share, 100.0))
 
 
 def weights(route: HttpRoute) -> list[dict[str, int]]:
@@ -73,9 +80,10 @@ class TestClaim:
     def test_raises_the_epoch_and_moves_no_traffic(self, rules: int, epoch: int, others: dict[str, str] | None) -> None:
         before = {**(others or {}), **({OWNER: f"DEP-1-00000000/{epoch}"} if epoch else {})}
         route = HttpRoute(body(*[[backend(STABLE, 1)] for _ in range(rules)], annotations=before or None))
-        owner, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+        claim, patch = routes.claim(route, CLAIM)
         after = write(route, patch)
-        assert owner == f"{RUN}/{epoch + 1}" == after.owner
+        assert claim.owner == f"{RUN}/{epoch + 1}" == after.owner
+        assert Claim.of(after) == claim
         assert (after.epoch, after.phase, after.shifts) == (epoch + 1, routes.CANARY, [])
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
         assert set(others or {}) <= set(after.annotations)
@@ -97,10 +105,10 @@ class TestClaim:
 
     def test_drops_what_served_before_the_first_deployment_once_it_is_no_way_back(self) -> None:
         """Whoever deletes that Service must not find that some gateways answer 500 to everybody then."""
-        promoted = write(shifted(100), routes.promote(shifted(100), OURS, STABLE, CANDIDATE))
-        route = write(promoted, routes.confirm(promoted, OURS))
+        promoted = write(shifted(100), routes.promote(shifted(100), CLAIM))
+        route = write(promoted, routes.confirm(promoted, CLAIM))
         later = "payments-fffffff-1795417999"
-        after = write(route, routes.claim(route, "DEP-2-00000000", CANDIDATE, later)[1])
+        after = write(route, routes.claim(route, Claim("DEP-2-00000000/0", CANDIDATE, later, PLACE))[1])
         assert [{b.name: b.weight for b in after.backends(0)}] == [{CANDIDATE: 100, later: 0}]
 
     def test_keeps_what_the_team_has_switched_off(self) -> None:
@@ -113,29 +121,29 @@ class TestClaim:
             return own in rules[0]["backendRefs"] and rules[1]["backendRefs"] == off
 
         for share in (5, 100):
-            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0))
+            route = write(route, routes.shift(route, CLAIM, share, 1.0))
             assert is_kept(route)
-            assert not routes.shift(route, OURS, STABLE, CANDIDATE, share, 1.0)
-            restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+            assert not routes.shift(route, CLAIM, share, 1.0)
+            restored = write(route, routes.rollback(route, CLAIM, routes.SETTLED))
             assert is_kept(restored)
             assert restored.serving() == STABLE
-        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
-        route = write(route, routes.confirm(route, OURS))
+        route = write(route, routes.promote(route, CLAIM))
+        route = write(route, routes.confirm(route, CLAIM))
         assert (is_kept(route), route.serving()) == (True, CANDIDATE)
-        back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+        back = write(route, undo_patch(route, CLAIM))
         assert (is_kept(back), back.serving()) == (True, STABLE)
 
     def test_a_first_version_keeps_them_too(self) -> None:
         own = backend("payments-by-hand", 0)
         route = HttpRoute(body([own]))
-        after = write(route, routes.claim(route, RUN, "", CANDIDATE)[1])
+        after = write(route, routes.claim(route, FIRST)[1])
         assert own in after.body["spec"]["rules"][0]["backendRefs"]
 
     def test_what_is_switched_on_meanwhile_is_somebody_elses_change(self) -> None:
         route = claimed_from(body([backend(STABLE, 1), backend("payments-by-hand", 0)]))
         route.body["spec"]["rules"][0]["backendRefs"][2]["weight"] = 1
-        with pytest.raises(FencedError, match="somebody else set them"):
-            routes.shift(route, OURS, STABLE, CANDIDATE, 5, 1.0)
+        with pytest.raises(FencedError, match="they were changed by hand"):
+            routes.shift(route, CLAIM, 5, 1.0)
 
     def test_a_rule_that_names_the_stable_twice_is_refused(self) -> None:
         """Two backends of one name cannot share one weight: the sum would no longer be 100."""
@@ -150,7 +158,7 @@ class TestClaim:
         """Two runs of one commit in one second have one name: shifting to it would set all weights to 0."""
         route = HttpRoute(body([backend(STABLE)]))
         with pytest.raises(FencedError, match="payments serves already; trigger a new run"):
-            routes.claim(route, RUN, STABLE, STABLE)
+            routes.claim(route, replace(CLAIM, candidate=STABLE))
 
     def test_the_candidate_is_reached_as_the_stable_is_under_each_rule(self) -> None:
         """It may become the stable: what it lacks then would be lost for good."""
@@ -163,11 +171,11 @@ class TestClaim:
 
     def test_the_word_of_an_earlier_deployment_is_gone(self) -> None:
         after = claimed_from(body([backend(STABLE)], annotations={FINAL_VERDICT: "it was braked"}))
-        assert after.word == ""
+        assert after.final_verdict == ""
 
     def test_does_not_write_over_a_route_that_changed_meanwhile(self) -> None:
         route = HttpRoute(body([backend(STABLE)]))
-        _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+        _, patch = routes.claim(route, CLAIM)
         newer = copy.deepcopy(dict(route.body))
         newer["metadata"]["resourceVersion"] = "8"
         with pytest.raises(PatchRefused):
@@ -175,10 +183,10 @@ class TestClaim:
 
     def test_whoever_held_the_route_before_can_write_nothing_any_more(self) -> None:
         route = shifted(5)
-        write_back = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
-        owner, patch = routes.claim(write_back, "DEP-2-ffffffff", STABLE, "payments-fedcba9-2")
+        write_back = write(route, routes.rollback(route, CLAIM, routes.SETTLED))
+        claim, patch = routes.claim(write_back, Claim("DEP-2-ffffffff/0", STABLE, "payments-fedcba9-2", PLACE))
         newer = write(write_back, patch)
-        assert owner == "DEP-2-ffffffff/2"
+        assert claim.owner == "DEP-2-ffffffff/2"
         for attempt in attempts(newer):
             with pytest.raises(FencedError):
                 attempt()
@@ -186,18 +194,18 @@ class TestClaim:
 
 def claimed_from(before: Body) -> HttpRoute:
     route = HttpRoute(before)
-    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    _, patch = routes.claim(route, CLAIM)
     return write(route, patch)
 
 
 def attempts(route: HttpRoute) -> list[Callable[[], Patch]]:
     """Every write of an owner, tried on ``route``."""
     return [
-        lambda: routes.shift(route, OURS, STABLE, CANDIDATE, 25, 200.0),
-        lambda: routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED),
-        lambda: routes.promote(route, OURS, STABLE, CANDIDATE),
-        lambda: routes.abandon(route, OURS),
-        lambda: routes.confirm(route, OURS),
+        lambda: routes.shift(route, CLAIM, 25, 200.0),
+        lambda: routes.rollback(route, CLAIM, routes.BRAKED),
+        lambda: routes.promote(route, CLAIM),
+        lambda: routes.abandon(route, CLAIM),
+        lambda: routes.confirm(route, CLAIM),
     ]
 
 
@@ -206,18 +214,18 @@ class TestShift:
     def test_weights_always_sum_to_100_and_give_the_share(self, rules: int, asked: list[int]) -> None:
         route = claimed(rules)
         for at, share in enumerate(asked):
-            route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, float(at)))
+            route = write(route, routes.shift(route, CLAIM, share, float(at)))
             assert weights(route) == [{STABLE: 100 - share, CANDIDATE: share}] * rules
         assert [shift.share for shift in route.shifts] == [s for before, s in pairwise([0, *asked]) if s != before]
 
     def test_records_when_each_share_began(self) -> None:
         route = shifted(5)
-        route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 25, 160.5))
+        route = write(route, routes.shift(route, CLAIM, 25, 160.5))
         assert route.shifts == [Shift(5, 100.0), Shift(25, 160.5)]
 
     @given(shares)
     def test_done_twice_writes_nothing(self, share: int) -> None:
-        assert routes.shift(shifted(share), OURS, STABLE, CANDIDATE, share, 999.0) == []
+        assert routes.shift(shifted(share), CLAIM, share, 999.0) == []
 
     @given(st.integers(1, 2), st.integers(0, 1), st.integers(0, 100), st.integers(0, 100))
     def test_weights_that_nobody_of_us_set_are_left_alone(self, rules: int, rule: int, stable: int, mine: int) -> None:
@@ -225,10 +233,10 @@ class TestShift:
         refs = route["spec"]["rules"][min(rule, rules - 1)]["backendRefs"]
         refs[0]["weight"], refs[1]["weight"] = stable, mine
         if (stable, mine) == (95, 5):
-            assert routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+            assert routes.shift(HttpRoute(route), CLAIM, 25, 200.0)
         else:
-            with pytest.raises(FencedError, match="somebody else set them"):
-                routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+            with pytest.raises(FencedError, match="they were changed by hand"):
+                routes.shift(HttpRoute(route), CLAIM, 25, 200.0)
 
     @pytest.mark.parametrize(
         "phase", [routes.BRAKED, routes.PROMOTED, routes.VERIFIED, routes.SETTLED, routes.ABANDONED]
@@ -237,7 +245,7 @@ class TestShift:
         route = copy.deepcopy(dict(shifted(5).body))
         route["metadata"]["annotations"][PHASE] = phase
         with pytest.raises(FencedError, match=f"is {phase}, and this step needs it canary"):
-            routes.shift(HttpRoute(route), OURS, STABLE, CANDIDATE, 25, 200.0)
+            routes.shift(HttpRoute(route), CLAIM, 25, 200.0)
 
 
 class TestRestore:
@@ -256,7 +264,7 @@ class TestRestore:
             for a, b, c in rules
         ]
         route = HttpRoute(body(*refs, annotations={OWNER: OURS, PHASE: before, SHIFTS: "[]"}))
-        patch = routes.restore(route, OURS, STABLE, CANDIDATE, after)
+        patch = routes.rollback(route, CLAIM, after)
         restored = write(route, patch)
         assert restored.phase == after
         for rule in weights(restored):
@@ -265,24 +273,24 @@ class TestRestore:
 
     def test_done_twice_writes_nothing(self) -> None:
         route = shifted(50)
-        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
-        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED) == []
+        braked = write(route, routes.rollback(route, CLAIM, routes.BRAKED))
+        assert routes.rollback(braked, CLAIM, routes.BRAKED) == []
 
     def test_keeps_the_record_of_the_shifts(self) -> None:
         route = shifted(50)
-        assert write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED)).shifts == [Shift(50, 100.0)]
+        assert write(route, routes.rollback(route, CLAIM, routes.BRAKED)).shifts == [Shift(50, 100.0)]
 
     def test_leaves_the_reason_on_the_route(self) -> None:
         route = shifted(50)
-        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
-        assert braked.word == "too many errors"
-        settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, routes.SETTLED))
-        assert (settled.phase, settled.word) == (routes.SETTLED, "too many errors")
+        braked = write(route, routes.rollback(route, CLAIM, routes.BRAKED, "too many errors"))
+        assert braked.final_verdict == "too many errors"
+        settled = write(braked, routes.rollback(braked, CLAIM, routes.SETTLED))
+        assert (settled.phase, settled.final_verdict) == (routes.SETTLED, "too many errors")
 
     def test_the_first_word_stands(self) -> None:
         route = shifted(50)
-        braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED, "too many errors"))
-        assert routes.restore(braked, OURS, STABLE, CANDIDATE, routes.BRAKED, "another") == []
+        braked = write(route, routes.rollback(route, CLAIM, routes.BRAKED, "too many errors"))
+        assert routes.rollback(braked, CLAIM, routes.BRAKED, "another") == []
 
     @pytest.mark.parametrize("position", [0, 1])
     @pytest.mark.parametrize("added", [STABLE, "maintenance"])
@@ -293,7 +301,7 @@ class TestRestore:
         rule = {"matches": [{"path": {"value": "/new"}}], "backendRefs": [backend(added, 7)]}
         now["spec"]["rules"].insert(position, rule)
         route = HttpRoute(now)
-        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        restored = write(route, routes.rollback(route, CLAIM, routes.BRAKED))
         assert weights(restored) == [{STABLE: 100, CANDIDATE: 0}]
         assert restored.body["spec"]["rules"][position] == rule
         assert restored.phase == routes.BRAKED
@@ -306,11 +314,11 @@ class TestRestore:
         now = copy.deepcopy(dict(shifted(50).body))
         now["spec"]["rules"].append({"backendRefs": [backend(CANDIDATE, 1)]})
         route = HttpRoute(now)
-        assert (route.has_foreign_rule(STABLE, CANDIDATE), shifted(50).has_foreign_rule(STABLE, CANDIDATE)) == (
+        assert (route.has_foreign_rule(CLAIM), shifted(50).has_foreign_rule(CLAIM)) == (
             True,
             False,
         )
-        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.BRAKED))
+        restored = write(route, routes.rollback(route, CLAIM, routes.BRAKED))
         assert restored.weights(CANDIDATE) == [{STABLE: 100, CANDIDATE: 0}, {CANDIDATE: 1}]
 
     def test_where_the_candidate_was_removed_only_the_phase_is_written(self) -> None:
@@ -318,37 +326,39 @@ class TestRestore:
         now = copy.deepcopy(dict(shifted(50).body))
         del now["spec"]["rules"][0]["backendRefs"][1]
         route = HttpRoute(now)
-        restored = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, routes.SETTLED))
+        restored = write(route, routes.rollback(route, CLAIM, routes.SETTLED))
         assert restored.phase == routes.SETTLED
         assert restored.body["spec"] == now["spec"]
 
 
 LATER = "DEP-1795420000-ffffffff"
 LATEST = "payments-fedcba9-1795420000"
+NEXT = Claim(f"{LATER}/0", CANDIDATE, LATEST, PLACE)
+"""A later deployment's claim, of the route that ours has left it."""
 
 
 def verified(rules: int = 1, refs: list[Body] | None = None) -> HttpRoute:
     """The deployment's promotion, looked at since."""
     route = shifted_from(body(*[copy.deepcopy(refs or [backend(STABLE)]) for _ in range(rules)]))
-    route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
-    return write(route, routes.confirm(route, OURS))
+    route = write(route, routes.promote(route, CLAIM))
+    return write(route, routes.confirm(route, CLAIM))
 
 
 def shifted_from(before: Body) -> HttpRoute:
     route = claimed_from(before)
-    return write(route, routes.shift(route, OURS, STABLE, CANDIDATE, 100, 100.0))
+    return write(route, routes.shift(route, CLAIM, 100, 100.0))
 
 
 def came_and_went(route: HttpRoute, *, share: int = 50) -> HttpRoute:
     """A later deployment had some traffic, and gave it back."""
-    owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+    claim, patch = routes.claim(route, NEXT)
     route = write(route, patch)
-    route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, share, 200.0))
-    return write(route, routes.restore(route, owner, CANDIDATE, LATEST, routes.SETTLED, "its word"))
+    route = write(route, routes.shift(route, claim, share, 200.0))
+    return write(route, routes.rollback(route, claim, routes.SETTLED, "its word"))
 
 
 def reclaimed(route: HttpRoute) -> HttpRoute:
-    return write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+    return write(route, undo_patch(route, CLAIM))
 
 
 STANDING: dict[str, Callable[[], HttpRoute]] = {
@@ -367,7 +377,7 @@ class TestReclaim:
         after = reclaimed(route)
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * len(route.rules_with(CANDIDATE))
         assert after.stable() == STABLE
-        assert (after.phase, after.word) == (routes.SETTLED, "worse")
+        assert (after.phase, after.final_verdict) == (routes.SETTLED, "worse")
 
     def test_is_a_claim_of_its_own(self, make: Callable[[], HttpRoute]) -> None:
         """Whoever held the route before, this deployment's own run among them, can write nothing any more."""
@@ -381,26 +391,24 @@ class TestReclaim:
 
     def test_done_twice_is_refused(self, make: Callable[[], HttpRoute]) -> None:
         route = make()
-        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        patch = undo_patch(route, CLAIM)
         after = write(route, patch)
-        assert not routes.at_rest(after, RUN, CANDIDATE)
+        assert not routes.at_rest(after, CLAIM)
         with pytest.raises(FencedError, match=f"is settled by {RUN}"):
-            routes.reclaim(after, RUN, STABLE, CANDIDATE, "worse")
+            undo_patch(after, CLAIM)
         with pytest.raises(PatchRefused):
             apply_patch(after.body, patch)
 
     def test_what_was_taken_back_can_be_deployed_over_as_before(self, make: Callable[[], HttpRoute]) -> None:
         after = reclaimed(make())
-        owner, patch = routes.claim(after, LATER, STABLE, LATEST)
+        claim, patch = routes.claim(after, replace(NEXT, stable=STABLE))
         again = write(after, patch)
-        assert (again.owner, again.epoch) == (owner, after.epoch + 1)
+        assert (again.owner, again.epoch) == (claim.owner, after.epoch + 1)
         assert all(set(rule) == {STABLE, LATEST} for rule in again.weights(LATEST))
 
     def test_settling_it_afterwards_writes_nothing_more(self, make: Callable[[], HttpRoute]) -> None:
         after = reclaimed(make())
-        owner = after.owner
-        assert owner is not None
-        assert routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED) == []
+        assert routes.rollback(after, CLAIM.as_held(after), routes.SETTLED) == []
 
     @pytest.mark.parametrize(
         "name",
@@ -422,7 +430,7 @@ class TestReclaim:
     )
     def test_a_write_in_between_refuses_it_whole(self, make: Callable[[], HttpRoute], name: str) -> None:
         route = make()
-        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        patch = undo_patch(route, CLAIM)
         now = copy.deepcopy(dict(route.body))
         OVERTAKEN[name](now)
         with pytest.raises(PatchRefused):
@@ -432,7 +440,7 @@ class TestReclaim:
     def test_any_change_of_a_backend_in_between_refuses_it(self, make: Callable[[], HttpRoute], key: str) -> None:
         """It replaces whole backends, so it must not write over what somebody has just changed."""
         route = make()
-        patch = routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse")
+        patch = undo_patch(route, CLAIM)
         for rule in route.rules_with(CANDIDATE):
             for ref in (0, 1):
                 now = copy.deepcopy(dict(route.body))
@@ -448,8 +456,8 @@ class TestReclaimKeeps:
     def test_ports_and_filters_of_each_rule(self, later: bool) -> None:
         before = body([{**backend(STABLE, 1, 80), "filters": self.filters}], [backend(STABLE, 7, 8443)])
         route = shifted_from(before)
-        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
-        route = write(route, routes.confirm(route, OURS))
+        route = write(route, routes.promote(route, CLAIM))
+        route = write(route, routes.confirm(route, CLAIM))
         after = reclaimed(came_and_went(route) if later else route)
         for rule, expected in enumerate(before["spec"]["rules"]):
             (original,) = expected["backendRefs"]
@@ -461,8 +469,8 @@ class TestReclaimKeeps:
     def test_rules_of_others_hostnames_and_annotations(self) -> None:
         before = body([backend(STABLE)], [backend("static", 0)], annotations={"team": "pay"})
         route = shifted_from(before)
-        route = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
-        after = reclaimed(write(route, routes.confirm(route, OURS)))
+        route = write(route, routes.promote(route, CLAIM))
+        after = reclaimed(write(route, routes.confirm(route, CLAIM)))
         assert after.body["spec"]["rules"][1] == before["spec"]["rules"][1]
         assert after.body["spec"]["hostnames"] == before["spec"]["hostnames"]
         assert after.annotations["team"] == "pay"
@@ -476,7 +484,7 @@ class TestAtRest:
 
     @pytest.mark.parametrize("make", list(STANDING.values()), ids=list(STANDING))
     def test_the_promotion_is_what_serves_and_nobody_is_at_work(self, make: Callable[[], HttpRoute]) -> None:
-        assert routes.at_rest(make(), RUN, CANDIDATE)
+        assert routes.at_rest(make(), CLAIM)
 
     @pytest.mark.parametrize(
         "phase",
@@ -484,7 +492,7 @@ class TestAtRest:
     )
     def test_not_in_another_phase_of_its_own(self, phase: str) -> None:
         route = self.changed(verified(), _set(PHASE, phase))
-        assert not routes.at_rest(route, RUN, CANDIDATE)
+        assert not routes.at_rest(route, CLAIM)
         with pytest.raises(FencedError):
             reclaimed(route)
 
@@ -493,28 +501,28 @@ class TestAtRest:
     )
     def test_not_in_another_phase_of_a_later_deployment(self, phase: str) -> None:
         route = self.changed(came_and_went(verified()), _set(PHASE, phase))
-        assert not routes.at_rest(route, RUN, CANDIDATE)
+        assert not routes.at_rest(route, CLAIM)
         with pytest.raises(FencedError):
             reclaimed(route)
 
     def overtaken(self) -> HttpRoute:
         """A later deployment was verified in its place."""
         route = verified()
-        owner, patch = routes.claim(route, LATER, CANDIDATE, LATEST)
+        claim, patch = routes.claim(route, NEXT)
         route = write(route, patch)
-        route = write(route, routes.shift(route, owner, CANDIDATE, LATEST, 100, 200.0))
-        route = write(route, routes.promote(route, owner, CANDIDATE, LATEST))
-        return write(route, routes.confirm(route, owner))
+        route = write(route, routes.shift(route, claim, 100, 200.0))
+        route = write(route, routes.promote(route, claim))
+        return write(route, routes.confirm(route, claim))
 
     def test_not_where_a_later_deployment_was_verified_in_its_place(self) -> None:
         route = self.overtaken()
-        assert not routes.at_rest(route, RUN, CANDIDATE)
-        assert routes.at_rest(route, LATER, LATEST)
+        assert not routes.at_rest(route, CLAIM)
+        assert routes.at_rest(route, NEXT)
 
     def test_again_where_a_later_one_was_verified_and_taken_back(self) -> None:
         route = self.overtaken()
-        route = write(route, routes.reclaim(route, LATER, CANDIDATE, LATEST, "worse"))
-        assert routes.at_rest(route, RUN, CANDIDATE)
+        route = write(route, undo_patch(route, NEXT))
+        assert routes.at_rest(route, CLAIM)
         assert weights(reclaimed(route)) == [{STABLE: 100, CANDIDATE: 0}]
 
     @pytest.mark.parametrize("make", [verified, lambda: came_and_went(verified())], ids=["own", "later"])
@@ -522,18 +530,18 @@ class TestAtRest:
     def test_not_where_an_annotation_is_missing(self, make: Callable[[], HttpRoute], key: str) -> None:
         """What is not there cannot be tested: the patch would be refused for ever."""
         route = self.changed(make(), lambda now: now["metadata"]["annotations"].pop(key))
-        assert not routes.at_rest(route, RUN, CANDIDATE)
+        assert not routes.at_rest(route, CLAIM)
 
     def test_shared_weights_are_a_persons_and_said_so(self) -> None:
         route = self.changed(verified(), _refs(lambda refs: refs[0].update(weight=1)))
         with pytest.raises(RefusedError, match="give one Service the whole weight"):
-            routes.at_rest(route, RUN, CANDIDATE)
+            routes.at_rest(route, CLAIM)
 
     def test_not_where_a_person_has_gone_back_by_hand(self) -> None:
         def swap(refs: list[Body]) -> None:
             refs[0]["weight"], refs[1]["weight"] = 100, 0
 
-        assert not routes.at_rest(self.changed(verified(), _refs(swap)), RUN, CANDIDATE)
+        assert not routes.at_rest(self.changed(verified(), _refs(swap)), CLAIM)
 
     @given(st.text(max_size=20) | st.sampled_from(GARBLED))
     @example("[" * 20_000)
@@ -547,29 +555,29 @@ class TestAtRest:
 class TestConfirm:
     def test_moves_nothing_and_ends_the_way_back(self) -> None:
         promoted = self.promoted()
-        verified = write(promoted, routes.confirm(promoted, OURS))
+        verified = write(promoted, routes.confirm(promoted, CLAIM))
         assert verified.phase == routes.VERIFIED
         assert verified.body["spec"] == promoted.body["spec"]
-        assert routes.confirm(verified, OURS) == []
+        assert routes.confirm(verified, CLAIM) == []
 
     @pytest.mark.parametrize("phase", [routes.CANARY, routes.BRAKED, routes.SETTLED, routes.ABANDONED])
     def test_only_what_was_promoted_is_verified(self, phase: str) -> None:
         now = copy.deepcopy(dict(self.promoted().body))
         now["metadata"]["annotations"][PHASE] = phase
         with pytest.raises(FencedError, match=f"is {phase} by {OURS}; it cannot be verified"):
-            routes.confirm(HttpRoute(now), OURS)
+            routes.confirm(HttpRoute(now), CLAIM)
 
     @pytest.mark.parametrize("phase", [routes.PROMOTED, routes.VERIFIED])
     def test_only_by_its_owner(self, phase: str) -> None:
         now = copy.deepcopy(dict(self.promoted().body))
         now["metadata"]["annotations"] |= {OWNER: "DEP-2-ffffffff/2", PHASE: phase}
         with pytest.raises(FencedError):
-            routes.confirm(HttpRoute(now), OURS)
+            routes.confirm(HttpRoute(now), CLAIM)
 
     @pytest.mark.parametrize("name", ["another run claimed it", "the watch braked", "it was settled"])
     def test_is_refused_where_the_route_has_changed_meanwhile(self, name: str) -> None:
         promoted = self.promoted()
-        patch = routes.confirm(promoted, OURS)
+        patch = routes.confirm(promoted, CLAIM)
         now = copy.deepcopy(dict(promoted.body))
         OVERTAKEN[name](now)
         with pytest.raises(PatchRefused):
@@ -577,7 +585,7 @@ class TestConfirm:
 
     def promoted(self) -> HttpRoute:
         route = shifted(100)
-        return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        return write(route, routes.promote(route, CLAIM))
 
 
 class TestAbandon:
@@ -586,43 +594,43 @@ class TestAbandon:
         """Else watch and gates would look for ever at a route that nobody may write."""
         now = copy.deepcopy(dict(shifted(50).body))
         OVERTAKEN[change](now)
-        abandoned = write(HttpRoute(now), routes.abandon(HttpRoute(now), OURS))
+        abandoned = write(HttpRoute(now), routes.abandon(HttpRoute(now), CLAIM))
         assert abandoned.phase == routes.ABANDONED
         assert abandoned.body["spec"] == now["spec"]
 
     def test_is_never_written_over_another_deployments_claim(self) -> None:
         route = shifted(50)
-        patch = routes.abandon(route, OURS)
+        patch = routes.abandon(route, CLAIM)
         now = copy.deepcopy(dict(route.body))
         OVERTAKEN["another run claimed it"](now)
         with pytest.raises(PatchRefused):
             apply_patch(now, patch)
         with pytest.raises(FencedError, match="belongs to DEP-2-ffffffff/2 now"):
-            routes.abandon(HttpRoute(now), OURS)
+            routes.abandon(HttpRoute(now), CLAIM)
 
 
 class TestPromote:
     def test_moves_no_traffic_and_closes_the_canary(self) -> None:
         route = shifted(100, rules=2)
-        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        promoted = write(route, routes.promote(route, CLAIM))
         assert promoted.phase == routes.PROMOTED
         assert weights(promoted) == weights(route) == [{STABLE: 0, CANDIDATE: 100}] * 2
-        assert routes.promote(promoted, OURS, STABLE, CANDIDATE) == []
+        assert routes.promote(promoted, CLAIM) == []
 
     @given(st.integers(0, 99))
     def test_needs_the_full_weight(self, share: int) -> None:
         with pytest.raises(FencedError, match="cannot be promoted"):
-            routes.promote(shifted(share), OURS, STABLE, CANDIDATE)
+            routes.promote(shifted(share), CLAIM)
 
     def test_needs_the_full_weight_under_every_rule(self) -> None:
         route = copy.deepcopy(dict(shifted(100, rules=2).body))
         route["spec"]["rules"][1]["backendRefs"][1]["weight"] = 0
         with pytest.raises(FencedError):
-            routes.promote(HttpRoute(route), OURS, STABLE, CANDIDATE)
+            routes.promote(HttpRoute(route), CLAIM)
 
     def test_what_is_promoted_is_the_next_deployments_stable(self) -> None:
         route = shifted(100)
-        promoted = write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+        promoted = write(route, routes.promote(route, CLAIM))
         assert promoted.stable() == CANDIDATE
         assert promoted.port_of(CANDIDATE) == 80
 
@@ -732,7 +740,7 @@ class TestOvertaken:
 
 
 def seized(route: HttpRoute) -> HttpRoute:
-    return write(route, routes.seize(route, "its word"))
+    return write(route, guard_patch(route, "its word"))
 
 
 class TestSeize:
@@ -742,7 +750,7 @@ class TestSeize:
     def test_gives_the_stable_everything_under_every_rule(self, share: int, rules: int) -> None:
         after = seized(shifted(share, rules))
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
-        assert (after.owner, after.phase, after.word) == (f"{RUN}/2", routes.BRAKED, "its word")
+        assert (after.owner, after.phase, after.final_verdict) == (f"{RUN}/2", routes.BRAKED, "its word")
         assert after.shifts == shifted(share, rules).shifts
 
     def test_the_run_can_raise_nothing_any_more_and_settle_the_rest(self) -> None:
@@ -750,8 +758,8 @@ class TestSeize:
         for attempt in attempts(after):
             with pytest.raises(FencedError):
                 attempt()
-        owner = after.owner or ""
-        assert write(after, routes.restore(after, owner, STABLE, CANDIDATE, routes.SETTLED)).phase == routes.SETTLED
+        settled = write(after, routes.rollback(after, CLAIM.as_held(after), routes.SETTLED))
+        assert settled.phase == routes.SETTLED
 
     @pytest.mark.parametrize("attempt", [0, 1, 2], ids=["shift", "restore", "promote"])
     def test_what_the_run_had_prepared_is_refused(self, attempt: int) -> None:
@@ -762,14 +770,14 @@ class TestSeize:
 
     def test_of_two_guards_one_writes(self) -> None:
         route = shifted(25)
-        patch = routes.seize(route, "its word")
+        patch = guard_patch(route, "its word")
         with pytest.raises(PatchRefused):
             apply_patch(write(route, patch).body, patch)
 
     @pytest.mark.parametrize("change", list(OVERTAKEN.values()), ids=list(OVERTAKEN))
     def test_prepared_before_a_change_it_is_refused_whole(self, change: Change) -> None:
         route = shifted(25)
-        patch = routes.seize(route, "its word")
+        patch = guard_patch(route, "its word")
         now = copy.deepcopy(dict(route.body))
         change(now)
         with pytest.raises(PatchRefused):
@@ -783,7 +791,7 @@ class TestSeize:
             now = copy.deepcopy(dict(shifted(5).body))
             now["metadata"]["annotations"][key] = text
             with suppress(DeployError):
-                routes.seize(HttpRoute(now), "its word")
+                guard_patch(HttpRoute(now), "its word")
 
     def test_a_claim_names_both_versions(self) -> None:
         assert claimed().versions == (STABLE, CANDIDATE)

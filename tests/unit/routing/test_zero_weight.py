@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import FINE_TOTAL_WEIGHT, HttpRoute
 from airflow_deploy.domain.routing.record import BRAKED, SETTLED
+from tests.support.claims import undo_patch
 from tests.support.json_patch import PatchRefused
-from tests.unit.routing.test_transitions import CANDIDATE, OURS, RUN, STABLE, backend, body, weights, write
+from tests.unit.routing.test_transitions import CANDIDATE, CLAIM, PLACE, STABLE, backend, body, weights, write
 
 ENVOY, TRAEFIK = "gateway.envoyproxy.io/gatewayclass-controller", "traefik.io/gateway-controller"
 FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}]
@@ -37,25 +39,25 @@ def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> HttpRou
 
 def claimed(controller: str = ENVOY, filters: list[dict[str, Any]] = FILTERS) -> HttpRoute:
     route = served_by(controller, {**backend(STABLE), **({"filters": filters} if filters else {})})
-    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    _, patch = routes.claim(route, CLAIM)
     return write(route, patch)
 
 
 def shifted(*shares: int) -> HttpRoute:
     route = claimed()
     for share in shares:
-        route = write(route, routes.shift(route, OURS, STABLE, CANDIDATE, share, 100.0))
+        route = write(route, routes.shift(route, CLAIM, share, 100.0))
     return route
 
 
 def promoted() -> HttpRoute:
     route = shifted(50, 100)
-    return write(route, routes.promote(route, OURS, STABLE, CANDIDATE))
+    return write(route, routes.promote(route, CLAIM))
 
 
 def verified() -> HttpRoute:
     route = promoted()
-    return write(route, routes.confirm(route, OURS))
+    return write(route, routes.confirm(route, CLAIM))
 
 
 def test_a_claimed_candidate_has_the_least_weight_and_no_traffic() -> None:
@@ -71,7 +73,7 @@ def test_other_gateways_and_backends_without_filters_have_a_plain_0(controller: 
 
 def test_a_gateway_that_the_route_has_left_is_no_reason() -> None:
     route = served_by(TRAEFIK, {**backend(STABLE), "filters": FILTERS}, left=ENVOY)
-    _, patch = routes.claim(route, RUN, STABLE, CANDIDATE)
+    _, patch = routes.claim(route, CLAIM)
     assert weights(write(route, patch)) == [{STABLE: 100, CANDIDATE: 0}]
 
 
@@ -85,18 +87,18 @@ def test_shares_are_exact_and_no_weight_is_ever_0(shares: list[int]) -> None:
     (found,) = weights(route)
     assert sum(found.values()) == FINE_TOTAL_WEIGHT
     assert found[CANDIDATE] == min(shares[-1] * FINE_TOTAL_WEIGHT // 100, FINE_TOTAL_WEIGHT - 1)
-    assert routes.shift(route, OURS, STABLE, CANDIDATE, shares[-1], 200.0) == []
+    assert routes.shift(route, CLAIM, shares[-1], 200.0) == []
 
 
 @pytest.mark.parametrize("share", [5, 100])
 def test_the_brake_leaves_the_least_weight_and_settling_takes_it_as_pods_end(share: int) -> None:
     route = shifted(share)
-    braked = write(route, routes.restore(route, OURS, STABLE, CANDIDATE, BRAKED))
+    braked = write(route, routes.rollback(route, CLAIM, BRAKED))
     assert (weights(braked), braked.serves(CANDIDATE)) == (NOBODY, False)
-    assert routes.restore(braked, OURS, STABLE, CANDIDATE, BRAKED) == []
-    settled = write(braked, routes.restore(braked, OURS, STABLE, CANDIDATE, SETTLED))
+    assert routes.rollback(braked, CLAIM, BRAKED) == []
+    settled = write(braked, routes.rollback(braked, CLAIM, SETTLED))
     assert weights(settled) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
-    assert routes.restore(settled, OURS, STABLE, CANDIDATE, SETTLED) == []
+    assert routes.rollback(settled, CLAIM, SETTLED) == []
 
 
 def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None:
@@ -117,7 +119,7 @@ def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
 
 def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
     route = verified()
-    back = write(route, routes.reclaim(route, RUN, STABLE, CANDIDATE, "worse"))
+    back = write(route, undo_patch(route, CLAIM))
     assert weights(back) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
     assert back.serving() == STABLE
 
@@ -125,7 +127,7 @@ def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
 def test_the_next_deployment_finds_one_version_that_serves() -> None:
     newer = "payments-fedcba9-1795417300"
     route = verified()
-    _, patch = routes.claim(route, "DEP-1795417300-0a1b2c3d", CANDIDATE, newer)
+    _, patch = routes.claim(route, Claim("DEP-1795417300-0a1b2c3d/0", CANDIDATE, newer, PLACE))
     (rule,) = write(route, patch).body["spec"]["rules"]
     assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {CANDIDATE: FINE_TOTAL_WEIGHT - 1, newer: 1}
 
@@ -133,5 +135,5 @@ def test_the_next_deployment_finds_one_version_that_serves() -> None:
 def test_weights_of_somebody_else_are_seen() -> None:
     route = shifted(5)
     route.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50_001
-    with pytest.raises(FencedError, match="somebody else set"):
-        routes.shift(route, OURS, STABLE, CANDIDATE, 25, 100.0)
+    with pytest.raises(FencedError, match="they were changed by hand"):
+        routes.shift(route, CLAIM, 25, 100.0)

@@ -1,6 +1,9 @@
-"""A team's Service in the place of a gateway's route: who serves behind it, and whether pods may divide its traffic."""
+"""The steps without a gateway: the numbers of pods behind the team's one Service divide the traffic."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.config.criticality import CRITICALITY
@@ -9,9 +12,12 @@ from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME
+from airflow_deploy.domain.routing.claim import Claim
+from airflow_deploy.domain.routing.http_route import DEFAULT_PORT
 from airflow_deploy.domain.routing.record import BRAKED, CANARY
 from airflow_deploy.domain.routing.service_route import ServiceRoute, shared_pod_labels
 from airflow_deploy.domain.routing.team_route import TeamRoute
+from airflow_deploy.rollout.routers.base import RouterSteps
 
 EQUAL_SPLIT_SETTINGS = {
     "publishNotReadyAddresses": False,
@@ -22,12 +28,59 @@ EQUAL_SPLIT_SETTINGS = {
 """What a Service must say, or leave out, so that each ready pod gets as much as any other."""
 
 
+class ReplicasSteps(RouterSteps):
+    """Of a team's Service."""
+
+    def find_stable(self, cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
+        """Return the Deployment that serves, the labels by which the Service knows it, and how many pods are ready."""
+        stable, adopted = find_serving(cluster, spec, route)
+        labels = adopted.get(stable) or route.labels_of(stable)
+        ready = cluster.ready(spec.namespace, stable, labels) if stable else 0
+        return {"stable": stable, "adopted": adopted, "stable_port": DEFAULT_PORT, "stable_ready": ready}
+
+    def check_plan(self, cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> None:
+        """Check that pods give the shares that the deployment needs."""
+        _check_shares(plan)
+
+    def route_to_claim(self, cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
+        """Return the Service, which the team makes."""
+        return cluster.team_route(*plan.spec.place)
+
+    def adopt(self, cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> TeamRoute:
+        """Let the Service record by which labels it knows the stable.
+
+        A task that starts pods writes to the Service before: a claim that rests on what is returned would come too
+        late. The pods of a run that died, which its claim names, and which may be starting still, are taken away.
+        """
+        service = _checked(plan.spec, route)
+        stable, _ = find_serving(cluster, plan.spec, service)
+        if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
+            cluster.withdraw(service, service.versions[1])
+        return cluster.patch_route(service, service.adopt(stable))
+
+    def scale(self, cluster: Cluster, namespace: str, version: str, pods: int) -> None:
+        """Set the number, unless a rollback has taken the pods away: they are the share."""
+        cluster.join(namespace, version, pods)
+
+    def confirm_delivery(self, cluster: Cluster, plan: DeploymentPlan, claim: Claim, *, mirrored: bool) -> list[str]:
+        """Return nothing: there is no gateway to ask."""
+        return []
+
+    def wait_until_drained(self, plan: DeploymentPlan) -> None:
+        """Return None: the pods have ended with the share."""
+        return
+
+    def delete_testers_route(self, cluster: Cluster, spec: DeploymentSpec, over: Callable[[str], bool]) -> None:
+        """Return None: there is none."""
+        return
+
+
 def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the Deployment that serves now, and by name the labels of what the team has brought.
 
-    Its name is empty where there is none, and none that only lacks its pods: whatever is deployed is the first version.
+    Its name is empty if there is none, and none that only lacks its pods: the candidate is then the first version.
 
-    :raises RefusedError: it is not clear who serves, or whoever is deployed beside it could not serve.
+    :raises RefusedError: it is not clear which one serves, or no version deployed beside it could serve.
     """
     service = _checked(spec, route)
     # Those that are still starting too: the pods of a run that died would join the others later.
@@ -40,7 +93,7 @@ def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tu
         raise _unclear(service, " and ".join(sorted(behind)) if len(behind) > 1 else "no ready pod", idle)
     (stable,) = behind
     if not known and service.phase in (CANARY, BRAKED) and stable == service.versions[1]:
-        # A first version that is not over, to which somebody has let the Service's old selector lead.
+        # A first version that is not over, to which the Service's old selector was made to lead by hand.
         raise _unclear(service, stable, idle)
     if known and known != stable:
         raise RefusedError(
@@ -63,7 +116,7 @@ def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tu
 
 
 def _unclear(service: ServiceRoute, found: str, idle: list[str]) -> RefusedError:
-    """Say why nobody knows who serves.
+    """Return the error for a Service behind which it is not clear what serves.
 
     :param found: what is selected; ``idle``: the Deployments whose pods would be.
     """
@@ -75,26 +128,10 @@ def _unclear(service: ServiceRoute, found: str, idle: list[str]) -> RefusedError
     return RefusedError(f"route {service.name}: behind its Service there is {found}; {remedy}")
 
 
-def adopt_service(cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> ServiceRoute:
-    """Let the Service say by which labels it knows what serves, before it is claimed, and return it.
-
-    Whoever starts pods writes to the Service before: a claim that rests on what is returned would come too late. What
-    a run that died has recorded, and may still be starting, is taken away.
-
-    :raises RefusedError: it is not clear who serves.
-    :raises TemporaryError: somebody else has written the Service since it was read.
-    """
-    service = _checked(plan.spec, route)
-    stable, _ = find_serving(cluster, plan.spec, service)
-    if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
-        cluster.withdraw(service, service.versions[1])
-    return cluster.patch_route(service, service.adopt(stable))
-
-
-def check_shares(plan: DeploymentPlan) -> None:
+def _check_shares(plan: DeploymentPlan) -> None:
     """Check that pods give the shares that a deployment needs.
 
-    A service's first version has nobody to share with.
+    A service's first version has no stable to share with.
 
     :raises RefusedError: one pod is more than the criticality permits at first, or all pods are fewer than those that
         carry the traffic now.

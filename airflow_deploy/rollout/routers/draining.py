@@ -1,6 +1,6 @@
 """See that a version is sent no more requests, before its pods end.
 
-A gateway hears of a route's weights from the API server. Where that was away for a while, the gateway asks it anew up
+A gateway hears of a route's weights from the API server. If that was away for a while, the gateway asks it anew up
 to a minute later, and goes on by the weights that it knows until then. Were the pods gone by that time, these requests
 would be lost.
 """
@@ -23,7 +23,7 @@ DRAIN_WAIT_SECONDS = 90.0
 LOOKBACK_BEFORE_DRAIN = 120
 """Seconds of the past that are asked for too: what is added by the first scrape is known by the one before."""
 DRAIN_POLL_SECONDS = 1.0
-"""Seconds between two looks."""
+"""Seconds between two queries."""
 
 
 def wait_until_drained(plan: DeploymentPlan) -> str | None:
@@ -49,6 +49,6 @@ def wait_until_drained(plan: DeploymentPlan) -> str | None:
         except DeployError as error:
             why = str(error)
         time.sleep(DRAIN_POLL_SECONDS)
-    said = f"whether {plan.candidate} gets no more requests was not seen in {DRAIN_WAIT_SECONDS:.0f} s: {why}"
+    said = f"the gateway was not seen to stop sending requests to {plan.candidate} in {DRAIN_WAIT_SECONDS:.0f} s: {why}"
     log.warning("%s", said)
     return said

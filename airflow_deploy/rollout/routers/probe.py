@@ -12,6 +12,7 @@ from airflow_deploy.domain.errors import FencedError, ProbeFailedError, RefusedE
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing import testers
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.record import OWNER
 from airflow_deploy.domain.routing.testers import VERSION_HEADER, ProbeRequest, probe_request
@@ -26,14 +27,14 @@ PROBE_TIMEOUT = (2.0, 5.0)
 """Seconds to connect to the gateway, and to wait for its answer."""
 
 
-def probe_candidate(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def probe_candidate(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
     """Open the testers' route, send a request through it, and return in words what was seen.
 
-    :param owner: who the team's route belongs to.
-    :raises UndeliveredError: the gateway does not bring it to the candidate, or that answers with an error.
+    :param claim: that of the team's route.
+    :raises ProbeFailedError: the gateway does not bring it to the candidate, or that answers with an error.
     :raises FencedError: another deployment has the route; RefusedError: a team has a route of that name.
     """
-    body = _open(cluster, plan, owner, mirrored=False)
+    body = _open(cluster, plan, claim, mirrored=False)
     if body is None:
         return f"the gateway was not asked, since the route's own rules divide by {testers.CANARY_HEADER} already"
     asked = probe_request(body)
@@ -45,13 +46,13 @@ def probe_candidate(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
     return f"a request to {plan.spec.route.url} with {header} was seen to arrive"
 
 
-def probe_mirror(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def probe_mirror(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
     """Let testers be answered through the mirror, and return in words that the stable was seen to answer.
 
-    :raises UndeliveredError: it was not, or nobody could see it.
+    :raises ProbeFailedError: it was not, or no request could show it.
     :raises FencedError: another deployment has the route; RefusedError: a team has a route of that name.
     """
-    body = _open(cluster, plan, owner, mirrored=True)
+    body = _open(cluster, plan, claim, mirrored=True)
     asked = probe_request(body) if body else None
     if plan.spec.route.url is None or asked is None:
         raise ProbeFailedError("no GET of ours could show that the gateway answers through the mirror")
@@ -60,7 +61,7 @@ def probe_mirror(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
 
 
 def delete_testers_route(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bool]) -> str | None:
-    """Delete the testers' route, and return its name; None where there is none of a deployment that is over.
+    """Delete the testers' route, and return its name; None if there is none of a deployment that is over.
 
     :param over: whether a deployment is, by its id.
     """
@@ -72,10 +73,10 @@ def delete_testers_route(cluster: Cluster, namespace: str, route: str, over: Cal
     return there.name
 
 
-def _open(cluster: Cluster, plan: DeploymentPlan, owner: str, *, mirrored: bool) -> dict[str, Any] | None:
+def _open(cluster: Cluster, plan: DeploymentPlan, claim: Claim, *, mirrored: bool) -> dict[str, Any] | None:
     """Write the testers' route, unless it stands as it should, and return it."""
     namespace, name = plan.spec.namespace, plan.spec.route.name
-    # Before the team's route: if that is ours, who claims it later also writes later, and the fence keeps us from
+    # Before the team's route: if that is ours, a later claim also writes later, and the fence keeps us from
     # writing over what they wrote.
     there = cluster.route_or_absent(namespace, testers.route_name_for_testers(name))
     if there.is_there and not testers.is_testers_route(there):
@@ -83,9 +84,9 @@ def _open(cluster: Cluster, plan: DeploymentPlan, owner: str, *, mirrored: bool)
             f"HTTPRoute {there.name} is not one of airflow-deploy's for testers; rename it, then deploy again"
         )
     route = cluster.route(namespace, name)
-    if route.owner != owner:
-        raise FencedError(f"route {route.name} belongs to {route.owner or 'nobody'} now, not to {owner}")
-    body = testers.route_for_testers(route, owner, plan.candidate, mirrored=mirrored)
+    if route.owner != claim.owner:
+        raise FencedError(f"route {route.name} belongs to {route.owner or 'no deployment'} now, not to {claim.owner}")
+    body = testers.route_for_testers(route, claim, mirrored=mirrored)
     if body is None:
         return None
     if there.is_there:
@@ -115,15 +116,15 @@ def _await_answer(plan: DeploymentPlan, url: str, asked: ProbeRequest, backend: 
                 f"no traffic is given, since a GET of {url}{printable(asked.target)} with"
                 f" Host {asked.headers.get('Host', 'as in the URL')} and"
                 f" {testers.CANARY_HEADER}: {testers.CANARY_HEADER_VALUE} was not seen"
-                f" to reach {backend} in {PROBE_WAIT_SECONDS:.0f} s: {came}; see whether route.url is where the"
-                f" Gateway is reached, and what the status of HTTPRoute {plan.spec.namespace}/"
+                f" to reach {backend} in {PROBE_WAIT_SECONDS:.0f} s: {came}; see whether route.url is the"
+                f" Gateway's address, and what the status of HTTPRoute {plan.spec.namespace}/"
                 f"{testers.route_name_for_testers(plan.spec.route.name)} says while it is tried, then deploy again"
             )
         time.sleep(PROBE_POLL_SECONDS)
 
 
 def _undelivered(url: str, asked: ProbeRequest, backend: str) -> str | None:
-    """Ask once; return what came back instead of an answer by the backend, None where that was it."""
+    """Ask once; return what came back instead of an answer by the backend, None if it was one."""
     from requests import RequestException, Session
 
     with Session() as session:
@@ -140,5 +141,5 @@ def _undelivered(url: str, asked: ProbeRequest, backend: str) -> str | None:
         except (RequestException, OSError, ValueError) as error:
             return f"no answer ({printable(str(error), 200)})"
     if answer.headers.get(VERSION_HEADER) != backend:
-        return f"{answer.status_code} by somebody else"
+        return f"HTTP {answer.status_code}, not from {backend}"
     return f"{answer.status_code}" if answer.status_code >= 500 else None

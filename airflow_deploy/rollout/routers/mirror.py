@@ -1,4 +1,4 @@
-"""Copy requests to the candidate before anybody is answered by it, and take the mirror away again."""
+"""Copy requests to the candidate before it answers users, and take the mirror away again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from airflow_deploy.domain.errors import ProbeFailedError
 from airflow_deploy.domain.labels import NAME
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.workloads.mirror import deployment_of, mirror_objects
-from airflow_deploy.rollout import probe as testers
+from airflow_deploy.rollout.routers import probe as testers
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +25,20 @@ MIRROR_REQUIREMENTS = (
 )
 
 
-def set_up_mirror(cluster: Cluster, plan: DeploymentPlan, owner: str) -> str:
+def set_up_mirror(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
     """Make the mirror, see that the stable answers through it, and return in words what was seen.
 
-    Only testers' requests are at risk meanwhile. There is no pod to copy to yet: a gateway that serves nobody then
-    would serve no user once the candidate has lost its pods.
+    Only testers' requests are at risk meanwhile. There is no pod to copy to yet: a gateway that answers no request then
+    would answer no user once the candidate has lost its pods.
 
-    :param owner: who the team's route belongs to.
-    :raises UndeliveredError: the gateway answers otherwise.
+    :param claim: that of the team's route.
+    :raises ProbeFailedError: the gateway answers otherwise.
     :raises FencedError: another deployment has the route; RefusedError: the cluster does not let us make it.
     """
     by_filter = cluster.route(plan.spec.namespace, plan.spec.route.name).mirrors_by_filter
     cluster.apply(mirror_objects(plan, copied=False, by_filter=by_filter))
     try:
-        seen = testers.probe_mirror(cluster, plan, owner)
+        seen = testers.probe_mirror(cluster, plan, claim)
     except ProbeFailedError as error:
         raise ProbeFailedError(
             f"nothing is mirrored: {error}; shadow needs {MIRROR_REQUIREMENTS}; or remove shadow"
@@ -58,7 +59,7 @@ def delete_mirrors(
     if not ended:
         return []
     team = cluster.route_or_absent(namespace, route)
-    # While it may still shift, it may name the mirror the moment after we have looked.
+    # While it may still shift, it may name the mirror the moment after it was read.
     ended = [item for item in ended if not (team.owned_by(deployment_of(item)) and team.phase == routes.CANARY)]
     ended = [item for item in ended if not team.mentions(item["metadata"]["name"])]
     if ended:
