@@ -1,14 +1,27 @@
-"""What a cluster answers, or does not answer, as errors of ours."""
+"""What the API server answers, or does not answer, as typed errors.
+
+    DeployError
+    ├── PermanentError
+    │   ├── NotFoundError       404, and the server names the object
+    │   └── InvalidError        400, 405, 422: the object or the request is not accepted
+    └── TemporaryError
+        ├── ConflictError       409, or a patch's test failed: another client wrote first
+        │   └── AlreadyExistsError
+        ├── ForbiddenError      401, 403
+        └── UnavailableError    no answer, 429, 5xx, or a 404 that names no object
+
+An API server that restarts answers 401, 403 and a bare 404 to every request for a second. So these are temporary, and
+an object is gone only if the server names it. ``plan`` alone, before anything is written, treats them as refusals.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_deploy.domain.errors import DeployError, PermanentError, RefusedError, TemporaryError
-from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS
 from airflow_deploy.domain.values import printable
 
 if TYPE_CHECKING:
@@ -19,65 +32,108 @@ Timeout = tuple[float, float]
 REQUEST_TIMEOUT: Timeout = (3.0, 10.0)
 """Seconds to connect and to wait for an answer."""
 PROMPT_TIMEOUT: Timeout = (1.0, 3.0)
-"""The same, for what comes again by itself: a look, the Lease's renewal, the brake.
+"""The same, for requests that repeat by themselves: a look, the Lease's renewal, the brake.
 
-What is never answered must not cost so much time that the Lease runs out, or that users are harmed meanwhile.
+A server that hangs must not cost so much time that the Lease expires or more users are harmed.
 """
 QUICK_TIMEOUT: Timeout = (1.0, 1.0)
 """The same, for a question whose answer is not worth a longer wait."""
 
 
-class ignore_not_found:
-    """Lets be what the cluster does not have (404): there is nothing to do to it, or to return."""
+class NotFoundError(PermanentError):
+    """The server says that this object does not exist. ``name`` is the object's."""
 
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Keep that error from whoever asked, and no other."""
-        from kubernetes.client import ApiException
-
-        return isinstance(error, ApiException) and error.status == 404
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
-def exists_already(error: ApiException) -> bool:
-    """Whether nothing was made because it is there. A quota that is written by two at once answers 409 as well."""
-    try:
-        return bool(error.status == 409 and json.loads(error.body)["reason"] == "AlreadyExists")
-    except ANNOTATION_ERRORS:
-        return False
+class InvalidError(PermanentError):
+    """The server does not accept the object or the request."""
+
+
+class ConflictError(TemporaryError):
+    """Another client wrote the object first; read it again."""
+
+
+class AlreadyExistsError(ConflictError):
+    """An object of that name exists. A quota that two clients write at once answers 409 as well, and is not this."""
+
+
+class ForbiddenError(TemporaryError):
+    """The credentials are not accepted, or lack a right."""
+
+
+class UnavailableError(TemporaryError):
+    """The server does not answer, fails, is starting, or does not serve this API."""
+
+
+class UnknownApiError(UnavailableError):
+    """A 404 that names no object: the server does not serve this kind, or not yet."""
 
 
 @contextmanager
-def errors(doing: str, invalid: type[DeployError] = PermanentError) -> Iterator[None]:
-    """Turn the client's errors into ours.
+def translated(doing: str) -> Iterator[None]:
+    """Turn the client library's errors into ours.
 
-    :param invalid: what a 422 means here: a failed ``test`` of a patch, or an object that is not accepted.
+    :param doing: what was tried, for the sentence: ``reading HTTPRoute shop/payments``.
     """
     from kubernetes.client import ApiException
-    from kubernetes.config import ConfigException
     from urllib3.exceptions import HTTPError
 
     try:
         yield
     except ApiException as error:
-        text = f"{doing}: the cluster answers {error.status} {printable(str(error.body or error.reason), 500)}"
-        if error.status == 422:
-            raise invalid(text) from error
-        if error.status == 400:
-            raise PermanentError(text) from error
-        if error.status in (401, 403, 404, 405):
-            raise RefusedError(text) from error
-        raise TemporaryError(text) from error
+        raise _translate(doing, error) from error
     except (HTTPError, OSError) as error:
         why = str(getattr(error, "reason", None) or error)
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(why, 200)})") from error
+        raise UnavailableError(f"{doing}: the API server does not answer ({printable(why, 200)})") from error
     except AttributeError as error:
-        # Where TLS fails, the client stumbles over the answer that it does not have.
+        # If TLS fails, the library stumbles over the answer that it does not have.
         if not isinstance(failed := error.__context__, ApiException):
             raise
-        raise TemporaryError(f"{doing}: the cluster does not answer ({printable(str(failed.reason), 200)})") from error
+        why = printable(str(failed.reason), 200)
+        raise UnavailableError(f"{doing}: the API server does not answer ({why})") from error
+
+
+@contextmanager
+def usable_connection(connection: str) -> Iterator[None]:
+    """Turn a kubeconfig that cannot be used into a refusal."""
+    from kubernetes.config import ConfigException
+
+    try:
+        yield
     except ConfigException as error:
         raise RefusedError(
-            f"{doing}: the Kubernetes connection is not usable ({printable(str(error), 200)})"
+            f"the Kubernetes connection {connection} is not usable ({printable(str(error), 200)}); correct it in Airflow"
         ) from error
+
+
+def _translate(doing: str, error: ApiException) -> DeployError:
+    status = _status(error)
+    details = status.get("details")
+    details = details if isinstance(details, dict) else {}
+    said = status.get("message") or error.body or error.reason
+    text = f"{doing}: HTTP {error.status} {printable(str(said), 500)}"
+    if error.status == 404:
+        name = details.get("name")
+        if status.get("reason") == "NotFound" and isinstance(name, str) and name:
+            return NotFoundError(text, name)
+        return UnknownApiError(text)
+    if error.status == 409:
+        return (AlreadyExistsError if status.get("reason") == "AlreadyExists" else ConflictError)(text)
+    if error.status == 422:
+        # A patch whose test failed has no causes; an object that is not accepted names each field in them.
+        return InvalidError(text) if details.get("causes") else ConflictError(text)
+    if error.status in (401, 403):
+        return ForbiddenError(text)
+    return InvalidError(text) if error.status in (400, 405, 413, 415) else UnavailableError(text)
+
+
+def _status(error: ApiException) -> Mapping[str, Any]:
+    """Return the ``Status`` object in the answer; empty if it has none: a proxy, or a server that is starting."""
+    try:
+        status = json.loads(error.body)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}
