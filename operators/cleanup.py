@@ -14,6 +14,7 @@ from airflow.sdk import BaseOperator, Context
 
 from airflow_deploy.clients.artifacts import latest_plans
 from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import ForbiddenError
 from airflow_deploy.domain.errors import DeployError, PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.values import printable
@@ -94,7 +95,7 @@ def _clean_up(plan: DeploymentPlan, seen: Survey | Exception, *, live: bool) -> 
     result = seen if isinstance(seen, Exception) else _attempt(lambda: clean_up(seen, time.time()))
     if isinstance(result, Exception):
         # What could be read and may not be done is a person's: the rights are not enough, say.
-        refused = isinstance(result, PermanentError) and isinstance(seen, Survey)
+        refused = isinstance(result, PermanentError | ForbiddenError) and isinstance(seen, Survey)
         return ServiceCleanup(plan, "ALARM" if refused else "LEFT", str(result) or repr(result))
     if result.left:
         return ServiceCleanup(plan, "LEFT", result.left)

@@ -9,6 +9,7 @@ from airflow.sdk import Context
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.git import Repository
 from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import refusing
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
@@ -44,7 +45,12 @@ class PlanDeploymentOperator(DeployOperator):
         spec = parse_spec(self.spec, f"{run.dag_id}'s YAML")
         with Repository.fetched(spec.source) as repository:
             commit = repository.resolve(request.commit)
-        cluster = Cluster(spec.connections.kubernetes)
+        with refusing(spec.namespace):
+            return self._plan(context, spec, request, commit)
+
+    def _plan(self, context: Context, spec: DeploymentSpec, request: DeployRequest, commit: str) -> str:
+        """Check the cluster and the metrics, freeze the plan, and return the deployment's id."""
+        run, cluster = context["dag_run"], Cluster(spec.connections.kubernetes)
         route = cluster.team_route_or_absent(*spec.place)
         _refuse_gitops(route, spec)
         steps = steps_of(spec)

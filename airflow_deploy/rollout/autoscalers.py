@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import NOT_ACCEPTED
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.workloads.autoscaling import hold_patch, holder_of, release_patch
@@ -23,7 +24,7 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
         name = item["metadata"]["name"]
         try:
             cluster.patch_autoscaler(item, hold_patch(item, plan.deployment_id, plan.stable_ready), dry_run=True)
-        except RefusedError as error:
+        except NOT_ACCEPTED as error:
             raise RefusedError(
                 f"HorizontalPodAutoscaler {plan.spec.namespace}/{name} could shrink {plan.stable} while it has no"
                 f" traffic, and may not be kept from it; apply what `airflow-deploy rbac` prints, or set its"

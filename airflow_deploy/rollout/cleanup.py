@@ -14,7 +14,7 @@ import yaml
 
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.inventory import OWN_KINDS
+from airflow_deploy.clients.kubernetes.versions import VERSION_KINDS
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import triggered_at
@@ -207,7 +207,7 @@ def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -
 def _delete(seen: Survey, version: Version) -> None:
     unread = {"kind": "ConfigMap", "metadata": {"namespace": seen.plan.spec.namespace, "name": version.name}}
     there = {**version.objects, "ConfigMap": unread}
-    for kind in OWN_KINDS:
+    for kind in VERSION_KINDS:
         if kind in there:
             seen.cluster.delete(there[kind])
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
+from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor
@@ -33,24 +33,6 @@ ROLLBACK_WAIT_SECONDS = 1.0
 they stop the clock of no other Lease."""
 
 
-def connect() -> Traffic:
-    """Reach the cluster that KUBECONFIG names, or else the one whose pod this is.
-
-    :raises RefusedError: there is neither.
-    """
-    from kubernetes import client, config
-
-    configuration = client.Configuration()
-    try:
-        config.load_config(client_configuration=configuration)
-    except config.ConfigException as error:
-        raise RefusedError(
-            f"there is no cluster to guard ({error}): set KUBECONFIG, or run it in a pod with a ServiceAccount"
-        ) from error
-    configuration.retries = False  # the next sight is the next try
-    return Traffic(client.ApiClient(configuration))
-
-
 class Guard:
     """Watches the Leases of some namespaces.
 
@@ -58,7 +40,7 @@ class Guard:
     """
 
     def __init__(
-        self, traffic: Traffic, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self, traffic: Cluster, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._traffic, self._clock = traffic, clock
         self._monitors: dict[str | None, LeaseMonitor] = {name: LeaseMonitor() for name in namespaces or (None,)}

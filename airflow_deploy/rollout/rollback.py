@@ -13,8 +13,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.errors import QUICK_TIMEOUT
-from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError, TemporaryError
 from airflow_deploy.domain.routing import transitions as routes
@@ -52,7 +52,7 @@ class RollbackOutcome:
 
 
 def rollback(
-    traffic: Traffic,
+    traffic: Cluster,
     claim: Claim,
     verdict: FinalVerdict | None,
     phase: str,
@@ -106,7 +106,7 @@ def rollback(
     return _now_returned(route, claim)
 
 
-def _check_stable(traffic: Traffic, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
+def _check_stable(traffic: Cluster, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
     """Check that the stable can serve: users of a bad version are better off than users of none.
 
     A run's own rollback does not wait for a cluster that does not say so at once: the stable is then taken to serve.
@@ -142,7 +142,7 @@ def _check_stable(traffic: Traffic, route: TeamRoute, claim: Claim, phase: str, 
     )
 
 
-def abandon_route(traffic: Traffic, claim: Claim) -> None:
+def abandon_route(traffic: Cluster, claim: Claim) -> None:
     """Record on the route that this deployment writes it no more: watch and gates end, and the run with them."""
     route = traffic.team_route_or_absent(*claim.place)
     if route.owner and route.owned_by(claim.deployment_id):

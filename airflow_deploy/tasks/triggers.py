@@ -17,7 +17,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster, Readiness
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.pods import Readiness
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan

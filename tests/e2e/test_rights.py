@@ -69,7 +69,7 @@ class Namespace:
     def user(self, name: str) -> Cluster:
         """Return the cluster as the user ``name`` reaches it."""
         cluster = Cluster("rights_admin", name)
-        cluster._api.set_default_header("Impersonate-User", name)
+        cluster._client._api.set_default_header("Impersonate-User", name)
         return cluster
 
 
@@ -301,7 +301,7 @@ def test_an_action_fails_without_its_right(there: Namespace, who: str, right: Ri
 
 def permitted(cluster: Cluster, namespace: str) -> set[Right]:
     """Return all that the API server says that this user may do there."""
-    api = client.AuthorizationV1Api(cluster._api)
+    api = client.AuthorizationV1Api(cluster._client._api)
     review = api.create_self_subject_rules_review({"spec": {"namespace": namespace}})
     assert not review.status.incomplete
     return {

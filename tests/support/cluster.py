@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from kubernetes.dynamic.discovery import Discoverer
 
-from airflow_deploy.clients.kubernetes import cluster as clients
-from airflow_deploy.clients.kubernetes.cluster import WRITE_RETRIES, Cluster
+from airflow_deploy.clients.kubernetes import connection as connections
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import RETRIES
 from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout
 from tests.support.kubernetes_api import KubernetesApi
 
@@ -14,9 +14,8 @@ from tests.support.kubernetes_api import KubernetesApi
 def lead_to(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each ``Cluster`` that is made from now on, by any connection, reach ``server``."""
     monkeypatch.setattr(
-        clients, "_api_client", lambda _, purpose: server.client(retries=False if purpose else WRITE_RETRIES)
+        connections, "_api_client", lambda _, purpose: server.client(retries=False if purpose else RETRIES)
     )
-    monkeypatch.setattr(Discoverer, "_write_cache", lambda _: None)  # the API list is kept in no file
 
 
 def cluster_on(

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from airflow_deploy.clients.kubernetes.cluster import Parts, Readiness
 from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT
+from airflow_deploy.clients.kubernetes.pods import PodParts, Readiness
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -48,7 +48,7 @@ class FakeCluster:
         """How many of the next writes are done and seem to have failed."""
         self.readiness_answers: list[Readiness] = []
         """What is answered first; after that, all pods that are wanted are ready."""
-        self.parts = Parts(images=(f"{plan.spec.registry}/payments:v1",), config_maps=())
+        self.parts = PodParts(images=(f"{plan.spec.registry}/payments:v1",), config_maps=())
         self.config_maps: set[str] = set()
         self.selected_by: list[dict[str, str]] = [{"app": plan.stable}]
         self._faults: dict[str, list[Exception]] = defaultdict(list)
@@ -261,7 +261,7 @@ class FakeCluster:
         wanted = self.replicas[name]
         return Readiness(wanted, wanted, None)
 
-    def parts_of(self, namespace: str, service: str) -> Parts:
+    def parts_of(self, namespace: str, service: str) -> PodParts:
         self._raise("parts_of")
         assert service in (self.plan.stable_service, self.plan.candidate)
         return self.parts

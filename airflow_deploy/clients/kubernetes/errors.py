@@ -6,7 +6,8 @@
     │   └── InvalidError        400, 405, 422: the object or the request is not accepted
     └── TemporaryError
         ├── ConflictError       409, or a patch's test failed: another client wrote first
-        │   └── AlreadyExistsError
+        │   ├── AlreadyExistsError
+        │   └── PatchTestError
         ├── ForbiddenError      401, 403
         └── UnavailableError    no answer, 429, 5xx, or a 404 that names no object
 
@@ -60,6 +61,10 @@ class AlreadyExistsError(ConflictError):
     """An object of that name exists. A quota that two clients write at once answers 409 as well, and is not this."""
 
 
+class PatchTestError(ConflictError):
+    """A test of a JSON Patch failed: the object is not as the patch expects it."""
+
+
 class ForbiddenError(TemporaryError):
     """The credentials are not accepted, or lack a right."""
 
@@ -96,6 +101,25 @@ def translated(doing: str) -> Iterator[None]:
         raise UnavailableError(f"{doing}: the API server does not answer ({why})") from error
 
 
+NOT_ACCEPTED = (ForbiddenError, InvalidError, NotFoundError, UnknownApiError)
+"""Answers that mean no, from a server that is not just starting."""
+
+
+@contextmanager
+def refusing(namespace: str) -> Iterator[None]:
+    """Turn a server's no into a refusal. For ``plan`` alone: nothing is written yet, so the run may end at once.
+
+    :raises RefusedError: the server said no.
+    """
+    try:
+        yield
+    except NOT_ACCEPTED as error:
+        raise RefusedError(
+            f"{error}; apply what `airflow-deploy rbac {namespace}` prints, and check the Kubernetes connection and"
+            " that the cluster has the Gateway API"
+        ) from error
+
+
 @contextmanager
 def usable_connection(connection: str) -> Iterator[None]:
     """Turn a kubeconfig that cannot be used into a refusal."""
@@ -105,7 +129,7 @@ def usable_connection(connection: str) -> Iterator[None]:
         yield
     except ConfigException as error:
         raise RefusedError(
-            f"the Kubernetes connection {connection} is not usable ({printable(str(error), 200)}); correct it in Airflow"
+            f"the Kubernetes connection {connection} is not usable ({printable(str(error), 200)}); correct it"
         ) from error
 
 
@@ -124,7 +148,7 @@ def _translate(doing: str, error: ApiException) -> DeployError:
         return (AlreadyExistsError if status.get("reason") == "AlreadyExists" else ConflictError)(text)
     if error.status == 422:
         # A patch whose test failed has no causes; an object that is not accepted names each field in them.
-        return InvalidError(text) if details.get("causes") else ConflictError(text)
+        return InvalidError(text) if details.get("causes") else PatchTestError(text)
     if error.status in (401, 403):
         return ForbiddenError(text)
     return InvalidError(text) if error.status in (400, 405, 413, 415) else UnavailableError(text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.client import KubernetesClient
-from airflow_deploy.clients.kubernetes.errors import ConflictError, NotFoundError
+from airflow_deploy.clients.kubernetes.errors import NotFoundError, PatchTestError
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.routing.lease import LEASE_LABELS, Lease
 from airflow_deploy.domain.routing.record import Patch
@@ -40,6 +40,6 @@ def patch_lease(cluster: KubernetesClient, namespace: str, name: str, patch: Pat
         cluster.patch("Lease", namespace, name, patch)
     except NotFoundError:
         return False
-    except ConflictError as error:
+    except PatchTestError as error:
         raise FencedError(str(error)) from error
     return True

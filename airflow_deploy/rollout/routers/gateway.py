@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import NOT_ACCEPTED
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -101,5 +102,5 @@ def _check_shadow(cluster: Cluster, plan: DeploymentPlan, route: HttpRoute) -> N
         )
     try:
         cluster.apply(mirror_objects(plan, copied=False, by_filter=route.mirrors_by_filter), dry_run=True)
-    except RefusedError as error:
+    except NOT_ACCEPTED as error:
         raise RefusedError(f"shadow: {error}; shadow needs {mirror.MIRROR_REQUIREMENTS}; or remove shadow") from error

@@ -42,7 +42,7 @@ def test_a_server_that_is_not_trusted_does_not_answer(
 ) -> None:
     kubeconfig.connect(monkeypatch, "stranger", tmp_path, strangers_server)
     for purpose in ("", "look"):
-        with pytest.raises(TemporaryError, match=r"the cluster does not answer .*certificate verify failed"):
+        with pytest.raises(TemporaryError, match=r"the API server does not answer .*certificate verify failed"):
             Cluster("stranger", purpose).route("shop", "payments-route")
 
 
@@ -136,7 +136,7 @@ def test_a_write_is_sent_again_too(troubled: Callable[[list[Any]], Troubled]) ->
 
 def test_trouble_that_lasts_is_for_the_task_to_try_again(troubled: Callable[[list[Any]], Troubled]) -> None:
     server = troubled([(503, {})] * 20)
-    with pytest.raises(TemporaryError, match="reading route shop/payments-route: the cluster answers 503"):
+    with pytest.raises(TemporaryError, match="reading HTTPRoute shop/payments-route: HTTP 503"):
         Cluster(f"troubled_{server.server_port}").route("shop", "payments-route")
     assert len(server.asked) == 7
 

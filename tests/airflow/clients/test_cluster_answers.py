@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster, Parts
-from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT
-from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, ConflictError, ForbiddenError, UnavailableError
+from airflow_deploy.clients.kubernetes.pods import PodParts
+from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.labels import VERSION, WITHDRAWN
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.service_route import ServiceRoute
@@ -106,14 +107,14 @@ def test_pods_are_made_of_all_that_they_do_not_start_without(server: KubernetesA
     server.add(named("Pod", "one", metadata=behind, spec=one), named("Pod", "two", metadata=behind, spec=two))
     Workloads(server)
     images = ("app:1", "app:2", "init:1", "proxy:1")
-    assert cluster.parts_of("shop", "payments") == Parts(images, ("files", "keys", "settings"))
+    assert cluster.parts_of("shop", "payments") == PodParts(images, ("files", "keys", "settings"))
 
 
 def test_a_service_without_pods_is_made_of_nothing(server: KubernetesApi, cluster: Cluster) -> None:
     labels = {"kubernetes.io/service-name": "payments"}
     outside = [{"addresses": ["192.0.2.1"]}]
     server.add(named("EndpointSlice", metadata={"labels": labels}, addressType="IPv4", endpoints=outside))
-    assert cluster.parts_of("shop", "payments") == Parts((), ())
+    assert cluster.parts_of("shop", "payments") == PodParts((), ())
     assert cluster.ready_endpoints("shop", "payments") == 1
 
 
@@ -131,13 +132,13 @@ def test_a_config_map_is_looked_for_without_reading_or_writing_it(
 @pytest.mark.parametrize("said", [None, {}, [], "null"])
 def test_a_conflict_does_not_say_that_a_config_map_is_there(server: KubernetesApi, cluster: Cluster, said: Any) -> None:
     server.fail("/configmaps", 409, body=said)
-    with pytest.raises(TemporaryError, match="the cluster answers 409"):
+    with pytest.raises(TemporaryError, match="HTTP 409"):
         cluster.has_config_map("shop", "settings")
 
 
 def test_a_config_map_that_may_not_be_looked_for_is_an_error(server: KubernetesApi, cluster: Cluster) -> None:
     server.fail("/configmaps", 403)
-    with pytest.raises(RefusedError, match="looking for ConfigMap shop/settings: the cluster answers 403"):
+    with pytest.raises(ForbiddenError, match="creating ConfigMap shop/settings: HTTP 403"):
         cluster.has_config_map("shop", "settings")
 
 
@@ -212,12 +213,12 @@ def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting
     server.add(named("Service", spec={}))
     assert cluster.team_route_or_absent(*place).is_there
     server.fail("/services/payments", 404)
-    with pytest.raises(RefusedError):
+    with pytest.raises(UnavailableError):
         cluster.team_route_or_absent(*place)
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(None, None), (409, TemporaryError), (422, RefusedError), (500, TemporaryError)]
+    ("status", "error"), [(None, None), (409, TemporaryError), (422, ConflictError), (500, TemporaryError)]
 )
 def test_what_is_there_is_not_made_again(
     server: KubernetesApi, cluster: Cluster, status: int | None, error: type[Exception] | None

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster, Readiness
+from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.pods import Readiness
 from airflow_deploy.domain.errors import CapacityError, FencedError, PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts, frozen_plan
-from airflow_deploy.clients.kubernetes.inventory import OWN_KINDS
+from airflow_deploy.clients.kubernetes.versions import VERSION_KINDS
 from airflow_deploy.domain.errors import NotFinalizedError, PermanentError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -40,7 +40,7 @@ from tests.support.fake_world import Clock
 from tests.support.judgement import START
 
 WINDOW = 3600
-ALL = sorted(OWN_KINDS)
+ALL = sorted(VERSION_KINDS)
 pytestmark = pytest.mark.usefixtures("store")
 
 
@@ -359,7 +359,7 @@ class TestBetweenTheSurveyAndTheDeed:
             clean_up(seen, service.now)
         assert service.cluster.pods() == {plan.candidate: 2}
 
-    @pytest.mark.parametrize("kind", sorted(OWN_KINDS.keys() - {"ConfigMap"}))
+    @pytest.mark.parametrize("kind", sorted(set(VERSION_KINDS) - {"ConfigMap"}))
     def test_a_version_that_was_changed_is_not_deleted(self, service: Service, kind: str) -> None:
         first = service.deployed()
         service.deployed()
@@ -558,7 +558,7 @@ class Killed(BaseException):
 
 
 class TestDying:
-    CALLS = ("patch_route", "scale", *["delete"] * len(OWN_KINDS))
+    CALLS = ("patch_route", "scale", *["delete"] * len(VERSION_KINDS))
 
     def prepared(self) -> Service:
         """A version to be stopped, and one to be deleted."""

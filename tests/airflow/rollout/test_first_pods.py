@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.inventory import Inventory
-from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.clients.kubernetes.versions import deployments_with
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.labels import MANAGED_BY, MANAGER, VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -30,6 +30,7 @@ from tests.support.claims import roll_back, undo
 from tests.support.fake_pods import LABELS, FakePods
 from tests.support.fake_pods import planned as second_planned
 from tests.support.fake_world import Clock, Stage, World
+from tests.support.kubernetes_api import KubernetesApi
 
 __all__ = ["tasks"]
 Met = Callable[[FakePods], FakePods]
@@ -129,20 +130,19 @@ class TestPlan:
 
 
 def deployment(name: str, pods: int, labels: dict[str, str], **mine: str) -> dict[str, Any]:
-    template = {"metadata": {"labels": labels}}
-    return {"metadata": {"name": name, "labels": mine}, "spec": {"replicas": pods, "template": template}}
+    spec = {"replicas": pods, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}}
+    return {"kind": "Deployment", "metadata": {"name": name, "namespace": "shop", "labels": mine}, "spec": spec}
 
 
-def test_only_what_could_serve_counts_as_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
+def test_only_what_could_serve_counts_as_deployed() -> None:
+    server = KubernetesApi()
+    server.add(
         deployment("down", 0, LABELS),
         deployment("stopped", 0, LABELS, **{MANAGED_BY: MANAGER}),
         deployment("started", 1, LABELS, **{MANAGED_BY: MANAGER}),
         deployment("other", 2, {"app": "other"}),
-    ]
-    inventory = Inventory.__new__(Inventory)
-    monkeypatch.setattr(inventory, "_listed", lambda *_: found)
-    assert inventory.deployed("shop", LABELS) == ["down", "started"]
+    )
+    assert deployments_with(KubernetesClient(server.client()), "shop", LABELS) == ["down", "started"]
 
 
 class TestTraffic:
@@ -250,7 +250,7 @@ class TestTheWayBack:
 
     def test_is_the_guards_too(self) -> None:
         cluster, clock = FakePods.at_share(planned(), 100), Clock()
-        guard = Guard(cast("Traffic", cluster), clock=clock.time)
+        guard = Guard(cast("Cluster", cluster), clock=clock.time)
         for _ in range(47):
             guard.look()
             clock.sleep(1)

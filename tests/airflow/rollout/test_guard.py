@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.traffic import Traffic
+from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -60,7 +60,7 @@ class Post:
         self.guards = [self.another() for _ in range(guards)]
 
     def another(self) -> Guard:
-        return Guard(cast("Traffic", self.cluster), clock=self.clock.time)
+        return Guard(cast("Cluster", self.cluster), clock=self.clock.time)
 
     def passes(self, seconds: float, each: Callable[[], None] = lambda: None) -> None:
         """Let them look every second for so long."""
@@ -287,7 +287,7 @@ class TestSeveral:
 
         answers = {name: getattr(cluster, name) for name in ("ready", "patch_route", "withdraw")}
         both = SimpleNamespace(leases=lambda _: [Lease(slow), lease], team_route_or_absent=read, **answers)
-        post.guards = [Guard(cast("Traffic", both), clock=post.clock.time)]
+        post.guards = [Guard(cast("Cluster", both), clock=post.clock.time)]
         post.passes(LEASE + 5)
         deadline = time.monotonic() + 60
         while not returned(cluster) and time.monotonic() < deadline:
@@ -353,7 +353,7 @@ class TestWhileItIsBlind:
 
         monkeypatch.setattr(cluster, "leases", one)
         post = Post(cluster)
-        post.guards = [Guard(cast("Traffic", cluster), ["other", plan.spec.namespace], post.clock.time)]
+        post.guards = [Guard(cast("Cluster", cluster), ["other", plan.spec.namespace], post.clock.time)]
         post.passes(LEASE + 1)
         assert returned(cluster)
 
@@ -431,7 +431,7 @@ class TestRunThatComesBack:
 
 def test_it_ends_when_it_is_told_to(plan: DeploymentPlan) -> None:
     stopped = threading.Event()
-    guard = Guard(cast("Traffic", FakeCluster(plan)))
+    guard = Guard(cast("Cluster", FakeCluster(plan)))
     thread = threading.Thread(target=guard.run, args=[stopped.wait])
     thread.start()
     stopped.set()

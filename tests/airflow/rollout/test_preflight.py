@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Parts
+from airflow_deploy.clients.kubernetes.pods import PodParts
 from airflow_deploy.domain.errors import PermanentError, RefusedError, TemporaryError
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator
@@ -51,7 +51,7 @@ MISSING = pytest.mark.parametrize(
 
 
 def whole(cluster: FakeCluster) -> FakeCluster:
-    cluster.parts = Parts((IMAGE, "registry.example.com/proxy:v2"), ("payments-settings",))
+    cluster.parts = PodParts((IMAGE, "registry.example.com/proxy:v2"), ("payments-settings",))
     cluster.config_maps = {"payments-settings"}
     return cluster
 

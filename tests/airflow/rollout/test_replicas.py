@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.traffic import Traffic
 from airflow_deploy.domain.errors import CapacityError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -323,7 +322,7 @@ class TestTheWayBack:
 
 class TestGuard:
     def guard(self, cluster: FakePods, clock: Clock) -> Guard:
-        return Guard(cast("Traffic", cluster), clock=clock.time)
+        return Guard(cast("Cluster", cluster), clock=clock.time)
 
     def lapse(self, guard: Guard, clock: Clock, more: int = 4) -> None:
         """Let it look until the Lease is over, and ``more`` times after it has acted."""

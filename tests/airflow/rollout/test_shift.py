@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.traffic import ROUTES
+from airflow_deploy.clients.kubernetes.routes import ROUTE_KINDS
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.routing import transitions as routes
@@ -90,4 +90,4 @@ def test_pods_that_are_missing_are_not_started_for_a_run_that_lost_the_route(mon
 
 def test_every_table_knows_every_router() -> None:
     declared = set(get_args(DeploymentSpec.model_fields["router"].annotation))
-    assert [set(table) for table in (ROUTERS, STEPS, ROUTES, LEASE_SUFFIXES)] == [declared] * 4
+    assert [set(table) for table in (ROUTERS, STEPS, ROUTE_KINDS, LEASE_SUFFIXES)] == [declared] * 4

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Readiness
+from airflow_deploy.clients.kubernetes.pods import Readiness
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.names import digest
