@@ -264,7 +264,7 @@ class DeploymentSpec(Model):
     metrics: Annotated[
         Metrics,
         BeforeValidator(
-            lambda said: {"preset": said} if isinstance(said, str) else said, json_schema_input_type=str | Metrics
+            lambda value: {"preset": value} if isinstance(value, str) else value, json_schema_input_type=str | Metrics
         ),
     ] = Metrics()
     """Metrics source: a preset's name (``traefik`` by default), or an object with names that differ."""

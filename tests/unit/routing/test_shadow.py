@@ -58,7 +58,7 @@ def first(route: HttpRoute, share: int) -> HttpRoute:
 class TestSpec:
     @pytest.mark.parametrize("said", [{"share": 25}, {"share": 25, "safe_to_mirror": False}])
     def test_is_refused_where_nobody_says_that_copies_do_no_harm(self, said: dict[str, Any]) -> None:
-        with pytest.raises(RefusedError, match=r"shadow.safe_to_mirror is not valid: copies .* or remove shadow"):
+        with pytest.raises(RefusedError, match=r"safe_to_mirror is not valid: shadow copies .* or remove shadow"):
             make_spec(shadow=said, route=SEEN)
 
     @pytest.mark.parametrize("share", [0, 51, 100])
@@ -67,7 +67,7 @@ class TestSpec:
             make_spec(shadow={**SHADOW, "share": share}, route=SEEN)
 
     def test_is_refused_where_nobody_could_see_the_gateway_mirror(self) -> None:
-        with pytest.raises(RefusedError, match=r"shadow is not valid: the gateway must be seen .* set route\.url"):
+        with pytest.raises(RefusedError, match=r"shadow is not valid: a probe must first verify .* set route\.url"):
             make_spec(shadow=SHADOW)
 
     @pytest.mark.parametrize(("length", "accepted"), [(37, True), (38, False)])
