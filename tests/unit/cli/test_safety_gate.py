@@ -236,8 +236,10 @@ class TestResult:
         assert str(refused.value) == f"safety_gate_result: {said}"
         assert airflow.requests == []
 
-    @pytest.mark.parametrize("result", [None, 1, "DEPLOY", ["DEPLOY"], object(), {}], ids=repr)
-    def test_that_is_none_is_refused(self, airflow: FakeAirflow, result: Any) -> None:
+    @pytest.mark.parametrize(
+        "result", [None, 1, "DEPLOY", ["DEPLOY"], object(), {}], ids=lambda result: type(result).__name__
+    )
+    def test_that_holds_nothing_is_refused(self, airflow: FakeAirflow, result: Any) -> None:
         with pytest.raises(
             RefusedError, match=r"^safety_gate_result: .*service, title, severity and change are missing"
         ):
