@@ -150,8 +150,7 @@ def abandon_route(traffic: Cluster, claim: Claim) -> None:
 
 
 def _now_returned(route: TeamRoute, claim: Claim) -> RollbackOutcome:
-    outcome = outcome_of(route, claim)
-    return replace(outcome, restored_at=outcome.restored_at or time.time())
+    return replace(outcome_of(route, claim), restored_at=time.time())
 
 
 def outcome_of(route: TeamRoute, claim: Claim, why: str = "", *, had_route: bool = True) -> RollbackOutcome:
