@@ -63,7 +63,7 @@ class Repository:
         environment = {
             # What a surrounding git command (a hook) says of its own repository does not reach ours.
             **{key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in PASSED_ON},
-            "GIT_TERMINAL_PROMPT": "0",  # ask nobody for a password: fail
+            "GIT_TERMINAL_PROMPT": "0",  # fail instead of asking for a password
             "GIT_ALLOW_PROTOCOL": "https:ssh:file",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_LFS_SKIP_SMUDGE": "1",

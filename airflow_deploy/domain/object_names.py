@@ -1,4 +1,4 @@
-"""Where a route is, and names that were read from a cluster: anybody may have written them, so they are checked."""
+"""The place of a route, and names read from a cluster, which are input: they are validated before use."""
 
 import re
 from typing import Any, NamedTuple, NewType
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def object_name(text: Any, source: str) -> ObjectName:
-    """Return a name that was read from an annotation or a Lease, which anybody may have written.
+    """Return a name that was read from an annotation or a Lease, validated: it is input.
 
     :param source: what it was read from, for the error.
     :raises FencedError: no object can have that name.

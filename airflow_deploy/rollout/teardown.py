@@ -39,8 +39,8 @@ def roll_back_and_stop(cluster: Cluster, plan: DeploymentPlan, why: str = "") ->
         owner = route.owner or "no deployment"
         raise FencedError(f"{owner} owns route {route.name}, and {plan.candidate} has traffic")
     there = cluster.exists(plan.spec.namespace, plan.candidate)
-    # A candidate that a later deployment names is its warm previous version. So may be one that was verified, whatever
-    # a later deployment that failed has left on the route.
+    # A candidate that a later deployment names is its warm previous version. So may be one that was verified, even if
+    # a later deployment that failed left other names on the route.
     overtaken = (
         there
         and not returned

@@ -23,10 +23,10 @@ from airflow_deploy.tasks.triggers import LOOK_INTERVAL, OneEventTrigger, in_thr
 
 
 class QuestionTrigger(OneEventTrigger):
-    """Close a question that nobody answers in time, or that the route shows to be decided.
+    """Close a question at its deadline, or when the route shows that it is decided.
 
     A person's answer does not come this way: Airflow resumes the task with it. But only a trigger can close a question,
-    and only a question that is closed says to whoever answers late that it is too late.
+    and only a question that is closed refuses a late answer.
 
     :param question: id of the task instance that asks.
     :param deadline: unix seconds at which silence counts.
@@ -59,7 +59,7 @@ class QuestionTrigger(OneEventTrigger):
                     await sync_to_async(close_question)(UUID(self.question))
                 return {"closed": closed.model_dump(mode="json")}
             except Exception:
-                # Somebody answers in this very moment, or Airflow is away: what is true then shows the next time.
+                # A person answers at this moment, or Airflow is away: the next pass reads what holds then.
                 self.log.exception("the question cannot be closed yet")
             await asyncio.sleep(LOOK_INTERVAL)
 
@@ -72,18 +72,18 @@ class QuestionTrigger(OneEventTrigger):
         return Answer(said="silence", at=_now())
 
     async def _decided(self) -> str | None:
-        """Return how the route shows that nobody needs to answer any more."""
+        """Return why no answer is needed any more, as the route shows it; None if one is."""
         plan = DeploymentPlan.load(self.planned)
         try:
             if self._cluster is None:
                 self._cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
             cluster = self._cluster
             route = await in_thread(lambda: cluster.team_route(*plan.spec.place))
-        except Exception as error:  # whatever the cluster answers, the deadline stands
+        except Exception as error:  # the deadline stands at any answer of the cluster
             self.log.warning("%s; the question stays open", error)
             return None
         if route.owner != self.held:
-            return f"route {route.name} is owned by {route.owner or 'nobody'}"
+            return f"route {route.name} is owned by {route.owner or 'no deployment'}"
         return None if route.phase == routes.CANARY else f"route {route.name} is {route.phase}{_word(route)}"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 from urllib.parse import quote
 
 from airflow_deploy.domain.errors import PermanentError
+from airflow_deploy.domain.object_names import OBJECT_NAME, OBJECT_NAME_MAX
 from airflow_deploy.domain.values import printable
 
 
@@ -31,9 +31,6 @@ KINDS = {
     "TraefikService": Kind("traefik.io/v1alpha1", "traefikservices"),
 }
 
-OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
-"""A DNS-1123 subdomain: what the API server accepts as a name. No path segment can be ``.`` or ``..``."""
-
 
 def path_of(kind: str, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
     """Return the path of an object, or of all objects of a kind.
@@ -50,6 +47,6 @@ def path_of(kind: str, namespace: str | None, name: str | None = None, subresour
 
 
 def _checked(kind: str, name: str) -> str:
-    if len(name) > 253 or not OBJECT_NAME.fullmatch(name):
+    if len(name) > OBJECT_NAME_MAX or not OBJECT_NAME.fullmatch(name):
         raise PermanentError(f"{kind}: {printable(name)} is not a valid Kubernetes name; nothing was requested")
     return name

@@ -116,7 +116,7 @@ def server_url(host: str, port: int | None = None) -> str:
 
 @shared
 def _client(connection: str) -> PrometheusConnect:
-    """Return a client that opens a connection where all others are in use, so that nobody waits for another's."""
+    """Return a client that opens a connection if all others are in use, so that no query waits."""
     return PrometheusHook(connection).get_conn()
 
 

@@ -1,9 +1,8 @@
-"""The mirror: what sends the candidate copies, whose answers nobody gets, while users are answered by the stable.
+"""The mirror sends copies of requests to the candidate and drops its answers; the stable answers users.
 
-It is a Service with the candidate's pods beside the candidate's own, to which a filter of the route copies; on Traefik,
-which knows no such filter, a TraefikService of our own does, and answers as the stable. Where either of them is gone, a
-route that names the mirror serves nobody at all, so a finalizer keeps both, whoever deletes them, until no route names
-it any more.
+It is a second Service with the candidate's pods, to which a filter of the route copies. Traefik has no such filter, so
+there a TraefikService of ours answers as the stable and copies. A route that names a missing mirror serves no request
+at all, so a finalizer keeps both objects until no route names them.
 """
 
 from collections.abc import Mapping

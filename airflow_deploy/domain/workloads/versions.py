@@ -1,4 +1,4 @@
-"""A service's versions as the cluster has them: which may be stopped, which deleted, and which were changed by hand."""
+"""A service's versions in the cluster: which may be stopped, and which deleted."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +11,21 @@ from airflow_deploy.domain.routing.record import SETTLED
 from airflow_deploy.domain.routing.team_route import TeamRoute
 
 RUN_GRACE_SECONDS = 900.0
-"""Seconds within which a run applies, claims and, where that fails, stops its candidate, whoever runs it.
+"""Seconds within which a run applies and claims its candidate, or stops it if that fails.
 
-Whoever starts a version by hand has as long to give it traffic.
+A person who starts a version by hand has as long to give it traffic.
 """
 FIRST_PODS_SECONDS = 60.0
-"""Seconds after a version is made in which its first pods are. Where all are younger, it was started again."""
+"""Seconds after a version is created in which its first pods are. If all are younger, it was started again."""
 
 KubernetesObject = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Version:
-    """All objects of one version, by kind. Where a deletion was cut short, some are missing.
+    """All objects of one version, by kind. If a deletion was interrupted, some are missing.
 
-    ``started_at`` is when the oldest of its pods was made, in unix seconds; 0 where it has none.
+    ``started_at`` is when the oldest of its pods was created, in unix seconds; 0 if it has none.
     """
 
     name: str
@@ -73,11 +73,10 @@ class PreviousVersion:
 
 @dataclass(frozen=True)
 class CleanupPlan:
-    """What is to be done.
+    """The versions to stop and to delete, and those that must stay although another version should serve.
 
-    ``selected`` are those that users get to, though another version should serve: somebody has changed what selects
-    them. They are not ours to stop: what should serve may have no pod. Nor are those ``elsewhere``, which get users by
-    a route that the service had before.
+    ``selected`` have users because the Service's selector was changed; the version that should serve may have no pod.
+    ``elsewhere`` have users by a route that the service had before.
     """
 
     stop: tuple[Version, ...]
@@ -87,9 +86,9 @@ class CleanupPlan:
 
 
 def versions_of(service: str, objects: Iterable[KubernetesObject], started: Mapping[str, float]) -> list[Version]:
-    """Return the versions of ``service`` that we made, the latest one first; whatever else there is, is left out.
+    """Return the versions of ``service`` that we created, the latest first; other objects are left out.
 
-    :param started: when the oldest pod of each was made, by its name.
+    :param started: when the oldest pod of each was created, by its name.
     """
     found: dict[str, dict[str, KubernetesObject]] = {}
     for item in objects:
@@ -109,7 +108,7 @@ def plan_cleanup(
     at: float,
     others: Sequence[TeamRoute] = (),
 ) -> CleanupPlan:
-    """Say what is to be stopped and deleted ``at`` (unix seconds), while no run of the service is live.
+    """Return what to stop and to delete ``at`` (unix seconds), while no run of the service is live.
 
     :param versions: the latest one first.
     :param previous: the one that a rollback would return to.
@@ -119,7 +118,7 @@ def plan_cleanup(
 
     def settled(version: Version) -> bool:
         if version.pods and not version.started_at:
-            return False  # somebody is just starting it; and where it cannot start, there is nothing to stop
+            return False  # a person is just starting it; if it cannot start, there is nothing to stop
         again = version.started_at > version.made_at + FIRST_PODS_SECONDS
         if again and at < version.started_at + RUN_GRACE_SECONDS:
             return False

@@ -113,7 +113,7 @@ class AnalysisLoop:
             blind = self._reading.read(route, at)
             self._shift = route.shifts[-1] if route.shifts else self._shift
         except DeployError as error:
-            # No other task judges this deployment: whatever the cluster answers, the loop goes on, blind.
+            # No other task judges this deployment, so the loop goes on, blind, at any answer of the cluster.
             blind = str(error)
         if self._condition:
             self._reading.ask_incident(self._condition, at, blind=bool(blind))

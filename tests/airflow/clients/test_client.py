@@ -21,8 +21,9 @@ from airflow_deploy.clients.kubernetes.errors import (
     UnknownApiError,
     refusing,
 )
-from airflow_deploy.clients.kubernetes.kinds import KINDS, OBJECT_NAME, path_of
+from airflow_deploy.clients.kubernetes.kinds import KINDS, path_of
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.object_names import OBJECT_NAME
 from airflow_deploy.domain.routing.lease import new_lease, renewal_patch
 from tests.support.kubernetes_api import KubernetesApi
 
