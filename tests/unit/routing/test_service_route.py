@@ -323,17 +323,17 @@ class TestDeclared:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"route": {"name": TEAM, "url": "http://gateway:80"}}, "router is not valid: .* set the name alone"),
+            ({"route": {"name": TEAM, "url": "http://gateway:80"}}, "router is not valid: .* remove route.url and route.gateway"),
             (
                 {"route": {"name": TEAM, "gateway": {"name": "a", "namespace": "b"}, "hostnames": ["a.example.com"]}},
-                "router is not valid: .* set the name alone",
+                "router is not valid: .* remove route.url and route.gateway",
             ),
             ({"metrics": "traefik"}, "metrics is not valid: .* needs the preset pods"),
             ({"metrics": "application"}, "metrics is not valid: .* needs the preset pods"),
             ({"router": "gateway"}, "metrics is not valid: .* needs the preset pods"),
             ({"shadow": {"share": 5, "safe_to_mirror": True}}, "shadow is not valid: .* remove shadow"),
             ({"scaling": {"max": 4}}, "scaling is not valid: .* remove scaling"),
-            ({"service": "a" * 28}, "router is not valid: .* 27 characters at most"),
+            ({"service": "a" * 28}, "router is not valid: .* at most 27 characters"),
             ({"router": "nginx"}, "router is not valid: "),
         ],
     )
