@@ -73,11 +73,14 @@ def imported_modules() -> Iterator[str]:
                     yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+installed = cache(packages_distributions)
+
+
 def distribution_of(module: str) -> str:
     """The distribution that a person installs for a module; a provider's has the name of its package."""
     package, *path = module.split(".")
     if package != "airflow":
-        (name,) = set(packages_distributions()[package])
+        (name,) = set(installed()[package])
         return str(canonicalize_name(name))
     for end in range(len(path), 1, -1):
         name = "-".join(("apache-airflow", *path[:end])).replace("_", "-")
