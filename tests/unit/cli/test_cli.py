@@ -340,7 +340,7 @@ class TestGuard:
             rest = process.stderr.read()
             assert process.wait(30) == 0
         assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}Z INFO    guards       shop\n", first)
-        assert "ERROR   blind        shop: listing the Leases of shop: the cluster does not answer" in second
+        assert "ERROR   blind        shop: listing Leases of shop: the API server does not answer" in second
         assert rest.endswith("INFO    stopped\n")
 
 
