@@ -76,7 +76,7 @@ def test_a_log_that_fails_costs_no_verdict(monkeypatch: pytest.MonkeyPatch, log:
     outcome = world.look(world.loop("watch"), 60)
     assert outcome is not None
     assert outcome.verdict == "BREACHED"
-    assert "the look cannot be told: BREACHED" in log.messages
+    assert "cannot log the look: BREACHED" in log.messages
 
 
 class TestAllowance:

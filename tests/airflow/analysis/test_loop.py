@@ -603,9 +603,9 @@ class TestRebuilt:
         ask = world.observer.ask
         answers = iter([True, False])
 
-        def once(seconds: int, until: float | None = None) -> Any:
+        def once(seconds: int, until: float | None = None, step: int = 1) -> Any:
             if next(answers, True):
-                return ask(seconds, until)
+                return ask(seconds, until, step)
             raise TemporaryError("no answer")
 
         monkeypatch.setattr(world.observer, "ask", once)
