@@ -323,7 +323,10 @@ class TestDeclared:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"route": {"name": TEAM, "url": "http://gateway:80"}}, "router is not valid: .* remove route.url and route.gateway"),
+            (
+                {"route": {"name": TEAM, "url": "http://gateway:80"}},
+                "router is not valid: .* remove route.url and route.gateway",
+            ),
             (
                 {"route": {"name": TEAM, "gateway": {"name": "a", "namespace": "b"}, "hostnames": ["a.example.com"]}},
                 "router is not valid: .* remove route.url and route.gateway",
