@@ -83,7 +83,9 @@ def rollback(
     if not routes.may_roll_back(route, claim, phase, new_epoch=new_epoch):
         state = f"is {route.phase} by {route.owner or 'no deployment'}" if route.is_there else "is gone"
         return RollbackOutcome(returned=False, reason=f"route {route.name} {state}")
-    foreign = route.has_foreign_rule(claim)
+    # The rollback of a promotion writes the stable into every rule of the candidate, so none of them is foreign.
+    of_promotion = new_epoch and phase == routes.SETTLED
+    foreign = not of_promotion and route.has_foreign_rule(claim)
     phases = [phase]
     if not new_epoch and (foreign or route.ENDS_BY_PODS):
         # Readers of a settled route count on that no pod of the candidate has users. Until that is so, it is braked:

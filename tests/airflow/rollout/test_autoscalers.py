@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_deploy.clients.kubernetes.errors import ForbiddenError
 from airflow_deploy.domain.errors import NotFinalizedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
@@ -60,7 +61,7 @@ class TestPlanning:
         assert world.cluster.scalers == before
 
     def test_refuses_where_the_minimum_may_not_be_raised_and_says_what_to_do(self, world: World) -> None:
-        world.cluster.fail("patch_autoscaler", RefusedError("403"))
+        world.cluster.fail("patch_autoscaler", ForbiddenError("403"))
         with pytest.raises(RefusedError, match=r"web could shrink payments .*`airflow-deploy rbac`.* minReplicas to 2"):
             world.plan()
         assert world.steps() == []

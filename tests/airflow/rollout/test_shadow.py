@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.errors import UnknownApiError
 from airflow_deploy.domain.errors import NotFinalizedError, ProbeFailedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import mirror_name
@@ -27,12 +27,14 @@ from tests.airflow.operators.test_plan import World as PlanWorld
 from tests.airflow.rollout.test_guard import Post
 from tests.airflow.rollout.test_probe import Answer, Gateway, Stage, gateway
 from tests.airflow.rollout.test_rollback import real
-from tests.support import fake_world, kubeconfig
+from tests.support import fake_world
 from tests.support.builders import make_plan, make_spec
+from tests.support.cluster import cluster_on
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_versions import FakeVersions
 from tests.support.fake_world import Clock, records
 from tests.support.judgement import SCRAPE, START
+from tests.support.kubernetes_api import KubernetesApi
 from tests.unit.routing.test_zero_weight import ENVOY, taken_by
 
 __all__ = ["gateway"]  # the fixture
@@ -353,7 +355,7 @@ class TestPlan:
         self.refused(world, "shadow: no version serves yet whose requests could be copied; remove shadow")
 
     def test_where_the_cluster_knows_no_mirror_is_refused(self, world: PlanWorld) -> None:
-        world.cluster.fail("apply", RefusedError("applying TraefikService: the cluster knows none"))
+        world.cluster.fail("apply", UnknownApiError("applying TraefikService: the cluster knows none"))
         self.refused(
             world, "shadow: applying TraefikService: the cluster knows none; shadow needs .* Traefik .* remove"
         )
@@ -364,14 +366,9 @@ class TestPlan:
         self.refused(world, "shadow: route shop/payments-route has filters at the backend payments, .* to the rule")
 
 
-def test_a_kind_that_the_cluster_does_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kubernetes.dynamic.exceptions import ResourceNotFoundError
-
-    def unknown(**_: Any) -> None:
-        raise ResourceNotFoundError("No matches found")
-
-    resources = SimpleNamespace(get=unknown)
-    monkeypatch.setattr("kubernetes.dynamic.DynamicClient", lambda _: SimpleNamespace(resources=resources))
-    kubeconfig.connect(monkeypatch, "nowhere", tmp_path, "http://127.0.0.1:1")
-    with pytest.raises(RefusedError, match=r"the cluster knows no TraefikService of traefik\.io/v1alpha1; install its"):
-        Cluster("nowhere").apply(mirror_objects(PLAN, copied=True)[1:])
+def test_a_kind_that_the_cluster_does_not_serve_is_an_unknown_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = KubernetesApi()
+    server.uninstall("TraefikService")
+    with pytest.raises(UnknownApiError, match="applying TraefikService shop/"):
+        cluster_on(server, monkeypatch).apply(mirror_objects(PLAN, copied=True)[1:])
+    assert server.all("Service") == []
