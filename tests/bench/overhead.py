@@ -1,6 +1,6 @@
 """How much time Airflow's hops cost a deployment whose gates answer at once.
 
-    make bench-overhead             6 pairs of runs, about 12 minutes
+    make bench-overhead             6 pairs of runs, about 15 minutes
     make bench-overhead N=1
 
 A hop is Airflow's way from one task to the next. Real Airflow processes with the settings of `make up` run a real
