@@ -12,7 +12,8 @@ import yaml
 from kubernetes import client
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.clients.kubernetes.errors import ForbiddenError
+from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.lease import lease_name, new_lease, renewal_patch
 from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac, route_object, version_objects
@@ -119,14 +120,14 @@ def make_route(cluster: Cluster, there: Namespace) -> None:
     cluster.create_route(route_object(make_spec(namespace=RIGHTS, route=where)))
 
 
-def testers(there: Namespace) -> dict[str, Any]:
+def route_of_testers(there: Namespace) -> dict[str, Any]:
     name = f"testers-{there.plan().candidate}"
     kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
     return {**kind, "metadata": {"name": name, "namespace": RIGHTS}, "spec": {}}
 
 
 def close_to_testers(cluster: Cluster, there: Namespace) -> None:
-    body = testers(there)
+    body = route_of_testers(there)
     there.admin.create_route(body)
     for _ in range(50):
         # The gateway may write its status between the two calls.
@@ -292,7 +293,7 @@ def test_an_action_fails_without_its_right(there: Namespace, who: str, right: Ri
     do = NEEDED[who][right]
     do(there.user(user(who)), there)
     _, resource, verb = right
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(ForbiddenError) as caught:
         do(there.user(user(who, right)), there)
     cause = caught.value.__cause__
     assert isinstance(cause, client.ApiException)
