@@ -12,8 +12,7 @@ import yaml
 from kubernetes import client
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.errors import ForbiddenError
-from airflow_deploy.domain.errors import TemporaryError
+from airflow_deploy.clients.kubernetes.errors import ConflictError, ForbiddenError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.lease import lease_name, new_lease, renewal_patch
 from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac, route_object, version_objects
@@ -91,7 +90,7 @@ def delete(kind: str) -> Callable[[Cluster, Namespace], None]:
         plan = there.version()
         for _ in range(50):
             # Its controller may have written it between the two calls; then the next pass of tidying deletes it.
-            with suppress(TemporaryError):
+            with suppress(ConflictError):
                 return cluster.delete(there.made(kind, plan))
         raise AssertionError(f"the {kind} never comes to rest")
 
@@ -131,7 +130,7 @@ def close_to_testers(cluster: Cluster, there: Namespace) -> None:
     there.admin.create_route(body)
     for _ in range(50):
         # The gateway may write its status between the two calls.
-        with suppress(TemporaryError):
+        with suppress(ConflictError):
             return cluster.delete_route(there.admin.route(RIGHTS, body["metadata"]["name"]))
     raise AssertionError("the route never comes to rest")
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
+from airflow_deploy.clients.kubernetes.errors import ConflictError
+from airflow_deploy.domain.errors import ProbeFailedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing.claim import Claim
@@ -95,7 +96,7 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_refused_before_any_copy(
     def claimed() -> Claim | None:
         route = cluster.route(STALL, BROKEN)
         ours, patch = claim(route, plan.claim())
-        with suppress(TemporaryError):  # the gateway may write its status between the two calls
+        with suppress(ConflictError):  # the gateway may write its status between the two calls
             cluster.patch_route(route, patch)
             return ours
         return None

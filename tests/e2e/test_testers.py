@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 
 from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import ProbeFailedError, TemporaryError
+from airflow_deploy.clients.kubernetes.errors import ConflictError
+from airflow_deploy.domain.errors import ProbeFailedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.transitions import claim
@@ -46,7 +47,7 @@ def claimed(cluster: Cluster, url: str) -> tuple[DeploymentPlan, Claim]:
     for _ in range(50):
         ours, patch = claim(made, plan.claim())
         # The gateway may write its status between the two calls.
-        with suppress(TemporaryError):
+        with suppress(ConflictError):
             cluster.patch_route(made, patch)
             return plan, ours
         made = cluster.route(SCOUT, SCOUT)
