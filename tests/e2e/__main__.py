@@ -42,8 +42,8 @@ More lanes only take the processors from each other."""
 ALONE = ("test_guard.py", "test_chaos.py")
 """What kills the servers that all others need, and so comes after them."""
 YIELDING = ("nice", "-n", "15")
-"""Before a command that yields to what runs beside it. Not by its autogroup's weight: a test that waits for a process of
-its own then starves for minutes."""
+"""Before a command that yields to what runs beside it. Not by its autogroup's weight: a test that waits for a process
+of its own then starves for minutes."""
 ENV = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
 """Tests bring their own cluster."""
 
