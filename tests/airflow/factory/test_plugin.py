@@ -34,11 +34,11 @@ FORKING = [
     ("scheduler", "airflow.executors.local_executor.LocalExecutor", False),
     ("celery worker --queues default", REMOTE, False),
     ("edge worker", REMOTE, False),
+    ("triggerer", LOCAL, False),
 ]
 OTHER = [
     ("scheduler", REMOTE, False),
     ("api-server", LOCAL, False),
-    ("triggerer", LOCAL, False),
     ("dag-processor", LOCAL, False),
     ("dags list", LOCAL, False),
     ("celery stop", LOCAL, False),
@@ -68,7 +68,9 @@ def name_of(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", FORKING, ids=name_of)
-def test_a_process_that_forks_tasks_has_imported_what_they_need(case: Case, loaded: dict[Case, list[bool]]) -> None:
+def test_a_process_that_runs_deployments_has_imported_what_they_need(
+    case: Case, loaded: dict[Case, list[bool]]
+) -> None:
     assert loaded[case] == [True, True, True]
 
 
