@@ -93,7 +93,6 @@ def least(world: World) -> Iterator[Callable[[], int]]:
     kubectl("-n", world.service, "delete", "hpa", world.service)
 
 
-@pytest.mark.served(stages=[100], criticality="low")
 def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, least: Callable[[], int]) -> None:
     team = world.replicas(world.service)
     run = world.deploy(world.sample.late)

@@ -41,7 +41,7 @@ AUTOSCALER: dict[str, Any] = {
 @pytest.fixture
 def world(stack: StackInfo, tmp_path: Path) -> Iterator[World]:
     rollback = {"window": f"{WINDOW}s", "keep": 1}
-    asked: dict[str, Any] = {"stages": (100,), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
+    asked: dict[str, Any] = {"stages": (50, 100), "criticality": "low", "rollback": rollback, "scaling": {"max": 3}}
     with served(stack, BAZAAR, tmp_path, commit="good", bake=5, max_bake=120, **asked) as world:
         kubectl("apply", "-f", "-", stdin=json.dumps(AUTOSCALER))
         yield world
