@@ -80,7 +80,7 @@ def at_share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slow]:
             monkeypatch.setattr(module, "Cluster", lambda _: cluster)
             monkeypatch.setattr(module, "check_agreed", lambda *_: None)
         monkeypatch.setattr(capacity, "time", cluster.clock)
-        monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)  # somebody looks
+        monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)  # the watch renews
         return cluster
 
     return make

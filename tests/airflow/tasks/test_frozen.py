@@ -91,7 +91,7 @@ def test_a_plan_that_is_only_frozen_was_not_applied(run: Run, plan: DeploymentPl
 
 
 class TestAnXComAlone:
-    """Somebody who may edit XComs."""
+    """A user who may edit XComs."""
 
     @pytest.mark.parametrize(
         ("key", "forged"),
