@@ -7,7 +7,8 @@ from typing import Any
 from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.versions import apply_all, create_once
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.workloads.manifests import render_version, version_objects
 from airflow_deploy.operators.approval import check_agreed
@@ -30,16 +31,16 @@ class ApplyManifestOperator(DeployOperator):
         """Return the version's name. Applied twice, the same objects stand."""
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
-        cluster = Cluster(plan.spec.connections.kubernetes)
+        cluster = connect(plan.spec.connections.kubernetes)
         manifest = version_objects(plan)
-        cluster.apply(manifest, dry_run=True)  # the server's no comes before the first object is written
+        apply_all(cluster, manifest, dry_run=True)  # the server's no comes before the first object is written
         Artifacts(plan).freeze(render_version(plan))
         record_step(context, State.DEPLOYING, f"applying {plan.candidate} with {plan.image}")
         hold_autoscalers(cluster, plan)
         # Applied again (a person clears the run, say), it would lose the pods that serve by then: it is made once, and
         # then scaled alone.
-        cluster.apply([item for item in manifest if item["kind"] != "Deployment"])
-        cluster.make(next(item for item in manifest if item["kind"] == "Deployment"))
+        apply_all(cluster, [item for item in manifest if item["kind"] != "Deployment"])
+        create_once(cluster, next(item for item in manifest if item["kind"] == "Deployment"))
         if plan.router.pods_before_share:
             scale_up(cluster, plan, plan.share(plan.spec.canary.stages[0]))
         for item in manifest:

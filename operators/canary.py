@@ -6,7 +6,9 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.routes import patch_route, read_route
 from airflow_deploy.domain.errors import FencedError, PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
@@ -30,11 +32,11 @@ class ClaimRouteOperator(DeployOperator):
         :raises RefusedError: another deployment has the route, and its watch is alive. Or no rollback is possible.
         """
         plan = self.load_plan()
-        owner = self._claim(Cluster(plan.spec.connections.kubernetes), plan)
+        owner = self._claim(connect(plan.spec.connections.kubernetes), plan)
         freeze_claim(context, plan, owner)
         return owner
 
-    def _claim(self, cluster: Cluster, plan: DeploymentPlan) -> str:
+    def _claim(self, cluster: KubernetesClient, plan: DeploymentPlan) -> str:
         steps = steps_of(plan.spec)
         route = steps.route_to_claim(cluster, plan)
         if route.owned_by(plan.deployment_id) and route.owner:
@@ -55,7 +57,7 @@ class ClaimRouteOperator(DeployOperator):
         claim, patch = routes.claim(route, plan.claim())
         # The Lease first: the guard knows of every claim at every moment.
         lease.take(cluster, plan, claim.owner, route.owner)
-        cluster.patch_route(route, patch)
+        patch_route(cluster, route, patch)
         self.log.info("route %s: claimed by %s", route.name, claim.owner)
         return claim.owner
 
@@ -85,7 +87,7 @@ class ShiftCanaryOperator(DeployOperator):
         plan = self.load_plan()
         claim = plan.claim(self.load_claim())
         shift = CanaryShift(
-            cluster=Cluster(plan.spec.connections.kubernetes),
+            cluster=connect(plan.spec.connections.kubernetes),
             plan=plan,
             claim=claim,
             mirrored=self.mirrored,
@@ -117,11 +119,11 @@ class PromoteOperator(DeployOperator):
         """
         check_agreed(context, *self.agreed)
         plan = self.load_plan()
-        cluster, claim = Cluster(plan.spec.connections.kubernetes), plan.claim(self.load_claim())
+        cluster, claim = connect(plan.spec.connections.kubernetes), plan.claim(self.load_claim())
         provide_capacity(cluster, plan, claim, 100, for_rollback=False)
-        route = cluster.team_route(*plan.spec.place)
+        route = read_route(cluster, *plan.spec.place)
         patch = routes.promote(route, claim)
         record_step(context, State.PROMOTING, f"{plan.candidate} passed every stage")
-        cluster.patch_route(route, patch)
+        patch_route(cluster, route, patch)
         before = f"; {plan.stable} stays warm" if plan.stable else ""
         record_step(context, State.PROMOTED, f"{plan.candidate} is the stable{before}")

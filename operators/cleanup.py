@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from airflow.sdk import BaseOperator, Context
 
 from airflow_deploy.clients.artifacts import latest_plans
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.errors import ForbiddenError
 from airflow_deploy.domain.errors import DeployError, PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -55,7 +56,7 @@ class CleanupOperator(BaseOperator):
         :raises PermanentError: a version is not as it was applied, or a run had left its traffic half shifted: a person
             must be told.
         """
-        plans, cluster = latest_plans(), cache(Cluster)
+        plans, cluster = latest_plans(), cache(connect)
         # Connections are read here and not in the threads.
         clusters = [_attempt(partial(cluster, plan.spec.connections.kubernetes)) for plan in plans]
         with ThreadPoolExecutor(CONCURRENT_CLEANUPS) as threads:
@@ -85,7 +86,7 @@ def _attempt(do: Callable[[], T]) -> T | Exception:
         return error
 
 
-def _survey(cluster: Cluster | Exception, plan: DeploymentPlan) -> Survey | Exception:
+def _survey(cluster: KubernetesClient | Exception, plan: DeploymentPlan) -> Survey | Exception:
     return cluster if isinstance(cluster, Exception) else _attempt(lambda: survey(cluster, plan))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import ENDS, State
@@ -34,7 +34,7 @@ def roll_back(
     :param at: when the verdict fell, if that is known.
     :raises NotFinalizedError: a person must correct the route.
     """
-    cluster = Cluster(plan.spec.connections.kubernetes)
+    cluster = connect(plan.spec.connections.kubernetes)
     try:
         outcome = roll_back_and_stop(cluster, plan, why)
     except FencedError as error:
@@ -100,7 +100,7 @@ def _release(plan: DeploymentPlan, *, settled: bool = True, verified: bool = Fal
     mine = plan.deployment_id.__eq__
     try:
         release(
-            Cluster(plan.spec.connections.kubernetes),
+            connect(plan.spec.connections.kubernetes),
             plan,
             autoscalers_of=mine if settled and not verified else None,
             testers_of=mine if settled else None,

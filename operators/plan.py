@@ -8,8 +8,11 @@ from airflow.sdk import Context
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.git import Repository
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.errors import refusing
+from airflow_deploy.clients.kubernetes.routes import find_route
+from airflow_deploy.clients.kubernetes.versions import list_selectors
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
 from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
@@ -50,8 +53,8 @@ class PlanDeploymentOperator(DeployOperator):
 
     def _plan(self, context: Context, spec: DeploymentSpec, request: DeployRequest, commit: str) -> str:
         """Check the cluster and the metrics, freeze the plan, and return the deployment's id."""
-        run, cluster = context["dag_run"], Cluster(spec.connections.kubernetes)
-        route = cluster.team_route_or_absent(*spec.place)
+        run, cluster = context["dag_run"], connect(spec.connections.kubernetes)
+        route = find_route(cluster, *spec.place)
         _refuse_gitops(route, spec)
         steps = steps_of(spec)
         plan = DeploymentPlan(
@@ -86,10 +89,10 @@ class PlanDeploymentOperator(DeployOperator):
         freeze_plan(context, plan, PLANNED)
         return plan.deployment_id
 
-    def _behind_the_route_alone(self, cluster: Cluster, plan: DeploymentPlan) -> DeploymentPlan:
+    def _behind_the_route_alone(self, cluster: KubernetesClient, plan: DeploymentPlan) -> DeploymentPlan:
         """Return a plan whose pods no Service of the team's selects: their share would not be the route's to give."""
         named, unnamed = plan, plan.model_copy(update={"pods_named": False})
-        selectors = [selector.items() for selector in cluster.selectors(plan.spec.namespace)]
+        selectors = [selector.items() for selector in list_selectors(cluster, plan.spec.namespace)]
         # With router: replicas, they carry what their own Service asks for, beside all other labels.
         if not any(one <= named.pod_labels.items() and not one <= unnamed.pod_labels.items() for one in selectors):
             return named

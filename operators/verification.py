@@ -17,7 +17,9 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.routes import read_route
 from airflow_deploy.clients.prometheus.hook import Prometheus
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.config.spec import Connections
@@ -37,7 +39,7 @@ from airflow_deploy.tasks.base import RETRIES
 
 log = logging.getLogger(__name__)
 
-Clients = tuple[Cluster, Prometheus]
+Clients = tuple[KubernetesClient, Prometheus]
 
 CONCURRENT_RECHECKS = 8
 """How many services are checked at the same time."""
@@ -81,7 +83,7 @@ class CheckPromotedOperator(BaseOperator):
         """
         items = promoted_deployments(time.time())
         live = {item.plan.dag_id for item in items if context["ti"].get_dr_count(item.plan.dag_id, states=["running"])}
-        cluster, prometheus = cache(Cluster), cache(Prometheus.connect)
+        cluster, prometheus = cache(connect), cache(Prometheus.connect)
         # Connections are read here and not in the threads.
         clients = [_clients(item.plan.spec.connections, cluster, prometheus) for item in items]
         with ThreadPoolExecutor(CONCURRENT_RECHECKS) as threads:
@@ -108,20 +110,20 @@ def _brake(found: RecheckFinding) -> str | None:
     """Return the traffic; if that fails, ``RollBackPromotedOperator`` tries again and says why."""
     plan = found.item.plan
     try:
-        restored_at = _roll_back(Cluster(plan.spec.connections.kubernetes, "brake"), plan, found.event).restored_at
+        restored_at = _roll_back(connect(plan.spec.connections.kubernetes, "brake"), plan, found.event).restored_at
         return datetime.fromtimestamp(restored_at, UTC).isoformat() if restored_at else None
     except Exception as error:  # of any kind: the others' traffic is returned all the same
         log.warning("%s: %s", plan.spec.service, printable(repr(error), 500))
     return None
 
 
-def _roll_back(cluster: Cluster, plan: DeploymentPlan, event: dict[str, Any]) -> RollbackOutcome:
+def _roll_back(cluster: KubernetesClient, plan: DeploymentPlan, event: dict[str, Any]) -> RollbackOutcome:
     verdict = FinalVerdict("BREACHED", event["reason"], datetime.fromisoformat(event["at"]).timestamp())
     return rollback(cluster, plan.claim(), verdict, routes.SETTLED, new_epoch=True)
 
 
 def _clients(
-    connections: Connections, cluster: Callable[[str], Cluster], prometheus: Callable[[str], Prometheus]
+    connections: Connections, cluster: Callable[[str], KubernetesClient], prometheus: Callable[[str], Prometheus]
 ) -> Clients | Exception:
     try:
         return cluster(connections.kubernetes), prometheus(connections.prometheus)
@@ -138,7 +140,7 @@ def look(item: PromotedDeployment, clients: Clients | Exception, *, live: bool) 
         if isinstance(clients, Exception):
             raise clients
         cluster, prometheus = clients
-        route = cluster.team_route(*plan.spec.place)
+        route = read_route(cluster, *plan.spec.place)
         if route.owned_by(plan.deployment_id) and route.phase == routes.SETTLED:
             return _unfinished(item, route.final_verdict, at)
         if not routes.at_rest(route, plan.claim()):
@@ -202,7 +204,7 @@ class RollBackPromotedOperator(BaseOperator):
         if item is None:
             raise AirflowSkipException("it is recorded as rolled back already")
         plan = item.plan
-        cluster = Cluster(plan.spec.connections.kubernetes)
+        cluster = connect(plan.spec.connections.kubernetes)
         outcome = _roll_back(cluster, plan, event)
         if not outcome.returned:
             raise AirflowSkipException(f"{plan.deployment_id} is not rolled back: {outcome.reason}")

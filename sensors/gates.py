@@ -9,7 +9,8 @@ from typing import Any
 from airflow.sdk import BaseBranchOperator, Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.routes import patch_route, read_route
 from airflow_deploy.domain.errors import FencedError, HarmError
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.lifecycle.xcom_keys import VERDICT_KEY
@@ -127,6 +128,6 @@ class VerifySensor(AnalysisSensor):
 
     def _confirm(self) -> None:
         plan = self.load_plan()
-        cluster = Cluster(plan.spec.connections.kubernetes)
-        route = cluster.team_route(*plan.spec.place)
-        cluster.patch_route(route, routes.confirm(route, plan.claim(self.load_claim())))
+        cluster = connect(plan.spec.connections.kubernetes)
+        route = read_route(cluster, *plan.spec.place)
+        patch_route(cluster, route, routes.confirm(route, plan.claim(self.load_claim())))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import click
 
 from airflow_deploy.cli.command import ExitCode, TeachingCommand
-from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.connection import connect_from_here
 from airflow_deploy.domain.workloads.manifests import render_guard
 from airflow_deploy.rollout.guard import Guard
@@ -60,7 +59,5 @@ def guard(namespaces: Sequence[str], manifest: str | None, replicas: bool, home:
     # A pipe, not an event: a signal may come while its own thread holds the event's lock, and would wait for ever.
     end, told = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(told, b"."))
-    Guard(Cluster.reached_by(connect_from_here()), namespaces).run(
-        lambda seconds: bool(select.select([end], [], [], seconds)[0])
-    )
+    Guard(connect_from_here(), namespaces).run(lambda seconds: bool(select.select([end], [], [], seconds)[0]))
     return ExitCode.OK

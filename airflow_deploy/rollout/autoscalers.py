@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.errors import NOT_ACCEPTED
+from airflow_deploy.clients.kubernetes.pods import ready_pods
+from airflow_deploy.clients.kubernetes.versions import autoscalers_behind, list_autoscalers, patch_autoscaler
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.workloads.autoscaling import hold_patch, holder_of, release_patch
@@ -15,7 +17,7 @@ from airflow_deploy.domain.workloads.autoscaling import hold_patch, holder_of, r
 log = logging.getLogger(__name__)
 
 
-def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+def check_autoscalers(cluster: KubernetesClient, plan: DeploymentPlan) -> None:
     """Check that the stable's autoscalers may be kept from shrinking it while it idles; nothing is written.
 
     :raises RefusedError: they may not, and what to do.
@@ -23,7 +25,7 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
     for item in _stables(cluster, plan):
         name = item["metadata"]["name"]
         try:
-            cluster.patch_autoscaler(item, hold_patch(item, plan.deployment_id, plan.stable_ready), dry_run=True)
+            patch_autoscaler(cluster, item, hold_patch(item, plan.deployment_id, plan.stable_ready), dry_run=True)
         except NOT_ACCEPTED as error:
             raise RefusedError(
                 f"HorizontalPodAutoscaler {plan.spec.namespace}/{name} could shrink {plan.stable} while it has no"
@@ -32,31 +34,31 @@ def check_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
             ) from error
 
 
-def hold_autoscalers(cluster: Cluster, plan: DeploymentPlan) -> None:
+def hold_autoscalers(cluster: KubernetesClient, plan: DeploymentPlan) -> None:
     """Let none of them shrink the stable below what it has now, or had when the run was planned.
 
     They are released when the deployment has failed, or its rollback window is over.
     """
     for item in _stables(cluster, plan):
-        now = cluster.ready(plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))
+        now = ready_pods(cluster, plan.spec.namespace, plan.stable, plan.labels_of(plan.stable))
         if patch := hold_patch(item, plan.deployment_id, pods := max(now, plan.stable_ready)):
-            cluster.patch_autoscaler(item, patch)
+            patch_autoscaler(cluster, item, patch)
             log.info("%s keeps at least %d pods", item["metadata"]["name"], pods)
 
 
-def _stables(cluster: Cluster, plan: DeploymentPlan) -> list[dict[str, Any]]:
-    return cluster.autoscalers(plan.spec.namespace, plan.stable_service) if plan.stable else []
+def _stables(cluster: KubernetesClient, plan: DeploymentPlan) -> list[dict[str, Any]]:
+    return autoscalers_behind(cluster, plan.spec.namespace, plan.stable_service) if plan.stable else []
 
 
-def release_autoscalers(cluster: Cluster, namespace: str, over: Callable[[str], bool]) -> list[str]:
+def release_autoscalers(cluster: KubernetesClient, namespace: str, over: Callable[[str], bool]) -> list[str]:
     """Give back their minimum to those that a deployment holds which is over, and return their names.
 
     :param over: whether a deployment is, by its id.
     """
     released: list[str] = []
-    for item in cluster.all_autoscalers(namespace):
+    for item in list_autoscalers(cluster, namespace):
         by = holder_of(item)
         if by and over(by):
-            cluster.patch_autoscaler(item, release_patch(item))
+            patch_autoscaler(cluster, item, release_patch(item))
             released.append(item["metadata"]["name"])
     return released

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.pods import deployment_readiness, ready_pods
+from airflow_deploy.clients.kubernetes.routes import read_route
 from airflow_deploy.domain.errors import CapacityError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -20,7 +22,7 @@ POD_POLL_SECONDS = 1.0
 
 
 def provide_capacity(
-    cluster: Cluster, plan: DeploymentPlan, claim: Claim, share: int, *, for_rollback: bool = True
+    cluster: KubernetesClient, plan: DeploymentPlan, claim: Claim, share: int, *, for_rollback: bool = True
 ) -> None:
     """Give the candidate the pods that ``share`` % needs, and wait until they are ready; at 0, for the stable's only.
 
@@ -36,12 +38,12 @@ def provide_capacity(
     if plan.stable and for_rollback:
         needed[plan.stable] = plan.stable_ready
     while True:
-        there = cluster.readiness(plan.spec.namespace, plan.candidate) if share else None
+        there = deployment_readiness(cluster, plan.spec.namespace, plan.candidate) if share else None
         short = there is not None and there.wanted < needed[plan.candidate]
         ready = _ready(cluster, plan, needed)
         if not short and not _missing(ready, needed):
             return
-        route = cluster.team_route(*claim.place)
+        route = read_route(cluster, *claim.place)
         if route.owner != claim.owner or route.phase != routes.CANARY:
             return
         if short:
@@ -60,24 +62,24 @@ def provide_capacity(
         time.sleep(POD_POLL_SECONDS)
 
 
-def _ready(cluster: Cluster, plan: DeploymentPlan, names: dict[str, int]) -> dict[str, int]:
-    return {name: cluster.ready(plan.spec.namespace, name, plan.labels_of(name)) for name in names}
+def _ready(cluster: KubernetesClient, plan: DeploymentPlan, names: dict[str, int]) -> dict[str, int]:
+    return {name: ready_pods(cluster, plan.spec.namespace, name, plan.labels_of(name)) for name in names}
 
 
 def _missing(ready: dict[str, int], needed: dict[str, int]) -> bool:
     return any(ready[name] < number for name, number in needed.items())
 
 
-def scale_up(cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
+def scale_up(cluster: KubernetesClient, plan: DeploymentPlan, share: int) -> None:
     """Let the candidate have the pods that ``share`` % needs.
 
     It is never scaled down: a task that runs again must not take pods from a share that was given since.
     """
-    if cluster.readiness(plan.spec.namespace, plan.candidate).wanted < plan.pods_for(share):
+    if deployment_readiness(cluster, plan.spec.namespace, plan.candidate).wanted < plan.pods_for(share):
         _scale(cluster, plan, share)
 
 
-def _scale(cluster: Cluster, plan: DeploymentPlan, share: int) -> None:
+def _scale(cluster: KubernetesClient, plan: DeploymentPlan, share: int) -> None:
     pods = plan.pods_for(share)
     steps_of(plan.spec).scale(cluster, plan.spec.namespace, plan.candidate, pods)
     log.info("scaling %s to %d pods for %d %% of traffic", plan.candidate, pods, share)

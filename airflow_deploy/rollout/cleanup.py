@@ -13,8 +13,10 @@ from functools import partial
 import yaml
 
 from airflow_deploy.clients.artifacts import deployment_ids, frozen_manifest, frozen_plan
-from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.versions import VERSION_KINDS
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.pods import config_map_exists, ready_pods, scale_deployment, started_at
+from airflow_deploy.clients.kubernetes.routes import find_route, patch_route
+from airflow_deploy.clients.kubernetes.versions import VERSION_KINDS, delete_object, list_versions
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import triggered_at
@@ -43,7 +45,7 @@ class Survey:
     """
 
     plan: DeploymentPlan
-    cluster: Cluster
+    cluster: KubernetesClient
     route: TeamRoute
     versions: list[Version]
     elsewhere: list[TeamRoute] = field(default_factory=list)
@@ -58,15 +60,15 @@ class CleanupResult:
     left: str | None = None
 
 
-def survey(cluster: Cluster, plan: DeploymentPlan) -> Survey:
+def survey(cluster: KubernetesClient, plan: DeploymentPlan) -> Survey:
     """Read the service's versions and then its routes, which may say already that a run has begun."""
     service, namespace = plan.spec.service, plan.spec.namespace
     # The pods last: a Deployment that was started before it was read has some by now, or will have.
-    objects = cluster.objects(namespace, service)
-    versions = versions_of(service, objects, cluster.started(namespace))
+    objects = list_versions(cluster, namespace, service)
+    versions = versions_of(service, objects, started_at(cluster, namespace))
     plans = (frozen_plan(service, version.deployment_id) for version in versions)
     before = {one.spec.place for one in plans if one} - {plan.spec.place}
-    route, *others = [cluster.team_route_or_absent(*place) for place in (plan.spec.place, *sorted(before))]
+    route, *others = [find_route(cluster, *place) for place in (plan.spec.place, *sorted(before))]
     return Survey(plan, cluster, route, versions, [one for one in others if one.is_there])
 
 
@@ -189,7 +191,7 @@ def _previous(seen: Survey) -> PreviousVersion | None:
 
 def _can_serve(seen: Survey) -> bool:
     stable = seen.route.stable()
-    return seen.cluster.ready(seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
+    return ready_pods(seen.cluster, seen.plan.spec.namespace, stable, seen.route.labels_of(stable)) > 0
 
 
 def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -> TeamRoute:
@@ -199,8 +201,8 @@ def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -
     """
     # The route first: a write that gives it traffic at this moment (of a verification, say, or a person) comes before,
     # so that nothing is stopped; and a verification that comes later finds that it may not return to it.
-    written = seen.cluster.patch_route(route, routes.stop(route, version.name, for_good=for_good))
-    seen.cluster.scale(seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
+    written = patch_route(seen.cluster, route, routes.stop(route, version.name, for_good=for_good))
+    scale_deployment(seen.cluster, seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
     return written
 
 
@@ -209,7 +211,7 @@ def _delete(seen: Survey, version: Version) -> None:
     there = {**version.objects, "ConfigMap": unread}
     for kind in VERSION_KINDS:
         if kind in there:
-            seen.cluster.delete(there[kind])
+            delete_object(seen.cluster, there[kind])
 
 
 def _drift(seen: Survey, version: Version) -> list[str]:
@@ -220,5 +222,5 @@ def _drift(seen: Survey, version: Version) -> list[str]:
         found = drift([item for item in yaml.safe_load_all(manifest) if item], version)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise PermanentError(f"the manifest of {version.deployment_id} in the artifacts is not readable") from error
-    there = seen.cluster.has_config_map(seen.plan.spec.namespace, version.name)
+    there = config_map_exists(seen.cluster, seen.plan.spec.namespace, version.name)
     return found if there else [*found, "ConfigMap is missing"]

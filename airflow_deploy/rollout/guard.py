@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.leases import list_leases
+from airflow_deploy.clients.kubernetes.pods import withdraw_pods
+from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.routing import transitions as routes
@@ -40,7 +43,7 @@ class Guard:
     """
 
     def __init__(
-        self, traffic: Cluster, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+        self, traffic: KubernetesClient, namespaces: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._traffic, self._clock = traffic, clock
         self._monitors: dict[str | None, LeaseMonitor] = {name: LeaseMonitor() for name in namespaces or (None,)}
@@ -77,7 +80,7 @@ class Guard:
     def _look(self, namespace: str | None, monitor: LeaseMonitor) -> list[Future[None]]:
         """Return what was begun for those that have lapsed, and for which nothing is going on."""
         asked = self._clock()
-        leases = self._traffic.leases(namespace)
+        leases = list_leases(self._traffic, namespace)
         begun = []
         for lapsed in list(monitor.see(leases, asked, self._clock())):
             key, before = lapsed.lease.key, self._acts.get(lapsed.lease.key)
@@ -97,10 +100,10 @@ class Guard:
 
     def _roll_back(self, lapsed: LapsedLease) -> None:
         lease = lapsed.lease
-        route = self._traffic.team_route_or_absent(*lease.place)
+        route = find_route(self._traffic, *lease.place)
         if route.owner is None or route.phase not in routes.WATCHED_PHASES:
             if route.phase == routes.BRAKED and route.ENDS_BY_PODS:
-                self._traffic.withdraw(route, route.versions[1])  # a rollback may have died before this
+                withdraw_pods(self._traffic, route, route.versions[1])  # a rollback may have died before this
             # The next claim of the route takes the Lease first, which changes it.
             self._over[lease.key] = lease.version
             return

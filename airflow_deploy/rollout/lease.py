@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.leases import create_lease, find_lease, patch_lease
 from airflow_deploy.domain.errors import FencedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.lease import Lease, lease_name, new_lease, renewal_patch, takeover_patch
@@ -16,7 +17,7 @@ LEASE_POLL_SECONDS = 0.3
 """Seconds between two readings of a Lease that should change."""
 
 
-def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None) -> None:
+def take(cluster: KubernetesClient, plan: DeploymentPlan, owner: str, before: str | None) -> None:
     """Make the route's Lease, or take over the one that an earlier deployment has left.
 
     A claim takes the Lease first and the route then, so that of two claims at once the one that comes too late to the
@@ -34,15 +35,15 @@ def take(cluster: Cluster, plan: DeploymentPlan, owner: str, before: str | None)
             raise TemporaryError(f"{holder} holds the Lease and renews it, and was not seen on the route")
         patch = takeover_patch(lease, owner, plan.spec.lease)
         try:
-            cluster.patch_lease(plan.spec.namespace, _name(plan), patch)
+            patch_lease(cluster, plan.spec.namespace, _name(plan), patch)
         except FencedError as error:
             raise TemporaryError(f"the Lease was written meanwhile: {error}") from error
 
 
-def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+def renew(cluster: KubernetesClient, plan: DeploymentPlan, owner: str) -> None:
     """Renew it. If it was deleted, it is made again; if another deployment holds it, it is left alone."""
     try:
-        if not cluster.patch_lease(plan.spec.namespace, _name(plan), renewal_patch(owner)):
+        if not patch_lease(cluster, plan.spec.namespace, _name(plan), renewal_patch(owner)):
             _make(cluster, plan, owner)
     except FencedError as error:
         log.error("cannot renew the Lease, since another deployment holds it: %s", error)
@@ -51,7 +52,7 @@ def renew(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
 class LeaseRenewal:
     """Sees whether ``owner``, and no other deployment, has renewed the Lease since this was made."""
 
-    def __init__(self, cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+    def __init__(self, cluster: KubernetesClient, plan: DeploymentPlan, owner: str) -> None:
         self._cluster, self._plan, self._owner = cluster, plan, owner
         self._before = self._version()
 
@@ -65,7 +66,7 @@ class LeaseRenewal:
         return lease.version if lease and lease.holder == self._owner else None
 
 
-def is_alive(cluster: Cluster, plan: DeploymentPlan, owner: str) -> bool:
+def is_alive(cluster: KubernetesClient, plan: DeploymentPlan, owner: str) -> bool:
     """Whether the watch of the route's owner is alive; to deny it takes as long as the Lease."""
     renewal = LeaseRenewal(cluster, plan, owner)
     lease = _read(cluster, plan)
@@ -80,13 +81,13 @@ def _deployment(owner: str) -> str:
     return owner.rpartition("/")[0]
 
 
-def _read(cluster: Cluster, plan: DeploymentPlan) -> Lease | None:
-    return cluster.lease(plan.spec.namespace, _name(plan))
+def _read(cluster: KubernetesClient, plan: DeploymentPlan) -> Lease | None:
+    return find_lease(cluster, plan.spec.namespace, _name(plan))
 
 
-def _make(cluster: Cluster, plan: DeploymentPlan, owner: str) -> None:
+def _make(cluster: KubernetesClient, plan: DeploymentPlan, owner: str) -> None:
     namespace, route, router = plan.spec.place
-    cluster.create_lease(namespace, new_lease(namespace, route, owner, plan.spec.lease, router))
+    create_lease(cluster, new_lease(namespace, route, owner, plan.spec.lease, router))
 
 
 def _name(plan: DeploymentPlan) -> str:

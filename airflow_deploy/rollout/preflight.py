@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 
 from airflow_deploy.clients.docker import Images
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.pods import config_map_exists, parts_of, ready_pods
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 
 log = logging.getLogger(__name__)
 
 
-def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
+def check_rollback_possible(cluster: KubernetesClient, plan: DeploymentPlan) -> None:
     """Check that the stable has ready pods, and that what they are made of is still there to make another one.
 
     The rollback of a service's first version is to no traffic, which is always possible.
@@ -23,14 +24,14 @@ def check_rollback_possible(cluster: Cluster, plan: DeploymentPlan) -> None:
     namespace, stable = plan.spec.namespace, plan.stable
     if not stable:
         return
-    if not cluster.ready(namespace, stable, plan.labels_of(stable)):
+    if not ready_pods(cluster, namespace, stable, plan.labels_of(stable)):
         raise RefusedError(
             f"{stable} has no ready pod, so no rollback would be possible; start it, or give the traffic of route"
             f" {plan.spec.route.name} to a Service that serves, then deploy again"
         )
-    parts = cluster.parts_of(namespace, plan.stable_service)
+    parts = parts_of(cluster, namespace, plan.stable_service)
     for name in parts.config_maps:
-        if not cluster.has_config_map(namespace, name):
+        if not config_map_exists(cluster, namespace, name):
             raise RefusedError(
                 f"ConfigMap {namespace}/{name} is gone, and no pod of {stable} could start without it, so no"
                 " rollback would be possible; restore it, then deploy again"

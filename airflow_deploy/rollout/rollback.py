@@ -13,8 +13,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.errors import QUICK_TIMEOUT
+from airflow_deploy.clients.kubernetes.pods import ready_pods, withdraw_pods
+from airflow_deploy.clients.kubernetes.routes import find_route, patch_route
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError, NotFinalizedError, TemporaryError
 from airflow_deploy.domain.routing import transitions as routes
@@ -52,7 +54,7 @@ class RollbackOutcome:
 
 
 def rollback(
-    traffic: Cluster,
+    traffic: KubernetesClient,
     claim: Claim,
     verdict: FinalVerdict | None,
     phase: str,
@@ -75,10 +77,10 @@ def rollback(
     """
     if route is None:
         # It may have been deleted, and that of a first version may not be there yet.
-        route = traffic.team_route_or_absent(*claim.place)
+        route = find_route(traffic, *claim.place)
     settled = route.owned_by(claim.deployment_id) and route.phase == routes.SETTLED
     if settled and (new_epoch or phase == routes.BRAKED):
-        traffic.withdraw(route, claim.candidate)  # an earlier try may have died before this
+        withdraw_pods(traffic, route, claim.candidate)  # an earlier try may have died before this
         return _now_returned(route, claim)
     if not routes.may_roll_back(route, claim, phase, new_epoch=new_epoch):
         state = f"is {route.phase} by {route.owner or 'no deployment'}" if route.is_there else "is gone"
@@ -98,8 +100,8 @@ def rollback(
         patch = routes.rollback(route, held, entered, recorded, new_epoch=new_epoch)
         if claim.stable and route.serves(claim.candidate):
             _check_stable(traffic, route, claim, phase, new_epoch=new_epoch)
-        route = traffic.patch_route(route, patch)
-        traffic.withdraw(route, claim.candidate)
+        route = patch_route(traffic, route, patch)
+        withdraw_pods(traffic, route, claim.candidate)
     if foreign:
         raise FencedError(
             f"route {route.name} was changed by hand: it has a rule that sends requests to {claim.candidate} and does"
@@ -108,7 +110,7 @@ def rollback(
     return _now_returned(route, claim)
 
 
-def _check_stable(traffic: Cluster, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
+def _check_stable(traffic: KubernetesClient, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
     """Check that the stable can serve: users of a bad version are better off than users of none.
 
     A run's own rollback does not wait for a cluster that does not say so at once: the stable is then taken to serve.
@@ -125,7 +127,7 @@ def _check_stable(traffic: Cluster, route: TeamRoute, claim: Claim, phase: str, 
     namespace, labels = claim.place.namespace, route.labels_of(claim.stable)
     try:
         timeout = None if new_epoch else QUICK_TIMEOUT
-        ready = traffic.ready(namespace, claim.stable, labels, timeout)
+        ready = ready_pods(traffic, namespace, claim.stable, labels, timeout)
     except DeployError as error:
         if new_epoch:
             raise
@@ -144,11 +146,11 @@ def _check_stable(traffic: Cluster, route: TeamRoute, claim: Claim, phase: str, 
     )
 
 
-def abandon_route(traffic: Cluster, claim: Claim) -> None:
+def abandon_route(traffic: KubernetesClient, claim: Claim) -> None:
     """Record on the route that this deployment writes it no more: watch and gates end, and the run with them."""
-    route = traffic.team_route_or_absent(*claim.place)
+    route = find_route(traffic, *claim.place)
     if route.owner and route.owned_by(claim.deployment_id):
-        traffic.patch_route(route, routes.abandon(route, claim.as_held(route)))
+        patch_route(traffic, route, routes.abandon(route, claim.as_held(route)))
 
 
 def _now_returned(route: TeamRoute, claim: Claim) -> RollbackOutcome:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.routes import patch_route, read_route
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -33,7 +34,7 @@ class CanaryShift:
     :param record: told what is shifted, right before the write.
     """
 
-    cluster: Cluster
+    cluster: KubernetesClient
     plan: DeploymentPlan
     claim: Claim
     mirrored: bool
@@ -61,7 +62,7 @@ class CanaryShift:
             return
         verb = "shifting" if patch else "keeping"
         self.record(f"{verb} {self.describe(share)} to {self.plan.candidate}{''.join(f'; {one}' for one in seen)}")
-        self.cluster.patch_route(route, patch)
+        patch_route(self.cluster, route, patch)
         if follow:
             provide_capacity(self.cluster, self.plan, self.claim, share)
             self._read(share)  # fails if the route was lost while the pods started
@@ -107,5 +108,5 @@ class CanaryShift:
 
         :raises FencedError: another deployment has it, or it was changed by hand.
         """
-        route = self.cluster.team_route(*self.claim.place)
+        route = read_route(self.cluster, *self.claim.place)
         return route, routes.shift(route, self.claim, share, time.time(), mirrored=self.mirrored)

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.pods import deployment_exists, scale_deployment
+from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -22,7 +24,7 @@ Over = Callable[[str], bool]
 """Whether a deployment, given by its id, is over."""
 
 
-def roll_back_and_stop(cluster: Cluster, plan: DeploymentPlan, why: str = "") -> RollbackOutcome:
+def roll_back_and_stop(cluster: KubernetesClient, plan: DeploymentPlan, why: str = "") -> RollbackOutcome:
     """Return the traffic to the stable, then end the candidate's pods. It may run twice, and beside the watch's brake.
 
     Behind a gateway, the pods wait until the gateway is seen to send them no more requests.
@@ -32,13 +34,13 @@ def roll_back_and_stop(cluster: Cluster, plan: DeploymentPlan, why: str = "") ->
     """
     claim = plan.claim()
     returned = rollback(cluster, claim, None, routes.SETTLED).returned
-    route = cluster.team_route_or_absent(*claim.place)
+    route = find_route(cluster, *claim.place)
     if route.owned_by(plan.deployment_id) and route.phase == routes.VERIFIED:
         return RollbackOutcome(returned=False, verified=True, reason=f"{plan.candidate} is verified and stays")
     if route.serves(plan.candidate):
         owner = route.owner or "no deployment"
         raise FencedError(f"{owner} owns route {route.name}, and {plan.candidate} has traffic")
-    there = cluster.exists(plan.spec.namespace, plan.candidate)
+    there = deployment_exists(cluster, plan.spec.namespace, plan.candidate)
     # A candidate that a later deployment names is its warm previous version. So may be one that was verified, even if
     # a later deployment that failed left other names on the route.
     overtaken = (
@@ -50,7 +52,7 @@ def roll_back_and_stop(cluster: Cluster, plan: DeploymentPlan, why: str = "") ->
     if stopped := there and not overtaken:
         if returned:
             unseen = steps_of(plan.spec).wait_until_drained(plan)
-        cluster.scale(plan.spec.namespace, plan.candidate, 0)
+        scale_deployment(cluster, plan.spec.namespace, plan.candidate, 0)
         log.info("stopped %s", plan.candidate)
     outcome = outcome_of(route, claim, why, had_route=returned)
     reason = f"{outcome.reason}; {unseen}" if unseen else outcome.reason
@@ -59,7 +61,7 @@ def roll_back_and_stop(cluster: Cluster, plan: DeploymentPlan, why: str = "") ->
 
 
 def release(
-    cluster: Cluster,
+    cluster: KubernetesClient,
     plan: DeploymentPlan,
     *,
     autoscalers_of: Over | None = None,

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.routes import read_route
 from airflow_deploy.domain.lifecycle.approval import Answer
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -40,7 +42,7 @@ class QuestionTrigger(OneEventTrigger):
         self.deadline = deadline
         self.planned = planned
         self.held = held
-        self._cluster: Cluster | None = None
+        self._cluster: KubernetesClient | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to build this again."""
@@ -76,9 +78,9 @@ class QuestionTrigger(OneEventTrigger):
         plan = DeploymentPlan.load(self.planned)
         try:
             if self._cluster is None:
-                self._cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
+                self._cluster = await sync_to_async(connect, thread_sensitive=False)(plan.spec.connections.kubernetes)
             cluster = self._cluster
-            route = await in_thread(lambda: cluster.team_route(*plan.spec.place))
+            route = await in_thread(lambda: read_route(cluster, *plan.spec.place))
         except Exception as error:  # the deadline stands at any answer of the cluster
             self.log.warning("%s; the question stays open", error)
             return None

@@ -17,8 +17,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.pods import Readiness
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.pods import Readiness, deployment_readiness
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -161,11 +161,11 @@ class ReadyTrigger(OneEventTrigger):
         plan = DeploymentPlan.load(self.planned)
         if not (pods := plan.router.pods_before_share):
             return asdict(Readiness(0, 0, None))
-        cluster = await sync_to_async(Cluster, thread_sensitive=False)(plan.spec.connections.kubernetes)
+        cluster = await sync_to_async(connect, thread_sensitive=False)(plan.spec.connections.kubernetes)
         seen = Readiness(0, pods, None)
         while time.time() < self.deadline:
             try:
-                seen = await in_thread(lambda: cluster.readiness(plan.spec.namespace, plan.candidate))
+                seen = await in_thread(lambda: deployment_readiness(cluster, plan.spec.namespace, plan.candidate))
             except TemporaryError as error:
                 self.log.warning("%s; trying again", error)
             else:

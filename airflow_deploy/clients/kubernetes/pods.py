@@ -55,7 +55,7 @@ def ready_pods(
     """
     if labels is None:
         return ready_endpoints(cluster, namespace, version, timeout)
-    return workloads(cluster, namespace, labels, timeout).get(version, 0)
+    return ready_by_deployment(cluster, namespace, labels, timeout).get(version, 0)
 
 
 def ready_endpoints(cluster: KubernetesClient, namespace: str, service: str, timeout: Timeout | None = None) -> int:
@@ -69,7 +69,7 @@ def ready_endpoints(cluster: KubernetesClient, namespace: str, service: str, tim
     return len(ready)
 
 
-def workloads(
+def ready_by_deployment(
     cluster: KubernetesClient, namespace: str, labels: Mapping[str, str], timeout: Timeout | None = None
 ) -> dict[str, int]:
     """Return the number of ready pods with these labels by the name of their Deployment.
@@ -98,7 +98,7 @@ def deployment_exists(cluster: KubernetesClient, namespace: str, name: str) -> b
     return cluster.find("Deployment", namespace, name) is not None
 
 
-def readiness(cluster: KubernetesClient, namespace: str, name: str) -> Readiness:
+def deployment_readiness(cluster: KubernetesClient, namespace: str, name: str) -> Readiness:
     """Return how far the Deployment ``name`` has come."""
     deployment = cluster.get("Deployment", namespace, name)
     status, wanted = deployment.get("status") or {}, int(deployment["spec"].get("replicas") or 0)
@@ -131,7 +131,7 @@ def _hopeless(cluster: KubernetesClient, namespace: str, version: str) -> str | 
     return None
 
 
-def scale(
+def scale_deployment(
     cluster: KubernetesClient, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None
 ) -> None:
     """Set the number of the Deployment's pods.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.client import Item, KubernetesClient
@@ -113,3 +113,9 @@ def patch_autoscaler(
     if patch:
         metadata = item["metadata"]
         cluster.patch("HorizontalPodAutoscaler", metadata["namespace"], metadata["name"], patch, dry_run=dry_run)
+
+
+def apply_all(cluster: KubernetesClient, objects: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> None:
+    """Server-side apply objects of our own, in their order."""
+    for item in objects:
+        cluster.apply(item, dry_run=dry_run)

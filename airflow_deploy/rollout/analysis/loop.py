@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT
+from airflow_deploy.clients.kubernetes.pods import withdraw_pods
+from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
 from airflow_deploy.domain.analysis.report import AnalysisReport, LookSummary
@@ -71,11 +73,11 @@ class AnalysisLoop:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment, self._role = assignment, ROLES[assignment.role]
         self._plan = plan = DeploymentPlan.load(assignment.plan)
-        self._cluster = Cluster(plan.spec.connections.kubernetes, "look", PROMPT_TIMEOUT)
+        self._cluster = connect(plan.spec.connections.kubernetes, "look", PROMPT_TIMEOUT)
         # The brake has a client of its own, so that no other request delays it. It gives up soon on a server that never
         # answers; then it waits for one that is only slow.
         self._brake_clusters = [
-            Cluster(plan.spec.connections.kubernetes, "brake", each) for each in (PROMPT_TIMEOUT, REQUEST_TIMEOUT)
+            connect(plan.spec.connections.kubernetes, "brake", each) for each in (PROMPT_TIMEOUT, REQUEST_TIMEOUT)
         ]
         observer = Observer.connect(plan)
         self._condition = plan.request.incident.resolved_when if self._role.asks_incident else None
@@ -105,7 +107,7 @@ class AnalysisLoop:
 
     def _look(self, at: float) -> FinalVerdict | None:
         try:
-            route = self._cluster.team_route_or_absent(*self._plan.spec.place)
+            route = find_route(self._cluster, *self._plan.spec.place)
             if ended := self._ended(route, at):
                 _say(self._report.last_table())
                 return ended
@@ -168,7 +170,7 @@ class AnalysisLoop:
         if braked and self._role.leads and route.final_verdict:
             # Another loop for the same task, this one before a restart, or the guard by a claim of its own has rolled
             # back: its verdict stands, unless it was written over. It may have died before it took the pods away.
-            self._cluster.withdraw(route, self._plan.candidate)
+            withdraw_pods(self._cluster, route, self._plan.candidate)
             with suppress(*ANNOTATION_ERRORS):
                 return FinalVerdict.from_event(json.loads(route.final_verdict))
         phase = str(route.phase) if ours else f"owned by {route.owner or 'no deployment'}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.errors import QUICK_TIMEOUT
+from airflow_deploy.clients.kubernetes.pods import ready_pods
 from airflow_deploy.domain.analysis.evidence import EvidenceLog
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.errors import DeployError
@@ -29,7 +30,7 @@ class Reading:
     def __init__(
         self,
         role: RoleTerms,
-        cluster: Cluster,
+        cluster: KubernetesClient,
         plan: DeploymentPlan,
         observer: Observer,
         evidence: EvidenceLog,
@@ -79,8 +80,8 @@ class Reading:
         if not self._role.leads or not reached or not route.shifts:
             return
         try:
-            ready = self._cluster.ready(
-                plan.spec.namespace, plan.candidate, plan.labels_of(plan.candidate), QUICK_TIMEOUT
+            ready = ready_pods(
+                self._cluster, plan.spec.namespace, plan.candidate, plan.labels_of(plan.candidate), QUICK_TIMEOUT
             )
         except DeployError as error:
             log.warning("cannot count the ready pods of %s: %s", plan.candidate, error)

@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.routes import (
+    create_route,
+    delete_route,
+    find_http_route,
+    patch_route,
+    read_http_route,
+)
 from airflow_deploy.domain.errors import FencedError, ProbeFailedError, RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
@@ -27,7 +34,7 @@ PROBE_TIMEOUT = (2.0, 5.0)
 """Seconds to connect to the gateway, and to wait for its answer."""
 
 
-def probe_candidate(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
+def probe_candidate(cluster: KubernetesClient, plan: DeploymentPlan, claim: Claim) -> str:
     """Open the testers' route, send a request through it, and return in words what was seen.
 
     :param claim: that of the team's route.
@@ -46,7 +53,7 @@ def probe_candidate(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str
     return f"a request to {plan.spec.route.url} with {header} was seen to arrive"
 
 
-def probe_mirror(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
+def probe_mirror(cluster: KubernetesClient, plan: DeploymentPlan, claim: Claim) -> str:
     """Let testers be answered through the mirror, and return in words that the stable was seen to answer.
 
     :raises ProbeFailedError: it was not, or no request could show it.
@@ -60,39 +67,41 @@ def probe_mirror(cluster: Cluster, plan: DeploymentPlan, claim: Claim) -> str:
     return f"a request to {plan.spec.route.url} was seen to be answered through the mirror"
 
 
-def delete_testers_route(cluster: Cluster, namespace: str, route: str, over: Callable[[str], bool]) -> str | None:
+def delete_testers_route(
+    cluster: KubernetesClient, namespace: str, route: str, over: Callable[[str], bool]
+) -> str | None:
     """Delete the testers' route, and return its name; None if there is none of a deployment that is over.
 
     :param over: whether a deployment is, by its id.
     """
-    there = cluster.route_or_absent(namespace, testers.route_name_for_testers(route))
+    there = find_http_route(cluster, namespace, testers.route_name_for_testers(route))
     if not testers.is_testers_route(there) or not over((there.owner or "").rpartition("/")[0]):
         return None
-    cluster.delete_route(there)
+    delete_route(cluster, there)
     log.info("deleted route %s", there.name)
     return there.name
 
 
-def _open(cluster: Cluster, plan: DeploymentPlan, claim: Claim, *, mirrored: bool) -> dict[str, Any] | None:
+def _open(cluster: KubernetesClient, plan: DeploymentPlan, claim: Claim, *, mirrored: bool) -> dict[str, Any] | None:
     """Write the testers' route, unless it stands as it should, and return it."""
     namespace, name = plan.spec.namespace, plan.spec.route.name
     # Before the team's route: if that is ours, a later claim also writes later, and the fence keeps us from
     # writing over what they wrote.
-    there = cluster.route_or_absent(namespace, testers.route_name_for_testers(name))
+    there = find_http_route(cluster, namespace, testers.route_name_for_testers(name))
     if there.is_there and not testers.is_testers_route(there):
         raise RefusedError(
             f"HTTPRoute {there.name} is not one of airflow-deploy's for testers; rename it, then deploy again"
         )
-    route = cluster.route(namespace, name)
+    route = read_http_route(cluster, namespace, name)
     if route.owner != claim.owner:
         raise FencedError(f"route {route.name} belongs to {route.owner or 'no deployment'} now, not to {claim.owner}")
     body = testers.route_for_testers(route, claim, mirrored=mirrored)
     if body is None:
         return None
     if there.is_there:
-        cluster.patch_route(there, _anew(there, body))
+        patch_route(cluster, there, _anew(there, body))
     else:
-        cluster.create_route(body)
+        create_route(cluster, body)
     log.info("route %s leads testers to %s", body["metadata"]["name"], testers.backends_of(body)[0])
     return body
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.pods import ready_by_deployment, ready_pods, start_pods, withdraw_pods
+from airflow_deploy.clients.kubernetes.routes import patch_route, read_route
+from airflow_deploy.clients.kubernetes.versions import deployments_with
 from airflow_deploy.domain.config.criticality import CRITICALITY
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
@@ -31,22 +34,22 @@ EQUAL_SPLIT_SETTINGS = {
 class ReplicasSteps(RouterSteps):
     """Of a team's Service."""
 
-    def find_stable(self, cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
+    def find_stable(self, cluster: KubernetesClient, spec: DeploymentSpec, route: TeamRoute) -> dict[str, Any]:
         """Return the Deployment that serves, the labels by which the Service knows it, and how many pods are ready."""
         stable, adopted = find_serving(cluster, spec, route)
         labels = adopted.get(stable) or route.labels_of(stable)
-        ready = cluster.ready(spec.namespace, stable, labels) if stable else 0
+        ready = ready_pods(cluster, spec.namespace, stable, labels) if stable else 0
         return {"stable": stable, "adopted": adopted, "stable_port": DEFAULT_PORT, "stable_ready": ready}
 
-    def check_plan(self, cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> None:
+    def check_plan(self, cluster: KubernetesClient, plan: DeploymentPlan, route: TeamRoute) -> None:
         """Check that pods give the shares that the deployment needs."""
         _check_shares(plan)
 
-    def route_to_claim(self, cluster: Cluster, plan: DeploymentPlan) -> TeamRoute:
+    def route_to_claim(self, cluster: KubernetesClient, plan: DeploymentPlan) -> TeamRoute:
         """Return the Service, which the team makes."""
-        return cluster.team_route(*plan.spec.place)
+        return read_route(cluster, *plan.spec.place)
 
-    def adopt(self, cluster: Cluster, plan: DeploymentPlan, route: TeamRoute) -> TeamRoute:
+    def adopt(self, cluster: KubernetesClient, plan: DeploymentPlan, route: TeamRoute) -> TeamRoute:
         """Let the Service record by which labels it knows the stable.
 
         A task that starts pods writes to the Service before: a claim that rests on what is returned would come too
@@ -55,14 +58,16 @@ class ReplicasSteps(RouterSteps):
         service = _checked(plan.spec, route)
         stable, _ = find_serving(cluster, plan.spec, service)
         if service.phase in (CANARY, BRAKED) and service.versions[1] != stable:
-            cluster.withdraw(service, service.versions[1])
-        return cluster.patch_route(service, service.adopt(stable))
+            withdraw_pods(cluster, service, service.versions[1])
+        return patch_route(cluster, service, service.adopt(stable))
 
-    def scale(self, cluster: Cluster, namespace: str, version: str, pods: int) -> None:
+    def scale(self, cluster: KubernetesClient, namespace: str, version: str, pods: int) -> None:
         """Set the number, unless a rollback has taken the pods away: they are the share."""
-        cluster.join(namespace, version, pods)
+        start_pods(cluster, namespace, version, pods)
 
-    def confirm_delivery(self, cluster: Cluster, plan: DeploymentPlan, claim: Claim, *, mirrored: bool) -> list[str]:
+    def confirm_delivery(
+        self, cluster: KubernetesClient, plan: DeploymentPlan, claim: Claim, *, mirrored: bool
+    ) -> list[str]:
         """Return nothing: there is no gateway to ask."""
         return []
 
@@ -70,12 +75,16 @@ class ReplicasSteps(RouterSteps):
         """Return None: the pods have ended with the share."""
         return
 
-    def delete_testers_route(self, cluster: Cluster, spec: DeploymentSpec, over: Callable[[str], bool]) -> None:
+    def delete_testers_route(
+        self, cluster: KubernetesClient, spec: DeploymentSpec, over: Callable[[str], bool]
+    ) -> None:
         """Return None: there is none."""
         return
 
 
-def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tuple[str, dict[str, dict[str, str]]]:
+def find_serving(
+    cluster: KubernetesClient, spec: DeploymentSpec, route: TeamRoute
+) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the Deployment that serves now, and by name the labels of what the team has brought.
 
     Its name is empty if there is none, and none that only lacks its pods: the candidate is then the first version.
@@ -84,9 +93,9 @@ def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tu
     """
     service = _checked(spec, route)
     # Those that are still starting too: the pods of a run that died would join the others later.
-    behind = cluster.workloads(spec.namespace, service.selector)
+    behind = ready_by_deployment(cluster, spec.namespace, service.selector)
     known, adopted = service.serving(), {name: dict(labels) for name, labels in service.adopted.items()}
-    idle = [] if behind or known else cluster.deployed(spec.namespace, service.asked)
+    idle = [] if behind or known else deployments_with(cluster, spec.namespace, service.asked)
     if not (behind or known or idle):
         return "", {**adopted, "": dict(service.asked)}
     if len(behind) != 1 or not any(behind.values()):
@@ -107,7 +116,9 @@ def find_serving(cluster: Cluster, spec: DeploymentSpec, route: TeamRoute) -> tu
         )
     if not known:
         return stable, {**adopted, stable: dict(service.selector)}
-    if stable not in adopted and not cluster.workloads(spec.namespace, shared_pod_labels(stable)).get(stable):
+    if stable not in adopted and not ready_by_deployment(cluster, spec.namespace, shared_pod_labels(stable)).get(
+        stable
+    ):
         raise RefusedError(
             f"route {route.name}: the pods of {stable} were not made to share a Service, and no label tells them and"
             " the next version from all others; let the Service select what served before, then deploy again"
