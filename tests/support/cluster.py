@@ -1,18 +1,18 @@
-"""The project's ``Cluster`` on the API server of tests."""
+"""The project's client on the API server of tests."""
 
 from __future__ import annotations
 
 import pytest
 
 from airflow_deploy.clients.kubernetes import connection as connections
-from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.clients.kubernetes.connection import RETRIES
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import RETRIES, connect
 from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout
 from tests.support.kubernetes_api import KubernetesApi
 
 
 def lead_to(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each ``Cluster`` that is made from now on, by any connection, reach ``server``."""
+    """Let each client that is made from now on, by any connection, reach ``server``."""
     monkeypatch.setattr(
         connections, "_api_client", lambda _, purpose: server.client(retries=False if purpose else RETRIES)
     )
@@ -20,7 +20,7 @@ def lead_to(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cluster_on(
     server: KubernetesApi, monkeypatch: pytest.MonkeyPatch, purpose: str = "test", timeout: Timeout = REQUEST_TIMEOUT
-) -> Cluster:
-    """Return a ``Cluster`` on ``server``."""
+) -> KubernetesClient:
+    """Return a client of ``server``."""
     lead_to(server, monkeypatch)
-    return Cluster("server", purpose, timeout)
+    return connect("server", purpose, timeout)
