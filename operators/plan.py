@@ -11,7 +11,8 @@ from airflow_deploy.clients.git import Repository
 from airflow_deploy.clients.kubernetes.cluster import Cluster
 from airflow_deploy.clients.kubernetes.errors import refusing
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
-from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
