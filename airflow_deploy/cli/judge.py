@@ -21,7 +21,7 @@ DEP-…/evidence_…/watch-1f0be2c7.jsonl: line 12: verdict is 'HEALTHY', recomp
 """
 EXIT_CODES = """\
 0    all lines of all files agree
-1    a line does not agree, or a file is no evidence
+1    a line does not agree; or a file cannot be read, is no evidence, or does not match the digest in its name
 """
 
 
