@@ -26,7 +26,7 @@ EXIT_CODES = """\
 3    Airflow does not answer, or not like its API
 130  interrupted by Ctrl-C; a deployment that was triggered goes on
 """
-ENVIRONMENT = """\
+AIRFLOW_ENVIRONMENT = """\
 AIRFLOW_DEPLOY_URL       the address of Airflow, such as https://airflow.example.com
 AIRFLOW_DEPLOY_TOKEN     a token of its API; or else
 AIRFLOW_DEPLOY_USER      a user, and
