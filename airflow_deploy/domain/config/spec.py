@@ -13,7 +13,16 @@ from pydantic import (
 
 from airflow_deploy.domain.config.connections import Connections
 from airflow_deploy.domain.config.criticality import CRITICALITY
-from airflow_deploy.domain.config.gates import GATES, MAX_UNREADY, Gate, Kind, Limit, OwnGate, gate_table, merge_limits
+from airflow_deploy.domain.config.gates import (
+    GATES,
+    MAX_UNREADY,
+    Gate,
+    GateKind,
+    Limit,
+    OwnGate,
+    gate_table,
+    merge_limits,
+)
 from airflow_deploy.domain.config.git_source import Source
 from airflow_deploy.domain.config.metrics_spec import Blindness, Metrics
 from airflow_deploy.domain.config.pod_spec import Resources, Scaling
@@ -168,7 +177,7 @@ class DeploymentSpec(Model):
         return {name: gate for name, gate in self.gates.items() if isinstance(gate, OwnGate)}
 
     @property
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, GateKind]:
         """The kind of each of the team's own gates, by name."""
         return {name: own.kind for name, own in self.own_gates.items()}
 
