@@ -12,7 +12,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.errors import DeployError, IllegalTransitionError, PermanentError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import EXITS, UNDEPLOYED, State, Step, Transition, assemble, chain

@@ -14,7 +14,8 @@ from airflow_deploy.clients.kubernetes.errors import refusing
 from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.clients.kubernetes.versions import list_selectors
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
-from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State

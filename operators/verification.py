@@ -22,7 +22,7 @@ from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.routes import read_route
 from airflow_deploy.clients.prometheus.hook import Prometheus
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.config.spec import Connections
+from airflow_deploy.domain.config.connections import Connections
 from airflow_deploy.domain.errors import DeployError, HarmError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State, Step

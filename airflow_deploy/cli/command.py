@@ -20,13 +20,13 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = """\
-0    VERIFIED, triggered without --wait, printed, or a guard that SIGTERM has ended
-1    ROLLED_BACK or FAILED: see the run's page
-2    REJECTED; or refused: the arguments, the conf, the login, the repository
-3    Airflow cannot be reached
-130  interrupted by Ctrl-C; the deployment goes on
+0    VERIFIED; or, without waiting, triggered; or printed; or a guard that was ended by SIGTERM
+1    any other end, as a rule ROLLED_BACK or FAILED: see the run's page
+2    REJECTED; or refused: the arguments, the conf, the service, the address, the login, the repository, the cluster
+3    Airflow does not answer, or not like its API
+130  interrupted by Ctrl-C; a deployment that was triggered goes on
 """
-ENVIRONMENT = """\
+AIRFLOW_ENVIRONMENT = """\
 AIRFLOW_DEPLOY_URL       the address of Airflow, such as https://airflow.example.com
 AIRFLOW_DEPLOY_TOKEN     a token of its API; or else
 AIRFLOW_DEPLOY_USER      a user, and

@@ -9,13 +9,13 @@ import click
 from airflow_deploy.cli.command import ExitCode, TeachingCommand
 from airflow_deploy.dockerfile.generate import generate
 
-EXAMPLE = """\
+DOCKERFILE_EXAMPLE = """\
 $ airflow-deploy dockerfile . > Dockerfile
 $ airflow-deploy dockerfile . --ignore > .dockerignore
 """
 
 
-@click.command(cls=TeachingCommand, example=EXAMPLE, short_help="Print a Dockerfile.")
+@click.command(cls=TeachingCommand, example=DOCKERFILE_EXAMPLE, short_help="Print a Dockerfile.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--ignore", is_flag=True, help="Print the .dockerignore that belongs to it instead.")
 @click.option("--digest", metavar="DIGEST", help="Pin the base image: sha256:…, as docker pull shows it.")

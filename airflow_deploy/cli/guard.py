@@ -16,20 +16,20 @@ from airflow_deploy.clients.kubernetes.connection import connect_from_here
 from airflow_deploy.domain.workloads.manifests import render_guard
 from airflow_deploy.rollout.guard import Guard
 
-EXAMPLE = """\
+GUARD_EXAMPLE = """\
 $ airflow-deploy guard --manifest registry.example.com/airflow:3.3 --home airflow | kubectl apply -f -
 $ KUBECONFIG=guard.kubeconfig airflow-deploy guard --namespace payments --namespace orders
 2026-11-23T17:00:00Z INFO    guards       payments, orders
 """
-ENVIRONMENT = """\
+CLUSTER_ENVIRONMENT = """\
 KUBECONFIG  how to reach the cluster; without it, the ServiceAccount of the pod
 """
 
 
 @click.command(
     cls=TeachingCommand,
-    example=EXAMPLE,
-    environment=ENVIRONMENT,
+    example=GUARD_EXAMPLE,
+    environment=CLUSTER_ENVIRONMENT,
     short_help="Roll back canaries whose watch stopped renewing its Lease.",
 )
 @click.option(

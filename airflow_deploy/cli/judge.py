@@ -14,14 +14,14 @@ from airflow_deploy.rollout.analysis.replay import replay_file
 MOST_DIFFERENCES = 5
 """As many are shown of one file: the first causes those that follow."""
 
-EXAMPLE = """\
+REPLAY_EXAMPLE = """\
 $ airflow-deploy judge replay DEP-1795442654-5e0ab2f1/evidence_*/*.jsonl
 DEP-…/evidence_…/canary_5.gate-8d2a6f01.jsonl: all 21 lines agree, HEALTHY at last
 DEP-…/evidence_…/watch-1f0be2c7.jsonl: line 12: verdict is 'HEALTHY', recomputed 'BREACHED'
 """
-EXIT_CODES = """\
+REPLAY_EXIT_CODES = """\
 0    all lines of all files agree
-1    a line does not agree, or a file is no evidence
+1    a line does not agree; or a file cannot be read, is no evidence, or does not match the digest in its name
 """
 
 
@@ -30,9 +30,15 @@ def judge() -> None:
     """Recompute the verdicts of a deployment from its recorded evidence."""
 
 
-@judge.command(cls=TeachingCommand, example=EXAMPLE, exit_codes=EXIT_CODES, short_help="Recompute verdicts offline.")
+@judge.command(
+    "replay",
+    cls=TeachingCommand,
+    example=REPLAY_EXAMPLE,
+    exit_codes=REPLAY_EXIT_CODES,
+    short_help="Recompute verdicts offline.",
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-def replay(files: Sequence[Path]) -> int:
+def replay_files(files: Sequence[Path]) -> int:
     """Recompute each verdict in FILE from the recorded counts, offline, and compare it byte for byte.
 
     Each line that was changed, is missing or is unknown is named.

@@ -9,13 +9,13 @@ import click
 from airflow_deploy.cli.command import ExitCode, TeachingCommand
 from airflow_deploy.domain.workloads.manifests import render_rbac
 
-EXAMPLE = """\
+RBAC_EXAMPLE = """\
 $ airflow-deploy rbac payments --service-account airflow:airflow-worker \\
     --service-account airflow:airflow-triggerer | kubectl apply -f -
 """
 
 
-@click.command(cls=TeachingCommand, example=EXAMPLE, short_help="Print the rights that deployments need.")
+@click.command(cls=TeachingCommand, example=RBAC_EXAMPLE, short_help="Print the rights that deployments need.")
 @click.argument("namespace")
 @click.option(
     "--service-account",

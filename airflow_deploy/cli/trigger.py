@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from airflow_deploy.cli.command import ENVIRONMENT, ExitCode, TeachingCommand
+from airflow_deploy.cli.command import AIRFLOW_ENVIRONMENT, ExitCode, TeachingCommand
 from airflow_deploy.cli.watch import follow
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
 from airflow_deploy.clients.airflow_rest.runs import DeploymentRun
@@ -17,7 +17,7 @@ from airflow_deploy.domain.config.request import MAX_BYTES
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.values import printable
 
-EXAMPLE = """\
+TRIGGER_EXAMPLE = """\
 $ cat fix.json
 {"commit": "abc1234",
  "incident": {"id": "INC-001", "title": "Payments time out", "severity": "critical"},
@@ -27,7 +27,9 @@ $ airflow-deploy trigger payments --conf fix.json --wait
 """
 
 
-@click.command(cls=TeachingCommand, example=EXAMPLE, environment=ENVIRONMENT, short_help="Trigger a deployment.")
+@click.command(
+    cls=TeachingCommand, example=TRIGGER_EXAMPLE, environment=AIRFLOW_ENVIRONMENT, short_help="Trigger a deployment."
+)
 @click.argument("service")
 @click.option("--conf", required=True, metavar="FILE", help="The request as JSON; - reads standard input.")
 @click.option("--wait", is_flag=True, help="Watch the deployment until it is over.")

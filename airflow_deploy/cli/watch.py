@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import click
 
-from airflow_deploy.cli.command import ENVIRONMENT, ExitCode, TeachingCommand
+from airflow_deploy.cli.command import AIRFLOW_ENVIRONMENT, ExitCode, TeachingCommand
 from airflow_deploy.clients.airflow_rest.api import AirflowApi
 from airflow_deploy.clients.airflow_rest.runs import DeploymentRun, RunSnapshot
 from airflow_deploy.domain.lifecycle.result import DeployResult
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.values import printable
 
-EXAMPLE = """\
+WATCH_EXAMPLE = """\
 $ airflow-deploy watch payments "$(airflow-deploy trigger payments --conf fix.json)"
 """
 
@@ -22,7 +22,10 @@ SHOWN = frozenset({"running", "deferred", "up_for_retry", "success", "failed"})
 
 
 @click.command(
-    cls=TeachingCommand, example=EXAMPLE, environment=ENVIRONMENT, short_help="Show a deployment's progress."
+    cls=TeachingCommand,
+    example=WATCH_EXAMPLE,
+    environment=AIRFLOW_ENVIRONMENT,
+    short_help="Show a deployment's progress.",
 )
 @click.argument("service")
 @click.argument("run_id")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from airflow_deploy.domain.config.spec import Source
+from airflow_deploy.domain.config.git_source import Source
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.values import printable
 

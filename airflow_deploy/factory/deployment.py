@@ -96,7 +96,7 @@ def build_dag(spec: DeploymentSpec) -> DAG:
     return dag
 
 
-class Decision(NamedTuple):
+class DecisionTasks(NamedTuple):
     """Score, question and refusal: the same before the canary and before the promotion."""
 
     score: BaseOperator
@@ -192,8 +192,12 @@ def _decision(
     *,
     go: str,
     stages: Sequence[Stage] = (),
-) -> Decision:
-    """Make one decision; ``go`` is the task that follows a go, and ``stages`` those that have been judged by then."""
+) -> DecisionTasks:
+    """Make the tasks of one decision.
+
+    :param go: the task that follows a go.
+    :param stages: those that have been judged by then.
+    """
     when = "" if about == "deployment" else f"_{about}"
     branches = {"go": go, "ask": f"approve{when}", "refuse": f"refuse{when}"}
     gates = [stage.gate.task_id for stage in stages]
@@ -201,7 +205,7 @@ def _decision(
     ask = _question(spec, branches["ask"], about, score.task_id, _judging(stages))
     # Before the canary a refusal ends the run; after it, the rollback records what follows.
     refuse = RefuseOperator(task_id=branches["refuse"], score=score.task_id, state=None if when else State.REJECTED)
-    return Decision(score, ask, refuse)
+    return DecisionTasks(score, ask, refuse)
 
 
 class StageTraffic(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, get_parsing_context
 
-from airflow_deploy.domain.config.spec import load_spec
+from airflow_deploy.domain.config.spec_file import load_spec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.factory.deployment import build_dag, dag_id
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from airflow_deploy.domain.analysis.sequential import Array
 from airflow_deploy.domain.config.gates import GATES, Gate
-from airflow_deploy.domain.config.spec import CanarySpec
+from airflow_deploy.domain.config.stages import CanarySpec
 from tests.bench.engine import LIMIT, begin
 
 SCRAPE = 5

@@ -14,7 +14,7 @@ import docker
 import yaml
 from docker.errors import DockerException
 
-from airflow_deploy.domain.config.spec import parse_spec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.workloads.manifests import render_rbac
 from tests.stack.access import kubectl
 from tests.stack.airflow import install_deployment

@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 from airflow_deploy.domain.config.request import DeployRequest, parse_request
-from airflow_deploy.domain.config.spec import DeploymentSpec, parse_spec
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -18,7 +18,7 @@ from airflow_deploy.domain.analysis.judge import evaluate
 from airflow_deploy.domain.analysis.sequential import trials_needed
 from airflow_deploy.domain.config.gates import GATES, OwnGate
 from airflow_deploy.domain.config.request import parse_request
-from airflow_deploy.domain.config.spec import parse_spec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.metrics.counters import Tick
 from airflow_deploy.domain.metrics.sources import SOURCES

@@ -20,11 +20,11 @@ from airflow_deploy.domain.analysis.baseline import Baseline
 from airflow_deploy.domain.analysis.count_tests import CountedTests
 from airflow_deploy.domain.analysis.gauges import SUSTAINED_SECONDS, GaugeWatch
 from airflow_deploy.domain.analysis.incident import IncidentWatch
-from airflow_deploy.domain.analysis.pods import PodWatch
+from airflow_deploy.domain.analysis.ready_pods import PodWatch
 from airflow_deploy.domain.analysis.sequential import Array
 from airflow_deploy.domain.analysis.traffic_share import TrafficShareMonitor
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
-from airflow_deploy.domain.config.gates import MAX_UNREADY, Gate, Kind, gate_table
+from airflow_deploy.domain.config.gates import MAX_UNREADY, Gate, GateKind, gate_table
 from airflow_deploy.domain.config.request import ResolvedWhen
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 
@@ -58,7 +58,7 @@ class Terms:
     candidate: str
     stable: str
     baseline: Baseline = field(default_factory=Baseline)
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    kinds: Mapping[str, GateKind] = field(default_factory=dict)
     alpha: float = ALPHA
     warm_up: float = 0.0
     sustained: float = SUSTAINED_SECONDS

@@ -12,7 +12,7 @@ from airflow_deploy.domain.config.promql import check_ranges
 from airflow_deploy.domain.metrics.counters import Counts
 from airflow_deploy.domain.values import Model, explain_invalid, printable
 
-Kind = Literal["errors", "latency", "pair", "gauge", "traffic"]
+GateKind = Literal["errors", "latency", "pair", "gauge", "traffic"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Gate:
     """
 
     name: str
-    kind: Kind
+    kind: GateKind
     default: float
     smallest: float
     largest: float
@@ -113,7 +113,7 @@ class OwnGate(Model):
         return self
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> GateKind:
         """``pair`` if it counts, else ``gauge``."""
         return "pair" if self.bad else "gauge"
 
@@ -141,7 +141,7 @@ Limit = Annotated[Any, PlainValidator(_limit, json_schema_input_type=float | Own
 """A gate's limit, or a gate of the team's own."""
 
 
-def gate_table(kinds: Mapping[str, Kind]) -> dict[str, Gate]:
+def gate_table(kinds: Mapping[str, GateKind]) -> dict[str, Gate]:
     """Return all gates by name: the built-in ones, then the team's own, whose kinds are given by name."""
     own = {name: Gate(name, kind, 0, 0, 0, "", None) for name, kind in kinds.items()}
     return {**GATES, **own}

@@ -1,229 +1,37 @@
-"""The spec: what a team declares for its service in one YAML file."""
+"""The spec: what a team declares for its service in one YAML file. Each of its objects has a module beside this one."""
 
-import re
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     StringConstraints,
-    ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
+from airflow_deploy.domain.config.connections import Connections
 from airflow_deploy.domain.config.criticality import CRITICALITY
-from airflow_deploy.domain.config.gates import GATES, MAX_UNREADY, Gate, Kind, Limit, OwnGate, gate_table, merge_limits
-from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME, SOURCES, MetricsSource
+from airflow_deploy.domain.config.gates import (
+    GATES,
+    MAX_UNREADY,
+    Gate,
+    GateKind,
+    Limit,
+    OwnGate,
+    gate_table,
+    merge_limits,
+)
+from airflow_deploy.domain.config.git_source import Source
+from airflow_deploy.domain.config.metrics_spec import Blindness, Metrics
+from airflow_deploy.domain.config.pod_spec import Resources, Scaling
+from airflow_deploy.domain.config.route_spec import DnsLabel, RouteSpec
+from airflow_deploy.domain.config.stages import CanarySpec, RollbackSpec, ShadowSpec
+from airflow_deploy.domain.metrics.sources import MAX_DEPLOYMENT_NAME
 from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_name, version_name
 from airflow_deploy.domain.object_names import Place
-from airflow_deploy.domain.values import DURATION, LIST, Model, explain_invalid
-
-DnsLabel = Annotated[str, StringConstraints(pattern=f"^{SERVICE_PATTERN}$", max_length=63)]
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?$", max_length=20)]
-ConnectionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,200}$")]
-BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?$")]
-RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
-
-HOSTNAME = r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
-Hostname = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
-
-
-def _no_parent(path: str) -> str:
-    if ".." in path.split("/"):
-        raise ValueError("leads out of the repository; remove the '..'")
-    return path
-
-
-class Source(Model):
-    """The Git repository of the service, and the branches that may be deployed."""
-
-    repository: Annotated[str, StringConstraints(pattern=r"^(https|ssh|file)://[^\s\x00-\x1f]+$", max_length=500)]
-    """URL of the Git repository: https, ssh or file, without a login."""
-    branches: Annotated[tuple[str, ...], Field(min_length=1, max_length=20), LIST] = ("main",)
-    """Branches whose commits may be deployed."""
-    dockerfile: RelativePath = "Dockerfile"
-    """Path of the Dockerfile in the repository."""
-    context: RelativePath = "."
-    """Path of the build context in the repository."""
-
-    @field_validator("repository")
-    @classmethod
-    def _no_secret(cls, url: str) -> str:
-        login, at, _ = url.split("/")[2].rpartition("@")
-        if at and (":" in login or not url.startswith("ssh://")):
-            raise ValueError(
-                "contains a login, which logs and labels would show; remove it and use a Git credential helper"
-            )
-        return url
-
-    _within = field_validator("dockerfile", "context")(_no_parent)
-
-    @field_validator("branches")
-    @classmethod
-    def _plain_branches(cls, branches: tuple[str, ...]) -> tuple[str, ...]:
-        for branch in branches:
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch or branch.endswith("/"):
-                raise ValueError("one of the branches is not a plain name; write names such as main or release/1.2")
-        return branches
-
-
-class GatewayRef(Model):
-    """A Gateway of the cluster."""
-
-    name: DnsLabel
-    """Name of the Gateway."""
-    namespace: DnsLabel
-    """Namespace of the Gateway."""
-
-
-class RouteSpec(Model):
-    """The HTTPRoute that divides the service's traffic; with ``router: replicas``, the Service.
-
-    If there is no HTTPRoute yet, the service's first deployment creates it, for all requests to ``hostnames`` that
-    ``gateway`` gets.
-    """
-
-    name: DnsLabel
-    """Name of the HTTPRoute; with ``router: replicas``, of the Service."""
-    url: BaseUrl | None = None
-    """Address at which Airflow's workers reach the gateway, for the probe. The Host header names the service."""
-    gateway: GatewayRef | None = None
-    """Gateway of a route that the first deployment creates."""
-    hostnames: Annotated[tuple[Hostname, ...], Field(max_length=16), LIST] = ()
-    """Hostnames of a route that the first deployment creates."""
-    ignored_by_gitops: bool = False
-    """True if the GitOps tool that owns the route ignores the fields that divide the traffic."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "RouteSpec":
-        if bool(self.gateway) != bool(self.hostnames):
-            raise ValueError(
-                "gateway and hostnames belong together; write both, or neither if the route exists already"
-            )
-        return self
-
-
-MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=200)]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=200)]
-
-
-class Metrics(Model):
-    """The metrics source that counts the requests, and the names that differ from its preset."""
-
-    preset: Literal[tuple(SOURCES)] = "traefik"  # type: ignore[valid-type]
-    """Metrics source: the gateway or the pods that count the requests."""
-    requests: MetricName | None = None
-    """Name of the counter of requests, if it differs from the preset's."""
-    duration: MetricName | None = None
-    """Name of the histogram of durations in seconds, if it differs from the preset's."""
-    label: LabelName | None = None
-    """Label that tells versions apart, if it differs from the preset's."""
-    code: LabelName | None = None
-    """Label of the status code, if it differs from the preset's."""
-
-    @property
-    def names(self) -> MetricsSource:
-        """The preset's names, with those of the spec in their places."""
-        given = self.model_dump(exclude={"preset"}, exclude_none=True)
-        return replace(SOURCES[self.preset], **given)
-
-
-class CanarySpec(Model):
-    """The stages of the canary, as shares in %, and how long each may take, in seconds."""
-
-    stages: Annotated[tuple[int, ...], Field(min_length=1, max_length=20), LIST] = (5, 25, 50, 100)
-    """Shares of the traffic in %, rising to 100. ``criticality`` caps the first."""
-    bake: Annotated[int, Field(ge=5, le=6 * 3600), DURATION] = 60
-    """Least time at a stage."""
-    warm_up: Annotated[int, Field(ge=0, le=3600), DURATION] = 10
-    """Time after the candidate's first request in which latency and CPU are not judged."""
-    max_bake: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1800
-    """Time of sight at a stage after which a person is asked."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "CanarySpec":
-        if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1 or self.stages[-1] != 100:
-            raise ValueError("stages do not rise from at least 1 to exactly 100; write shares such as [5, 25, 50, 100]")
-        if self.max_bake < self.bake:
-            raise ValueError("max_bake is shorter than bake; lengthen max_bake or shorten bake")
-        if self.warm_up >= self.max_bake:
-            raise ValueError("warm_up is not shorter than max_bake, so latency would never be judged; shorten warm_up")
-        return self
-
-
-class ShadowSpec(Model):
-    """A stage before the first share: the candidate gets copies of requests, and users get the stable's answers."""
-
-    share: Annotated[int, Field(ge=1, le=50)]
-    """Share of the requests that are copied to the candidate, in %."""
-    safe_to_mirror: Annotated[bool, Field(validate_default=True)] = False
-    """Must be true: no request does harm if it is processed twice."""
-
-    @field_validator("safe_to_mirror")
-    @classmethod
-    def _declared(cls, safe: bool) -> bool:
-        if not safe:
-            raise ValueError(
-                "shadow copies every kind of request to the new version, also those that write; set"
-                " safe_to_mirror: true if it is safe to handle each request twice, or remove shadow"
-            )
-        return safe
-
-
-class Blindness(Model):
-    """What happens while the metrics cannot be trusted (BLIND)."""
-
-    stale_after: Annotated[int | None, Field(ge=5, le=600), DURATION] = None
-    """Age at which the newest scrape is BLIND; by default two scrape intervals and 2 s."""
-    max_blind: Annotated[int, Field(ge=10, le=86_400), DURATION] = 900
-    """How long blindness may last."""
-    then: Literal["hold", "rollback"] = "hold"
-    """What happens after ``max_blind``: hold the share, or roll back."""
-
-
-class RollbackSpec(Model):
-    """How long a promoted version is verified and may be rolled back, and how many versions are kept."""
-
-    window: Annotated[int, Field(ge=60, le=7 * 86_400), DURATION] = 86_400
-    """How long a promoted version is verified, and the version before it stays warm."""
-    keep: Annotated[int, Field(ge=1, le=50)] = 3
-    """Number of versions that are kept beside the stable."""
-
-
-class Scaling(Model):
-    """The autoscaler of each version. Its minimum is the service's ``replicas``."""
-
-    max: Annotated[int, Field(ge=1, le=500)]
-    """Most pods of a version; at least ``replicas``."""
-    cpu: Annotated[int, Field(ge=1, le=100)] = 70
-    """CPU use in % above which pods are added."""
-
-
-class Resources(Model):
-    """The limits of each pod; its requests are the same."""
-
-    cpu: Quantity = "500m"
-    """CPU request and limit of a pod."""
-    memory: Quantity = "256Mi"
-    """Memory request and limit of a pod."""
-
-
-class Connections(Model):
-    """Ids of the Airflow connections that this service's deployments use."""
-
-    kubernetes: ConnectionId = "kubernetes_default"
-    """Airflow connection to the cluster."""
-    prometheus: ConnectionId = "prometheus_default"
-    """Airflow connection to Prometheus."""
-    docker: ConnectionId = "docker_default"
-    """Airflow connection to the registry."""
+from airflow_deploy.domain.values import DURATION, Model
 
 
 class DeploymentSpec(Model):
@@ -369,7 +177,7 @@ class DeploymentSpec(Model):
         return {name: gate for name, gate in self.gates.items() if isinstance(gate, OwnGate)}
 
     @property
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, GateKind]:
         """The kind of each of the team's own gates, by name."""
         return {name: own.kind for name, own in self.own_gates.items()}
 
@@ -382,29 +190,3 @@ class DeploymentSpec(Model):
     def latency_limits(self) -> dict[str, float]:
         """Limit of each latency gate in seconds, by name. Each must be an edge of the histogram's buckets."""
         return {name: self.limits[name] for name, gate in GATES.items() if gate.kind == "latency"}
-
-
-def parse_spec(data: Any, origin: str) -> DeploymentSpec:
-    """Return the spec in ``data``.
-
-    :param origin: name of the file, for error messages.
-    :raises RefusedError: one sentence for each invalid field, with its name, the cause and the remedy.
-    """
-    try:
-        return DeploymentSpec.model_validate(data)
-    except ValidationError as error:
-        raise RefusedError(explain_invalid(origin, error)) from None
-
-
-def load_spec(path: Path) -> DeploymentSpec:
-    """Return the spec in one YAML file.
-
-    :raises RefusedError: the file cannot be read, is not YAML, or its content is not valid.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RefusedError(f"{path.name}: is not valid YAML; correct it: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise RefusedError(f"{path.name}: cannot be read ({error.strerror}); correct its permissions") from error
-    return parse_spec(data, path.name)

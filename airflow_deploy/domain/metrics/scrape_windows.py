@@ -16,29 +16,29 @@ from math import ceil, floor
 from operator import itemgetter
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+Increase = TypeVar("Increase")
 
 SILENT_INTERVALS = 2
 """Intervals of silence after which a target no longer delays a bin."""
 
 
-class ScrapeWindows(Generic[Item]):
+class ScrapeWindows(Generic[Increase]):
     """Takes in increases target by target and returns them bin by bin."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[float, str], list[Item]] = {}
+        self._waiting: dict[tuple[float, str], list[Increase]] = {}
         self._newest: dict[str, float] = {}
         # These two cover complete bins only: the samples of later bins depend on the times of the queries.
         self._last: dict[str, float] = {}
         self._gap: dict[str, float] = {}
         self._end = 0.0
 
-    def put(self, at: float, target: str, item: Item) -> None:
+    def put(self, at: float, target: str, item: Increase) -> None:
         """Take in the increase up to the sample of ``target`` at ``at`` (unix seconds)."""
         self._waiting.setdefault((at, target), []).append(item)
         self._newest[target] = max(at, self._newest.get(target, at))
 
-    def complete(self) -> Iterator[tuple[float, list[Item]]]:
+    def complete(self) -> Iterator[tuple[float, list[Increase]]]:
         """Yield each newly complete bin, oldest first: its end (unix seconds) and its items."""
         scrapes = sorted(self._waiting)
         while scrapes and (width := self._width(scrapes)):

@@ -127,10 +127,10 @@ class TeamRoute(Record, ABC):
         ]
 
 
-T = TypeVar("T", bound=TeamRoute)
+Route = TypeVar("Route", bound=TeamRoute)
 
 
-def absent_route(kind: type[T], namespace: str, name: str) -> T:
+def absent_route(kind: type[Route], namespace: str, name: str) -> Route:
     """Return what stands for a route that is not there: it has no owner, and sends no request anywhere."""
     return kind({"metadata": {"namespace": namespace, "name": name}, "spec": {}})
 

@@ -5,16 +5,15 @@ recorded on the autoscaler itself, so that any later run can restore it.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from airflow_deploy.domain.labels import ANNOTATION_PREFIX
 from airflow_deploy.domain.routing.record import ANNOTATION_ERRORS, Patch
+from airflow_deploy.domain.workloads.versions import KubernetesObject
 
 HELD_ANNOTATION = f"{ANNOTATION_PREFIX}/held"
 _HELD = "/metadata/annotations/" + HELD_ANNOTATION.replace("/", "~1")
-
-KubernetesObject = Mapping[str, Any]
 
 
 def autoscalers_of(

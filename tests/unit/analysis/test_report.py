@@ -12,11 +12,11 @@ from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
 from airflow_deploy.domain.analysis.report import SUMMARY_INTERVAL, AnalysisReport, LookSummary, more_needed, summary
 from airflow_deploy.domain.analysis.sequential import upper_bound
 from airflow_deploy.domain.analysis.verdict import Finding, Verdict
-from airflow_deploy.domain.config.gates import Kind, gate_table
+from airflow_deploy.domain.config.gates import GateKind, gate_table
 from airflow_deploy.domain.metrics.counters import Counts, Tick
 from tests.support.judgement import CANDIDATE, STABLE, START
 
-KINDS: dict[str, Kind] = {"refunds": "pair"}
+KINDS: dict[str, GateKind] = {"refunds": "pair"}
 GATES = gate_table(KINDS)
 LIMITS = {"refunds": 0.1} | {gate.name: gate.default for gate in GATES.values() if gate.default}
 FINDING = Finding("memory", "UNDECIDED", "memory: no value yet (limit 0.9)")

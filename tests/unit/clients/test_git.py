@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_deploy.clients.git import Repository
-from airflow_deploy.domain.config.spec import Source
+from airflow_deploy.domain.config.git_source import Source
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.config.gates import GATES
-from airflow_deploy.domain.config.spec import DeploymentSpec, load_spec, parse_spec
+from airflow_deploy.domain.config.spec import DeploymentSpec
+from airflow_deploy.domain.config.spec_file import load_spec, parse_spec
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.names import version_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_deploy.domain.analysis.judge import Judge, Terms, evaluate
-from airflow_deploy.domain.analysis.pods import UNREADY_LOOKS, UNREADY_SECONDS, UNSEEN_PODS_SECONDS, PodWatch
+from airflow_deploy.domain.analysis.ready_pods import UNREADY_LOOKS, UNREADY_SECONDS, UNSEEN_PODS_SECONDS, PodWatch
 from tests.support.builders import make_plan, make_spec
 from tests.support.judgement import CANDIDATE, STABLE, START, limits
 
