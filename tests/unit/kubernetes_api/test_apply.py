@@ -26,14 +26,14 @@ class TestApply:
     def apply(self, api: Any, body: Object, manager: str = "airflow-deploy", **query: str) -> Any:
         return call(api, "PATCH", f"{DEPLOYMENTS}/payments", body, APPLY, fieldManager=manager, **query)
 
-    def test_it_makes_what_is_not_there(self, server: KubernetesApi, api: Any) -> None:
+    def test_apply_creates_a_missing_object(self, server: KubernetesApi, api: Any) -> None:
         assert self.apply(api, deployment())["metadata"]["generation"] == 1
         (entry,) = server.get("Deployment", "shop", "payments")["metadata"]["managedFields"]
         assert (entry["manager"], entry["operation"]) == ("airflow-deploy", "Apply")
         assert {"f:replicas", "f:selector", "f:template"} == entry["fieldsV1"]["f:spec"].keys()
         assert server.requests[-1].status == 201
 
-    def test_what_another_manager_has_set_stays(self, server: KubernetesApi, api: Any) -> None:
+    def test_apply_keeps_fields_of_another_manager(self, server: KubernetesApi, api: Any) -> None:
         self.apply(api, deployment())
         proxy = {"name": "proxy", "image": "proxy:1"}
         containers = ("spec", "template", "spec", "containers")
@@ -52,7 +52,7 @@ class TestApply:
         assert whole["containers"] is found
         assert server.get("Deployment", "shop", "payments")["metadata"]["annotations"] == {"team": "x"}
 
-    def test_what_is_applied_no_more_is_removed(self, server: KubernetesApi, api: Any) -> None:
+    def test_apply_removes_fields_that_are_no_longer_applied(self, server: KubernetesApi, api: Any) -> None:
         body = deployment()
         self.apply(api, {**body, "metadata": {**body["metadata"], "annotations": {"a": "1", "b": "2"}}})
         server.edit("Deployment", "shop", "payments", lambda body: body["metadata"]["annotations"].update(b="3"))
@@ -61,7 +61,7 @@ class TestApply:
         assert metadata["annotations"] == {"b": "3"}  # by then another manager's
         assert not metadata.get("labels")
 
-    def test_a_field_of_another_manager_needs_force(self, server: KubernetesApi, api: Any) -> None:
+    def test_apply_over_another_managers_field_needs_force(self, server: KubernetesApi, api: Any) -> None:
         self.apply(api, deployment())
         server.edit("Deployment", "shop", "payments", lambda body: body["spec"].update(replicas=5), "hpa")
         code, body = refused(
@@ -77,7 +77,7 @@ class TestApply:
         before = self.apply(api, deployment())
         assert self.apply(api, deployment()) == before
 
-    def test_a_manager_is_needed(self, api: Any) -> None:
+    def test_apply_without_a_manager_is_refused(self, api: Any) -> None:
         code, body = refused(api, "PATCH", f"{DEPLOYMENTS}/payments", deployment(), APPLY)
         assert (code, body["details"]["causes"][0]["field"]) == (422, "fieldManager")
 

@@ -26,7 +26,7 @@ class TestFaults:
             (503, "ServiceUnavailable"),
         ],
     )
-    def test_a_request_is_refused_as_the_server_says_it(
+    def test_ordered_refusal_has_the_status_and_reason_of_an_api_server(
         self, server: KubernetesApi, api: Any, status: int, reason: str
     ) -> None:
         server.add(route())
@@ -35,14 +35,14 @@ class TestFaults:
         assert (code, body["code"], body["reason"]) == (status, status, reason)
         assert call(api, "GET", ROUTE)["kind"] == "HTTPRoute"
 
-    def test_a_404_names_nothing_unless_it_shall(self, server: KubernetesApi, api: Any) -> None:
+    def test_ordered_404_names_the_object_only_with_a_reason(self, server: KubernetesApi, api: Any) -> None:
         server.add(route())
         server.fail(ROUTE, 404)
         server.fail(ROUTE, 404, reason="NotFound")
         assert refused(api, "GET", ROUTE) == (404, "404 page not found\n")
         assert refused(api, "GET", ROUTE)[1]["details"]["name"] == "payments"
 
-    def test_only_what_matches_fails_and_as_often_as_ordered(self, server: KubernetesApi, api: Any) -> None:
+    def test_fault_affects_matching_requests_as_often_as_ordered(self, server: KubernetesApi, api: Any) -> None:
         server.add(route())
         server.fail("dryRun=All", 500, method="DELETE", times=None)
         for _ in range(3):
@@ -59,14 +59,14 @@ class TestFaults:
             (ConnectionRefusedError(), NewConnectionError),
         ],
     )
-    def test_errors_on_the_way_are_urllib3s(
+    def test_connection_errors_are_those_of_urllib3(
         self, server: KubernetesApi, api: Any, raised: Exception, seen: type[Exception]
     ) -> None:
         server.fail(exception=raised)
         with pytest.raises(seen):
             call(api, "GET", ROUTE)
 
-    def test_a_client_with_retries_sends_again(self, server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_client_with_retries_sends_again(self, server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
         waits: list[float] = []
         monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
         api = server.client(retries=Retry(3, allowed_methods=None, status_forcelist=[503]))
@@ -80,14 +80,14 @@ class TestFaults:
         with pytest.raises(MaxRetryError):
             call(api, "GET", ROUTE)
 
-    def test_an_answer_may_be_lost_after_the_write(self, server: KubernetesApi, api: Any) -> None:
+    def test_answer_may_be_lost_after_the_write(self, server: KubernetesApi, api: Any) -> None:
         server.fail(method="POST", exception=ConnectionResetError(), done=True)
         with pytest.raises(ProtocolError):
             call(api, "POST", CONFIG_MAPS, config_map())
         assert server.find("ConfigMap", "shop", "settings")
         assert [request.done for request in server.writes] == [True]
 
-    def test_another_client_is_faster(self, server: KubernetesApi, api: Any) -> None:
+    def test_concurrent_write_refuses_a_patch(self, server: KubernetesApi, api: Any) -> None:
         version = server.add(route())["metadata"]["resourceVersion"]
         server.before(
             ROUTE,

@@ -11,7 +11,7 @@ from tests.unit.kubernetes_api.objects import config_map
 
 
 class TestJournal:
-    def test_each_request_is_noted_as_it_was_sent(self, server: KubernetesApi, api: Any) -> None:
+    def test_request_is_recorded_as_it_was_sent(self, server: KubernetesApi, api: Any) -> None:
         api.set_default_header("X-Test", "yes")
         with server.recorded() as found:
             call(api, "POST", CONFIG_MAPS, config_map(), fieldManager="me")
@@ -20,7 +20,7 @@ class TestJournal:
         assert (request.body, request.content_type, request.timeout) == (config_map(), "application/json", (1.0, 3.0))
         assert (request.headers["X-Test"], request.status, request.done) == ("yes", 201, True)
 
-    def test_writes_are_told_from_reads_and_dry_runs(self, server: KubernetesApi, api: Any) -> None:
+    def test_writes_exclude_reads_and_dry_runs(self, server: KubernetesApi, api: Any) -> None:
         call(api, "POST", CONFIG_MAPS, config_map(), dryRun="All")
         call(api, "POST", CONFIG_MAPS, config_map())
         call(api, "GET", CONFIG_MAPS)

@@ -13,7 +13,7 @@ from tests.unit.kubernetes_api.objects import config_map, deployment, route
 
 
 class TestJsonPatch:
-    def test_a_patch_is_applied_as_one_write(self, server: KubernetesApi, api: Any) -> None:
+    def test_json_patch_is_one_write(self, server: KubernetesApi, api: Any) -> None:
         server.add(route(annotations={"a/b": "1"}))
         patch = [
             {"op": "test", "path": "/metadata/annotations/a~1b", "value": "1"},
@@ -35,7 +35,9 @@ class TestJsonPatch:
             {"op": "add", "path": "/spec/rules/7", "value": {}},
         ],
     )
-    def test_one_refused_operation_refuses_all(self, server: KubernetesApi, api: Any, operation: Object) -> None:
+    def test_one_refused_operation_refuses_the_whole_patch(
+        self, server: KubernetesApi, api: Any, operation: Object
+    ) -> None:
         before = server.add(route())
         first = {"op": "add", "path": "/spec/hostnames", "value": ["x"]}
         code, body = refused(api, "PATCH", ROUTE, [first, operation], JSON_PATCH)
@@ -43,7 +45,7 @@ class TestJsonPatch:
         assert body["message"] == "the server rejected our request due to an error in our request"
         assert server.get("HTTPRoute", "shop", "payments") == before
 
-    def test_a_patch_that_writes_another_version_is_a_conflict(self, server: KubernetesApi, api: Any) -> None:
+    def test_patch_of_the_resource_version_is_a_conflict(self, server: KubernetesApi, api: Any) -> None:
         server.add(route())
         patch = [{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}]
         assert refused(api, "PATCH", ROUTE, patch, JSON_PATCH)[1]["reason"] == "Conflict"
@@ -56,7 +58,7 @@ class TestMergePatch:
         found = call(api, "PATCH", f"{CONFIG_MAPS}/settings", patch, MERGE_PATCH)
         assert found["metadata"]["labels"] == {"b": "2", "c": "3"}
 
-    def test_a_version_that_was_overtaken_is_a_conflict(self, server: KubernetesApi, api: Any) -> None:
+    def test_patch_with_an_old_version_is_a_conflict(self, server: KubernetesApi, api: Any) -> None:
         before = server.add(config_map())
         server.edit("ConfigMap", "shop", "settings", lambda body: body["data"].update(a="2"))
         patch = {"metadata": {"resourceVersion": before["metadata"]["resourceVersion"]}, "data": {"b": "1"}}

@@ -25,7 +25,9 @@ class TestLists:
             ("app notin (a,b),!tier", ["three"]),
         ],
     )
-    def test_label_selectors(self, server: KubernetesApi, api: Any, selector: str, names: list[str]) -> None:
+    def test_label_selector_filters_a_list(
+        self, server: KubernetesApi, api: Any, selector: str, names: list[str]
+    ) -> None:
         server.add(config_map("one", labels={"app": "a", "tier": "front"}))
         server.add(config_map("two", labels={"app": "b", "tier": "back"}), config_map("three"))
         found = client.CoreV1Api(api).list_namespaced_config_map("shop", label_selector=selector).items
@@ -37,10 +39,10 @@ class TestLists:
         assert [item["metadata"]["name"] for item in found["items"]] == ["two"]
         assert refused(api, "GET", CONFIG_MAPS, fieldSelector="data.a=1")[1]["reason"] == "BadRequest"
 
-    def test_a_selector_that_cannot_be_read_is_a_bad_request(self, api: Any) -> None:
+    def test_invalid_label_selector_is_a_bad_request(self, api: Any) -> None:
         assert refused(api, "GET", CONFIG_MAPS, labelSelector="a=b=c")[0] == 400
 
-    def test_lists_of_one_namespace_and_of_all(self, server: KubernetesApi, api: Any) -> None:
+    def test_list_covers_one_namespace_or_all(self, server: KubernetesApi, api: Any) -> None:
         server.add({**config_map(), "metadata": {"name": "other", "namespace": "else"}}, config_map())
         assert len(client.CoreV1Api(api).list_config_map_for_all_namespaces().items) == 2
         found = call(api, "GET", CONFIG_MAPS)
@@ -52,7 +54,7 @@ class TestLists:
 
 
 class TestRefusals:
-    def test_what_is_missing_is_named(self, api: Any) -> None:
+    def test_missing_object_is_named(self, api: Any) -> None:
         code, body = refused(api, "GET", ROUTE)
         assert (code, body["code"], body["reason"], body["status"]) == (404, 404, "NotFound", "Failure")
         assert body["message"] == 'httproutes.gateway.networking.k8s.io "payments" not found'
@@ -66,10 +68,10 @@ class TestRefusals:
         "path",
         ["/apis/example.com/v1/namespaces/shop/things", "/api/v2/pods", "/nothing", "/apis/apps/v1/deployments/x"],
     )
-    def test_an_unknown_path_names_nothing(self, api: Any, path: str) -> None:
+    def test_unknown_path_is_a_plain_404(self, api: Any, path: str) -> None:
         assert refused(api, "GET", path) == (404, "404 page not found\n")
 
-    def test_what_is_there_is_not_made_again(self, server: KubernetesApi, api: Any) -> None:
+    def test_existing_object_is_not_created_again(self, server: KubernetesApi, api: Any) -> None:
         server.add(config_map())
         code, body = refused(api, "POST", CONFIG_MAPS, config_map())
         assert (code, body["reason"], body["details"]["name"]) == (409, "AlreadyExists", "settings")
@@ -86,9 +88,9 @@ class TestRefusals:
             (config_map(resourceVersion="1"), 500),
         ],
     )
-    def test_what_no_server_accepts(self, server: KubernetesApi, api: Any, body: Object, code: int) -> None:
+    def test_invalid_object_is_refused(self, server: KubernetesApi, api: Any, body: Object, code: int) -> None:
         assert refused(api, "POST", CONFIG_MAPS, body)[0] == code
         assert not server.all("ConfigMap")
 
-    def test_a_method_that_a_path_does_not_have(self, api: Any) -> None:
+    def test_unsupported_method_is_refused(self, api: Any) -> None:
         assert refused(api, "DELETE", CONFIG_MAPS)[1]["reason"] == "MethodNotAllowed"

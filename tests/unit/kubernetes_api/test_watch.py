@@ -21,11 +21,11 @@ class TestWatch:
         for event in watch.Watch().stream(listing, "shop", **query):
             yield event["type"], event["object"].metadata.name
 
-    def test_without_a_version_it_begins_with_what_is_there(self, server: KubernetesApi, api: Any) -> None:
+    def test_watch_without_a_version_begins_with_existing_objects(self, server: KubernetesApi, api: Any) -> None:
         server.add(config_map("one"), config_map("two"))
         assert [*self.events(api, timeout_seconds=0.01)] == [("ADDED", "one"), ("ADDED", "two")]
 
-    def test_from_a_version_on_it_gives_what_was_written_since(self, server: KubernetesApi, api: Any) -> None:
+    def test_watch_from_a_version_yields_later_writes(self, server: KubernetesApi, api: Any) -> None:
         version = server.add(config_map("one"), config_map("two"))["metadata"]["resourceVersion"]
         server.edit("ConfigMap", "shop", "one", lambda body: body["data"].update(a="2"))
         server.add(route())
@@ -33,7 +33,7 @@ class TestWatch:
         found = [*self.events(api, resource_version=version, timeout_seconds=0.01)]
         assert found == [("MODIFIED", "one"), ("DELETED", "two")]
 
-    def test_it_goes_on_with_what_is_written_meanwhile(self, server: KubernetesApi, api: Any) -> None:
+    def test_watch_yields_writes_during_the_watch(self, server: KubernetesApi, api: Any) -> None:
         events = self.events(api, timeout_seconds=30)
         writer = threading.Timer(0.02, lambda: server.add(config_map("late")))
         writer.start()
@@ -41,18 +41,18 @@ class TestWatch:
         writer.join()
         events.close()  # type: ignore[attr-defined]
 
-    def test_what_is_selected_no_more_is_deleted(self, server: KubernetesApi, api: Any) -> None:
+    def test_object_that_no_longer_matches_the_selector_is_deleted(self, server: KubernetesApi, api: Any) -> None:
         version = server.add(config_map(labels={"a": "b"}))["metadata"]["resourceVersion"]
         server.edit("ConfigMap", "shop", "settings", lambda body: body["metadata"].update(labels={}))
         found = self.events(api, label_selector="a=b", resource_version=version, timeout_seconds=0.01)
         assert [*found] == [("DELETED", "settings")]
 
-    def test_a_version_that_is_forgotten_is_too_old(self, server: KubernetesApi, api: Any) -> None:
+    def test_watch_from_a_compacted_version_is_refused(self, server: KubernetesApi, api: Any) -> None:
         server.add(config_map())
         server.compact()
         with pytest.raises(ApiException, match="too old"):
             [*self.events(api, resource_version="1", timeout_seconds=0.01)]
 
-    def test_without_events_the_client_gives_up_at_its_own_timeout(self, api: Any) -> None:
+    def test_watch_without_events_ends_at_the_clients_timeout(self, api: Any) -> None:
         with pytest.raises(ReadTimeoutError):
             [*self.events(api, timeout_seconds=30, _request_timeout=(1, 0.01))]

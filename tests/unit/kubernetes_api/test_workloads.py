@@ -20,7 +20,7 @@ class TestWorkloads:
         (found,) = server.all("EndpointSlice", "shop", {"kubernetes.io/service-name": name})
         return sum(endpoint["conditions"]["ready"] for endpoint in found["endpoints"] or [])
 
-    def test_a_deployment_gets_its_pods_at_once(self, server: KubernetesApi, api: Any, workloads: Workloads) -> None:
+    def test_deployment_gets_its_pods_at_once(self, server: KubernetesApi, api: Any, workloads: Workloads) -> None:
         server.add(service(), deployment())
         pods = client.CoreV1Api(api).list_namespaced_pod("shop", label_selector="app=payments").items
         assert [pod.status.container_statuses[0].image for pod in pods] == ["registry/payments:1"] * 2
@@ -37,7 +37,7 @@ class TestWorkloads:
             apps.patch_namespaced_deployment_scale("payments", "shop", {"spec": {"replicas": replicas}})
             assert len(workloads.pods("payments")) == self.ready(server) == replicas
 
-    def test_the_oldest_pods_stay(self, server: KubernetesApi, workloads: Workloads) -> None:
+    def test_oldest_pods_stay_when_replicas_are_added(self, server: KubernetesApi, workloads: Workloads) -> None:
         server.add(deployment(replicas=1))
         server.clock = lambda: 1_800_000_060.0
         server.edit("Deployment", "shop", "payments", lambda body: body["spec"].update(replicas=2))
@@ -69,14 +69,18 @@ class TestWorkloads:
         workloads.let("payments")
         assert self.ready(server) == 3
 
-    def test_containers_crash(self, server: KubernetesApi, api: Any, workloads: Workloads) -> None:
+    def test_crashing_container_is_in_the_pods_status(
+        self, server: KubernetesApi, api: Any, workloads: Workloads
+    ) -> None:
         workloads.let("payments", **CRASH_LOOP, message="back-off")
         server.add(deployment())
         status = client.CoreV1Api(api).list_namespaced_pod("shop").items[0].status.container_statuses[0]
         assert (status.state.waiting.reason, status.state.waiting.message) == ("CrashLoopBackOff", "back-off")
         assert status.restart_count == 3
 
-    def test_the_deployment_says_why_there_are_no_pods(self, server: KubernetesApi, workloads: Workloads) -> None:
+    def test_deployment_conditions_name_the_reason_for_missing_pods(
+        self, server: KubernetesApi, workloads: Workloads
+    ) -> None:
         workloads.let("payments", refused="exceeded quota")
         workloads.let("other", ready=0, stalled="timed out progressing")
         server.add(deployment(), deployment("other"))
@@ -89,14 +93,14 @@ class TestWorkloads:
         assert found["other", "Progressing"] == ("False", "timed out progressing")
         assert not workloads.pods("payments")
 
-    def test_a_controller_may_lag(self, server: KubernetesApi, workloads: Workloads) -> None:
+    def test_controller_may_lag_behind_the_generation(self, server: KubernetesApi, workloads: Workloads) -> None:
         server.add(deployment())
         workloads.let("payments", observed=False)
         server.edit("Deployment", "shop", "payments", lambda body: body["spec"].update(replicas=5))
         found = server.get("Deployment", "shop", "payments")
         assert (found["metadata"]["generation"], found["status"]["observedGeneration"]) == (2, 1)
 
-    def test_pods_of_others_are_left_alone(self, server: KubernetesApi, workloads: Workloads) -> None:
+    def test_pods_without_an_owner_are_kept_and_counted(self, server: KubernetesApi, workloads: Workloads) -> None:
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         pod = {"kind": "Pod", "metadata": {"name": "alone", "namespace": "shop", "labels": {"app": "payments"}}}
         server.add({**pod, "status": ready}, service(), deployment(replicas=1))

@@ -40,7 +40,7 @@ class TestObjects:
         assert [one["generation"] for one in (made, labelled, changed)] == [1, 1, 2]
         assert len({one["uid"] for one in (made, labelled, changed)}) == 1
 
-    def test_a_write_that_changes_nothing_is_none(self, server: KubernetesApi, api: Any) -> None:
+    def test_patch_without_a_change_keeps_the_version(self, server: KubernetesApi, api: Any) -> None:
         before = server.add(route())
         assert call(api, "PATCH", ROUTE, {"spec": before["spec"]}, MERGE_PATCH) == before
 
@@ -51,7 +51,7 @@ class TestObjects:
         found = call(api, "PATCH", f"{DEPLOYMENTS}/payments/status", {**patch, "spec": {"replicas": 9}}, MERGE_PATCH)
         assert (found["spec"]["replicas"], found["status"]) == (3, {"replicas": 7})
 
-    def test_replace_needs_the_version_that_is_there(self, server: KubernetesApi, api: Any) -> None:
+    def test_replace_needs_the_current_version(self, server: KubernetesApi, api: Any) -> None:
         before = server.add(route())
         server.edit("HTTPRoute", "shop", "payments", lambda body: body["spec"].update(hostnames=["x"]))
         assert refused(api, "PUT", ROUTE, before)[0] == 409
@@ -73,7 +73,7 @@ class TestObjects:
 
 
 class TestDelete:
-    def test_what_is_deleted_is_gone(self, server: KubernetesApi, api: Any) -> None:
+    def test_deleted_object_is_gone(self, server: KubernetesApi, api: Any) -> None:
         server.add(route())
         said = call(api, "DELETE", ROUTE, {"propagationPolicy": "Background"})
         assert (said["kind"], said["status"], said["details"]["name"]) == ("Status", "Success", "payments")
@@ -88,7 +88,7 @@ class TestDelete:
         call(api, "DELETE", ROUTE, {"preconditions": {key: known}})
         assert server.find("HTTPRoute", "shop", "payments") is None
 
-    def test_finalizers_hold_it_until_they_are_gone(self, server: KubernetesApi, api: Any) -> None:
+    def test_finalizers_delay_the_deletion(self, server: KubernetesApi, api: Any) -> None:
         server.add(route(finalizers=["example.com/held"]))
         marked = call(api, "DELETE", ROUTE)
         assert marked["metadata"]["deletionTimestamp"] == "2027-01-15T08:00:00Z"
@@ -100,7 +100,7 @@ class TestDelete:
 
 
 class TestScale:
-    def test_it_reads_and_sets_the_number_of_pods(self, server: KubernetesApi, api: Any) -> None:
+    def test_scale_reads_and_sets_the_replicas(self, server: KubernetesApi, api: Any) -> None:
         server.add(deployment())
         apps = client.AppsV1Api(api)
         scale = apps.read_namespaced_deployment_scale("payments", "shop")
@@ -112,6 +112,6 @@ class TestScale:
         with pytest.raises(ApiException, match="409"):
             apps.patch_namespaced_deployment_scale("payments", "shop", patch)
 
-    def test_a_kind_without_scale_has_none(self, server: KubernetesApi, api: Any) -> None:
+    def test_kind_without_scale_has_no_scale_subresource(self, server: KubernetesApi, api: Any) -> None:
         server.add(config_map())
         assert refused(api, "GET", f"{CONFIG_MAPS}/settings/scale")[0] == 404
