@@ -4,7 +4,7 @@
     make chaos ROWS="triggerer scheduler"   these rows; `api-faults` is the last one
 
 What must happen in each cell is written down in `tests/bench/matrix.py`. It needs the servers of `make up` for itself.
-The rows go to `.bench/chaos.json` as they come, and those of earlier calls stay there. It exits with 1 where a cell is
+The rows go to `.bench/chaos.json` as they come, and those of earlier calls stay there. It exits with 1 if a cell is
 broken.
 """
 

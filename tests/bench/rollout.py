@@ -153,7 +153,7 @@ class Bench:
     def verification(self, candidate: str) -> None:
         """Let the promoted version turn bad, and the verification look: whole runs of its DAG.
 
-        Whoever looks in the first seconds after the version was verified finds nothing counted yet.
+        A look in the first seconds after the version was verified finds no counts yet.
         """
         self.faulty.add(candidate)
         pay_in_yen(self.world)
@@ -170,8 +170,8 @@ class Bench:
         self.note("promoted", "dag", candidate, unix(said["verdict_at"]), unix(said["restored_at"]))
 
     def note(self, at: str, by: str, candidate: str, verdict: float, answered: float) -> None:
-        """Remember one way back once its last answer is there, write it down, and say so."""
-        self.world.until(lambda: self._quiet(candidate, answered), f"nobody is answered by {candidate}", 60)
+        """Record and print one rollback once the candidate's last answer is there."""
+        self.world.until(lambda: self._quiet(candidate, answered), f"{candidate} answers no more requests", 60)
         last = max(r.sent + r.latency for r in self.requests() if r.version == candidate)
         done = Rollback(at, by, ours=round(answered - verdict, 3), restored=round(last - verdict, 3))
         self.rollbacks.append(done)

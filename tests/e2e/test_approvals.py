@@ -46,7 +46,7 @@ def busy(quiet: World, tmp_path: Path) -> Iterator[Callable[[], Path]]:
 
 @pytest.fixture
 def admin(stack: StackInfo) -> AirflowApi:
-    """Somebody other than the requester, whom ``world.api`` signs in."""
+    """A user other than the requester, whom ``world.api`` signs in."""
     return AirflowApi(stack, "admin")
 
 

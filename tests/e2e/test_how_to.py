@@ -65,7 +65,7 @@ def blocks() -> list[Block]:
 
 
 class Reader:
-    """Somebody who follows the page.
+    """A reader who follows the page.
 
     :param other: what the page says -> what it is here.
     """
@@ -198,7 +198,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def serve_orders(info: StackInfo, sample: Sample) -> None:
-    """Bring up a service that nobody of us has seen, in its team's own namespace."""
+    """Bring up a service without earlier deployments, in its team's own namespace."""
     client = docker.DockerClient(base_url=info.docker_url)
     import_base(client, CACHE)
     image = build(client, sample.path, sample.good, f"{info.registry}/shop/orders")

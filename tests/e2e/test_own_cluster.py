@@ -71,7 +71,7 @@ def checkout(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "DOCKER_HOST": stack.docker_url,
         "AIRFLOW_PORT": str(free_port()),
     }
-    import_base(docker.DockerClient(base_url=stack.docker_url), CACHE)  # on a closed network nobody else can
+    import_base(docker.DockerClient(base_url=stack.docker_url), CACHE)  # not pulled: the network may be closed
     kubectl("delete", "namespace", "payments", "--ignore-not-found", "--wait")
     made = Checkout(folder, shell)
     yield made

@@ -56,7 +56,7 @@ def shares(deployment: Deployment) -> list[str]:
 
 
 def taken_back(deployment: Deployment, stable: str, selects: dict[str, str]) -> None:
-    """Check that nobody but the stable's pods serves, and that only answers of the candidate's were bad."""
+    """Check that only the stable's pods serve, and that only the candidate's answers were bad."""
     deployment.ended()
     said = deployment.summary
     assert (deployment.state, said["state"], said["stable"]) == ("failed", "ROLLED_BACK", stable)
@@ -85,5 +85,5 @@ def test_pods_divide_the_traffic_of_a_service_through_rollback_and_promotion(wor
 
     later = Deployment(world, world.sample.bad)
     taken_back(later, first, {VERSION: first})
-    # What the team had is not behind the Service any more, whatever is deployed beside the version that replaced it.
+    # A later deployment beside the replacing version does not select the team's own pods again.
     assert {request.version for request in later.requests()} == {first, later.summary["candidate"]}

@@ -59,7 +59,7 @@ def verify(world: World) -> tuple[str, str]:
 
 
 def verdict(world: World, run: str) -> str:
-    """Return how a pass ended, whatever it found to tidy up of the services of other tests."""
+    """Return how a pass ended, without the services of other tests that it may have tidied up."""
     return "success" if world.api.task_states(DAG, run)["report"] == "success" else "failed"
 
 
@@ -128,7 +128,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, l
     assert summary(folder)["verdict_at"] <= summary(folder)["restored_at"]
     assert (world.replicas(candidate), world.replicas(world.service)) == (0, team)
     world.until(lambda: least() == 1, "the autoscaler is let go")
-    # The way back lost nothing: whoever failed was answered by the fix.
+    # The rollback lost no request: every failed one was answered by the fix.
     assert {request.version for request in world.requests() if request.failed} == {candidate}
     asked = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"
 

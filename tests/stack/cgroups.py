@@ -1,4 +1,4 @@
-"""A cgroup of our own, in every hierarchy there is, so that whatever is ours is known by where it is.
+"""A cgroup of our own in every hierarchy, so that our processes are known by their place.
 
 It has three children: `servers`, which every process that the stack starts enters and no child of it can leave,
 `kubepods` for the kubelet's pods, and `docker` for builds. A stack on a cluster of the user's own, which need not be

@@ -194,7 +194,7 @@ def run(info: StackInfo, say: Callable[[str], None]) -> dict[str, Result]:
     """Serve, harm, fix, and try a fix that is none; return both results."""
     say("The payment service as its team runs it: its image is built, pushed, and brought up behind its route")
     sample: Sample = serve(info)
-    say("Users arrive, 50 requests a second, whatever the answers take. The pool is too small: this is the incident")
+    say("Users arrive, 50 requests a second, however slow the answers are. The pool is too small: this is the incident")
     with users(Path(info.demo) / "requests.jsonl") as record:
         demo = Demo(info, record, say)
         demo.wait_ready(BEFORE)

@@ -117,7 +117,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def _publish(made: Path, final: Path) -> None:
-    """Rename into place, so that the cache never holds half a result, whoever else is making the same."""
+    """Rename into place, so that the cache never holds half a result if two processes make the same."""
     try:
         made.rename(final)
     except OSError:

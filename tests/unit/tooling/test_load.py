@@ -1,4 +1,4 @@
-"""The load generator keeps its rate whatever the service does, and records every request's fate once."""
+"""The load generator keeps its rate however slow the service is, and records every request once."""
 
 from __future__ import annotations
 
