@@ -75,9 +75,9 @@ DEATHS = {
         EITHER,
         GUARDED,
         "Scheduler, triggerer and dag-processor die and are started again; looks stop for up to 50 s, so the guard may"
-        " take the traffic back.",
+        " return the traffic.",
     ),
-    "prometheus": Death(HELD, WATCHED, "Looks are BLIND: nothing is raised and nothing taken back until it answers."),
+    "prometheus": Death(HELD, WATCHED, "Looks are BLIND: nothing is raised and nothing rolled back until it answers."),
     "gateway": Death(
         EITHER,
         WATCHED,
@@ -95,7 +95,7 @@ DEATHS = {
     "airflow": Death(
         BACK,
         GUARDED,
-        "The guard takes the traffic back when the Lease is over; the run finds that done when Airflow is back.",
+        "The guard returns the traffic when the Lease has expired; the run finds that done when Airflow is up again.",
         early=EITHER,
         away=90.0,
     ),
@@ -104,7 +104,7 @@ DEATHS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What must happen."""
+    """The expected outcome of a cell."""
 
     ended: frozenset[str]
     unwatched: float
@@ -124,7 +124,7 @@ def must(component: str, state: str) -> Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What happened in one cell.
+    """The outcome of one cell.
 
     :param ended: the state in which the audit trail ends; ``none`` if there is none.
     :param route_whole: one version has all traffic, and it is the one that the end says.
@@ -148,7 +148,7 @@ class Row:
 
     @property
     def broken(self) -> list[str]:
-        """What did not happen as it must."""
+        """Deviations from the expected outcome."""
         cell = must(self.component, self.state)
         rules = {
             f"ended {self.ended}, not {' or '.join(sorted(cell.ended))}": self.ended in cell.ended,

@@ -1,4 +1,4 @@
-"""Capacity before weight on the real stack: shares wait for pods, dead pods are taken back, and no way back is no go.
+"""Capacity on the real stack: shares wait for pods, dead pods cause a rollback, and plan needs a rollback target.
 
 All of it happens to one service, which is not one that the other lanes' tests take turns on.
 """

@@ -1,4 +1,4 @@
-"""What deployments stand on dies in mid-canary: it is looked at again, or the guard returns the traffic."""
+"""Components die during a canary: its watch goes on, or the guard returns the traffic."""
 
 import json
 import re
@@ -32,7 +32,7 @@ TERMINATING = 5
 
 
 UNNEEDED = ("worker", "api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
-"""What looks do without: only the triggerer makes them, and BLIND ones count."""
+"""Components that looks do not need: only the triggerer makes them, and BLIND ones count."""
 NEEDED = ("triggerer", "postgres", "kube-apiserver", "gateway")
 
 
@@ -90,7 +90,7 @@ def judged(world: World) -> tuple[str, DeploymentPlan]:
 
 @pytest.mark.served(lease=180)
 def test_a_canary_at_25_percent_keeps_its_share_and_its_watch_when_any_component_dies(world: World) -> None:
-    """What must become of each is in tests/bench/matrix.py; with so long a Lease the guard has no reason to act."""
+    """The expected outcomes are in tests/bench/matrix.py; with so long a Lease the guard has no reason to act."""
     run, plan = exposed(world)
     claim = annotations()["owner"]
     assert lease()["spec"]["holderIdentity"] == claim == f"{plan.deployment_id}/1"

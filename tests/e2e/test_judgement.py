@@ -1,4 +1,4 @@
-"""What the judge says of each kind of fault on the real stack, and what its users had of it by then.
+"""The judge's verdict on each kind of fault on the real stack, and the harm to its users until then.
 
 All of it happens to one service, which is not the one that the other lane's tests take turns on.
 """

@@ -49,7 +49,7 @@ def _read(path: Path) -> bytes:
 
 
 def _written() -> list[str]:
-    """What is in the cluster that `make down` might forget; other tests make namespaces meanwhile."""
+    """Objects of the cluster that `make down` might leave; other tests make namespaces at the same time."""
     kinds = "clusterroles,clusterrolebindings,customresourcedefinitions,gateways,gatewayclasses"
     found = kubectl("get", kinds, "--all-namespaces", "-o", "name").split()
     marked = "--selector=airflow-deploy/stack,airflow-deploy/stack!=embedded"

@@ -120,7 +120,7 @@ def test_a_replaced_version_stays_warm_then_stops_then_is_deleted_and_loses_no_r
     run = world.deploy(world.sample.good)
     world.until(lambda: minimum() == team, "the team's autoscaler is kept from shrinking it")
     first, _ = verified(world, run)
-    assert minimum() == team, "within the window it may have to take everything back"
+    assert minimum() == team, "within the window it keeps the pods for a rollback"
     second, since = verified(world, world.deploy(world.sample.good))
     assert "success" in cleanup()
     assert minimum() == 1

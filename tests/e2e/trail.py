@@ -1,4 +1,4 @@
-"""What a deployment leaves behind, as a test reads it."""
+"""A deployment's artifacts, as tests read them."""
 
 import json
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What an end-to-end test needs of the world: trigger, await, and read what users, route and audit trail say."""
+"""Helpers of the end-to-end tests: trigger, await, and read requests, route and audit trail."""
 
 import json
 import socket

@@ -90,7 +90,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _servers() -> Path:
-    """Where the stack's own processes are: on v1 below the hierarchy that counts processes."""
+    """The cgroup of the stack's own processes: on v1 below the hierarchy that counts processes."""
     counting = [mount[1] for mount in _mounts() if mount[2] == "cgroup" and "pids" in mount[3].split(",")]
     unified = [mount[1] for mount in _mounts() if mount[2] == "cgroup2"]
     return Path([*counting, *unified][0]) / CGROUP / "servers"

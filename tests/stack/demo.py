@@ -148,7 +148,7 @@ class Demo:
             lost=sum(request.failed for request in served if request.version != summary["candidate"]),
             first_exposed_at=_iso(min((request.sent for request in candidate), default=None)),
             verdict_at=summary["verdict_at"],
-            # The later of the two: the write that took the traffic back, and the last request that still got through.
+            # The later of the two: the write that returned the traffic, and the last request that still got through.
             restored_at=max(filter(None, (summary["restored_at"], _iso(restored)))) if restored else None,
             artifacts=[str(path) for path in sorted(artifacts.rglob("*")) if path.is_file()],
         )

@@ -85,7 +85,7 @@ class Record:
         self._offset = 0
 
     def new(self) -> list[Request]:
-        """What has been recorded since the last call; a line that is not whole yet is left for the next."""
+        """Return the requests recorded since the last call; an unfinished line is read by a later call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:

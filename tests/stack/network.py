@@ -30,7 +30,7 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": 1000000,
     "kernel/keys/root_maxbytes": 25000000,
 }
-"""What a kubelet wants to find in /proc/sys. It finds files that say so; the host's own settings stay as they are."""
+"""Settings that a kubelet requires in /proc/sys. It reads files with them; the host's own settings are unchanged."""
 
 UNANSWERED = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent"
 

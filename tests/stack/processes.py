@@ -23,7 +23,7 @@ PIDS = RUN / "pid"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a child gets: the caller's environment, made fit for servers on this machine.
+    """Return a child's environment: the caller's, made fit for servers on this machine.
 
     It may cache bytecode even if the caller's environment forbids it (half of Airflow's start is compiling otherwise).
     It finds Debian's system programs, and reaches our addresses without the proxy that the caller may need for others.

@@ -78,7 +78,7 @@ class Service:
         return self
 
     def behind(self) -> set[str]:
-        """Whose pods are served."""
+        """Return the versions whose pods are selected."""
         return {name for name, labels in self.pods.items() if self.route.selector.items() <= labels.items()}
 
 

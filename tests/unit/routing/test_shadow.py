@@ -1,4 +1,4 @@
-"""A shadow stage: copies for the candidate, answers by the stable, and counts that say so."""
+"""A shadow stage: copies for the candidate, answers by the stable, and the counts of both."""
 
 from __future__ import annotations
 

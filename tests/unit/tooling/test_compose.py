@@ -25,7 +25,7 @@ NEEDS: dict[str, dict[str, dict[str, Any]]] = {
     name: service.get("depends_on", {}) for name, service in SERVICES.items()
 }
 JOBS = {"secrets", "airflow-init", "cluster-setup"}
-"""What ends when its work is done; all else goes on."""
+"""Services that end when their work is done; all others keep running."""
 CONFIGS = {name: config["content"].replace("$$", "$") for name, config in COMPOSE["configs"].items()}
 CLUSTER = list(yaml.safe_load_all(CONFIGS["cluster"]))
 AIRFLOW = {name: service for name, service in SERVICES.items() if name.startswith("airflow-")}
