@@ -81,7 +81,7 @@ class TestApply:
         code, body = refused(api, "PATCH", f"{DEPLOYMENTS}/payments", deployment(), APPLY)
         assert (code, body["details"]["causes"][0]["field"]) == (422, "fieldManager")
 
-    def test_the_dynamic_client_finds_kinds_and_applies(self, server: KubernetesApi, api: Any, tmp_path: Any) -> None:
+    def test_dynamic_client_finds_kinds_and_applies(self, server: KubernetesApi, api: Any, tmp_path: Any) -> None:
         dynamic = DynamicClient(api, cache_file=str(tmp_path / "cache"))
         resource = dynamic.resources.get(api_version="apps/v1", kind="Deployment")
         dynamic.server_side_apply(
@@ -95,7 +95,7 @@ class TestApply:
 
 
 class TestManagers:
-    def test_an_update_takes_the_fields_that_it_changes(self, server: KubernetesApi, api: Any) -> None:
+    def test_update_takes_ownership_of_the_fields_it_changes(self, server: KubernetesApi, api: Any) -> None:
         server.add(route(), manager="argocd-controller")
         patch = [{"op": "add", "path": "/spec/rules/0/backendRefs/0/weight", "value": 2}]
         found = call(api, "PATCH", ROUTE, patch, JSON_PATCH, fieldManager="airflow-deploy")
@@ -110,7 +110,7 @@ class TestManagers:
         assert [entry["manager"] for entry in found["metadata"]["managedFields"]] == ["argocd", "me"]
         assert found["metadata"]["managedFields"][0]["fieldsV1"] == given[0]["fieldsV1"]
 
-    def test_without_a_name_the_client_is_the_manager(self, server: KubernetesApi, api: Any) -> None:
+    def test_default_manager_is_the_client(self, server: KubernetesApi, api: Any) -> None:
         call(api, "POST", CONFIG_MAPS, config_map())
         (entry,) = server.get("ConfigMap", "shop", "settings")["metadata"]["managedFields"]
         assert entry["manager"] == "OpenAPI-Generator"

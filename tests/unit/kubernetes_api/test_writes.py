@@ -29,9 +29,7 @@ class TestObjects:
         assert found["spec"] == route()["spec"]
         assert server.requests[0].query == {"fieldManager": "airflow-deploy"}
 
-    def test_a_write_raises_the_version_and_a_change_of_the_spec_the_generation(
-        self, server: KubernetesApi, api: Any
-    ) -> None:
+    def test_write_raises_the_version_and_a_spec_change_the_generation(self, server: KubernetesApi, api: Any) -> None:
         made = server.add(route())["metadata"]
         labelled = call(api, "PATCH", ROUTE, {"metadata": {"labels": {"a": "b"}}}, MERGE_PATCH)["metadata"]
         changed = call(api, "PATCH", ROUTE, {"spec": {"hostnames": ["x"]}}, MERGE_PATCH)["metadata"]
@@ -57,7 +55,7 @@ class TestObjects:
         assert refused(api, "PUT", ROUTE, before)[0] == 409
         assert "hostnames" not in call(api, "PUT", ROUTE, {**route()})["spec"]
 
-    def test_a_dry_run_checks_and_writes_nothing(self, server: KubernetesApi, api: Any) -> None:
+    def test_dry_run_checks_and_writes_nothing(self, server: KubernetesApi, api: Any) -> None:
         call(api, "POST", CONFIG_MAPS, config_map(), dryRun="All")
         assert server.find("ConfigMap", "shop", "settings") is None
         before = server.add(config_map(), route())

@@ -367,7 +367,7 @@ def came_and_went(route: HttpRoute, *, share: int = 50) -> HttpRoute:
     claim, patch = routes.claim(route, NEXT)
     route = write(route, patch)
     route = write(route, routes.shift(route, claim, share, 200.0))
-    return write(route, routes.rollback(route, claim, routes.SETTLED, "worse"))
+    return write(route, routes.rollback(route, claim, routes.SETTLED, "too slow"))
 
 
 def reclaimed(route: HttpRoute) -> HttpRoute:

@@ -25,7 +25,7 @@ def test_every_component_has_a_row_in_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("component", DEATHS)
-def test_expected_cells_keep_rollbacks_and_bound_unwatched_time_by_the_lease(component: str) -> None:
+def test_expected_outcomes_keep_rollbacks_and_limit_unwatched_time_to_the_lease(component: str) -> None:
     cells = {state: must(component, state) for state in STATES}
     assert cells["ROLLING_BACK"].ended == {"ROLLED_BACK"}
     deaf = 60 if component == "kube-apiserver" else 0
