@@ -37,7 +37,7 @@ SEED = 6
 def run_row(held: Fleet, component: str, say: Say) -> list[Row]:
     """Kill one component while every service is in its state, and say what became of each.
 
-    Where a state is not reached, it is done once more: a small machine may have been late.
+    If a state is not reached, it is done once more: a small machine may have been late.
 
     :raises StackError: a service does not come to its state, or the component does not come back.
     """
