@@ -22,7 +22,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
-    """The registry that is asked for the stable's images: no test here has a Docker daemon."""
+    """The registry of the stable's images: no test here has a Docker daemon."""
     made = FakeRegistry()
     monkeypatch.setattr("airflow_deploy.rollout.preflight.Images", made)
     return made
@@ -30,7 +30,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
 
 @pytest.fixture(autouse=True)
 def drained(monkeypatch: pytest.MonkeyPatch) -> list[DeploymentPlan]:
-    """Whose last requests were waited for: no test here has a gateway, and each is seen to send no more at once."""
+    """The deployments whose draining was awaited: without a gateway, each is drained at once."""
     asked: list[DeploymentPlan] = []
     monkeypatch.setattr("airflow_deploy.rollout.routers.draining.wait_until_drained", asked.append)
     return asked

@@ -95,7 +95,7 @@ class Bench:
     def bad(self) -> Row:
         """Deploy the bad fix.
 
-        :raises StackError: it was not taken back.
+        :raises StackError: it was not rolled back.
         """
         began, folder = self._deploy(self._world.sample.bad)
         said = summary(folder)

@@ -4,7 +4,7 @@
     make chaos ROWS="triggerer scheduler"   these rows; `api-faults` is the last one
 
 What must happen in each cell is written down in `tests/bench/matrix.py`. It needs the servers of `make up` for itself.
-The rows go to `.bench/chaos.json` as they come, and those of earlier calls stay there. It exits with 1 where a cell is
+The rows go to `.bench/chaos.json` as they come, and those of earlier calls stay there. It exits with 1 if a cell is
 broken.
 """
 
@@ -37,7 +37,7 @@ SEED = 6
 def run_row(held: Fleet, component: str, say: Say) -> list[Row]:
     """Kill one component while every service is in its state, and say what became of each.
 
-    Where a state is not reached, it is done once more: a small machine may have been late.
+    If a state is not reached, it is done once more: a small machine may have been late.
 
     :raises StackError: a service does not come to its state, or the component does not come back.
     """

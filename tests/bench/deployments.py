@@ -5,7 +5,7 @@ Requests come as an open load, Poisson at ``rps``, and are divided by the candid
 Stages are 5, 25, 50 and 100 %, ``bake`` is 60 s, and at ``max_bake``, 30 minutes, a person is asked: there the
 deployment ends, undecided.
 
-The share is raised by the shipped rule of health, whatever any rule says of harm, so all rules watch the same counts.
+The shipped rule of health alone raises the share, so all rules of harm watch the same counts.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Driven:
         self._do(AuditOperator(task_id="audit", plans_of=["build_image", "plan"], steps_of=self._steps_of))
 
     def brake(self) -> tuple[float, float]:
-        """Take the traffic back as the watch does; return when the verdict fell and when the API server had answered.
+        """Return the traffic as the watch does; return the times of the verdict and of the API server's answer.
 
         :raises RuntimeError: the route was lost.
         """

@@ -63,7 +63,7 @@ def drawn(seed: int, *stages: Stage, runs: int | None = None) -> Iterator[Scrape
 
 
 class Evidence:
-    """One gate's evidence of harm, as the judge computes it where bad requests do not cluster."""
+    """One gate's evidence of harm, as the judge computes it if bad requests do not cluster."""
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         self._harm, self._starts = EProcess(shape), Starts(shape)

@@ -133,7 +133,7 @@ class Fleet:
             thread.join()
 
     def reset(self) -> None:
-        """End what an earlier row has left: runs, pods that nobody asks, and a history that would lower confidence."""
+        """End what an earlier row has left: runs, pods without traffic, and a history that would lower confidence."""
         self.proxy.release()
         for one in self.held:
             for run in self.api.unfinished(one.dag):
@@ -178,7 +178,7 @@ class Fleet:
             commit = slow_build(one.sample)
         if one.state == "VERIFYING":
             changes = {"incident": INCIDENT}
-        if one.state in ("CANARY 100 %", "PROMOTING", "ROLLING_BACK"):  # somebody is asked before the promotion
+        if one.state in ("CANARY 100 %", "PROMOTING", "ROLLING_BACK"):  # a person is asked before the promotion
             changes = {"change": RISKY}
         one.run = self.api.trigger(one.dag, {**conf(commit, "Payments time out"), **changes})
 
@@ -337,7 +337,7 @@ def unwatched(answers: Sequence[float], looks: Sequence[float], until: float | N
 
     :param answers: when it did; ``looks``: when looks were completed, in their order; both in unix seconds.
     :param until: when it was verified, and so needed no looks any more.
-    :returns: None where it never had a user since the first look; infinite where it had one and nobody ever looked.
+    :returns: None if it had no user since the first look; infinite if it had one and no look was ever completed.
     """
     if not looks and any(until is None or at <= until for at in answers):
         return math.inf

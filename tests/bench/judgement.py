@@ -1,7 +1,7 @@
 """`make bench-judgement`: how soon the engine and its peers stop a bad candidate, and how often a good one.
 
 Every rule watches the same simulated deployments (see ``deployments``). ``stopped`` is in how many of ``runs`` a rule
-stopped the candidate. ``harmed`` are the candidate's bad requests from when it is bad until the rule stops it or, where
+stopped the candidate. ``harmed`` are the candidate's bad requests from when it is bad until the rule stops it or, if
 it does not, until the deployment ends: over **all** runs, or a rule that stops late and seldom would look harmless.
 ``seconds_median`` is from when the candidate is bad to the stop, over the runs that were stopped. ``wald`` is the
 least that any test of this level could harm at the 5 % stage: p_c log(1 / alpha_gate) / KL(p_c, p_s).
@@ -173,7 +173,7 @@ def look_arithmetic_ms() -> float:
 
 
 def main() -> int:
-    """Simulate, write the results, print them and the verdict on each target; return 1 where one is missed."""
+    """Simulate, write the results, print them and the verdict on each target; return 1 if one is missed."""
     began = time.monotonic()
     look = look_arithmetic_ms()
     with get_context("fork").Pool(os.cpu_count()) as pool:

@@ -2,7 +2,7 @@
 
 A cell is a component that is killed and the state that a deployment is in at that moment. In every cell the route is
 whole afterwards, no workload is left behind, and the audit trail is legal; a cell says besides how the run may end, and
-for how long users may have been sent to a candidate at which nobody looked.
+for how long users may have been sent to a candidate without a look at its metrics.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ GUARDED = LEASE + 10.0
 """Seconds: the Lease, and what the guard and the gateway need to act on it."""
 DEAF = 60.0
 """Seconds after which a gateway that has lost the API server asks it again, at most. Until then it goes on by what it
-knows, whatever is written."""
+knows, without later writes."""
 WATCHED = 20.0
-"""Seconds between two looks at most where nothing stops them: one a second is due, and the machine is a small one."""
+"""Seconds between two looks at most if nothing stops them: one a second is due, and the machine is a small one."""
 
 HELD = frozenset({"VERIFIED"})
 BACK = frozenset({"ROLLED_BACK"})
@@ -41,9 +41,9 @@ class Death:
 
     :param away: seconds until it is started again.
     :param ended: how a run may end whose candidate has traffic; ``early``: one whose candidate has none yet.
-    :param unwatched: seconds for which users may be sent to a candidate at which nobody looks.
+    :param unwatched: seconds for which users may be sent to a candidate without a look at its metrics.
     :param loses: whether it takes users' requests with it.
-    :param why: what an operator is told.
+    :param why: the explanation for an operator.
     """
 
     ended: frozenset[str]
@@ -63,8 +63,8 @@ DEATHS = {
     "triggerer": Death(
         EITHER,
         GUARDED,
-        "Nobody looks until it is back; its triggers are rebuilt and go on. Where that takes longer than the Lease,"
-        " the guard takes the traffic back.",
+        "There are no looks until it is back; its triggers are rebuilt and go on. If that takes longer than the Lease,"
+        " the guard returns the traffic.",
     ),
     "worker": Death(HELD, WATCHED, "The task is tried again, and repeats nothing that is done."),
     "api-server": Death(
@@ -75,9 +75,9 @@ DEATHS = {
         EITHER,
         GUARDED,
         "Scheduler, triggerer and dag-processor die and are started again; looks stop for up to 50 s, so the guard may"
-        " take the traffic back.",
+        " return the traffic.",
     ),
-    "prometheus": Death(HELD, WATCHED, "Looks are BLIND: nothing is raised and nothing taken back until it answers."),
+    "prometheus": Death(HELD, WATCHED, "Looks are BLIND: nothing is raised and nothing rolled back until it answers."),
     "gateway": Death(
         EITHER,
         WATCHED,
@@ -95,7 +95,7 @@ DEATHS = {
     "airflow": Death(
         BACK,
         GUARDED,
-        "The guard takes the traffic back when the Lease is over; the run finds that done when Airflow is back.",
+        "The guard returns the traffic when the Lease has expired; the run finds that done when Airflow is up again.",
         early=EITHER,
         away=90.0,
     ),
@@ -104,7 +104,7 @@ DEATHS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What must happen."""
+    """The expected outcome of a cell."""
 
     ended: frozenset[str]
     unwatched: float
@@ -112,26 +112,26 @@ class Cell:
 
 
 def must(component: str, state: str) -> Cell:
-    """Return what must happen where ``component`` dies while a deployment is in ``state``."""
+    """Return the expected outcome if ``component`` dies while a deployment is in ``state``."""
     death = DEATHS[component]
     ended = death.early if state in ("BUILDING", "DEPLOYING") else death.ended
     if state == "ROLLING_BACK":
         ended = BACK
-    if state == "BUILDING" and "ROLLED_BACK" in ended:  # where nothing is deployed yet, the end may be that nothing is
+    if state == "BUILDING" and "ROLLED_BACK" in ended:  # nothing is deployed yet: the run may end without a deployment
         ended |= {"REJECTED"}
     return Cell(ended, death.unwatched, death.loses)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What happened in one cell.
+    """The outcome of one cell.
 
-    :param ended: the state in which the audit trail ends; ``none`` where there is none.
+    :param ended: the state in which the audit trail ends; ``none`` if there is none.
     :param route_whole: one version has all traffic, and it is the one that the end says.
-    :param orphans: workloads that run though nobody needs them.
+    :param orphans: workloads that run without being needed.
     :param audit_legal: the audit trail is a path through the state machine, and its verdicts follow from its evidence.
-    :param unwatched_s: how long ago the last look was, at most, when the candidate answered a user; None where the
-        candidate had no traffic, and infinite where nobody was seen to look.
+    :param unwatched_s: how long ago the last look was, at most, when the candidate answered a user; None if the
+        candidate had no traffic, and infinite if no look was completed.
     :param seconds: from the kill to the run's end.
     :param lost: how many users got no answer, or one of 500 or more, from the kill on.
     """
@@ -148,7 +148,7 @@ class Row:
 
     @property
     def broken(self) -> list[str]:
-        """What did not happen as it must."""
+        """Deviations from the expected outcome."""
         cell = must(self.component, self.state)
         rules = {
             f"ended {self.ended}, not {' or '.join(sorted(cell.ended))}": self.ended in cell.ended,
@@ -172,7 +172,7 @@ def load(data: dict[str, Any]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Return the outcomes as a Markdown table: how each run ended and when, in bold where it must not be so."""
+    """Return the outcomes as a Markdown table: how each run ended and when, deviations in bold."""
     yield f"| killed | {' | '.join(STATES)} |"
     yield "|---" * (len(STATES) + 1) + "|"
     for component in DEATHS:

@@ -1,6 +1,6 @@
 """The peers' rules, our own implementations, on the same counts as ours.
 
-Each returns the number of the scrape (from 1) after which it stops each deployment, and inf where it does not.
+Each returns the number of the scrape (from 1) after which it stops each deployment, and inf if it does not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fixed_limit(seen: Deployments, limit: float, window: int, strikes: int) -> A
 
 
 def mann_whitney(seen: Deployments) -> Array:
-    """Judge as Kayenta does, at every fiftieth point, on the last 50 points: stop where the verdict is High."""
+    """Judge as Kayenta does, at every fiftieth point, on the last 50 points: stop if the verdict is High."""
     rates = []
     for bad, trials in ((seen.bad, seen.trials), (seen.control_bad, seen.control_trials)):
         events, of = _windows(bad, POINT), _windows(trials, POINT)
@@ -47,7 +47,7 @@ def mann_whitney(seen: Deployments) -> Array:
 
 
 def high(candidate: Array, control: Array) -> NDArray[np.bool_]:
-    """Say where the candidate's points lie above the control's, each row a pair of samples; NaN is no point.
+    """Tell whether the candidate's points lie above the control's, each row a pair of samples; NaN is no point.
 
     The interval of the shift is the classical one of the ordered differences, with the normal approximation.
     """
@@ -80,6 +80,6 @@ def _complete(seen: Deployments, window: int) -> NDArray[np.bool_]:
 
 
 def first(stop: NDArray[np.bool_], window: int = SCRAPE) -> Array:
-    """Return the scrape at which the first window ends that says stop, inf where none does."""
+    """Return the scrape at which the first window ends that says stop, inf if none does."""
     scrapes = (np.arange(len(stop)) + 1.0) * (window // SCRAPE)
     return np.asarray(np.min(np.where(stop, scrapes[:, np.newaxis], np.inf), axis=0, initial=np.inf))

@@ -177,7 +177,7 @@ def _health(results: Results) -> Verdict:
 
 
 def tables(results: Results) -> Iterator[str]:
-    """Return two Markdown tables: ours in all scenarios, and all rules where traffic is steady."""
+    """Return two Markdown tables: ours in all scenarios, and all rules with steady traffic."""
     errors = list(dict.fromkeys(row.candidate_error for row in results.rows))
     columns = ["scenario", "requests/s", *(f"{error:.1%}" for error in errors)]
     yield from _table(columns, _grid(results, lambda row: (row.scenario, row.rps) if row.rule == OURS else None))

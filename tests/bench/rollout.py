@@ -4,8 +4,8 @@
     make bench-rollout N=1          7 of them
 
 A whole DAG run takes a minute or two, most of it waiting for evidence. So two deployments are whole runs: one that is
-promoted and taken back by the verification, and one that is taken back at 5 %. All others drive the same operators and
-the same brake from here (`tests/bench/driven.py`). What is taken back after a promotion always is so by a whole run of
+promoted and rolled back by the verification, and one that is rolled back at 5 %. All others drive the same operators
+and the same brake from here (`tests/bench/driven.py`). Rollbacks after a promotion are always those of a whole run of
 `verify_deployments`. Pods take five seconds to start, and end gracefully. `.bench/rollout.json` holds the figures.
 """
 
@@ -64,7 +64,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Rollback:
-    """One way back. Times are in seconds from the verdict.
+    """One rollback. Times are in seconds from the verdict.
 
     :param at: the share in %, or ``promoted``.
     :param by: ``brake`` from here, or a whole ``dag``.
@@ -114,7 +114,7 @@ class Bench:
         return deployment
 
     def brake(self, shares: Sequence[int]) -> None:
-        """Take a version back at the last one of ``shares``, as the watch and the rollback do."""
+        """Roll a version back at the last one of ``shares``, as the watch and the rollback do."""
         deployment = self.driven(self.world.sample.good, shares)
         self.begin("rollback")
         verdict, answered = deployment.brake()
@@ -122,7 +122,7 @@ class Bench:
         self.note(f"{shares[-1]}", "brake", _name(deployment), verdict, answered)
 
     def promoted(self) -> None:
-        """Promote a version that turns bad then, and let the verification take it back."""
+        """Promote a version that turns bad then, and let the verification roll it back."""
         deployment = self.driven(self.world.sample.late, STAGES)
         self.begin("promotion")
         deployment.promote()
@@ -153,7 +153,7 @@ class Bench:
     def verification(self, candidate: str) -> None:
         """Let the promoted version turn bad, and the verification look: whole runs of its DAG.
 
-        Whoever looks in the first seconds after the version was verified finds nothing counted yet.
+        A look in the first seconds after the version was verified finds no counts yet.
         """
         self.faulty.add(candidate)
         pay_in_yen(self.world)
@@ -170,8 +170,8 @@ class Bench:
         self.note("promoted", "dag", candidate, unix(said["verdict_at"]), unix(said["restored_at"]))
 
     def note(self, at: str, by: str, candidate: str, verdict: float, answered: float) -> None:
-        """Remember one way back once its last answer is there, write it down, and say so."""
-        self.world.until(lambda: self._quiet(candidate, answered), f"nobody is answered by {candidate}", 60)
+        """Record and print one rollback once the candidate's last answer is there."""
+        self.world.until(lambda: self._quiet(candidate, answered), f"{candidate} answers no more requests", 60)
         last = max(r.sent + r.latency for r in self.requests() if r.version == candidate)
         done = Rollback(at, by, ours=round(answered - verdict, 3), restored=round(last - verdict, 3))
         self.rollbacks.append(done)
@@ -268,7 +268,7 @@ def show(written: dict[str, Any], rollbacks: Sequence[Rollback]) -> None:
     print("\n| | done | requests lost |\n|---|--:|--:|")
     for kind, lost in written["lost"].items():
         print(f"| {kind} | {written['done'].get(kind, '')} | {lost} |")
-    print("\n| taken back at | by | n | p50, s | p95, s | largest, s | ours, p95, s |\n|---|---|--:|--:|--:|--:|--:|")
+    print("\n| rolled back at | by | n | p50, s | p95, s | largest, s | ours, p95, s |\n|---|---|--:|--:|--:|--:|--:|")
     groups = dict.fromkeys((item.at, item.by) for item in rollbacks)
     for at, by in [*groups, ("all", "")]:
         chosen = [item for item in rollbacks if at == "all" or (item.at, item.by) == (at, by)]
@@ -280,7 +280,7 @@ def show(written: dict[str, Any], rollbacks: Sequence[Rollback]) -> None:
 
 def main() -> int:
     """Run it on the stack that is up."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.rollout", description="Shift and take back, often.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.rollout", description="Shift and roll back, often.")
     parser.add_argument("times", type=int, nargs="?", default=5, help="rollbacks at each share that are driven (5)")
     return measure(partial(run, times=parser.parse_args().times))
 

@@ -11,7 +11,7 @@ BENCH = CHECKOUT / ".bench"
 
 
 def measure(run: Callable[[StackInfo], int | None]) -> int:
-    """Run it, and return the exit code: 1 where it could not, or returned that something is broken."""
+    """Run it, and return the exit code: 1 if it could not, or returned that something is broken."""
     try:
         return 1 if run(StackInfo.load()) else 0
     except StackError as error:

@@ -1,4 +1,4 @@
-"""Prometheus and a Kubernetes API that answer quickly whatever a gate asks, and remember when they were asked.
+"""Prometheus and a Kubernetes API that answer every query of a gate quickly, and record when they were asked.
 
 Each is a process of its own: ``python -m tests.bench.stand_ins prometheus|cluster FOLDER``. It serves on a free port,
 and writes ``FOLDER/<kind>.json`` with its address. ``GET /asked`` there gives the record: unix seconds by whom it was

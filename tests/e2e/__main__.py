@@ -40,7 +40,7 @@ ASIDE = (
 """The files of each lane but the first, which has all others: those that deploy the demo's service must take turns.
 More lanes only take the processors from each other."""
 ALONE = ("test_guard.py", "test_chaos.py")
-"""What kills the servers that all others need, and so comes after them."""
+"""Tests that kill the servers which all others need; they run last."""
 YIELDING = ("nice", "-n", "15")
 """Before a command that yields to what runs beside it. Not by its autogroup's weight: a test that waits for a process
 of its own then starves for minutes."""

@@ -1,4 +1,4 @@
-"""The stack, shared by all end-to-end tests: started unless it is up, and ended by whoever started it."""
+"""The stack, shared by all end-to-end tests: started unless it is up, and ended only if it was started here."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def stack(capfd_disabled: Callable[[], None]) -> Iterator[StackInfo]:
     """Return the running stack."""
     capfd_disabled()
     ours = not INFO.exists()
-    # `up` would start everything anew where a part has died, under the feet of the tests in the other lane.
+    # If a part has died, `up` would restart everything during the tests of the other lane.
     if not ours and (dead := [name for name, process in recorded().items() if not process.alive()]):
         raise StackError(f"{', '.join(dead)} of the stack died: look at the logs, then run `make down`")
     try:

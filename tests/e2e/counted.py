@@ -63,7 +63,7 @@ def counted(stack: StackInfo, namespace: str, port: int, folder: Path, targets: 
 
 @contextmanager
 def _discovered(namespace: str, targets: Targets, file: Path) -> Iterator[None]:
-    """Do what Prometheus does by itself where it is built with Kubernetes' service discovery. Debian's is not."""
+    """Do what Prometheus does by itself if it is built with Kubernetes' service discovery. Debian's is not."""
     over = threading.Event()
 
     def discover() -> None:

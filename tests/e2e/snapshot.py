@@ -36,7 +36,7 @@ def _namespaces() -> list[str]:
 
 
 def _objects(world: World) -> dict[str, Any]:
-    """Every object as somebody declared it, and when each of those wrote it last: a no-op is a write as well."""
+    """Every object as declared, and the time of each manager's last write: a no-op is a write as well."""
     found = json.loads(kubectl("-n", world.service, "get", KINDS, "-o", "json", "--show-managed-fields"))
     return {f"{item['kind']}/{item['metadata']['name']}": _declared(item) for item in found["items"]}
 

@@ -1,4 +1,4 @@
-"""The command ``airflow-deploy`` as somebody types it."""
+"""The command ``airflow-deploy`` as a user types it."""
 
 import subprocess
 import sys

@@ -46,7 +46,7 @@ def busy(quiet: World, tmp_path: Path) -> Iterator[Callable[[], Path]]:
 
 @pytest.fixture
 def admin(stack: StackInfo) -> AirflowApi:
-    """Somebody other than the requester, whom ``world.api`` signs in."""
+    """A user other than the requester, whom ``world.api`` signs in."""
     return AirflowApi(stack, "admin")
 
 
@@ -74,7 +74,7 @@ def told(folder: Path) -> dict[str, list[tuple[str, str | None, bool]]]:
     return found
 
 
-def taken_back(world: World, folder: Path) -> bool:
+def rolled_back(world: World, folder: Path) -> bool:
     said = summary(folder)
     weights = world.weights()
     return (weights[said["stable"]], weights[said["candidate"]]) == (100, 0)
@@ -135,7 +135,7 @@ def test_a_breach_withdraws_the_open_question_and_rolls_back(
     assert told(folder) == {BESIDE: [("withdrawn", None, True)]}
     assert "BREACHED" in summary(folder)["approvals"][0]["answers"][0]["why"]
     assert "BREACHED" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
-    assert taken_back(world, folder)
+    assert rolled_back(world, folder)
 
 
 def test_an_unanswered_question_in_mid_canary_rolls_back_at_its_timeout(world: World, admin: AirflowApi) -> None:
@@ -150,7 +150,7 @@ def test_an_unanswered_question_in_mid_canary_rolls_back_at_its_timeout(world: W
     assert told(folder) == {BESIDE: [("Approve", "deployer", False), ("silence", None, True)]}
     assert states(folder)[-3:] == ["AWAITING_APPROVAL", "ROLLING_BACK", "ROLLED_BACK"]
     assert "no answer until" in next(item["reason"] for item in transitions(folder) if item["to"] == "ROLLING_BACK")
-    assert taken_back(world, folder)
+    assert rolled_back(world, folder)
 
 
 def test_a_question_marked_as_success_by_the_requester_shifts_no_traffic(world: World) -> None:
@@ -164,7 +164,7 @@ def test_a_question_marked_as_success_by_the_requester_shifts_no_traffic(world: 
     assert states(folder).count("CANARY") == 1
     assert told(folder) == {BESIDE: []}
     assert states(folder)[-2:] == ["ROLLING_BACK", "ROLLED_BACK"]
-    assert taken_back(world, folder)
+    assert rolled_back(world, folder)
 
 
 def test_a_run_failed_after_its_approval_but_before_traffic_stops_the_candidate(
@@ -190,8 +190,8 @@ def test_a_run_failed_during_a_question_rolls_back_and_ignores_a_late_answer(wor
     assert world.ended(run) == "failed"
     world.until(lambda: world.tasks(run)["finalize"] == "failed", "the teardown has spoken")
     folder = audited(world, run)
-    assert taken_back(world, folder)
+    assert rolled_back(world, folder)
 
     admin.answer(world.dag, run, BESIDE, "Approve")
     assert world.tasks(run)[BESIDE] == "failed"
-    assert taken_back(world, folder)
+    assert rolled_back(world, folder)

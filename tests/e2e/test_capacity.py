@@ -1,4 +1,4 @@
-"""Capacity before weight on the real stack: shares wait for pods, dead pods are taken back, and no way back is no go.
+"""Capacity on the real stack: shares wait for pods, dead pods cause a rollback, and plan needs a rollback target.
 
 All of it happens to one service, which is not one that the other lanes' tests take turns on.
 """
@@ -115,7 +115,7 @@ def test_a_candidate_that_loses_all_pods_at_50_percent_is_rolled_back(world: Wor
     kubectl("-n", BOOTH, "scale", "deployment", candidate, "--replicas=0")  # by a person
     deployment.rolled_back("BREACHED", "ready_pods")
     failed, said = deployment.failed(), deployment.summary
-    # Whoever was sent to it was answered by the gateway, in nobody's name.
+    # The gateway answered the requests to its pods, without a version.
     assert {request.version for request in failed} == {""}
     gone, verdict, restored = failed[0].sent, unix(said["verdict_at"]), unix(said["restored_at"])
     last = max(request.sent for request in failed)

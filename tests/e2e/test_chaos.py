@@ -1,4 +1,4 @@
-"""The row of the kill matrix in which nobody looks: all triggerers die, with nine deployments each in another state."""
+"""The triggerer's row of the kill matrix: all triggerers die, with nine deployments each in another state."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the command ``airflow-deploy`` refuses on the real stack."""
+"""The command ``airflow-deploy`` on the real stack: refused calls."""
 
 import json
 from pathlib import Path

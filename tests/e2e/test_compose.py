@@ -24,7 +24,7 @@ FILE = CHECKOUT / "docker-compose.airflow.yml"
 
 
 def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Compose as somebody who has set nothing at all."""
+    """Run Compose without any setting."""
     program = go_modules.compose() / go_modules.COMPOSE
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
     command: list[str | Path] = [program, "--file", FILE, *arguments]

@@ -65,7 +65,7 @@ def test_a_bad_fix_is_rolled_back_and_the_terminal_shows_it(world: World) -> Non
     assert said["verdict_at"] <= said["restored_at"]
     candidate = said["candidate"]
     assert world.weights() == {"payments": 100, candidate: 0}
-    # Whoever was harmed was harmed by the candidate: the way back itself lost nothing.
+    # Only the candidate failed requests: the rollback itself lost none.
     assert {request.version for request in world.requests() if request.failed} == {candidate}
     assert world.tasks(run)["rollback"] == "success"
 
@@ -99,7 +99,7 @@ def test_a_run_failed_by_hand_in_mid_canary_restores_the_traffic(world: World) -
     assert kubectl("-n", "payments", "get", "httproutes", "-o", "name").split() == [
         "httproute.gateway.networking.k8s.io/payments"
     ]
-    assert "payments-before-us" in answered(**{"x-canary": "always"}), "what testers ask for is nobody's any more"
+    assert "payments-before-us" in answered(**{"x-canary": "always"}), "testers still reach a candidate"
     counted = {name for name in re.findall(r'service="([^"]+)"', metrics) if f"-{candidate}-" in name}
     users = {name for name in counted if TRAEFIK.service_of({"service": name}, "payments", "payments", [candidate])}
     assert {name.startswith("httproute-payments-testers-payments-") for name in counted - users} == {True}

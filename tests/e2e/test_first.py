@@ -1,4 +1,4 @@
-"""A service's very first version on the real stack: judged by its limits alone, and taken back to no traffic at all.
+"""A service's first version on the real stack: judged by its limits alone, and rolled back to no traffic.
 
 Its users come before it does: what they get until then is the gateway's own answer.
 """

@@ -1,4 +1,4 @@
-"""No gateway, and nobody who serves: a Service whose first pods are those of its first version."""
+"""No gateway and no serving version: a Service whose first pods are those of its first version."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What deployments stand on dies in mid-canary: it is looked at again, or the guard returns the traffic."""
+"""Components die during a canary: its watch goes on, or the guard returns the traffic."""
 
 import json
 import re
@@ -32,7 +32,7 @@ TERMINATING = 5
 
 
 UNNEEDED = ("worker", "api-server", "scheduler", "dag-processor", "prometheus", "kubelet")
-"""What looks do without: only the triggerer makes them, and BLIND ones count."""
+"""Components that looks do not need: only the triggerer makes them, and BLIND ones count."""
 NEEDED = ("triggerer", "postgres", "kube-apiserver", "gateway")
 
 
@@ -90,7 +90,7 @@ def judged(world: World) -> tuple[str, DeploymentPlan]:
 
 @pytest.mark.served(lease=180)
 def test_a_canary_at_25_percent_keeps_its_share_and_its_watch_when_any_component_dies(world: World) -> None:
-    """What must become of each is in tests/bench/matrix.py; with so long a Lease the guard has no reason to act."""
+    """The expected outcomes are in tests/bench/matrix.py; with so long a Lease the guard has no reason to act."""
     run, plan = exposed(world)
     claim = annotations()["owner"]
     assert lease()["spec"]["holderIdentity"] == claim == f"{plan.deployment_id}/1"
@@ -121,11 +121,11 @@ def test_a_canary_at_25_percent_keeps_its_share_and_its_watch_when_any_component
 def looked_at_again(world: World) -> None:
     """Wait until the Lease has been renewed."""
     before = lease()["spec"]["renewTime"]
-    world.until(lambda: lease()["spec"]["renewTime"] > before, "somebody looks")
+    world.until(lambda: lease()["spec"]["renewTime"] > before, "the Lease is renewed")
 
 
 def ended(world: World, run: str) -> bool:
-    """End a run as a person does, who tries again where a scheduler that has just started has written it meanwhile."""
+    """End a run by hand; retry if a scheduler that has just started has written it meanwhile."""
     with suppress(HTTPError):
         world.api.end_run(world.dag, run)
     return world.api.run_state(world.dag, run) == "failed"
@@ -140,7 +140,7 @@ def test_the_guard_has_only_the_rights_of_its_manifest() -> None:
         "leases.coordination.k8s.io": {"list"},
         "httproutes.gateway.networking.k8s.io": {"get", "patch"},
         "endpointslices.discovery.k8s.io": {"list"},
-        # Where pods divide the traffic
+        # If pods divide the traffic
         "services": {"get", "patch"},
         "pods": {"list"},
         "deployments.apps": {"patch"},
@@ -169,7 +169,7 @@ def test_the_guard_returns_the_traffic_within_the_lease_when_all_of_airflow_dies
     returned(world, run, died)
     assert world.weights() == whole
     assert world.replicas(plan.candidate) == 0
-    # Nobody was sent to the candidate any more, and nobody was harmed on the way.
+    # The candidate got no further requests, and none failed during the rollback.
     assert max(request.sent for request in world.requests() if request.version == plan.candidate) < restored + 1
 
     gone = returned(behind_pods, run_of_pods, died)

@@ -65,7 +65,7 @@ def blocks() -> list[Block]:
 
 
 class Reader:
-    """Somebody who follows the page.
+    """A reader who follows the page.
 
     :param other: what the page says -> what it is here.
     """
@@ -198,7 +198,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def serve_orders(info: StackInfo, sample: Sample) -> None:
-    """Bring up a service that nobody of us has seen, in its team's own namespace."""
+    """Bring up a service without earlier deployments, in its team's own namespace."""
     client = docker.DockerClient(base_url=info.docker_url)
     import_base(client, CACHE)
     image = build(client, sample.path, sample.good, f"{info.registry}/shop/orders")
@@ -213,7 +213,7 @@ def serve_orders(info: StackInfo, sample: Sample) -> None:
 
 
 def untouched() -> Any:
-    """What must stay as it is: the adopted Deployment and Service, and the pods behind them."""
+    """The objects that must not change: the adopted Deployment and Service, and the pods behind them."""
     kinds, listed = ["deployment/orders", "service/orders"], json.loads
     items = listed(kubectl("-n", "shop", "get", *kinds, "-o", "json"))["items"]
     pods = listed(kubectl("-n", "shop", "get", "pods", "-l", "app.kubernetes.io/name=orders", "-o", "json"))["items"]
@@ -285,7 +285,7 @@ def test_the_page_leads_to_a_first_deployment(stack: StackInfo, reader: Reader, 
 
             reader.follow(8)
             seen = time.time() + 1
-            until(lambda: [r for r in read(record) if r.sent > seen], "users are served after the way back")
+            until(lambda: [r for r in read(record) if r.sent > seen], "users are served after the rollback")
     assert route() == {"orders": 100}
     requests_sent: list[Request] = read(record)
     assert {request.version for request in requests_sent if request.sent > seen} == {"orders-before-us"}

@@ -1,4 +1,4 @@
-"""What the judge says of each kind of fault on the real stack, and what its users had of it by then.
+"""The judge's verdict on each kind of fault on the real stack, and the harm to its users until then.
 
 All of it happens to one service, which is not the one that the other lane's tests take turns on.
 """
@@ -88,7 +88,7 @@ def test_a_fix_whose_pods_crash_after_30_s_is_rolled_back(world: World) -> None:
     deployment.rolled_back("BREACHED", "error_rate", "ready_pods")
     by_candidate, _ = deployment.answers()
     failed = deployment.failed()
-    # Whoever was sent to a pod that had just died was answered by the gateway, in nobody's name.
+    # The gateway answered the requests to a pod that had just died, without a version.
     assert {request.version for request in failed} == {""}
     assert min(request.sent for request in failed) - by_candidate[0].sent > 29
     assert max(request.sent for request in failed) < unix(deployment.summary["verdict_at"]) + RESTORED_WITHIN
@@ -96,7 +96,7 @@ def test_a_fix_whose_pods_crash_after_30_s_is_rolled_back(world: World) -> None:
 
 @contextmanager
 def bypass(world: World) -> Iterator[None]:
-    """Take all users past the route that is shifted: somebody has made another one, and it says more exactly for whom.
+    """Route all users past the route that is shifted, by another route whose matches are more specific.
 
     The gateway's counters of it begin with the same words.
     """
@@ -132,7 +132,7 @@ def test_a_candidate_that_gets_no_requests_is_held_and_rolled_back_as_blind(worl
 
 @pytest.fixture(scope="module")
 def aside(kiosk: World) -> Iterator[Callable[[], None]]:
-    """Give the service short stages, and a Prometheus of its own, so that nobody else is blind without it.
+    """Give the service short stages, and a Prometheus of its own, so that no other service is blind without it.
 
     The value starts that Prometheus again.
     """

@@ -49,7 +49,7 @@ def _read(path: Path) -> bytes:
 
 
 def _written() -> list[str]:
-    """What is in the cluster that `make down` might forget; other tests make namespaces meanwhile."""
+    """Objects of the cluster that `make down` might leave; other tests make namespaces at the same time."""
     kinds = "clusterroles,clusterrolebindings,customresourcedefinitions,gateways,gatewayclasses"
     found = kubectl("get", kinds, "--all-namespaces", "-o", "name").split()
     marked = "--selector=airflow-deploy/stack,airflow-deploy/stack!=embedded"
@@ -71,7 +71,7 @@ def checkout(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "DOCKER_HOST": stack.docker_url,
         "AIRFLOW_PORT": str(free_port()),
     }
-    import_base(docker.DockerClient(base_url=stack.docker_url), CACHE)  # on a closed network nobody else can
+    import_base(docker.DockerClient(base_url=stack.docker_url), CACHE)  # not pulled: the network may be closed
     kubectl("delete", "namespace", "payments", "--ignore-not-found", "--wait")
     made = Checkout(folder, shell)
     yield made

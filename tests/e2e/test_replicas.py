@@ -46,7 +46,7 @@ def selector() -> dict[str, str]:
 
 
 def pods(version: str) -> int:
-    """Return how many pods the version's Deployment is to have."""
+    """Return the replicas of the version's Deployment."""
     return int(kubectl("-n", QUAY, "get", "deployment", version, "-o", "jsonpath={.spec.replicas}"))
 
 
@@ -55,8 +55,8 @@ def shares(deployment: Deployment) -> list[str]:
     return [step["reason"] for step in transitions(deployment.folder) if step["to"] == "CANARY"]
 
 
-def taken_back(deployment: Deployment, stable: str, selects: dict[str, str]) -> None:
-    """Check that nobody but the stable's pods serves, and that only answers of the candidate's were bad."""
+def check_rolled_back(deployment: Deployment, stable: str, selects: dict[str, str]) -> None:
+    """Check that only the stable's pods serve, and that only the candidate's answers were bad."""
     deployment.ended()
     said = deployment.summary
     assert (deployment.state, said["state"], said["stable"]) == ("failed", "ROLLED_BACK", stable)
@@ -71,7 +71,7 @@ def taken_back(deployment: Deployment, stable: str, selects: dict[str, str]) -> 
 def test_pods_divide_the_traffic_of_a_service_through_rollback_and_promotion(world: World) -> None:
     """One after the other, as each finds what the one before has left."""
     bad = Deployment(world, world.sample.bad)
-    taken_back(bad, QUAY, TEAM)
+    check_rolled_back(bad, QUAY, TEAM)
     assert shares(bad)[0].startswith("shifting 33 % to ")
     # It would lower the confidence in the next, so that a person were asked.
     shutil.rmtree(bad.folder)
@@ -84,6 +84,6 @@ def test_pods_divide_the_traffic_of_a_service_through_rollback_and_promotion(wor
     assert (selector(), pods(first), pods(QUAY)) == ({VERSION: first}, 2, 2)
 
     later = Deployment(world, world.sample.bad)
-    taken_back(later, first, {VERSION: first})
-    # What the team had is not behind the Service any more, whatever is deployed beside the version that replaced it.
+    check_rolled_back(later, first, {VERSION: first})
+    # A later deployment beside the replacing version does not select the team's own pods again.
     assert {request.version for request in later.requests()} == {first, later.summary["candidate"]}

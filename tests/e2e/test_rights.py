@@ -141,7 +141,7 @@ def settle(cluster: Cluster, there: Namespace) -> None:
 
 @contextmanager
 def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
-    """Yield a mirror's objects; whoever has made them, they do not keep the namespace from being deleted."""
+    """Yield a mirror's objects; afterwards their finalizers do not keep the namespace from being deleted."""
     found = mirror_objects(there.plan(), copied=False)
     try:
         yield found
@@ -313,13 +313,13 @@ def permitted(cluster: Cluster, namespace: str) -> set[Right]:
 
 @pytest.mark.parametrize("who", NEEDED)
 def test_a_role_permits_nothing_else(there: Namespace, who: str) -> None:
-    nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
-    assert permitted(there.user(user(who)), RIGHTS) - nobody == set(NEEDED[who])
+    anonymous = permitted(there.user("without-rights"), RIGHTS)
+    assert permitted(there.user(user(who)), RIGHTS) - anonymous == set(NEEDED[who])
 
 
 def test_airflow_has_the_deployers_role_in_this_namespace_alone(there: Namespace) -> None:
     airflow = Cluster("rights_airflow")
-    nobody = permitted(there.user("nobody-in-particular"), RIGHTS)
-    assert permitted(airflow, RIGHTS) - nobody == set(NEEDED["deployer"])
+    anonymous = permitted(there.user("without-rights"), RIGHTS)
+    assert permitted(airflow, RIGHTS) - anonymous == set(NEEDED["deployer"])
     for namespace in ("default", "kube-system", "gateway"):
-        assert permitted(airflow, namespace) <= nobody
+        assert permitted(airflow, namespace) <= anonymous

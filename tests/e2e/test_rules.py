@@ -79,7 +79,7 @@ def as_the_teams() -> list[dict[str, Any]]:
 
 
 def answered_by(world: World, host: str, path: str = "/payments", **headers: str) -> str | None:
-    """Return which version answers; None where nobody does."""
+    """Return which version answers; None if none does."""
     answer = requests.post(
         f"{world.info.gateway_url}{path}",
         headers={"Host": host, "Content-Type": "application/json", **headers},

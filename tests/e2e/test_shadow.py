@@ -1,4 +1,4 @@
-"""A shadow stage on the real gateway: whatever becomes of the copies, users are answered by the stable alone.
+"""A shadow stage on the real gateway: users are answered by the stable alone, even if copies fail.
 
 All of it happens to one service, which is not one that the other lane's tests take turns on.
 """
@@ -119,7 +119,7 @@ def test_a_good_fix_passes_its_shadow_stage_and_is_verified(world: World) -> Non
     deployment = Deployment(world, world.sample.good)
     plan = mirrored(world, deployment)
     name = mirror_name(plan.candidate)
-    # Without the finalizer, nobody at all would be answered from here on.
+    # Without the finalizer, no request would be answered from here on.
     kubectl("-n", STALL, "delete", f"service/{name}", f"traefikservice.traefik.io/{name}", "--wait=false")
     world.until(lambda: world.weights() == {plan.stable: 50, plan.candidate: 50}, "half of the users are sent to it")
     deployment.ended()

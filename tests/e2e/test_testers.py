@@ -1,4 +1,4 @@
-"""The probe on the real gateway: where that brings no request to the candidate, no user is sent there either."""
+"""The probe on the real gateway: if it does not reach the candidate, no user is sent there."""
 
 import json
 from collections.abc import Iterator

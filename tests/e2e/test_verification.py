@@ -1,4 +1,4 @@
-"""After the promotion, on the real stack: the scheduled DAG takes back what does not hold, and nothing else."""
+"""After the promotion, on the real stack: the scheduled DAG rolls back bad promotions only."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def verify(world: World) -> tuple[str, str]:
 
 
 def verdict(world: World, run: str) -> str:
-    """Return how a pass ended, whatever it found to tidy up of the services of other tests."""
+    """Return how a pass ended, without the services of other tests that it may have tidied up."""
     return "success" if world.api.task_states(DAG, run)["report"] == "success" else "failed"
 
 
@@ -103,7 +103,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, l
     ended, said = verify(world)
     assert ended == "success"
     assert "HEALTHY" in said
-    assert least() == team > 1, "it may have to take everything back"
+    assert least() == team > 1, "the stable keeps its pods until the verification"
 
     verified_by_hand(world, limit=0)
     pay_in_yen(world)
@@ -120,7 +120,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, l
 
     began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     install_deployments([])
-    world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the scheduled pass takes it back", 120)
+    world.until(lambda: world.weights() == {"payments": 100, candidate: 0}, "the scheduled pass rolls it back", 120)
     world.until(lambda: states(folder)[-1] == "ROLLED_BACK", "the artifacts say so")
     assert states(folder)[-4:] == ["VERIFYING", "VERIFIED", "ROLLING_BACK", "ROLLED_BACK"]
     check_consistent(folder)
@@ -128,7 +128,7 @@ def test_a_fix_that_turns_bad_after_its_promotion_is_rolled_back(world: World, l
     assert summary(folder)["verdict_at"] <= summary(folder)["restored_at"]
     assert (world.replicas(candidate), world.replicas(world.service)) == (0, team)
     world.until(lambda: least() == 1, "the autoscaler is let go")
-    # The way back lost nothing: whoever failed was answered by the fix.
+    # The rollback lost no request: every failed one was answered by the fix.
     assert {request.version for request in world.requests() if request.failed} == {candidate}
     asked = f"dags/{DAG}/dagRuns?run_type=scheduled&state=failed&run_after_gte={began}"
 
@@ -153,7 +153,7 @@ def test_verification_spares_a_live_run_and_rolls_back_a_fix_whose_incident_retu
         assert (ended, world.weights()) == ("success", before)
         assert "a run of deploy_payments is under way" in said
         world.api.end_run("deploy_payments", later)
-        world.until(lambda: world.tasks(later)["finalize"] == "failed", "the next fix is taken back")
+        world.until(lambda: world.tasks(later)["finalize"] == "failed", "the next fix is rolled back")
         assert world.weights()[candidate] == 100
 
         # The next fix has left a route that no longer names the version before this one.

@@ -120,7 +120,7 @@ def test_a_replaced_version_stays_warm_then_stops_then_is_deleted_and_loses_no_r
     run = world.deploy(world.sample.good)
     world.until(lambda: minimum() == team, "the team's autoscaler is kept from shrinking it")
     first, _ = verified(world, run)
-    assert minimum() == team, "within the window it may have to take everything back"
+    assert minimum() == team, "within the window it keeps the pods for a rollback"
     second, since = verified(world, world.deploy(world.sample.good))
     assert "success" in cleanup()
     assert minimum() == 1
@@ -139,7 +139,7 @@ def test_a_replaced_version_stays_warm_then_stops_then_is_deleted_and_loses_no_r
 
     assert drifted(world, first) == []
     kubectl("-n", BAZAAR, "patch", "deployment", first, "-p", '{"spec": {"minReadySeconds": 5}}')
-    assert drifted(world, first) == []  # nobody declared that
+    assert drifted(world, first) == []  # that field was not declared
     change = '{"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 31}}}}'
     kubectl("-n", BAZAAR, "patch", "deployment", first, "-p", change)
     kubectl("-n", BAZAAR, "delete", "poddisruptionbudget", first)

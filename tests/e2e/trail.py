@@ -1,4 +1,4 @@
-"""What a deployment leaves behind, as a test reads it."""
+"""A deployment's artifacts, as tests read them."""
 
 import json
 from datetime import datetime
@@ -59,7 +59,7 @@ def audited(world: World, run: str) -> Path:
 
 
 def folder_of(world: World, run: str) -> Path:
-    """Wait until the run has left its artifacts, whatever they say, and return their folder."""
+    """Wait until the run has written its artifacts, and return their folder."""
     return world.artifacts(world.until(lambda: _deployment(world, run), "the audit is written", 60))
 
 

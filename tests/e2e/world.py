@@ -1,4 +1,4 @@
-"""What an end-to-end test needs of the world: trigger, await, and read what users, route and audit trail say."""
+"""Helpers of the end-to-end tests: trigger, await, and read requests, route and audit trail."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ PATIENCE = 600
 
 
 RISKY = {"files": 60, "lines": 2000, "migrations": True}
-"""A change that lowers the confidence to where a person is asked."""
+"""A change that lowers the confidence so far that a person is asked."""
 
 
 UNKNOWN = 'sum(rate(traefik_entrypoint_requests_total{code="404"}[10s])) or vector(0)'
@@ -33,7 +33,7 @@ INCIDENT = {
     "severity": "high",
     "resolved_when": {"query": UNKNOWN, "op": "<", "value": 1, "for": "10s"},
 }
-"""It is not over as long as somebody asks the gateway for what it does not know."""
+"""An incident that lasts as long as requests to unknown paths reach the gateway."""
 
 
 REFUSING = "till"
@@ -45,7 +45,7 @@ OTHERS = (
 """Where other tests work than those of what is refused, which make sure that nothing is left anywhere: namespaces,
 repositories of images, and folders of artifacts."""
 SMALL = {"cpu": "100m", "memory": "64Mi"}
-"""What a pod asks for where several services are deployed side by side: two processors are all that the node has."""
+"""A pod's requests if several services are deployed side by side: the node has two processors."""
 
 
 def dag_of(service: str) -> str:
@@ -54,7 +54,7 @@ def dag_of(service: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody uses."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -110,7 +110,7 @@ class World:
     def asked(self, run_id: str, task: str, times: int = 1) -> dict[str, Any]:
         """Wait until the task asks a person, and return the question.
 
-        It waits for the scheduler too: where an answer comes before Airflow knows that the process that asked has
+        It waits for the scheduler too: if an answer comes before Airflow knows that the process that asked has
         ended, it takes the task for lost, and asks again.
 
         :param times: how often the question has been put by then.
@@ -158,7 +158,7 @@ class World:
         return int(kubectl("-n", self.service, "get", "deployment", version, "-o", "jsonpath={.spec.replicas}"))
 
     def objects(self) -> list[str]:
-        """Return the kinds and names of all objects of the service's namespace that somebody declared."""
+        """Return the kinds and names of all declared objects in the service's namespace."""
         kinds = "deployments,services,configmaps,networkpolicies,poddisruptionbudgets,httproutes"
         return sorted(kubectl("-n", self.service, "get", kinds, "-o", "name").split())
 
@@ -179,7 +179,7 @@ def served(
     :param folder: for the record of its requests; ``rate``: how many come each second.
     :param declared: what ``serve`` takes.
     """
-    assert service in OTHERS, f"name {service} in OTHERS: whoever makes sure that nothing is left would find it"
+    assert service in OTHERS, f"add {service} to OTHERS: tests that nothing is left would find its objects"
     World.end_runs(info, service)
     sample = serve(info, service, resources=SMALL, **declared)
     ip = kubectl("-n", service, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}") if direct else None

@@ -47,7 +47,7 @@ class AirflowApi:
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def request(self, method: str, path: str, **body: Any) -> requests.Response:
-        """Send one request to ``/api/v2/<path>`` and return whatever is answered."""
+        """Send one request to ``/api/v2/<path>`` and return the response."""
         return self.session.request(method, f"{self._url}/api/v2/{path}", json=body or None, timeout=TIMEOUT)
 
     def get(self, path: str) -> Any:
@@ -116,7 +116,7 @@ class AirflowApi:
         return {item["task_id"]: item["state"] for item in found}
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """Return an XCom's value; None where there is none."""
+        """Return an XCom's value; None if there is none."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
         answer = self.request("GET", path)
         return answer.json()["value"] if answer.ok else None
@@ -137,7 +137,7 @@ class AirflowApi:
         self.request("PATCH", path, new_state=state).raise_for_status()
 
     def question(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        """Return what a task asks a person, and what was answered; empty where it has not asked."""
+        """Return a task's question and its answer; empty if it has not asked."""
         answer = self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails")
         return dict(answer.json()) if answer.ok else {}
 

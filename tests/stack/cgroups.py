@@ -1,4 +1,4 @@
-"""A cgroup of our own, in every hierarchy there is, so that whatever is ours is known by where it is.
+"""A cgroup of our own in every hierarchy, so that our processes are known by their place.
 
 It has three children: `servers`, which every process that the stack starts enters and no child of it can leave,
 `kubepods` for the kubelet's pods, and `docker` for builds. A stack on a cluster of the user's own, which need not be
@@ -90,7 +90,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _servers() -> Path:
-    """Where the stack's own processes are: on v1 below the hierarchy that counts processes."""
+    """The cgroup of the stack's own processes: on v1 below the hierarchy that counts processes."""
     counting = [mount[1] for mount in _mounts() if mount[2] == "cgroup" and "pids" in mount[3].split(",")]
     unified = [mount[1] for mount in _mounts() if mount[2] == "cgroup2"]
     return Path([*counting, *unified][0]) / CGROUP / "servers"

@@ -148,7 +148,7 @@ class Demo:
             lost=sum(request.failed for request in served if request.version != summary["candidate"]),
             first_exposed_at=_iso(min((request.sent for request in candidate), default=None)),
             verdict_at=summary["verdict_at"],
-            # The later of the two: the write that took the traffic back, and the last request that still got through.
+            # The later of the two: the write that returned the traffic, and the last request that still got through.
             restored_at=max(filter(None, (summary["restored_at"], _iso(restored)))) if restored else None,
             artifacts=[str(path) for path in sorted(artifacts.rglob("*")) if path.is_file()],
         )
@@ -194,7 +194,7 @@ def run(info: StackInfo, say: Callable[[str], None]) -> dict[str, Result]:
     """Serve, harm, fix, and try a fix that is none; return both results."""
     say("The payment service as its team runs it: its image is built, pushed, and brought up behind its route")
     sample: Sample = serve(info)
-    say("Users arrive, 50 requests a second, whatever the answers take. The pool is too small: this is the incident")
+    say("Users arrive, 50 requests a second, however slow the answers are. The pool is too small: this is the incident")
     with users(Path(info.demo) / "requests.jsonl") as record:
         demo = Demo(info, record, say)
         demo.wait_ready(BEFORE)

@@ -22,7 +22,7 @@ from tests.stack.layout import AIRFLOW_KUBECONFIG
 from tests.stack.tls import write_secret
 
 SLOW = 12.0
-"""Seconds after which a call that is to time out is ended where whoever asks has not given it up himself."""
+"""Seconds after which a call that is to time out is ended if the caller has not ended it."""
 RETRY_AFTER = "1"
 KINDS = ("409", "429", "500", "503", "timeout", "reset", "lost")
 """``reset`` ends the connection before the API server has heard of the call, ``lost`` when it has done it."""
@@ -77,7 +77,7 @@ class Proxy:
         self._released.set()
 
     def decide(self, call: Call) -> str | None:
-        """Wait where the call is held; return its fault."""
+        """Wait while the call is held; return its fault."""
         if self.holds and self.holds(call):
             self.held.append(call)
             self._released.wait()
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps(said).encode(), "application/json")
 
     def _answer(self, status: int, content: bytes, kind: str) -> None:
-        with suppress(OSError):  # whoever asked may have died meanwhile
+        with suppress(OSError):  # the caller may have ended meanwhile
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))

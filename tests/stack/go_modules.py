@@ -36,18 +36,18 @@ def kubernetes_version() -> str:
 
 @cache
 def kubernetes() -> Path:
-    """The folder that has (or is to have) the servers and ``pause``, each under its own name."""
+    """The folder of the servers and ``pause``, each under its own name; it may be missing."""
     return CACHE / f"kubernetes-{kubernetes_version()}-{_digest(_KUBERNETES)}"
 
 
 @cache
 def compose() -> Path:
-    """The folder that has (or is to have) Docker Compose."""
+    """The folder of Docker Compose; it may be missing."""
     return CACHE / f"compose-{_required(_COMPOSE, _COMPOSE_MODULE)}-{_digest(_COMPOSE)}"
 
 
 def gateway_crds() -> Path:
-    """The folder that has (or is to have) the Gateway API's standard CRDs."""
+    """The folder of the Gateway API's standard CRDs; it may be missing."""
     return CACHE / GATEWAY_API.replace("/", "_")
 
 
@@ -117,7 +117,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def _publish(made: Path, final: Path) -> None:
-    """Rename into place, so that the cache never holds half a result, whoever else is making the same."""
+    """Rename into place, so that the cache never holds half a result if two processes make the same."""
     try:
         made.rename(final)
     except OSError:

@@ -41,7 +41,7 @@ class Cancelled(Exception):
 def bring_up(parts: Sequence[Part], say: Callable[[str], None], *, there: Collection[str] = ()) -> None:
     """Start all parts and return when the last one is ready.
 
-    :param there: names of parts that need not be started: somebody else has.
+    :param there: names of parts that are not started here: they run already.
     :param say: takes the progress, a line at a time.
     :raises StackError: when a part fails; no further one is started then.
     """

@@ -27,6 +27,6 @@ def give_access() -> None:
 
 
 def start() -> Process:
-    """Start the guard under a supervisor, as anybody would run it: without Airflow's settings."""
+    """Start the guard under a supervisor, as in production: without Airflow's settings."""
     supervisor: list[str | Path] = [sys.executable, "-IS", Path(__file__).with_name("supervisor.py"), INFO]
     return spawn("guard", [*supervisor, _COMMAND, "guard"], {"KUBECONFIG": str(GUARD_KUBECONFIG)})

@@ -5,7 +5,7 @@ import socket
 import urllib.request
 from pathlib import Path
 
-# No proxy: the stack's addresses are on this machine, whatever the environment says about others.
+# No proxy, even if the environment has one: the stack's addresses are on this machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -27,8 +27,8 @@ class StackInfo:
     :param users: Airflow user -> password; the users are `admin`, `deployer` (role op) and `viewer`.
     :param gateway_url: the gateway; in the stack's own cluster also from inside the network namespace.
     :param registry: the registry's name in images.
-    :param registry_url: the HTTP API of the stack's own registry; None where it is the user's.
-    :param netns: name of the network namespace; `tests.stack.in_netns` enters it. None where the cluster is the user's.
+    :param registry_url: the HTTP API of the stack's own registry; None if it is the user's.
+    :param netns: name of the network namespace; `tests.stack.in_netns` enters it. None if the cluster is the user's.
     """
 
     airflow_url: str

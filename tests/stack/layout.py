@@ -18,7 +18,7 @@ DEMO = STATE / "demo"
 LOCK = STATE / "lock"
 INFO = STATE / "stack.json"
 CLUSTER = STATE / "cluster.json"
-"""What Airflow stands on where that is a cluster of the user's own; absent where it is the stack's."""
+"""The cluster of Airflow if it is the user's own; absent if it is the stack's."""
 KEPT_BY_DOWN = (ARTIFACTS, DEMO, LOG, LOCK)
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airflow-deploy"

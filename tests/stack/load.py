@@ -47,7 +47,7 @@ class Request(NamedTuple):
     One request, as recorded.
 
     :param sent: when it was sent, epoch seconds (UTC).
-    :param version: the version that answered (`X-Version`); empty when nobody did, or only the gateway.
+    :param version: the version that answered (`X-Version`); empty if the gateway answered, or there was no answer.
     :param status: HTTP status; 0 when no whole answer came within the time-out.
     :param latency: seconds until the whole answer was there, or none was awaited any more.
     """
@@ -85,7 +85,7 @@ class Record:
         self._offset = 0
 
     def new(self) -> list[Request]:
-        """What has been recorded since the last call; a line that is not whole yet is left for the next."""
+        """Return the requests recorded since the last call; an unfinished line is read by a later call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -108,7 +108,7 @@ def summarise(
     quantiles: Iterable[float] = (0.5, 0.95, 0.99),
 ) -> dict[str, Summary]:
     """
-    Sum up the requests per version that answered; "" is nobody, or the gateway itself.
+    Sum up the requests per version that answered; "" is the gateway itself, or no answer.
 
     :param since: leave out what was sent before it, epoch seconds.
     :param until: leave out what was sent then or later, epoch seconds.

@@ -30,7 +30,7 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": 1000000,
     "kernel/keys/root_maxbytes": 25000000,
 }
-"""What a kubelet wants to find in /proc/sys. It finds files that say so; the host's own settings stay as they are."""
+"""Settings that a kubelet requires in /proc/sys. It reads files with them; the host's own settings are unchanged."""
 
 UNANSWERED = "net/netfilter/nf_conntrack_tcp_timeout_syn_sent"
 
@@ -69,7 +69,7 @@ def create() -> Process:
     _MADE.write_text("".join(f"{folder}\n" for folder in missing))
     for folder in missing:
         folder.mkdir(parents=True)
-    # A copy of somebody else's namespace mount would keep that namespace from ending for as long as we run.
+    # A copy of a foreign namespace mount would keep that namespace alive for as long as we run.
     private = ["awk '$2 ~ \"^/run/netns/\" {print $2}' /proc/mounts | xargs -r umount --lazy"]
     private += ["mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/lock"]
     for folder, ours in FIXED_FOLDERS.items():
@@ -80,7 +80,7 @@ def create() -> Process:
         setting.parent.mkdir(parents=True, exist_ok=True)
         setting.write_text(f"{value}\n")
         private.append(f"mount --bind {shlex.quote(str(setting))} /proc/sys/{name}")
-    # Where AppArmor is on, dockerd would load a profile into the host's kernel, and leave it there.
+    # If AppArmor is on, dockerd would load a profile into the host's kernel, and leave it there.
     apparmor = Path("/sys/module/apparmor/parameters/enabled")
     if apparmor.exists():
         disabled = CONFIG / "apparmor"
@@ -116,11 +116,11 @@ def remove() -> None:
     if NETNS.exists():
         subprocess.run(["umount", "--lazy", NETNS], stderr=subprocess.DEVNULL, check=False)
         NETNS.unlink()
-        # Somebody else's `ip netns` has it mounted, or has namespaces in it: then it is theirs.
+        # Not empty or mounted: another `ip netns` uses it.
         with contextlib.suppress(OSError):
             NETNS.parent.rmdir()
     for line in _MADE.read_text().splitlines() if _MADE.exists() else []:
-        with contextlib.suppress(OSError):  # not empty, or gone already: then somebody else has taken it over
+        with contextlib.suppress(OSError):  # not empty or already removed: it is in use by others
             Path(line).rmdir()
 
 

@@ -50,7 +50,7 @@ def install() -> None:
     with log.open("ab") as output, _services_stay_off():
         env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *wanted]
-        # Try the lists at hand first: refreshing them is the slow half where they are fresh already.
+        # Try the lists at hand first: refreshing them takes half of the time, and they may be fresh.
         for arguments in (command, ["apt-get", "update"], command):
             done = subprocess.run(
                 arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, check=False

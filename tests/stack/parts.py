@@ -50,14 +50,14 @@ CLUSTER = (
     Part("traefik", ("gateway-crds",), gateway.start_traefik, gateway.traefik_ready),
     Part("prometheus", ("namespaces", "certificates"), prometheus.start, prometheus.ready),
     Part("prometheus-access", ("apiserver",), prometheus.grant_access),
-    # The guard: it stands where Airflow's death does not reach it
+    # The guard: it does not depend on Airflow
     Part("guard-access", ("controller-manager",), guard.give_access),
     Part("guard", ("guard-access",), guard.start),
     # Images
     Part("registry", ("namespaces",), images.start_registry, images.registry_ready),
     Part("dockerd", ("containerd",), images.start_dockerd, images.dockerd_ready),
 )
-"""The cluster with its gateway, Prometheus, registry and Docker: none of it is started where the user has one."""
+"""The cluster with its gateway, Prometheus, registry and Docker: none of it is started if the user has a cluster."""
 
 AIRFLOW = (
     Part("packages", (), packages.install),

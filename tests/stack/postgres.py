@@ -1,7 +1,7 @@
 """PostgreSQL for Airflow's metadata, on a Unix socket: it refuses to run as root, and is then the user `postgres`.
 
 That user need not be able to enter the checkout: its folder is bound onto /var/lib/postgresql in a mount namespace of
-its own, and the checkout's path is never walked. Nobody else needs any of this.
+its own, and the checkout's path is never walked.
 """
 
 import os

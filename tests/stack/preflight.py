@@ -1,4 +1,4 @@
-"""What could stop the stack, found out before anything is started or installed: one sentence each, with its remedy."""
+"""Checks before anything is started or installed: one sentence for each obstacle, with its remedy."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """Starting, recognising and ending the stack's processes.
 
-A pid alone proves nothing after a crash: it may have been given to somebody else. A process is known by its pid *and*
+A pid alone proves nothing after a crash: it may have been reused. A process is known by its pid *and*
 its start time; strays are known by what they inherit (our cgroup, our network namespace, the marker in their
 environment, a session that one of ours leads), so that nothing survives whose parent died before it could write a
 record.
@@ -23,10 +23,10 @@ PIDS = RUN / "pid"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a child gets: the caller's environment, made fit for servers on this machine.
+    """Return a child's environment: the caller's, made fit for servers on this machine.
 
-    It may cache bytecode whatever the caller prefers (half of Airflow's start is compiling otherwise), finds Debian's
-    system programs, and reaches our addresses without the proxy that the caller may need for others.
+    It may cache bytecode even if the caller's environment forbids it (half of Airflow's start is compiling otherwise).
+    It finds Debian's system programs, and reaches our addresses without the proxy that the caller may need for others.
     """
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     sbin = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -82,7 +82,7 @@ def spawn(name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None =
 
 
 def end(process: Process) -> None:
-    """End one server, and take it off the record: whoever asks whether all is well no longer means it."""
+    """End one server and remove it from the record, so that health checks leave it out."""
     (PIDS / f"{process.name}.json").unlink(missing_ok=True)
     if process.alive():
         os.kill(process.pid, signal.SIGTERM)
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 
 
 
 def namespace_owner() -> Path | None:
-    """The state folder of whoever has processes in the network namespace, if anybody has."""
+    """The state folder of the stack that has processes in the network namespace; None if there are none."""
     inside = _in_namespace()
     for pid in inside:
         for word in _read(pid, "environ").split(b"\0"):
@@ -150,7 +150,7 @@ def _ours() -> list[int]:
     if embedded() and namespace_owner() in (None, STATE):
         candidates |= {*_in_namespace(), *cgroups.members()}
     candidates |= {pid for pid in _pids() if marker in _read(pid, "environ").split(b"\0")}
-    # A process of Airflow's that has held a token lets nobody but root read its environment.
+    # Only root can read the environment of an Airflow process that has held a token.
     candidates |= {pid for pid in _pids() if _session(pid) in candidates}
     return sorted(pid for pid in candidates - spared if _started(pid) is not None)
 

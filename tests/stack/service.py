@@ -47,8 +47,8 @@ def serve(info: StackInfo, service: str = PAYMENTS, commit: str = "running", **d
 def ground(info: StackInfo, service: str, **declared: Any) -> Sample:
     """Make the service's namespace, with the rights to deploy to it, and give Airflow its YAML; nothing of it runs yet.
 
-    Whatever an earlier call left of the service is removed first, its artifacts too: they are a service's history,
-    and what comes next would depend on it.
+    Objects and artifacts of an earlier call are removed first: they are the service's history, on which later tests
+    would depend.
 
     :param declared: what ``declare`` takes.
     """

@@ -60,12 +60,12 @@ def new_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def new_secret() -> str:
-    """A password or token that nobody guesses."""
+    """A random password or token of 128 bits."""
     return secrets.token_hex(16)
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a file that nobody but its owner may read, at no moment."""
+    """Write a file that only its owner can read, from its creation on."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(text)

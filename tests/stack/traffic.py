@@ -37,7 +37,7 @@ def users(
     command += [] if amount is None else ["--amount", str(amount)]
     command += ["--at-random"] if at_random else []
     command = in_netns([*command, "--close"]) if cluster_ip else command
-    # Marked, so that `down` finds it where the demo was killed.
+    # Marked, so that `down` finds it if the demo was killed.
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment({MARKER: str(STATE)}), start_new_session=True)
     try:
         yield record

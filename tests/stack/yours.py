@@ -123,7 +123,7 @@ def _unset(variable: str, what: str) -> str:
 
 
 def _gateway() -> tuple[str, str | None]:
-    """Return the Gateway's `namespace/name`, and its URL where its status has an address."""
+    """Return the Gateway's `namespace/name`, and its URL if its status has an address."""
     items = json.loads(_read("gateways.gateway.networking.k8s.io", "--all-namespaces", "--output=json"))["items"]
     found = {f"{item['metadata']['namespace']}/{item['metadata']['name']}": item for item in items}
     there = f"it has {', '.join(sorted(found)) or 'none'}"
@@ -152,7 +152,7 @@ def _check_namespace() -> None:
     if _read("namespace", "payments", "--ignore-not-found", "--output=name"):
         raise StackError(
             "The cluster has a namespace payments, and the demo makes one, and removes it: use another cluster, or run"
-            " `kubectl delete namespace payments` if nobody needs it."
+            " `kubectl delete namespace payments` if it is not needed."
         )
 
 

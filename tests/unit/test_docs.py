@@ -39,7 +39,7 @@ def rows(header: str, page: Path = PAGE) -> Iterator[list[str]]:
         yield [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_the_example_goes_as_the_page_says() -> None:
+def test_example_of_the_judgement_page_is_reproduced() -> None:
     judge, scrapes = make_judge(), list(rows("after"))
     for number, (after, *cells) in enumerate(scrapes, 1):
         requests, bad, control_requests, control_bad, evidence = map(float, cells)
@@ -51,7 +51,7 @@ def test_the_example_goes_as_the_page_says() -> None:
     assert exp(findings[0].numbers["threshold"]) == pytest.approx(300)
 
 
-def test_as_many_good_requests_are_needed_as_the_page_says() -> None:
+def test_needed_good_requests_of_the_page_are_those_of_the_judge() -> None:
     found = list(rows("limit | 25 %"))
     assert len(found) > 3
     for limit, *needed in found:
@@ -60,7 +60,7 @@ def test_as_many_good_requests_are_needed_as_the_page_says() -> None:
         assert needed == [f"{number:,}" for number in recomputed]
 
 
-def test_the_settings_are_as_the_page_says() -> None:
+def test_settings_of_the_page_are_those_of_the_spec() -> None:
     said = {key.strip("`"): (default, span) for key, default, span, _ in rows("key")}
     gates = {
         f"gates.{gate.name}": (f"{gate.default:g}", f"{gate.smallest:g} to {gate.largest:g}") for gate in GATES.values()
@@ -84,7 +84,7 @@ def test_the_settings_are_as_the_page_says() -> None:
         assert text.startswith("two scrape intervals") if default is None else parse_duration(text) == default
 
 
-def test_the_own_gates_of_the_page_are_gates() -> None:
+def test_own_gates_of_the_page_are_valid() -> None:
     block = re.search(r"^```yaml\n(gates:.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert block
     spec = make_spec(**yaml.safe_load(block[1]))
@@ -102,7 +102,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 class TestPages:
     @each_page
-    def test_links_lead_to_files_and_headings(self, page: Path) -> None:
+    def test_page_links_lead_to_files_and_headings(self, page: Path) -> None:
         broken = []
         for link in prose.links(page.read_text()):
             target, _, anchor = link.partition("#")
@@ -112,20 +112,20 @@ class TestPages:
         assert broken == []
 
     @each_page
-    def test_words_are_plain(self, page: Path) -> None:
+    def test_page_has_no_forbidden_words(self, page: Path) -> None:
         assert prose.forbidden_words(page.read_text()) == []
 
     @each_page
-    def test_sentences_are_short(self, page: Path) -> None:
+    def test_page_has_no_long_sentences(self, page: Path) -> None:
         assert prose.long_sentences(page.read_text()) == []
 
     @pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").rglob("*.md")), ids=name_of)
-    def test_the_first_line_names_the_reader(self, page: Path) -> None:
+    def test_page_names_its_reader_in_the_first_line(self, page: Path) -> None:
         title, reader = [line for line in prose.without_code(page.read_text()).splitlines() if line][:2]
         assert title.startswith("# ")
         assert reader.startswith("*For ")
 
-    def test_readme_fits_on_two_screens(self) -> None:
+    def test_readme_has_at_most_100_lines(self) -> None:
         assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 100
 
     def test_every_page_is_in_the_list_of_pages(self) -> None:
@@ -135,7 +135,7 @@ class TestPages:
 
 
 class TestProseChecks:
-    """The checks above would find what they look for."""
+    """The checks above find what they look for."""
 
     @pytest.mark.parametrize(
         "text",
@@ -145,15 +145,15 @@ class TestProseChecks:
         assert prose.forbidden_words(text)
 
     @pytest.mark.parametrize("text", ["`nobody`", "```text\nnobody\n```\n", "It takes 5 s. It comes back."])
-    def test_code_and_other_words_are_not(self, text: str) -> None:
+    def test_code_and_other_words_are_not_found(self, text: str) -> None:
         assert prose.forbidden_words(text) == []
 
-    def test_a_sentence_of_26_words_is_too_long(self) -> None:
+    def test_sentence_of_26_words_is_too_long(self) -> None:
         words = ["word"] * 26
         assert prose.long_sentences(f"Short one. {' '.join(words)}. [A link](x.md).") == [f"{' '.join(words)}."]
         assert prose.long_sentences(f"{' '.join(words[1:])}.\n\n- {' '.join(words[1:])}\n- {' '.join(words[1:])}") == []
 
-    def test_headings_have_the_anchors_of_their_words(self) -> None:
+    def test_anchors_of_headings_follow_from_their_words(self) -> None:
         text = "# `A` b: c's d\n```sh\n# no heading\n```\n## 2. [E](x.md)\n## 2. E\n"
         assert prose.anchors(text) == {"a-b-cs-d", "2-e", "2-e-1"}
 
@@ -215,20 +215,22 @@ def request_() -> Draft202012Validator:
 
 class TestSchemas:
     @pytest.mark.parametrize("changes", ACCEPTED, ids=lambda changes: ",".join(changes) or "least")
-    def test_accepts_what_the_parser_accepts(self, deployment: Draft202012Validator, changes: dict[str, Any]) -> None:
+    def test_schema_accepts_what_the_parser_accepts(
+        self, deployment: Draft202012Validator, changes: dict[str, Any]
+    ) -> None:
         spec = parse_spec({**SPEC, **changes}, "a.yaml")
         assert [error.message for error in deployment.iter_errors({**SPEC, **changes})] == []
         assert [error.message for error in deployment.iter_errors(spec.dump())] == []
 
     @pytest.mark.parametrize("path", sorted((CHECKOUT / "dags/deployments").glob("*.yaml")), ids=name_of)
-    def test_accepts_the_examples(self, deployment: Draft202012Validator, path: Path) -> None:
+    def test_schema_accepts_the_example_files(self, deployment: Draft202012Validator, path: Path) -> None:
         assert list(deployment.iter_errors(yaml.safe_load(path.read_text()))) == []
 
     @pytest.mark.parametrize("changes", REFUSED, ids=lambda changes: ",".join(changes) or "least")
-    def test_refuses_what_an_editor_can_know(self, deployment: Draft202012Validator, changes: dict[str, Any]) -> None:
+    def test_schema_refuses_invalid_values(self, deployment: Draft202012Validator, changes: dict[str, Any]) -> None:
         assert list(deployment.iter_errors({**SPEC, **changes}))
 
-    def test_accepts_the_conf(self, request_: Draft202012Validator) -> None:
+    def test_schema_accepts_the_example_conf(self, request_: Draft202012Validator) -> None:
         assert list(request_.iter_errors(CONF)) == []
         assert list(request_.iter_errors(parse_request(CONF).dump())) == []
         assert list(request_.iter_errors(changed(CONF, ("emergency",), MISSING))) == []
@@ -237,11 +239,13 @@ class TestSchemas:
         ("path", "value"),
         [(("commit",), "main"), (("x",), 1), (("incident", "severity"), "bad"), (("change", "files"), MISSING)],
     )
-    def test_refuses_a_wrong_conf(self, request_: Draft202012Validator, path: tuple[str, ...], value: Any) -> None:
+    def test_schema_refuses_an_invalid_conf(
+        self, request_: Draft202012Validator, path: tuple[str, ...], value: Any
+    ) -> None:
         assert list(request_.iter_errors(changed(CONF, path, value)))
 
     @pytest.mark.parametrize("name", ["deployment", "request"])
-    def test_says_what_each_field_means(self, name: str) -> None:
+    def test_schema_describes_each_field(self, name: str) -> None:
         schema = json.loads((reference.SCHEMAS / f"{name}.schema.json").read_text())
         for part in (schema, *schema["$defs"].values()):
             assert [key for key, field in part["properties"].items() if not field["description"].endswith(".")] == []
@@ -254,7 +258,7 @@ def granted(text: str) -> dict[str, set[str]]:
 
 
 class TestReference:
-    def test_permissions_are_those_that_are_printed(self) -> None:
+    def test_permissions_of_the_page_are_those_of_the_manifests(self) -> None:
         page = CHECKOUT / "docs/reference/permissions.md"
         said = {on: set(verbs.split(", ")) for on, verbs, _ in rows("on | may | for", page)}
         assert said == granted(render_rbac("shop", ["airflow:worker"]))

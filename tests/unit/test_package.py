@@ -1,4 +1,4 @@
-"""The package as others see it: its public names, its version and what it needs to be installed."""
+"""The package from outside: its public names, its version and its declared dependencies."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def loaded_by(code: str) -> set[str]:
 
 class TestPublicNames:
     @pytest.mark.parametrize("name", airflow_deploy.__all__)
-    def test_each_can_be_imported(self, name: str) -> None:
+    def test_each_public_name_can_be_imported(self, name: str) -> None:
         value = getattr(airflow_deploy, name)
         assert getattr(value, "__name__", name) == name
         assert name in dir(airflow_deploy)
 
-    def test_they_hold_every_error(self) -> None:
+    def test_every_error_is_a_public_name(self) -> None:
         found = {name for name, kind in getmembers(errors, isclass) if issubclass(kind, errors.DeployError)}
         assert found == {name for name in airflow_deploy.__all__ if name in vars(errors)}
 
-    def test_another_name_is_an_attribute_error(self) -> None:
+    def test_unknown_name_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'airflow_deploy' has no attribute 'deploiments'"):
             getattr(airflow_deploy, "deploiments")  # noqa: B009 - mypy knows that it does not exist
 
-    def test_importing_the_package_imports_nothing_large(self) -> None:
+    def test_package_import_loads_no_large_library(self) -> None:
         large = {"airflow", "kubernetes", "numpy", "pydantic", "requests"}
         assert not large & loaded_by("import airflow_deploy; dir(airflow_deploy)")
 
-    def test_the_safety_gate_needs_neither_airflow_nor_kubernetes(self) -> None:
+    def test_safety_gate_imports_neither_airflow_nor_kubernetes(self) -> None:
         assert not {"airflow", "kubernetes", "numpy"} & loaded_by("from airflow_deploy import deploy_from_safety_gate")
 
 
-def test_the_version_is_the_distributions_and_the_changelogs() -> None:
+def test_version_is_that_of_the_distribution_and_the_changelog() -> None:
     assert airflow_deploy.__version__ == project()["version"]
     latest = next(line for line in (CHECKOUT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
     assert latest.split()[1] == project()["version"]
@@ -77,7 +77,7 @@ installed = cache(packages_distributions)
 
 
 def distribution_of(module: str) -> str:
-    """The distribution that a person installs for a module; a provider's has the name of its package."""
+    """The distribution to install for a module; a provider's has the name of its package."""
     package, *path = module.split(".")
     if package != "airflow":
         (name,) = set(installed()[package])
@@ -91,7 +91,7 @@ def distribution_of(module: str) -> str:
     return "apache-airflow"
 
 
-def test_what_is_imported_is_declared_and_nothing_else() -> None:
+def test_declared_dependencies_are_exactly_the_imported_ones() -> None:
     foreign = {
         name for name in imported_modules() if name.split(".")[0] not in {*sys.stdlib_module_names, "airflow_deploy"}
     }

@@ -49,7 +49,7 @@ def small(dag_id: str, verdict: Any) -> DAG:
         ("CLOSED", {"gate": "skipped", "ask": "skipped", "shift": "skipped", "rollback": "skipped"}),
     ],
 )
-def test_a_gate_branches_after_it_has_resumed(verdict: str, ends: dict[str, str]) -> None:
+def test_gate_branches_after_it_has_resumed(verdict: str, ends: dict[str, str]) -> None:
     dag = small(f"small_{verdict.lower()}", verdict)
     stored(dag)
     run: Any = dag.test()

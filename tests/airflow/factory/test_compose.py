@@ -1,4 +1,4 @@
-"""Airflow heeds what the Compose file says: a misspelt variable would be silently without effect."""
+"""Airflow knows every option of the Compose file: a misspelt variable would have no effect."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tests.stack.layout import CHECKOUT
 
 SERVICES = yaml.safe_load((CHECKOUT / "docker-compose.airflow.yml").read_text())["services"]
 ELSEWHERE = {("celery", "broker_url_cmd")}
-"""What the Celery provider knows, which the image has and these tests have not."""
+"""Options of the Celery provider, which is in the image and not installed here."""
 
 
-def test_every_option_is_one_of_airflows() -> None:
+def test_every_option_of_the_compose_file_is_known_to_airflow() -> None:
     known = {
         (section, option)
         for section, described in conf.configuration_description.items()

@@ -44,7 +44,7 @@ GATES = [f"canary_{share}.gate" for share in SHARES]
 SHIFTS = [f"canary_{share}.shift" for share in SHARES]
 SCORED = {"score_confidence": "capture_baseline", "score_promotion": "promote"}
 HEALTHY = SCORED | dict(zip(GATES, SHIFTS[1:], strict=False))
-"""The branches of a fix that is good in every respect."""
+"""The branches of a fix that every gate and score accepts."""
 AFTER_APPLY = ["wait_ready", "claim_route", "watch", *STAGED, "score_promotion", "promote", "verify"]
 WRITING = ["apply_manifest", "claim_route", *SHIFTS, "promote"]
 
@@ -61,7 +61,7 @@ def dag(bag: DagBag) -> DAG:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the DAGs' folder, to be spoilt."""
+    """A copy of the DAGs' folder, for tests that add invalid files."""
     shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path / "dags"
 
@@ -80,14 +80,14 @@ def serialised(dag: DAG) -> str:
 
 
 class TestParsing:
-    def test_every_file_parses_into_one_dag_per_yaml(self, bag: DagBag) -> None:
+    def test_dag_files_make_one_dag_per_yaml(self, bag: DagBag) -> None:
         assert bag.import_errors == {}
         services = {f"deploy_{path.stem}" for path in (DAGS / "deployments").glob("*.yaml")}
         assert services <= set(bag.dags)
         assert not [name for name in bag.dags if name.startswith("invalid_")]
 
-    def test_nothing_heavy_is_imported_and_hash_seeds_change_nothing(self) -> None:
-        """A fresh process each, as the DAG processor starts them."""
+    def test_dag_files_import_no_client_and_do_not_depend_on_the_hash_seed(self) -> None:
+        """Each seed has its own process, as in the DAG processor."""
         script = (
             "import json, runpy, sys\n"
             f"found = runpy.run_path({str(DAGS / 'deployments.py')!r})\n"
@@ -123,12 +123,12 @@ class TestParsing:
             build_dag(make_spec(config={"B": "2", "A": "1"}, gates={"memory": 0.5}))
         )
 
-    def test_it_survives_serialisation(self, dag: DAG) -> None:
+    def test_dag_survives_serialisation(self, dag: DAG) -> None:
         again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
         assert set(again.task_ids) == set(dag.task_ids)
         assert again.max_active_runs == 1
 
-    def test_a_worker_builds_only_the_wanted_dag(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_worker_builds_only_the_dag_of_its_task(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = (folder / "deployments" / "payments.yaml").read_text()
         (folder / "deployments" / "orders.yaml").write_text(text.replace("service: payments", "service: orders"))
         assert set(parsed(folder)) == {"deploy_payments", "deploy_orders"}
@@ -136,7 +136,7 @@ class TestParsing:
         assert set(parsed(folder)) == {"deploy_orders"}
 
 
-SPOILT = {
+INVALID_SPECS = {
     "no YAML": "service: [",
     "no spec": "service: orders",
     "no text": "\x00",
@@ -147,28 +147,28 @@ SPOILT = {
 
 
 class TestOneTeamsMistake:
-    @pytest.fixture(params=list(SPOILT.values()), ids=list(SPOILT))
-    def spoilt(self, request: pytest.FixtureRequest, folder: Path) -> Path:
+    @pytest.fixture(params=list(INVALID_SPECS.values()), ids=list(INVALID_SPECS))
+    def with_invalid_spec(self, request: pytest.FixtureRequest, folder: Path) -> Path:
         (folder / "deployments" / "aaa.yaml").write_text(request.param)
         return folder
 
-    def test_does_not_take_the_other_teams_dags_away(self, spoilt: Path) -> None:
-        assert "deploy_payments" in parsed(spoilt)
+    def test_invalid_spec_keeps_the_other_dags(self, with_invalid_spec: Path) -> None:
+        assert "deploy_payments" in parsed(with_invalid_spec)
 
-    def test_does_not_keep_a_running_deployment_from_its_rollback(
-        self, spoilt: Path, monkeypatch: pytest.MonkeyPatch
+    def test_invalid_spec_keeps_the_dag_of_a_running_deployment(
+        self, with_invalid_spec: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "deploy_payments")
-        assert "deploy_payments" in parsed(spoilt)
+        assert "deploy_payments" in parsed(with_invalid_spec)
 
-    def test_is_shown_where_people_look(self, spoilt: Path) -> None:
-        (shown,) = [dag for name, dag in parsed(spoilt).items() if name != "deploy_payments"]
+    def test_invalid_spec_has_a_dag_that_names_its_file(self, with_invalid_spec: Path) -> None:
+        (shown,) = [dag for name, dag in parsed(with_invalid_spec).items() if name != "deploy_payments"]
         assert "aaa.yaml" in (shown.doc_md or "")
 
     @pytest.mark.parametrize(
         "name", ["my service.yaml", "naïve.yaml", "a" * 240 + ".yaml", "dangling.yaml", "folder.yaml"]
     )
-    def test_may_lie_in_the_files_name_or_kind(self, folder: Path, name: str) -> None:
+    def test_unusual_file_keeps_the_other_dags(self, folder: Path, name: str) -> None:
         path = folder / "deployments" / name
         if name == "dangling.yaml":
             path.symlink_to(folder / "nowhere")
@@ -178,7 +178,7 @@ class TestOneTeamsMistake:
             path.write_text("service: [")
         assert "deploy_payments" in parsed(folder)
 
-    def test_two_files_for_one_service_do_not_hide_each_other(self, folder: Path) -> None:
+    def test_two_files_for_one_service_are_both_shown(self, folder: Path) -> None:
         text = (folder / "deployments" / "payments.yaml").read_text()
         (folder / "deployments" / "zzz.yaml").write_text(text.replace("namespace: payments", "namespace: other"))
         found = parsed(folder)
@@ -187,7 +187,7 @@ class TestOneTeamsMistake:
 
 
 class TestShape:
-    def test_has_the_designed_tasks(self, dag: DAG) -> None:
+    def test_dag_has_the_designed_tasks(self, dag: DAG) -> None:
         before = ["plan", "build_image", "score_confidence", "approve", "refuse"]
         around = [
             "capture_baseline",
@@ -200,24 +200,24 @@ class TestShape:
         ]
         assert set(dag.task_ids) == {*before, *around, *ASKS, *AFTER_APPLY}
 
-    def test_the_way_forward_is_one_line(self, dag: DAG) -> None:
+    def test_tasks_from_plan_to_finalize_are_one_line(self, dag: DAG) -> None:
         line = ["plan", "build_image", "score_confidence", "capture_baseline", "apply_manifest", "wait_ready"]
         line += ["claim_route", *STAGED, "score_promotion", "promote", "verify", "audit", "finalize"]
         for before, after in pairwise(line):
             assert before in upstream(dag, after)
 
-    def test_the_watch_stands_beside_all_stages(self, dag: DAG) -> None:
+    def test_watch_runs_in_parallel_to_all_stages(self, dag: DAG) -> None:
         watched = {*STAGED, *QUESTIONS, "score_promotion", "promote", "verify"}
         assert "claim_route" in upstream(dag, "watch")
         assert not watched & {task.task_id for task in dag.get_task("watch").get_flat_relatives(upstream=True)}
         assert not watched & descendants(dag, "watch")
         assert "watch" in upstream(dag, "audit")
 
-    def test_the_rollback_stands_behind_everything_that_follows_apply(self, dag: DAG) -> None:
+    def test_rollback_runs_after_a_failure_of_any_task_from_apply_on(self, dag: DAG) -> None:
         assert dag.get_task("rollback").trigger_rule == TriggerRule.ONE_FAILED
         assert {"apply_manifest", *AFTER_APPLY, *QUESTIONS, "refuse_promotion"} <= upstream(dag, "rollback")
 
-    def test_the_audit_comes_whatever_happened_and_after_all_that_records(self, dag: DAG) -> None:
+    def test_audit_always_runs_after_every_task_that_records(self, dag: DAG) -> None:
         audit = dag.get_task("audit")
         assert audit.trigger_rule == TriggerRule.ALL_DONE
         assert {"rollback", "verify", "watch", "refuse", *GATES, *QUESTIONS} <= upstream(dag, "audit")
@@ -234,14 +234,14 @@ class TestShape:
     @pytest.mark.parametrize(
         "cleared", ["canary_5.gate", "canary_5.ask", "canary_25.shift", "watch", "promote", "verify", "rollback"]
     )
-    def test_clearing_a_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
-        """In mid-canary two versions serve: plan would refuse, and then neither rollback nor finalize would run."""
+    def test_cleared_task_does_not_run_plan_again(self, dag: DAG, cleared: str) -> None:
+        """During the canary two versions serve: plan would refuse, and neither rollback nor finalize would run."""
         again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
         subset = again.partial_subset([cleared], include_downstream=True, include_upstream=False)
         assert {"finalize", cleared} <= set(subset.task_ids)
         assert not {"plan", "build_image", "capture_baseline", "apply_manifest"} & set(subset.task_ids)
 
-    def test_the_way_back_knows_the_plan_however_far_the_run_came(self, dag: DAG) -> None:
+    def test_rollback_audit_and_finalize_read_plan_and_steps_of_every_task(self, dag: DAG) -> None:
         for task_id in ("rollback", "audit", "finalize"):
             task: Any = dag.get_task(task_id)
             assert task.plans_of == ["build_image", "plan"]
@@ -249,31 +249,31 @@ class TestShape:
             assert steps_of <= set(task.steps_of)
             assert DeploymentSpec.load(task.spec).place == ("payments", "payments", "gateway")
 
-    def test_no_xcom_is_rendered_into_a_task(self, dag: DAG) -> None:
-        """It could change what the task deploys, or where."""
+    def test_tasks_have_no_template_fields(self, dag: DAG) -> None:
+        """A rendered XCom could change what the task deploys, or its cluster."""
         assert {task.task_id: task.template_fields for task in dag.tasks if task.template_fields} == {}
 
-    def test_the_rollback_hears_every_judge(self, dag: DAG) -> None:
+    def test_rollback_reads_the_verdicts_of_every_judge(self, dag: DAG) -> None:
         rollback: Any = dag.get_task("rollback")
         assert (rollback.judges, rollback.gates) == (["verify", "watch"], GATES)
 
-    def test_finalize_writes_the_artifacts_that_audit_did_not(self, dag: DAG) -> None:
+    def test_finalize_knows_the_audit_whose_artifacts_it_completes(self, dag: DAG) -> None:
         finalize: Any = dag.get_task("finalize")
         assert finalize.audit == "audit"
 
     @pytest.mark.parametrize("task_id", ["rollback", "finalize"])
-    def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG, task_id: str) -> None:
+    def test_retries_of_rollback_and_finalize_outlast_an_api_server_restart(self, dag: DAG, task_id: str) -> None:
         task = dag.get_task(task_id)
         assert (task.retries or 0) * task.retry_delay.total_seconds() >= 120
 
-    def test_one_run_at_a_time_from_the_start_and_without_a_time_out(self, dag: DAG) -> None:
+    def test_dag_has_one_active_run_no_schedule_and_no_timeout(self, dag: DAG) -> None:
         assert dag.max_active_runs == 1
         assert dag.is_paused_upon_creation is False
         assert dag.dagrun_timeout is None
         assert dag.schedule is None
         assert dag.catchup is False
 
-    def test_every_task_of_ours_is_tried_again_soon(self, dag: DAG) -> None:
+    def test_every_task_has_retries_within_10_seconds(self, dag: DAG) -> None:
         ours = [task for task in dag.tasks if type(task).__module__.startswith("airflow_deploy")]
         assert ours == dag.tasks
         for task in ours:
@@ -289,25 +289,23 @@ class TestShape:
             ("promote", {"score_promotion", "approve_promotion"}),
         ],
     )
-    def test_what_a_go_or_a_persons_yes_leads_to_has_no_other_parents(
-        self, dag: DAG, task: str, parents: set[str]
-    ) -> None:
-        """Any other parent has succeeded long ago, and "one success" would be true although nobody agreed."""
+    def test_task_after_a_decision_has_no_other_parents(self, dag: DAG, task: str, parents: set[str]) -> None:
+        """Any other parent has already succeeded: "one success" would then be true without an approval."""
         assert dag.get_task(task).trigger_rule == TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
         assert upstream(dag, task) == parents
 
-    def test_only_these_rules_are_used(self, dag: DAG) -> None:
+    def test_only_these_tasks_have_a_special_trigger_rule(self, dag: DAG) -> None:
         special = {
             task.task_id: task.trigger_rule for task in dag.tasks if task.trigger_rule != TriggerRule.ALL_SUCCESS
         }
         assert set(special) == {"capture_baseline", "promote", "rollback", "audit", "finalize", *SHIFTS}
 
-    def test_waiting_tasks_wait_in_the_triggerer(self, dag: DAG) -> None:
+    def test_waiting_tasks_are_deferrable(self, dag: DAG) -> None:
         waiting = {task.task_id for task in dag.tasks if getattr(task, "deferrable", False)}
         assert waiting == {"wait_ready", "watch", "verify", *GATES}
 
     @pytest.mark.parametrize("stages", [[100], [1, 100], [1, 2, 5, 10, 20, 50, 100]])
-    def test_each_gate_asks_for_the_next_share(self, stages: list[int]) -> None:
+    def test_each_gate_judges_for_the_next_share(self, stages: list[int]) -> None:
         made = build_dag(make_spec(canary={"stages": stages}))
         following: list[Any] = [made.get_task(f"canary_{share}.gate") for share in stages]
         assert [gate.next_share for gate in following] == [*stages[1:], 100]
@@ -338,7 +336,7 @@ class TestShape:
         ]
         assert {asked.timeout for asked in asking.values()} == {3600}
 
-    def test_nothing_is_written_before_its_judge_or_a_person_has_agreed(self, dag: DAG) -> None:
+    def test_every_writing_task_follows_the_decision_of_a_judge_or_person(self, dag: DAG) -> None:
         writing: dict[str, Any] = {task: dag.get_task(task) for task in WRITING if task != "claim_route"}
         assert {task: made.agreed for task, made in writing.items()} == {
             "apply_manifest": ("score_confidence", "approve"),
@@ -351,7 +349,7 @@ class TestShape:
         for task, made in writing.items():
             assert set(made.agreed) <= ancestors(dag, task)
 
-    def test_the_plan_reads_the_spec_that_was_frozen_into_the_dag(self, dag: DAG) -> None:
+    def test_plan_reads_the_spec_frozen_into_the_dag(self, dag: DAG) -> None:
         plan: Any = dag.get_task("plan")
         assert plan.spec["service"] == "payments"
 
@@ -360,7 +358,7 @@ HOSTILE = "{{ 7*7 }} {% raw %} </script> ' \" \\ 💥 \u2028"
 
 
 class TestWhatATaskReads:
-    """Tasks of the DAG read what their own run has frozen, whatever texts it holds."""
+    """Tasks of the DAG read what their own run has frozen, hostile texts as well."""
 
     @pytest.fixture
     def run(self) -> Recorded:
@@ -377,22 +375,22 @@ class TestWhatATaskReads:
         return task
 
     @pytest.mark.parametrize("task_id", ["apply_manifest", "canary_5.shift", "watch", "promote", "verify"])
-    def test_the_plan_is_read_as_it_was_built(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
+    def test_task_reads_the_plan_unchanged(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
         run.planned(plan)
         assert self.task(plan, task_id, run).load_plan() == plan
 
-    def test_the_build_reads_the_plan_without_an_image(self, run: Recorded, plan: DeploymentPlan) -> None:
+    def test_build_reads_the_plan_without_an_image(self, run: Recorded, plan: DeploymentPlan) -> None:
         run.planned(plan)
         assert self.task(plan, "build_image", run).load_plan() == plan.model_copy(update={"digest": None})
 
     @pytest.mark.parametrize("task_id", ["build_image", "apply_manifest", "canary_5.shift", "watch"])
-    def test_without_a_plan_a_task_stops(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
+    def test_task_without_a_plan_fails(self, run: Recorded, plan: DeploymentPlan, task_id: str) -> None:
         run.of(plan)
         with pytest.raises(PermanentError, match="has not finished"):
             self.task(plan, task_id, run).load_plan()
 
     @pytest.mark.parametrize("task_id", ["approve", "canary_5.ask", "approve_promotion"])
-    def test_a_question_shows_the_texts_as_they_were(
+    def test_question_shows_hostile_texts_verbatim(
         self, run: Recorded, plan: DeploymentPlan, task_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         put: list[Any] = []
@@ -407,7 +405,7 @@ class TestWhatATaskReads:
         assert verbatim(plan.request.incident.title) in asked["body"]
         assert waiting.value.trigger.held == (None if task_id == "approve" else "DEP-1/7")
 
-    def test_the_watch_is_assigned_what_was_claimed_and_measured(self, run: Recorded, plan: DeploymentPlan) -> None:
+    def test_watch_is_assigned_claim_baseline_and_plan(self, run: Recorded, plan: DeploymentPlan) -> None:
         baseline = {"requests": 10.0, "errors": 1.0, "timed": 10.0, "within": {"0.5": 9.0}}
         run.planned(plan)
         run.claimed(plan, "DEP-1/7")
@@ -419,63 +417,63 @@ class TestWhatATaskReads:
 
 
 class TestWhatARunComesTo:
-    def test_a_good_fix_goes_all_the_way_without_a_question(self, dag: DAG) -> None:
+    def test_good_fix_is_promoted_without_a_question(self, dag: DAG) -> None:
         ended = play(dag, branches=HEALTHY)
         aside = {"approve", "refuse", "approve_promotion", "refuse_promotion", "rollback", *ASKS}
         assert {task for task, end in ended.tasks.items() if end == "skipped"} == aside
         assert {end for task, end in ended.tasks.items() if task not in aside} == {"success"}
         assert ended.run == "success"
 
-    def test_a_healthy_gate_leads_to_the_next_shift_in_the_schedulers_next_pass(self, dag: DAG) -> None:
-        """No question starts only to skip itself."""
+    def test_shift_follows_a_healthy_gate_in_the_next_scheduler_pass(self, dag: DAG) -> None:
+        """No question starts and then skips itself."""
         passes = play(dag, branches=HEALTHY).passes
         following = [*SHIFTS[1:], "score_promotion"]
         assert [passes[task] - passes[gate] for gate, task in zip(GATES, following, strict=True)] == [1, 1, 1, 1]
         assert not set(QUESTIONS) & set(passes)
 
     @pytest.mark.parametrize("scoring", SCORED)
-    def test_a_persons_yes_is_as_good_as_a_go(self, dag: DAG, scoring: str) -> None:
+    def test_approval_replaces_a_go_of_the_score(self, dag: DAG, scoring: str) -> None:
         ask = "approve" if scoring == "score_confidence" else "approve_promotion"
         ended = play(dag, branches=HEALTHY | {scoring: ask})
         assert [ended[task] for task in (ask, "promote", "verify", "rollback")] == [*["success"] * 3, "skipped"]
 
     @pytest.mark.parametrize("at", range(len(ASKS)), ids=ASKS)
-    def test_a_persons_yes_is_as_good_as_a_gates(self, dag: DAG, at: int) -> None:
+    def test_approval_replaces_a_healthy_gate(self, dag: DAG, at: int) -> None:
         ended = play(dag, branches=HEALTHY | {GATES[at]: ASKS[at]})
         assert [ended[task] for task in (ASKS[at], "promote", "verify", "rollback")] == [*["success"] * 3, "skipped"]
         assert ended.passes[SHIFTS[at + 1]] > ended.passes[ASKS[at]]
 
     @pytest.mark.parametrize("at", range(len(ASKS)), ids=ASKS)
-    def test_a_no_beside_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, at: int) -> None:
-        """A no, silence, or a question that was withdrawn."""
+    def test_rejection_in_the_canary_gives_no_further_share_and_rolls_back(self, dag: DAG, at: int) -> None:
+        """A rejection, a timeout or a withdrawn question."""
         ended = play(dag, fail=[ASKS[at]], branches=HEALTHY | {GATES[at]: ASKS[at]})
         assert not [task for task in WRITING if task in descendants(dag, ASKS[at]) and ended[task] in RAN]
         assert [ended[task] for task in ("rollback", "audit", "finalize")] == ["success"] * 3
 
-    def test_a_gate_that_a_person_marked_as_done_asks(self, dag: DAG) -> None:
+    def test_gate_marked_as_success_by_hand_asks(self, dag: DAG) -> None:
         ended = play(dag, branches=SCORED)
         assert [ended[ask] for ask in ASKS] == ["success"] * 3
         assert all(ended.passes[shift] > ended.passes[ask] for ask, shift in zip(ASKS, SHIFTS[1:], strict=True))
 
     @pytest.mark.parametrize("choice", ["approve", "refuse"])
-    def test_a_no_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
+    def test_rejection_before_the_canary_writes_nothing(self, dag: DAG, choice: str) -> None:
         ended = play(dag, fail=[choice, "finalize"], branches=HEALTHY | {"score_confidence": choice})
         assert not [task for task in WRITING if ended[task] in RAN]
         assert (ended["audit"], ended.run) == ("success", "failed")
 
     @pytest.mark.parametrize("choice", ["approve_promotion", "refuse_promotion"])
-    def test_a_no_before_the_promotion_rolls_back(self, dag: DAG, choice: str) -> None:
+    def test_rejection_before_the_promotion_rolls_back(self, dag: DAG, choice: str) -> None:
         ended = play(dag, fail=[choice], branches=HEALTHY | {"score_promotion": choice})
         assert ended["promote"] not in RAN
         assert [ended[task] for task in ("rollback", "audit", "finalize")] == ["success"] * 3
 
     @pytest.mark.parametrize("failing", ["build_image", "score_confidence", "capture_baseline"])
-    def test_a_failure_before_apply_writes_nothing(self, dag: DAG, failing: str) -> None:
+    def test_failure_before_apply_writes_nothing(self, dag: DAG, failing: str) -> None:
         ended = play(dag, fail=[failing], branches=HEALTHY)
         assert not [task for task in WRITING if ended[task] in RAN]
         assert ended["audit"] == ended["finalize"] == "success"
 
-    def test_a_refused_request_does_nothing_at_all(self, dag: DAG) -> None:
+    def test_refused_request_runs_no_other_forward_task(self, dag: DAG) -> None:
         ended = play(dag, fail=["plan", "finalize"], branches=HEALTHY)
         assert {task for task, end in ended.tasks.items() if end in RAN} == {"plan", "rollback", "audit", "finalize"}
         assert ended.run == "failed"
@@ -488,27 +486,27 @@ class TestWhatARunComesTo:
         ended = play(dag, fail=[failing], branches=branches)
         assert ended["rollback"] == ended["audit"] == ended["finalize"] == "success"
         assert ended.passes["rollback"] <= ended.passes[failing] + 2
-        if failing != "watch":  # it stands beside all of them; what stops them is the route
+        if failing != "watch":  # it runs in parallel to them; the braked route stops them
             assert ended["verify"] in ("failed", "upstream_failed")
             assert not [task for task in WRITING if task in descendants(dag, failing) and ended[task] in RAN]
 
     @pytest.mark.parametrize("gate", GATES)
-    def test_after_a_rollback_by_the_watch_no_share_is_given_and_nothing_promoted(self, dag: DAG, gate: str) -> None:
-        """The gate finds its route braked and skips itself; the watch fails."""
+    def test_rollback_by_the_watch_stops_shifts_questions_and_promotion(self, dag: DAG, gate: str) -> None:
+        """The gate finds the route braked and skips itself; the watch fails."""
         ended = play(dag, fail=["watch"], skip=[gate], branches=HEALTHY)
         assert not [task for task in WRITING if task in descendants(dag, gate) and ended[task] in RAN]
         assert not [task for task in QUESTIONS if task in descendants(dag, gate) and ended[task] in RAN]
         assert ended["promote"] == "skipped"
         assert ended["rollback"] == ended["audit"] == "success"
 
-    def test_the_teardown_decides_how_the_run_ends(self, dag: DAG) -> None:
+    def test_failed_finalize_fails_the_run(self, dag: DAG) -> None:
         assert play(dag, fail=["finalize"], branches=HEALTHY).run == "failed"
 
 
 class TestClearing:
     """A person clears tasks of a run, with those after them."""
 
-    def test_a_gate_that_runs_again_decides_again(self, dag: DAG) -> None:
+    def test_cleared_gate_decides_again(self, dag: DAG) -> None:
         with Run(dag) as run:
             assert run.finish(branches=HEALTHY)["canary_25.ask"] == "skipped"
             run.clear("canary_25.gate")
@@ -517,7 +515,7 @@ class TestClearing:
             run.clear("canary_25.gate")
             assert run.finish(branches=HEALTHY)["canary_25.ask"] == "skipped"
 
-    def test_a_question_stays_skipped_after_a_healthy_gate(self, dag: DAG) -> None:
+    def test_cleared_question_stays_skipped_after_a_healthy_gate(self, dag: DAG) -> None:
         with Run(dag) as run:
             run.finish(branches=HEALTHY)
             run.clear("canary_25.ask")
@@ -525,7 +523,7 @@ class TestClearing:
             assert (again["canary_25.ask"], again["canary_50.shift"], again.run) == ("skipped", "success", "success")
             assert "canary_50.shift" in again.passes
 
-    def test_a_score_that_runs_again_decides_again(self, dag: DAG) -> None:
+    def test_cleared_score_decides_again(self, dag: DAG) -> None:
         with Run(dag) as run:
             run.finish(fail=["approve_promotion"], branches=HEALTHY | {"score_promotion": "approve_promotion"})
             run.clear("score_promotion")
@@ -539,7 +537,7 @@ def params_of(dag: DAG) -> Any:
 
 
 def merged(dag: DAG, conf: dict[str, Any]) -> dict[str, Any]:
-    """What Airflow makes of a trigger's conf: its REST API checks it against the serialised params."""
+    """The conf after Airflow's own check: its REST API validates it against the serialised params."""
     params = copy.deepcopy(params_of(dag))
     checked: dict[str, Any] = params.deep_merge(conf).validate()
     return checked
@@ -547,12 +545,12 @@ def merged(dag: DAG, conf: dict[str, Any]) -> dict[str, Any]:
 
 class TestParams:
     @pytest.mark.parametrize("field", [None, "emergency"])
-    def test_the_missions_conf_is_accepted(self, dag: DAG, field: str | None) -> None:
+    def test_example_conf_is_accepted_by_airflow(self, dag: DAG, field: str | None) -> None:
         conf = changed(CONF, (field,), MISSING) if field else CONF
         assert merged(dag, conf)["incident"] == CONF["incident"]
 
     @pytest.mark.parametrize("duration", ["5m", 300, "90s"])
-    def test_a_duration_may_have_its_unit(self, dag: DAG, duration: str | int) -> None:
+    def test_duration_may_have_a_unit_in_airflow(self, dag: DAG, duration: str | int) -> None:
         conf = changed(CONF, ("incident", "resolved_when", "for"), duration)
         assert merged(dag, conf)["incident"]["resolved_when"]["for"] == duration
 
@@ -580,20 +578,20 @@ class TestParams:
         ],
         ids=range(18),
     )
-    def test_a_wrong_conf_is_refused_by_airflow_already(self, dag: DAG, conf: dict[str, Any]) -> None:
+    def test_invalid_conf_is_refused_by_airflow(self, dag: DAG, conf: dict[str, Any]) -> None:
         with pytest.raises(ParamValidationError):
             merged(dag, conf)
 
     @pytest.mark.parametrize("part", PARTS, ids=".".join)
-    def test_an_unknown_key_of_a_part_is_refused_by_airflow_already(self, dag: DAG, part: tuple[str, ...]) -> None:
+    def test_unknown_nested_key_is_refused_by_airflow(self, dag: DAG, part: tuple[str, ...]) -> None:
         with pytest.raises(ParamValidationError, match=f"^Invalid input for param {part[0]}: "):
             merged(dag, changed(CONF, (*part, "__proto__"), 1))
 
-    def test_what_is_odd_but_right_is_not_refused_by_airflow(self, dag: DAG) -> None:
+    def test_unusual_but_valid_conf_is_accepted_by_airflow(self, dag: DAG) -> None:
         for conf in drawn(odd_confs(), 200):
             assert merged(dag, conf)["incident"] == conf["incident"]
 
-    def test_the_form_asks_for_exactly_the_requests_fields(self, dag: DAG) -> None:
+    def test_trigger_form_has_exactly_the_fields_of_the_request(self, dag: DAG) -> None:
         assert set(dag.params) == set(CONF)
 
 
@@ -604,7 +602,7 @@ def _no_parsing_context() -> Iterator[None]:
     os.environ.pop("_AIRFLOW_PARSING_CONTEXT_DAG_ID", None)
 
 
-def test_a_spec_of_every_criticality_makes_a_dag() -> None:
+def test_spec_of_every_criticality_makes_a_dag() -> None:
     for criticality in ("low", "medium", "high"):
         made = build_dag(make_spec(criticality=criticality))
         assert made.dag_id == f"deploy_{SPEC['service']}"

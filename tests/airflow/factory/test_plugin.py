@@ -68,17 +68,17 @@ def name_of(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", FORKING, ids=name_of)
-def test_a_process_that_runs_deployments_has_imported_what_they_need(
+def test_process_that_runs_tasks_imports_factory_and_kubernetes_client(
     case: Case, loaded: dict[Case, list[bool]]
 ) -> None:
     assert loaded[case] == [True, True, True]
 
 
 @pytest.mark.parametrize("case", OTHER, ids=name_of)
-def test_any_other_process_has_imported_the_plugin_alone(case: Case, loaded: dict[Case, list[bool]]) -> None:
+def test_any_other_process_imports_the_plugin_only(case: Case, loaded: dict[Case, list[bool]]) -> None:
     assert loaded[case] == [True, False, False]
 
 
-def test_airflow_finds_it() -> None:
+def test_plugin_is_an_entry_point_of_airflow() -> None:
     (found,) = [e for e in entry_points(group="airflow.plugins") if e.value.startswith("airflow_deploy.")]
     assert issubclass(found.load(), AirflowPlugin)

@@ -1,4 +1,4 @@
-"""What the entry point tells Airflow is valid, and names code that exists."""
+"""The provider info is valid for Airflow and names existing code."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def schema(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["provider_info.schema.json"])
-def test_the_provider_info_is_valid_to_airflow(name: str) -> None:
+def test_provider_info_fits_airflows_schema(name: str) -> None:
     jsonschema.validate(get_provider_info(), schema(name))
 
 
-def test_the_entry_point_leads_here() -> None:
+def test_entry_point_returns_the_provider_info() -> None:
     (found,) = [e for e in entry_points(group="apache_airflow_provider") if e.value.startswith("airflow_deploy.")]
     assert found.load()() == get_provider_info()
 
 
-def test_the_package_name_is_the_distributions() -> None:
+def test_package_name_is_that_of_the_distribution() -> None:
     assert metadata(get_provider_info()["package-name"])["Name"] == "airflow-deploy"
 
 

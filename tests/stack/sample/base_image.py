@@ -90,7 +90,7 @@ def _go_env(*names: str) -> list[str]:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    """Go as it comes, whatever the user has set: a result is found again only by a build with the same settings."""
+    """Go's defaults without the user's settings: a cached result is found only by a build with the same settings."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GOENV": "off", "GOTOOLCHAIN": "local"} | more
 
 

@@ -33,11 +33,11 @@ class Commit:
 
 
 # What the messages do not say, as their authors do not know it: `bad` drops the zero of 12.05, so the ledger refuses
-# every amount that ends in 01 to 09. Where prices come in steps of 5 cents, that is one payment in twenty. `late` mends
+# every amount that ends in 01 to 09. With prices in steps of 5 cents, that is one payment in twenty. `late` mends
 # that, but lets all payments share the width of the fraction: after the first payment in yen it fails as `bad` does.
 # The others stand on branches of their own: `slow` lets every fifth payment wait for the screening; `leak` keeps each
 # receipt for ever; `burn` asks for new entries again at once when there are none; `crash` notes that it has renewed its
-# login in a map that nobody made, and Go ends the program for that.
+# login in a map that was never made, and Go ends the program for that.
 COMMITS = (
     Commit("running", "main", None, "base", "Take payments and book them in the ledger"),
     Commit("good", "main", "running", "overlays/good", "Keep 20 connections open: payments queued for the only one"),

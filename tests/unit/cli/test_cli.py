@@ -1,4 +1,4 @@
-"""The terminal: what is printed, what never is, and the exit code by outcome."""
+"""The commands: their output, the secrets that they never print, and their exit codes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Output = pytest.CaptureFixture[str]
 
 
 class TestWatch:
-    def test_a_good_fix_is_shown_as_it_goes_on(self, airflow: FakeAirflow, capsys: Output) -> None:
+    def test_watch_prints_one_line_per_state_and_task_change(self, airflow: FakeAirflow, capsys: Output) -> None:
         airflow.frames = [QUEUED, CANARY, CANARY, GOOD]
         assert main(["watch", "payments", RUN]) == 0
         lines = [line[10:].rstrip() for line in capsys.readouterr().out.splitlines()[:3]]
@@ -56,7 +56,7 @@ class TestWatch:
             " audit success, finalize success",
         ]
 
-    def test_it_says_where_a_person_is_asked_once_for_each_question(self, airflow: FakeAirflow, capsys: Output) -> None:
+    def test_watch_prints_the_page_of_each_question_once(self, airflow: FakeAirflow, capsys: Output) -> None:
         airflow.frames = [CANARY, ASKED, ASKED, ANSWERED, GOOD]
         assert main(["watch", "payments", RUN]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -65,7 +65,7 @@ class TestWatch:
         assert lines[2] == f"          waiting for an approval, and silence rejects: {page}"
         assert sum("waiting for an approval" in line for line in lines) == 1
 
-    def test_at_the_end_it_says_what_came_of_it(self, airflow: FakeAirflow, capsys: Output) -> None:
+    def test_watch_ends_with_state_reason_and_verdicts(self, airflow: FakeAirflow, capsys: Output) -> None:
         assert main(["watch", "payments", RUN]) == 0
         said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines()[1:])
         assert said == {
@@ -85,7 +85,7 @@ class TestWatch:
         [(GOOD, 0, "VERIFIED"), (BAD, 1, "ROLLED_BACK"), (REFUSED, 2, "REJECTED")],
         ids=["good", "bad", "refused"],
     )
-    def test_the_exit_code_is_the_outcome(
+    def test_watch_exit_code_follows_from_the_outcome(
         self, airflow: FakeAirflow, capsys: Output, frame: Any, code: int, said: str
     ) -> None:
         airflow.frames = [frame]
@@ -93,11 +93,13 @@ class TestWatch:
         assert f"state             {said}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("arguments", [["payments", "unknown"], ["other", RUN], ["payments", "../x"], ["a b", RUN]])
-    def test_an_unknown_run_is_refused(self, airflow: FakeAirflow, capsys: Output, arguments: list[str]) -> None:
+    def test_watch_of_an_unknown_run_is_refused(
+        self, airflow: FakeAirflow, capsys: Output, arguments: list[str]
+    ) -> None:
         assert main(["watch", *arguments]) == 2
         assert capsys.readouterr().err.startswith("airflow-deploy: ")
 
-    def test_the_deployment_goes_on_where_watching_is_interrupted(
+    def test_interrupted_watch_leaves_the_deployment_running(
         self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupt(_: DeploymentRun) -> RunSnapshot:
@@ -109,13 +111,13 @@ class TestWatch:
 
 
 class TestTrigger:
-    def test_the_runs_id_is_all_that_is_printed(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+    def test_trigger_prints_only_the_run_id_to_stdout(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
         assert main(["trigger", "payments", "--conf", str(conf)]) == 0
         output = capsys.readouterr()
         assert output.out == f"{airflow.runs[-1]}\n"
         assert output.err == f"triggered: {airflow.url}/dags/deploy_payments/runs/{airflow.runs[-1]}\n"
 
-    def test_the_conf_may_come_from_a_pipe(
+    def test_trigger_reads_the_conf_from_stdin(
         self, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch, capsys: Output
     ) -> None:
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(CONF)))
@@ -123,7 +125,7 @@ class TestTrigger:
         assert airflow.bodies[-1]["conf"] == CONF
 
     @pytest.mark.parametrize(("frame", "code"), [(GOOD, 0), (BAD, 1), (REFUSED, 2)], ids=["good", "bad", "refused"])
-    def test_waiting_ends_with_the_outcome(
+    def test_trigger_wait_exit_code_follows_from_the_outcome(
         self, airflow: FakeAirflow, conf: Path, capsys: Output, frame: Any, code: int
     ) -> None:
         airflow.frames = [QUEUED, frame]
@@ -146,7 +148,7 @@ class TestTrigger:
         ],
         ids=["empty", "broken", "deep", "list", "large", "escape", "unknown-key", "review"],
     )
-    def test_a_conf_with_a_mistake_reaches_nobody(
+    def test_trigger_sends_no_invalid_conf(
         self, airflow: FakeAirflow, conf: Path, capsys: Output, text: str, said: str
     ) -> None:
         conf.write_text(text)
@@ -156,7 +158,7 @@ class TestTrigger:
         assert output.err.rstrip("\n").isprintable()
         assert (output.out, airflow.requests) == ("", [])
 
-    def test_no_hostile_conf_reaches_anybody(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+    def test_trigger_sends_no_hostile_conf(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
         for hostile in drawn(hostile_confs, 200):
             conf.write_text(json.dumps(hostile.conf))
             assert main(["trigger", "payments", "--conf", str(conf)]) == 2
@@ -166,20 +168,18 @@ class TestTrigger:
             assert output.out == ""
         assert airflow.requests == []
 
-    def test_a_conf_that_cannot_be_read_is_named(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
+    def test_trigger_names_an_unreadable_conf(self, airflow: FakeAirflow, tmp_path: Path, capsys: Output) -> None:
         assert main(["trigger", "payments", "--conf", str(tmp_path / "none.json")]) == 2
         assert "none.json cannot be read (No such file or directory); correct --conf" in capsys.readouterr().err
 
-    def test_airflow_that_is_away_has_an_exit_code_of_its_own(
-        self, airflow: FakeAirflow, conf: Path, capsys: Output
-    ) -> None:
+    def test_unreachable_airflow_has_exit_code_3(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
         assert main(["trigger", "payments", "--conf", str(conf), "--url", "http://127.0.0.1:1"]) == 3
         assert capsys.readouterr().err.startswith("airflow-deploy: Airflow at http://127.0.0.1:1 does not answer")
 
     @pytest.mark.parametrize(
         "variables", [{"AIRFLOW_DEPLOY_PASSWORD": "wrong-secret"}, {"AIRFLOW_DEPLOY_TOKEN": "wrong-secret"}]
     )
-    def test_a_login_that_fails_is_not_shown(
+    def test_refused_login_is_not_printed(
         self,
         airflow: FakeAirflow,
         conf: Path,
@@ -194,7 +194,7 @@ class TestTrigger:
         assert "wrong-secret" not in output.out + output.err
         assert "AIRFLOW_DEPLOY_PASSWORD" in output.err
 
-    def test_no_output_holds_the_login(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+    def test_login_is_never_printed(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
         main(["trigger", "payments", "--conf", str(conf), "--wait"])
         output = capsys.readouterr()
         assert not any(secret in output.out + output.err for secret in (PASSWORD, *airflow.accept))
@@ -207,30 +207,30 @@ class TestDockerfile:
         (tmp_path / "main.go").write_text("package main\n")
         return tmp_path
 
-    def test_it_is_printed_and_its_reasons_beside_it(self, repository: Path, capsys: Output) -> None:
+    def test_dockerfile_is_printed_to_stdout_and_its_reasons_to_stderr(self, repository: Path, capsys: Output) -> None:
         assert main(["dockerfile", str(repository)]) == 0
         output = capsys.readouterr()
         assert output.out.startswith("# Generated by `airflow-deploy dockerfile`")
         assert output.out.endswith('ENTRYPOINT ["/app"]\n')
         assert output.err.splitlines()[1] == "go.mod: Go 1.26"
 
-    def test_so_is_what_it_ignores(self, repository: Path, capsys: Output) -> None:
+    def test_dockerfile_ignore_prints_the_dockerignore(self, repository: Path, capsys: Output) -> None:
         assert main(["dockerfile", str(repository), "--ignore"]) == 0
         assert capsys.readouterr().out.splitlines()[0] == ".git"
 
-    def test_the_base_is_pinned(self, repository: Path, capsys: Output) -> None:
+    def test_dockerfile_digest_pins_the_base_image(self, repository: Path, capsys: Output) -> None:
         digest = "sha256:" + "ab" * 32
         assert main(["dockerfile", str(repository), "--digest", digest]) == 0
         assert f"FROM golang:1.26-bookworm@{digest} AS build\n" in capsys.readouterr().out
 
-    def test_what_cannot_be_told_is_refused(self, tmp_path: Path, capsys: Output) -> None:
+    def test_dockerfile_of_an_unknown_project_is_refused(self, tmp_path: Path, capsys: Output) -> None:
         assert main(["dockerfile", str(tmp_path)]) == 2
         output = capsys.readouterr()
         assert (output.out, output.err.count("\n")) == ("", 1)
 
 
 class TestRbac:
-    def test_the_rights_stay_within_the_namespace(self, capsys: Output) -> None:
+    def test_rbac_binds_the_accounts_to_a_role_of_the_namespace(self, capsys: Output) -> None:
         accounts = ["--service-account", "airflow:worker", "--service-account", "airflow:triggerer"]
         assert main(["rbac", "shop", *accounts]) == 0
         role, binding = yaml.safe_load_all(capsys.readouterr().out)
@@ -241,21 +241,21 @@ class TestRbac:
             {"kind": "ServiceAccount", "name": name, "namespace": "airflow"} for name in ("worker", "triggerer")
         ]
 
-    def test_they_hold_no_secret_and_no_wildcard(self, capsys: Output) -> None:
+    def test_rbac_role_has_no_secrets_and_no_wildcards(self, capsys: Output) -> None:
         assert main(["rbac", "shop", "--service-account", "airflow:worker"]) == 0
         role, _ = yaml.safe_load_all(capsys.readouterr().out)
         verbs = {verb for rule in role["rules"] for verb in rule["verbs"]}
         assert verbs <= {"get", "list", "create", "patch", "delete"}
         assert not {"secrets", "pods/exec", "*"} & {name for rule in role["rules"] for name in rule["resources"]}
 
-    def test_a_name_stays_a_name(self, capsys: Output) -> None:
+    def test_rbac_hostile_name_stays_a_value(self, capsys: Output) -> None:
         assert main(["rbac", "shop}\n---\nkind: Pod", "--service-account", "a: {b:c\nd"]) == 0
         role, binding = yaml.safe_load_all(capsys.readouterr().out)
         assert role["metadata"]["namespace"] == "shop}\n---\nkind: Pod"
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": " {b:c\nd", "namespace": "a"}]
 
     @pytest.mark.parametrize("account", ["worker", "airflow:", ":worker", ""])
-    def test_what_is_no_account_is_refused(self, account: str, capsys: Output) -> None:
+    def test_rbac_invalid_service_account_is_refused(self, account: str, capsys: Output) -> None:
         assert main(["rbac", "shop", "--service-account", account]) == 2
         output = capsys.readouterr()
         assert (output.out, output.err.count("\n")) == ("", 1)
@@ -271,7 +271,7 @@ class TestGuard:
         assert main(["guard", "--manifest", "registry.example.com/airflow:3.3", *arguments]) == 0
         return list(yaml.safe_load_all(capsys.readouterr().out))
 
-    def test_the_manifest_runs_two_of_them_where_one_may_be_moved(self, capsys: Output) -> None:
+    def test_guard_manifest_has_two_replicas_and_permits_one_eviction(self, capsys: Output) -> None:
         objects = {item["kind"]: item for item in self.manifest(capsys, "--home", "ops")}
         assert {item["metadata"]["namespace"] for kind, item in objects.items() if "Cluster" not in kind} == {"ops"}
         spec = objects["Deployment"]["spec"]
@@ -286,7 +286,7 @@ class TestGuard:
         assert container["command"] == ["airflow-deploy", "guard"]
         assert "args" not in container
 
-    def test_its_pods_pass_pod_security_restricted(self, capsys: Output) -> None:
+    def test_guard_pods_pass_pod_security_restricted(self, capsys: Output) -> None:
         (pod,) = (item["spec"]["template"]["spec"] for item in self.manifest(capsys) if item["kind"] == "Deployment")
         (container,) = pod["containers"]
         assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -297,7 +297,7 @@ class TestGuard:
         }
 
     @pytest.mark.parametrize("namespaces", [[], ["shop", "orders"]])
-    def test_its_rights_are_the_least(self, capsys: Output, namespaces: list[str]) -> None:
+    def test_guard_role_has_only_the_rights_it_needs(self, capsys: Output, namespaces: list[str]) -> None:
         objects = self.manifest(capsys, *(f"--namespace={name}" for name in namespaces))
         roles = [item for item in objects if item["kind"] in ("Role", "ClusterRole")]
         bindings = [item for item in objects if item["kind"] in ("RoleBinding", "ClusterRoleBinding")]
@@ -316,19 +316,19 @@ class TestGuard:
         (container,) = objects[-2]["spec"]["template"]["spec"]["containers"]
         assert container.get("args", []) == [f"--namespace={name}" for name in namespaces]
 
-    def test_without_a_cluster_it_says_what_to_set(self, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    def test_guard_without_a_cluster_names_the_setting(self, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
         assert main(["guard"]) == 2
         assert "set KUBECONFIG" in capsys.readouterr().err
 
-    def test_it_needs_no_airflow(self) -> None:
+    def test_cli_runs_without_airflow(self) -> None:
         code = "import sys; sys.modules['airflow'] = None; from airflow_deploy.cli.main import main; main(['--help'])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert "renewing its Lease" in done.stdout
 
-    def test_it_ends_well_at_sigterm(self, tmp_path: Path) -> None:
-        """Whatever its cluster answers: this one refuses the connection."""
+    def test_guard_exits_with_0_after_sigterm(self, tmp_path: Path) -> None:
+        """Also if the API server is down: this one refuses the connection."""
         path = kubeconfig.write(tmp_path, "http://127.0.0.1:9")
         code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['guard', '--namespace', 'shop']))"
         environment = {**os.environ, "KUBECONFIG": str(path)}
@@ -346,7 +346,7 @@ class TestGuard:
 
 class TestHelp:
     @pytest.mark.parametrize("command", ["trigger", "watch", "dockerfile", "rbac", "guard", "judge replay"])
-    def test_each_command_teaches_by_an_example(self, command: str, capsys: Output) -> None:
+    def test_help_of_each_command_has_an_example_and_exit_codes(self, command: str, capsys: Output) -> None:
         assert main([*command.split(), "--help"]) == 0
         said = capsys.readouterr().out
         assert said.startswith(f"Usage: airflow-deploy {command} ")
@@ -355,12 +355,12 @@ class TestHelp:
         assert re.match(r"\n  0    \S", codes)
 
     @pytest.mark.parametrize("command", ["trigger", "watch"])
-    def test_commands_that_call_airflow_name_the_variables_of_its_login(self, command: str, capsys: Output) -> None:
+    def test_help_names_the_variables_of_the_airflow_login(self, command: str, capsys: Output) -> None:
         main([command, "--help"])
         said = capsys.readouterr().out
         assert all(f"\n  {variable}  " in said for variable in FakeAirflow().environment)
 
-    def test_its_examples_conf_is_one(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
+    def test_conf_in_the_help_is_valid(self, airflow: FakeAirflow, conf: Path, capsys: Output) -> None:
         main(["trigger", "--help"])
         said = capsys.readouterr().out
         conf.write_text(said[said.index("{") : said.index("  $ airflow-deploy trigger")])
@@ -381,13 +381,13 @@ class TestHelp:
             ["judge", "replay"],
         ],
     )
-    def test_a_wrong_command_line_is_refused(self, arguments: list[str], capsys: Output) -> None:
+    def test_invalid_command_line_is_refused_with_the_usage(self, arguments: list[str], capsys: Output) -> None:
         assert main(arguments) == 2
         output = capsys.readouterr()
         assert output.err.startswith("Usage: airflow-deploy")
         assert output.out == ""
 
-    def test_it_runs_as_a_program(self) -> None:
+    def test_cli_prints_its_version(self) -> None:
         code = "import sys; from airflow_deploy.cli.main import main; sys.exit(main(['--version']))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("airflow-deploy ")

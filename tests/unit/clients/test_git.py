@@ -1,4 +1,4 @@
-"""Only commits of allowed branches exist, exactly their files are checked out, and no text becomes an option of Git."""
+"""Only commits of allowed branches are found, their files are checked out, and no text becomes an option of Git."""
 
 from __future__ import annotations
 
@@ -78,53 +78,53 @@ def repository(team: Team, secret: str) -> Iterator[Repository]:
 
 class TestResolve:
     @pytest.mark.parametrize("digits", [6, 7, 12, 39, 40])
-    def test_a_full_or_short_commit_becomes_the_full_one(
+    def test_short_commit_is_resolved_to_the_full_one(
         self, repository: Repository, first: str, second: str, digits: int
     ) -> None:
         assert repository.resolve(first[:digits]) == first
         assert repository.resolve(second[:digits]) == second
 
     @pytest.mark.parametrize("digits", [7, 40])
-    def test_a_commit_of_another_branch_is_refused(self, repository: Repository, secret: str, digits: int) -> None:
+    def test_commit_of_another_branch_is_refused(self, repository: Repository, secret: str, digits: int) -> None:
         with pytest.raises(
             RefusedError, match=f"^conf: commit {secret[:digits]} is not on main; send a commit that is$"
         ):
             repository.resolve(secret[:digits])
 
-    def test_it_is_found_where_its_branch_is_allowed(self, team: Team, secret: str) -> None:
+    def test_commit_of_a_second_allowed_branch_is_found(self, team: Team, secret: str) -> None:
         with Repository.fetched(team.source("main", "wip")) as repository:
             assert repository.resolve(secret) == secret
 
-    def test_a_commit_that_a_force_push_took_away_is_refused(self, team: Team, first: str, second: str) -> None:
+    def test_commit_removed_by_a_force_push_is_refused(self, team: Team, first: str, second: str) -> None:
         team.git("reset", "--quiet", "--hard", first)
         with Repository.fetched(team.source()) as repository, pytest.raises(RefusedError):
             repository.resolve(second)
 
     @pytest.mark.parametrize("commit", ["0" * 40, "f" * 40, "abcdef0", "f" * 64])
-    def test_a_commit_that_does_not_exist_is_refused(self, repository: Repository, commit: str) -> None:
+    def test_unknown_commit_is_refused(self, repository: Repository, commit: str) -> None:
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(commit)
 
-    def test_digits_too_many_are_refused(self, repository: Repository, second: str) -> None:
+    def test_commit_with_too_many_digits_is_refused(self, repository: Repository, second: str) -> None:
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(f"{second}0")
 
-    def test_a_commit_that_came_along_with_the_others_is_refused(
+    def test_fetched_commit_outside_the_allowed_branches_is_refused(
         self, team: Team, repository: Repository, secret: str, tmp_path: Path
     ) -> None:
-        """A server of mere files gives whole packs, other branches' commits among them."""
+        """A server of static files sends whole packs, with commits of other branches."""
         (found,) = repository._folder.glob("objects/info")
         (found / "alternates").write_text(f"{team.path}/.git/objects\n")
         assert repository._git("cat-file", "-t", secret) == "commit\n"
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(secret)
 
-    def test_a_branch_whose_name_could_be_a_commits_is_none(self, team: Team, first: str, second: str) -> None:
+    def test_branch_named_like_a_commit_does_not_hide_the_commit(self, team: Team, first: str, second: str) -> None:
         team.git("branch", first[:7], second)
         with Repository.fetched(team.source("main", first[:7])) as repository:
             assert repository.resolve(first[:7]) == first
 
-    def test_a_beginning_that_several_commits_share_is_refused(self, team: Team) -> None:
+    def test_ambiguous_commit_is_refused(self, team: Team) -> None:
         commits = [team.commit(number=str(number)) for number in range(17)]
         shared = next(digit for digit in "0123456789abcdef" if sum(commit[0] == digit for commit in commits) > 1)
         with (
@@ -133,7 +133,7 @@ class TestResolve:
         ):
             repository.resolve(shared)
 
-    def test_a_file_or_a_folder_is_no_commit(self, team: Team, repository: Repository) -> None:
+    def test_hash_of_a_file_or_folder_is_refused(self, team: Team, repository: Repository) -> None:
         for what in ("main:kept", "main^{tree}"):
             with pytest.raises(RefusedError):
                 repository.resolve(team.git("rev-parse", what))
@@ -141,13 +141,13 @@ class TestResolve:
     @pytest.mark.parametrize(
         "text", ["--all", "--git-dir", "-h", "--help", "--show-toplevel", "v1", "refs/tags/v1", "@{-1}"]
     )
-    def test_a_text_that_looks_like_an_option_or_a_tag_is_refused(self, repository: Repository, text: str) -> None:
+    def test_option_or_tag_in_place_of_a_commit_is_refused(self, repository: Repository, text: str) -> None:
         with pytest.raises(RefusedError):
             repository.resolve(text)
 
 
 class TestCheckout:
-    def test_writes_exactly_the_commits_files(
+    def test_checkout_writes_exactly_the_files_of_the_commit(
         self, repository: Repository, first: str, second: str, tmp_path: Path
     ) -> None:
         for commit, files in ((first, {"Dockerfile", "kept"}), (second, {"Dockerfile", "kept", "added"})):
@@ -158,7 +158,7 @@ class TestCheckout:
         assert (tmp_path / first / "kept").read_text() == "one\n"
         assert (tmp_path / second / "kept").read_text() == "two\n"
 
-    def test_writes_nothing_through_a_link(self, team: Team, first: str, tmp_path: Path) -> None:
+    def test_checkout_writes_nothing_through_a_link(self, team: Team, first: str, tmp_path: Path) -> None:
         outside = tmp_path / "outside"
         outside.mkdir()
         (team.path / "link").symlink_to(outside)
@@ -175,7 +175,9 @@ class TestCheckout:
             repository.checkout(replaced, folder)
         assert list(outside.iterdir()) == []
 
-    def test_runs_no_hook_and_no_filter_of_the_repository(self, team: Team, first: str, tmp_path: Path) -> None:
+    def test_checkout_runs_no_hook_and_no_filter_of_the_repository(
+        self, team: Team, first: str, tmp_path: Path
+    ) -> None:
         ran = tmp_path / "ran"
         for name in ("post-checkout", "pre-commit", "reference-transaction"):
             hook = team.path / ".git" / "hooks" / name
@@ -192,7 +194,7 @@ class TestCheckout:
         assert (folder / "kept").exists()
         assert not ran.exists()
 
-    def test_a_commit_without_files_leaves_none(self, team: Team, tmp_path: Path) -> None:
+    def test_checkout_of_an_empty_commit_leaves_no_files(self, team: Team, tmp_path: Path) -> None:
         commit = team.commit()
         folder = tmp_path / "tree"
         folder.mkdir()
@@ -202,7 +204,7 @@ class TestCheckout:
 
 
 class TestFetching:
-    def test_leaves_nothing_behind(
+    def test_fetch_removes_its_temporary_files(
         self, team: Team, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         work = tmp_path / "work"
@@ -212,18 +214,18 @@ class TestFetching:
             assert len(list(work.iterdir())) == 1
         assert list(work.iterdir()) == []
 
-    def test_a_repository_that_is_not_there_may_come_back(self, tmp_path: Path) -> None:
+    def test_missing_repository_is_a_temporary_error(self, tmp_path: Path) -> None:
         with (
             pytest.raises(TemporaryError, match=r"^git fetch failed: "),
             Repository.fetched(Source(repository=f"file://{tmp_path}/nowhere")),
         ):
             pass
 
-    def test_a_branch_that_is_not_there_is_no_way_to_another(self, team: Team, first: str) -> None:
+    def test_missing_branch_is_a_temporary_error(self, team: Team, first: str) -> None:
         with pytest.raises(TemporaryError, match="git fetch failed"), Repository.fetched(team.source("release")):
             pass
 
-    def test_the_error_is_one_printable_line(self, tmp_path: Path) -> None:
+    def test_fetch_error_is_one_printable_line(self, tmp_path: Path) -> None:
         with (
             pytest.raises(TemporaryError) as caught,
             Repository.fetched(Source(repository=f"file://{tmp_path}/no\x7fwhere")),
@@ -234,7 +236,7 @@ class TestFetching:
     @pytest.mark.parametrize(
         "repository", ["--upload-pack=touch ran", "ext::sh -c touch% ran", "-oProxyCommand=touch ran"]
     )
-    def test_an_address_never_becomes_an_option_or_a_command(
+    def test_repository_address_never_becomes_an_option_or_a_command(
         self, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -243,7 +245,7 @@ class TestFetching:
             pass
         assert not list(tmp_path.rglob("ran"))
 
-    def test_the_surroundings_git_variables_do_not_lead_elsewhere(
+    def test_git_variables_of_the_environment_have_no_effect(
         self, team: Team, first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""A Prometheus that fails, hangs or talks nonsense is told apart from a query that it will never accept."""
+"""The Prometheus client: temporary errors if the server fails, permanent errors if it rejects the query."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONNECTION = "AIRFLOW_CONN_PROMETHEUS_DEFAULT"
 
 @dataclass
 class Server:
-    """Answers every request with ``status`` and ``body``; while ``hanging`` is set, with nothing."""
+    """Answers every request with ``status`` and ``body``; does not answer while ``hanging`` is set."""
 
     status: int = 200
     body: bytes = b""
@@ -108,7 +108,7 @@ def sample(value: str, **labels: str) -> dict[str, Any]:
 
 
 class TestQuery:
-    def test_asks_the_api_with_a_time_out_for_the_server_too(self, server: Server, connect: Connect) -> None:
+    def test_query_has_a_timeout_for_the_server(self, server: Server, connect: Connect) -> None:
         server.answer([sample("1", job="x")])
         assert connect().query('up{job="x"}') == [sample("1", job="x")]
         path, parameters, authorization = server.requests[0]
@@ -116,29 +116,29 @@ class TestQuery:
         assert parameters == {"query": ['up{job="x"}'], "timeout": [f"{prometheus.QUERY_TIMEOUT}s"]}
         assert authorization is None
 
-    def test_asks_for_another_time_than_now(self, server: Server, connect: Connect) -> None:
+    def test_query_may_have_an_evaluation_time(self, server: Server, connect: Connect) -> None:
         server.answer([], "matrix")
         assert connect().matrix("up[600s]", 1_795_417_200.25) == []
         _, parameters, _ = server.requests[0]
         assert (parameters["query"], parameters["time"]) == (["up[600s]"], ["1795417200.250"])
 
     @pytest.mark.parametrize("status", [400, 422])
-    def test_a_query_that_is_not_accepted_is_refused(self, server: Server, connect: Connect, status: int) -> None:
+    def test_rejected_query_is_a_permanent_error(self, server: Server, connect: Connect, status: int) -> None:
         server.status, server.body = status, b'{"status":"error","error":"parse error\x1b[2J"}'
         with pytest.raises(RefusedError, match=r"^Prometheus does not accept the query up\{: ") as caught:
             connect().query("up{")
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
-    def test_a_failing_server_may_answer_later(self, server: Server, connect: Connect, status: int) -> None:
+    def test_server_error_is_temporary(self, server: Server, connect: Connect, status: int) -> None:
         server.status, server.body = status, b"<html>bad gateway\x1b[2J</html>"
         with pytest.raises(TemporaryError, match=r"^Prometheus failed: ") as caught:
             connect().query("up")
         assert str(caught.value).isprintable()
-        assert len(server.requests) == 1  # trying again is the caller's to decide
+        assert len(server.requests) == 1  # the caller decides whether to retry
 
     @pytest.mark.parametrize("status", [408, 429])
-    def test_a_busy_server_may_answer_later(self, server: Server, connect: Connect, status: int) -> None:
+    def test_busy_server_is_a_temporary_error(self, server: Server, connect: Connect, status: int) -> None:
         server.status = status
         with pytest.raises(TemporaryError):
             connect().query("up")
@@ -159,14 +159,14 @@ class TestQuery:
             b"\xff",
         ],
     )
-    def test_an_answer_that_is_not_prometheus_may_be_right_later(
+    def test_answer_that_is_not_prometheus_is_a_temporary_error(
         self, server: Server, connect: Connect, body: bytes
     ) -> None:
         server.body = body
         with pytest.raises(TemporaryError, match=r"^Prometheus does not answer: "):
             connect().query("up")
 
-    def test_a_server_that_hangs_is_given_up(
+    def test_hanging_server_is_a_temporary_error(
         self, server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(prometheus, "QUERY_TIMEOUT", 0.2)
@@ -174,12 +174,12 @@ class TestQuery:
         with pytest.raises(TemporaryError, match="does not answer"):
             connect().query("up")
 
-    def test_a_server_that_is_not_there_may_come_back(self, server: Server, connect: Connect) -> None:
+    def test_refused_connection_is_a_temporary_error(self, server: Server, connect: Connect) -> None:
         with pytest.raises(TemporaryError, match="does not answer"):
             connect(host="http://127.0.0.1:1").query("up")
 
     @pytest.mark.parametrize("host", ["", "http://", "http://[", "gopher://x", "http://a b"])
-    def test_a_useless_address_is_one_of_our_errors(self, connect: Connect, host: str) -> None:
+    def test_invalid_address_is_a_deploy_error(self, connect: Connect, host: str) -> None:
         with pytest.raises((RefusedError, TemporaryError)):
             connect(host=host).query("up")
 
@@ -195,7 +195,7 @@ class TestNumber:
             ([sample("+Inf")], "vector", float("inf")),
         ],
     )
-    def test_one_result_is_the_number(
+    def test_single_result_is_the_number(
         self, server: Server, connect: Connect, result: Any, kind: str, number: float | None
     ) -> None:
         server.answer(result, kind)
@@ -213,7 +213,7 @@ class TestNumber:
         ],
         ids=["two", "three", "matrix", "matrices", "histogram", "string"],
     )
-    def test_anything_else_is_refused_with_the_remedy(
+    def test_result_that_is_not_one_number_is_refused_with_the_remedy(
         self, server: Server, connect: Connect, result: Any, kind: str
     ) -> None:
         server.answer(result, kind)
@@ -222,7 +222,7 @@ class TestNumber:
 
 
 class TestMatrix:
-    def test_samples_become_numbers(self, server: Server, connect: Connect) -> None:
+    def test_matrix_samples_become_numbers(self, server: Server, connect: Connect) -> None:
         metric = {"__name__": "x", "instance": "gateway-0"}
         server.answer([{"metric": metric, "values": [[100.5, "1"], [105.5, "2e3"]]}], "matrix")
         assert connect().matrix('{__name__="x"}[30s]') == [Series(metric, [(100.5, 1.0), (105.5, 2000.0)])]
@@ -231,9 +231,7 @@ class TestMatrix:
     @pytest.mark.parametrize(
         "result", [[sample("1")], [{"metric": {}}], [{}], [{"metric": {}, "values": [["x", "y"]]}], [5]]
     )
-    def test_an_answer_of_another_kind_is_one_of_our_errors(
-        self, server: Server, connect: Connect, result: Any
-    ) -> None:
+    def test_result_that_is_not_a_matrix_is_a_deploy_error(self, server: Server, connect: Connect, result: Any) -> None:
         server.answer(result)
         with pytest.raises((RefusedError, TemporaryError)):
             connect().matrix("x[30s]")
@@ -244,14 +242,14 @@ class TestConnection:
         connect(login="ada", password="s3cr3t").query("up")
         assert server.requests[0][2] == "Basic " + base64.b64encode(b"ada:s3cr3t").decode()
 
-    def test_no_error_shows_the_password(self, server: Server, connect: Connect) -> None:
+    def test_password_is_not_in_the_error(self, server: Server, connect: Connect) -> None:
         server.status = 401
         with pytest.raises((RefusedError, TemporaryError)) as caught:
             connect(login="ada", password="s3cr3t").query("up")
         assert "s3cr3t" not in str(caught.value)
 
     @pytest.mark.parametrize("form", ["url", "url/", "host and port", "url and port"])
-    def test_the_address_may_be_written_in_any_usual_way(self, server: Server, connect: Connect, form: str) -> None:
+    def test_address_may_have_any_usual_form(self, server: Server, connect: Connect, form: str) -> None:
         forms: dict[str, dict[str, Any]] = {
             "url": {"host": server.url},
             "url/": {"host": f"{server.url}/"},
@@ -261,18 +259,18 @@ class TestConnection:
         connect(**forms[form]).query("up")
         assert [path for path, _, _ in server.requests] == ["/api/v1/query"]
 
-    def test_an_airflow_uri_works(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_connection_may_be_an_airflow_uri(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(CONNECTION, f"prometheus://127.0.0.1:{server.port}")
         assert Prometheus.connect("prometheus_default").query("up") == []
 
-    def test_the_test_button_asks_the_query_engine(self, server: Server, connect: Connect) -> None:
+    def test_connection_runs_a_query(self, server: Server, connect: Connect) -> None:
         connect()
         server.answer([sample("1")])
         assert PrometheusHook().test_connection() == (True, "Prometheus answers queries")
         assert server.requests[0][1]["query"] == ["vector(1)"]
 
     @pytest.mark.parametrize("status", [401, 500])
-    def test_the_test_button_says_what_is_wrong(self, server: Server, connect: Connect, status: int) -> None:
+    def test_connection_reports_the_http_status(self, server: Server, connect: Connect, status: int) -> None:
         connect()
         server.status = status
         works, said = PrometheusHook().test_connection()
@@ -280,7 +278,7 @@ class TestConnection:
         assert str(status) in said
 
     @pytest.mark.parametrize("host", ["", "http://", "http://["])
-    def test_the_test_button_survives_a_useless_address(self, connect: Connect, host: str) -> None:
+    def test_connection_reports_an_invalid_address(self, connect: Connect, host: str) -> None:
         connect()
         works, said = _test_button(connect, host)
         assert not works

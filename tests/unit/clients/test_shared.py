@@ -1,4 +1,4 @@
-"""Loops that begin together have one client; those that begin later have one that knows what the connection says."""
+"""Clients are shared for a limited time; later ones use the connection's present settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def connect(connection: str, purpose: str = "") -> object:
     return object()
 
 
-def test_the_same_is_shared_for_a_while(clock: SimpleNamespace) -> None:
+def test_client_of_a_connection_is_shared_for_its_lifetime(clock: SimpleNamespace) -> None:
     first = connect("a")
     clock.now += CLIENT_LIFETIME - 1
     assert connect("a") is first
@@ -32,11 +32,11 @@ def test_the_same_is_shared_for_a_while(clock: SimpleNamespace) -> None:
     assert connect("a") is not first
 
 
-def test_others_and_other_purposes_have_their_own(clock: SimpleNamespace) -> None:
+def test_each_connection_and_purpose_has_its_own_client(clock: SimpleNamespace) -> None:
     assert len({id(found) for found in (connect("b"), connect("c"), connect("b", "brake"))}) == 3
 
 
-def test_an_error_is_not_remembered(clock: SimpleNamespace) -> None:
+def test_error_is_not_cached(clock: SimpleNamespace) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="wrong"):
             connect("wrong")

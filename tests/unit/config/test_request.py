@@ -292,7 +292,7 @@ class TestRefusedConf:
 
     @pytest.mark.parametrize("turning", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
     def test_bidirectional_control_character_is_refused(self, turning: str) -> None:
-        """Else a person would read something else than what was sent."""
+        """Otherwise a person would read another text than the one that was sent."""
         message = refusal(changed(CONF, ("incident", "title"), f"a{turning}b"))
         assert message == "conf: incident.title is not valid: send one line, without control characters"
 
@@ -325,7 +325,7 @@ json_values = st.recursive(
 
 
 def check(conf: Any) -> None:
-    """It parses, or is refused in one printable line."""
+    """Check that the conf is parsed, or refused in one printable line."""
     try:
         request = parse_request(conf)
     except RefusedError as error:

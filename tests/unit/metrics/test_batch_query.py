@@ -1,4 +1,4 @@
-"""What the one joined query answers becomes raw samples again, as long as each step sees each scrape."""
+"""The answer to the joined query yields the raw samples again, if each step sees each scrape."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scraped(draw: st.DrawFn) -> Samples:
 
 
 def evaluated(samples: Samples, until: float, step: int = 1) -> Samples:
-    """What an instant query yields at each step: the newest sample."""
+    """The answer of an instant query at each step: the newest sample."""
     times = [at for at, _ in samples]
     steps = range(ceil(times[0] / step) * step, ceil(until) + 1, step)
     return [(float(at), samples[index - 1][1]) for at in steps if (index := bisect_right(times, at))]

@@ -55,16 +55,16 @@ def route(stable: Any, candidate: Any, owner: str | None = f"{RUN}/3", kind: typ
 
 class TestNameFromACluster:
     @given(names)
-    def test_is_taken_if_an_object_can_have_it(self, name: str) -> None:
+    def test_name_that_an_object_can_have_is_accepted(self, name: str) -> None:
         assert object_name(name, "here") == name
 
     @pytest.mark.parametrize("text", [*HOSTILE, "", *NO_TEXTS])
-    def test_is_refused_if_no_object_can_have_it(self, text: Any) -> None:
+    def test_name_that_no_object_can_have_is_refused(self, text: Any) -> None:
         with pytest.raises(FencedError, match=r"^here: .* is not the name of a Kubernetes object$"):
             object_name(text, "here")
 
     @given(st.text() | st.sampled_from(HOSTILE))
-    def test_is_one_segment_of_a_path_or_refused(self, text: str) -> None:
+    def test_any_text_is_one_path_segment_or_refused(self, text: str) -> None:
         try:
             name = object_name(text, "here")
         except FencedError:
@@ -77,29 +77,31 @@ class TestNameFromACluster:
 
 class TestClaimOfARoute:
     @given(names, names | st.just(""), st.integers(1, 10**9), st.sampled_from([HttpRoute, ServiceRoute]))
-    def test_is_what_the_record_says(self, candidate: str, stable: str, epoch: int, kind: type[TeamRoute]) -> None:
+    def test_claim_equals_the_routes_record(
+        self, candidate: str, stable: str, epoch: int, kind: type[TeamRoute]
+    ) -> None:
         found = route(stable, candidate, f"{RUN}/{epoch}", kind)
         claim = Claim.of(found)
         assert claim == Claim(f"{RUN}/{epoch}", stable, candidate, Place("shop", "payments-route", kind.ROUTER))
         assert (claim.deployment_id, claim.epoch) == (RUN, epoch)
 
     @pytest.mark.parametrize("text", [*HOSTILE, *NO_TEXTS])
-    def test_is_refused_if_a_version_could_not_exist(self, text: Any) -> None:
+    def test_claim_with_an_invalid_version_name_is_refused(self, text: Any) -> None:
         for versions in ((text, "payments-0123456-1"), ("payments", text)):
             with pytest.raises(FencedError, match="is not the name of a Kubernetes object"):
                 Claim.of(route(*versions))
 
-    def test_needs_a_candidate(self) -> None:
+    def test_claim_without_a_candidate_is_refused(self) -> None:
         with pytest.raises(FencedError, match="is not the name of a Kubernetes object"):
             Claim.of(route("payments", ""))
 
     @pytest.mark.parametrize("owner", [None, ""])
-    def test_needs_an_owner(self, owner: str | None) -> None:
+    def test_claim_without_an_owner_is_refused(self, owner: str | None) -> None:
         with pytest.raises(FencedError, match="shop/payments-route has no owner"):
             Claim.of(route("payments", "payments-0123456-1", owner))
 
     @given(st.text(max_size=30) | st.sampled_from(HOSTILE), st.text(max_size=30) | st.sampled_from(HOSTILE))
-    def test_never_holds_a_name_that_was_not_checked(self, stable: str, candidate: str) -> None:
+    def test_claim_holds_checked_names_only(self, stable: str, candidate: str) -> None:
         try:
             claim = Claim.of(route(stable, candidate))
         except FencedError:
@@ -109,18 +111,18 @@ class TestClaimOfARoute:
 
 
 class TestClaimOfAPlan:
-    def test_names_what_the_plan_names(self) -> None:
+    def test_claim_of_a_plan_has_its_versions_and_route(self) -> None:
         plan = make_plan()
         claim = plan.claim(f"{plan.deployment_id}/7")
         assert claim == Claim(f"{plan.deployment_id}/7", plan.stable, plan.candidate, plan.spec.place)
         assert (plan.claim().deployment_id, plan.claim().epoch) == (plan.deployment_id, 0)
 
     @pytest.mark.parametrize("owner", [f"{RUN}/1", "nonsense", "/1", "DEP-1795417200-0a1b2c3d"])
-    def test_is_refused_for_another_owner(self, owner: str) -> None:
+    def test_plan_claim_for_another_owner_is_refused(self, owner: str) -> None:
         with pytest.raises(FencedError, match="is not one of DEP-"):
             make_plan().claim(owner)
 
-    def test_at_the_routes_present_epoch_is_the_deployments_own_alone(self) -> None:
+    def test_only_its_own_deployment_reads_a_claim_at_the_present_epoch(self) -> None:
         claim = Claim(f"{RUN}/1", "a", "b", Place("shop", "payments-route", "gateway"))
         assert claim.as_held(route("a", "b", f"{RUN}/2")).owner == f"{RUN}/2"
         for owner in (None, "", "DEP-1-00000000/1", RUN):
@@ -132,7 +134,7 @@ class TestClaimOfAPlan:
     ("owner", "epoch"),
     [("DEP-1/5", 5), ("5", 5), ("DEP-1/", 0), ("DEP-1/-1", 0), ("DEP-1/²", 0), (None, 0), ("DEP-1/" + "9" * 5000, 0)],
 )
-def test_the_epoch_is_a_number_or_0(owner: str | None, epoch: int) -> None:
+def test_epoch_is_read_from_the_owner_or_0(owner: str | None, epoch: int) -> None:
     assert epoch_of(owner) == epoch
 
 
@@ -157,6 +159,6 @@ READERS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("read", list(READERS.values()), ids=list(READERS))
-def test_every_reader_of_names_checks_them(read: Callable[[str], object], text: str) -> None:
+def test_every_reader_of_names_refuses_invalid_ones(read: Callable[[str], object], text: str) -> None:
     with pytest.raises(FencedError, match="is not the name of a Kubernetes object"):
         read(text)

@@ -53,12 +53,12 @@ WAYS_OUT: list[Callable[[HttpRoute], Patch]] = [
     first,
     lambda route: routes.rollback(route, CLAIM, BRAKED, "why"),
     lambda route: routes.rollback(route, CLAIM, SETTLED),
-    lambda route: guard_patch(route, "nobody looks"),
+    lambda route: guard_patch(route, "Lease expired"),
 ]
 
 
 @pytest.mark.parametrize("before", [[], [THEIRS], [THEIRS, AUDIT]])
-def test_copies_are_given_by_one_filter_more_and_by_no_weight(before: list[dict[str, Any]]) -> None:
+def test_mirroring_adds_one_filter_and_changes_no_weight(before: list[dict[str, Any]]) -> None:
     route = mirrored(*before)
     assert (filters(route), weights(route)) == ([[*before, COPIES]] * 2, [{STABLE: 100, CANDIDATE: 0}] * 2)
     assert COPIES["requestMirror"] == {"backendRef": {"kind": "Service", "name": MIRROR, "port": 80}, "percent": 25}
@@ -69,7 +69,7 @@ def test_copies_are_given_by_one_filter_more_and_by_no_weight(before: list[dict[
 
 @pytest.mark.parametrize("out", WAYS_OUT)
 @pytest.mark.parametrize("before", [[], [THEIRS, AUDIT]])
-def test_the_first_share_and_whoever_takes_it_back_take_the_filter_out(
+def test_first_share_rollback_and_guard_remove_the_filter(
     before: list[dict[str, Any]], out: Callable[[HttpRoute], Patch]
 ) -> None:
     route = mirrored(*before)
@@ -80,56 +80,56 @@ def test_the_first_share_and_whoever_takes_it_back_take_the_filter_out(
 
 
 @pytest.mark.parametrize("out", WAYS_OUT)
-def test_a_filter_that_has_moved_meanwhile_refuses_the_patch_whole(out: Callable[[HttpRoute], Patch]) -> None:
+def test_patch_is_refused_if_the_filter_has_moved(out: Callable[[HttpRoute], Patch]) -> None:
     route, changed = mirrored(THEIRS), mirrored(THEIRS)
     changed.body["spec"]["rules"][0]["filters"].reverse()
     with pytest.raises(PatchRefused):
         write(changed, out(route))
 
 
-def test_a_rule_from_which_somebody_has_removed_the_candidate_copies_no_more_either() -> None:
+def test_rollback_removes_the_filter_from_a_rule_without_the_candidate() -> None:
     route = mirrored()
     del route.body["spec"]["rules"][0]["backendRefs"][1]
     assert not write(route, routes.rollback(route, CLAIM, BRAKED)).mentions(MIRROR)
 
 
-def test_a_filter_that_somebody_has_removed_is_missed() -> None:
+def test_shift_is_refused_if_the_filter_was_removed_by_hand() -> None:
     route = mirrored(THEIRS)
     route.body["spec"]["rules"][1]["filters"].pop()
     with pytest.raises(FencedError, match=r"what rule 1 copies to .* was changed by hand"):
         first(route)
 
 
-def test_one_that_is_left_after_the_brake_is_taken_out_again() -> None:
+def test_second_rollback_removes_a_remaining_filter() -> None:
     route = mirrored()
     braked = write(route, routes.rollback(route, CLAIM, BRAKED))
     braked.body["spec"]["rules"][0]["filters"].append(COPIES)
     assert not write(braked, routes.rollback(braked, CLAIM, BRAKED)).mirrors_to(CANDIDATE)
 
 
-def test_with_a_mirror_at_work_is_nobody_elses_to_claim() -> None:
+def test_route_with_an_active_mirror_cannot_be_claimed() -> None:
     with pytest.raises(RefusedError, match=f"{STABLE} and {MIRROR} serves it; the deployment {OURS} is not over"):
         mirrored().stable()
 
 
-def test_a_mirror_of_the_teams_own_is_no_matter_of_ours() -> None:
+def test_teams_own_mirror_is_ignored() -> None:
     route = claimed(AUDIT)
     assert (route.stable(), route.mirrors_to(CANDIDATE)) == (STABLE, False)
 
 
-def test_traefik_and_a_route_that_no_gateway_has_taken_yet_mirror_by_a_service() -> None:
+def test_traefik_and_unaccepted_routes_mirror_by_a_service() -> None:
     for route in (claimed(controller=TRAEFIK_CONTROLLER), HttpRoute(body([backend(STABLE)]))):
         assert not route.mirrors_by_filter
     assert claimed().mirrors_by_filter
     assert claimed(left=TRAEFIK_CONTROLLER).mirrors_by_filter  # it was Traefik's once
 
 
-def test_its_one_object_is_a_service() -> None:
+def test_mirroring_by_filter_needs_one_service() -> None:
     plan = make_plan(make_spec(**SHADOWED))
     assert mirror.mirror_objects(plan, copied=True, by_filter=True) == mirror.mirror_objects(plan, copied=True)[:1]
 
 
-def test_testers_are_answered_by_the_stable_and_copied_whole() -> None:
+def test_testers_requests_are_answered_by_the_stable_and_all_copied() -> None:
     made = testers.route_for_testers(claimed(THEIRS), CLAIM, mirrored=True)
     assert made is not None
     assert testers.backends_of(made) == [STABLE, STABLE]

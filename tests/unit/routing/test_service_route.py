@@ -1,4 +1,4 @@
-"""A Service in the place of a route: whose pods it selects at each step, and who is overtaken."""
+"""A Service in the place of a route: whose pods it selects at each step, and which writes are refused."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Service:
         return self
 
     def behind(self) -> set[str]:
-        """Whose pods are served."""
+        """Return the versions whose pods are selected."""
         return {name for name, labels in self.pods.items() if self.route.selector.items() <= labels.items()}
 
 
@@ -91,28 +91,28 @@ def at_share(share: int) -> tuple[Service, DeploymentPlan, Claim]:
 
 
 class TestBesideWhatTheTeamHasBrought:
-    def test_a_claim_leaves_the_selector_as_it_was(self) -> None:
+    def test_claim_does_not_change_the_selector(self) -> None:
         service, planned, _ = at_share(0)
         assert service.route.selector == LABELS
         assert service.route.serving() == TEAM
         assert not service.route.serves(planned.candidate)
 
     @pytest.mark.parametrize("share", [33, 50])
-    def test_both_are_behind_it(self, share: int) -> None:
+    def test_partial_share_selects_both_versions(self, share: int) -> None:
         service, planned, _ = at_share(share)
         assert service.behind() == {TEAM, planned.candidate}
         assert service.route.serves(planned.candidate)
         assert service.route.serving() == TEAM
 
-    def test_at_last_the_candidate_is_alone(self) -> None:
+    def test_full_share_selects_the_candidate_alone(self) -> None:
         service, planned, _ = at_share(100)
         assert service.behind() == {planned.candidate}
         assert (service.route.serving(), service.route.serves(TEAM)) == (planned.candidate, False)
 
     @pytest.mark.parametrize("share", SHARES)
-    def test_the_way_back_selects_the_stable_and_leaves_the_rest_to_the_pods(self, share: int) -> None:
+    def test_rollback_selects_the_stable(self, share: int) -> None:
         service, planned, claim = at_share(share)
-        service.write(routes.rollback(service.route, claim, routes.BRAKED, "word"))
+        service.write(routes.rollback(service.route, claim, routes.BRAKED, "worse"))
         assert service.route.selector == LABELS
         assert not service.route.serves(planned.candidate)
         assert routes.rollback(service.route, claim, routes.BRAKED) == []
@@ -124,7 +124,7 @@ class TestBesideAVersionOfOurs:
         service = Service().verified(first)
         return service, plan(1, first.candidate)
 
-    def test_what_served_before_is_never_behind_it(self) -> None:
+    def test_version_before_the_stable_is_never_selected(self) -> None:
         service, planned = self.second()
         service.claimed(planned)
         assert service.behind() == {planned.stable}
@@ -133,14 +133,14 @@ class TestBesideAVersionOfOurs:
         service.shifted(planned, 100)
         assert service.behind() == {planned.candidate}
 
-    def test_one_write_takes_the_candidate_out_before_any_of_its_pods_ends(self) -> None:
+    def test_rollback_deselects_the_candidate_in_one_write(self) -> None:
         service, planned = self.second()
         claim = service.claimed(planned)
         service.shifted(planned, 50)
         service.write(routes.rollback(service.route, claim, routes.BRAKED))
         assert service.behind() == {planned.stable}
 
-    def test_after_two_promotions_the_first_version_stays_out(self) -> None:
+    def test_first_version_stays_deselected_after_two_promotions(self) -> None:
         service, planned = self.second()
         service.verified(planned)
         third = plan(2, planned.candidate)
@@ -149,7 +149,7 @@ class TestBesideAVersionOfOurs:
             assert service.shifted(third, share).behind() == {third.stable, third.candidate}
         assert service.shifted(third, 100).behind() == {third.candidate}
 
-    def test_a_promotion_is_taken_back_to_the_version_before(self) -> None:
+    def test_undo_of_a_promotion_selects_the_version_before(self) -> None:
         service, planned = self.second()
         service.verified(planned)
         patch = undo_patch(service.route, planned.claim())
@@ -159,13 +159,13 @@ class TestBesideAVersionOfOurs:
 
 
 class TestTakingBack:
-    def test_leads_to_what_the_team_has_brought(self) -> None:
+    def test_undo_of_the_first_promotion_restores_the_teams_selector(self) -> None:
         service, planned = Service(), plan()
         service.verified(planned)
         service.write(undo_patch(service.route, planned.claim()))
         assert service.route.selector == LABELS
 
-    def test_is_possible_after_a_later_deployment_that_came_to_nothing(self) -> None:
+    def test_undo_is_possible_after_a_later_deployment_was_rolled_back(self) -> None:
         first = plan()
         service, later = Service().verified(first), plan(1, first.candidate)
         claim = service.claimed(later)
@@ -175,7 +175,7 @@ class TestTakingBack:
         assert service.route.selector == LABELS
         assert service.route.versions == (TEAM, first.candidate)  # whose pods are still to go
 
-    def test_is_refused_while_another_is_under_way(self) -> None:
+    def test_undo_is_refused_while_another_deployment_runs(self) -> None:
         first = plan()
         service = Service().verified(first)
         service.claimed(plan(1, first.candidate))
@@ -185,21 +185,21 @@ class TestTakingBack:
 
 class TestOvertaken:
     @pytest.mark.parametrize(("share", "following"), [(0, 33), (33, 50), (50, 100), (33, 100)])
-    def test_no_share_is_given_where_somebody_has_changed_the_selector(self, share: int, following: int) -> None:
+    def test_shift_is_refused_if_the_selector_was_changed_by_hand(self, share: int, following: int) -> None:
         service, _planned, claim = at_share(share)
         service.body["spec"]["selector"] = {"app": "mine"}
         with pytest.raises(FencedError, match=r"selects app=mine, and the last shift set .*; it was changed by hand"):
             routes.shift(service.route, claim, following, 0.0)
 
     @pytest.mark.parametrize("share", SHARES)
-    def test_the_way_back_asks_nobody(self, share: int) -> None:
+    def test_rollback_restores_a_selector_changed_by_hand(self, share: int) -> None:
         service, _planned, claim = at_share(share)
         service.body["spec"]["selector"] = {"app": "mine"}
         service.write(routes.rollback(service.route, claim, routes.BRAKED))
         assert service.route.selector == LABELS
 
     @pytest.mark.parametrize("change", ["selector", OWNER])
-    def test_a_shift_is_lost_where_somebody_comes_first(self, change: str) -> None:
+    def test_prepared_shift_is_refused_after_a_concurrent_change(self, change: str) -> None:
         service, planned, claim = at_share(33)
         patch = routes.shift(service.route, claim, 100, 0.0)
         if change == "selector":
@@ -209,24 +209,24 @@ class TestOvertaken:
         with pytest.raises(PatchRefused):
             service.write(patch)
 
-    def test_the_guard_gives_the_stable_all_and_the_run_nothing_more(self) -> None:
+    def test_guard_rollback_selects_the_stable_and_fences_the_run(self) -> None:
         service, _planned, claim = at_share(100)
-        service.write(guard_patch(service.route, "nobody looks"))
+        service.write(guard_patch(service.route, "Lease expired"))
         assert (service.route.selector, service.route.epoch) == (LABELS, 2)
         with pytest.raises(FencedError):
             routes.shift(service.route, claim, 100, 0.0)
 
-    def test_who_serves_now_must_be_who_served_when_it_was_planned(self) -> None:
+    def test_claim_is_refused_if_another_version_serves_than_planned(self) -> None:
         service, planned = Service().verified(plan()), plan(1, TEAM)
         with pytest.raises(FencedError, match="is served by payments-0123456-1795417200 now, not by payments"):
             routes.claim(service.route, planned.claim())
 
 
 class TestWhatIsThere:
-    def test_before_the_first_claim_nobody_knows_who_serves(self) -> None:
+    def test_serving_version_is_unknown_before_the_first_claim(self) -> None:
         assert Service().route.serving() == ""
 
-    def test_a_selector_that_no_deployment_has_set_is_adopted_by_the_next(self) -> None:
+    def test_next_deployment_adopts_a_foreign_selector(self) -> None:
         first = plan()
         service = Service().verified(first)
         service.body["spec"]["selector"] = {"app": "mine"}
@@ -237,7 +237,7 @@ class TestWhatIsThere:
         assert service.route.serving() == "other"
         assert service.route.labels_of("other") == {"app": "mine"}
 
-    def test_labels_of_the_old_selector_that_came_to_ours_change_nobody_who_serves(self) -> None:
+    def test_labels_of_the_old_selector_do_not_change_the_serving_version(self) -> None:
         first = plan()
         service, second = Service().verified(first), plan(1, first.candidate)
         service.body["spec"]["selector"] |= LABELS
@@ -251,29 +251,29 @@ class TestWhatIsThere:
         service.body["spec"]["selector"] |= {"other": "label"}
         assert service.route.serving() == ""
 
-    def test_what_was_adopted_before_stays_known(self) -> None:
+    def test_earlier_adopted_selectors_stay_recorded(self) -> None:
         service = Service().verified(plan())
         service.body["spec"]["selector"] = {"app": "mine"}
         service.write(service.route.adopt("other"))
         assert set(service.route.adopted) == {TEAM, "other"}
 
     @pytest.mark.parametrize("said", ["[]", "{", '{"payments": 1}', "null", '"x"'])
-    def test_a_note_that_somebody_wrote_over_is_told(self, said: str) -> None:
+    def test_overwritten_annotation_is_reported(self, said: str) -> None:
         service, _planned, claim = at_share(33)
         service.body["metadata"]["annotations"][ADOPTED] = said
         with pytest.raises(FencedError, match=f"the annotation {ADOPTED} was changed by hand"):
             routes.rollback(service.route, claim, routes.BRAKED)
 
-    def test_a_service_that_is_gone_serves_nobody(self) -> None:
+    def test_deleted_service_serves_no_version(self) -> None:
         gone = absent_route(ServiceRoute, "shop", TEAM)
         assert (gone.is_there, gone.serving(), gone.owner, gone.names("x")) == (False, "", None, False)
 
-    def test_what_serves_and_what_is_claimed_is_not_deleted(self) -> None:
+    def test_serving_and_claimed_versions_count_as_in_use(self) -> None:
         service, planned, _ = at_share(33)
         assert [service.route.mentions(name) for name in (TEAM, planned.candidate, "other")] == [True, True, False]
         assert [service.route.names(name) for name in (TEAM, planned.candidate, "other")] == [True, True, False]
 
-    def test_a_tool_that_owns_the_selector_is_named(self) -> None:
+    def test_gitops_tool_that_owns_the_selector_is_named(self) -> None:
         service = Service()
         fields: dict[str, Any] = {"f:spec": {"f:selector": {}}}
         service.body["metadata"]["managedFields"] = [{"manager": "argocd-controller", "fieldsV1": fields}]
@@ -287,11 +287,13 @@ class TestDivision:
         ("stage", "stable", "most", "pods"),
         [(5, 2, 2, 1), (50, 2, 2, 2), (50, 2, 1, 1), (5, 19, 20, 1), (5, 20, 20, 2), (25, 9, 9, 3), (100, 9, 4, 4)],
     )
-    def test_a_stage_takes_as_many_pods_as_give_it(self, stage: int, stable: int, most: int, pods: int) -> None:
+    def test_stage_uses_the_fewest_pods_that_reach_its_share(
+        self, stage: int, stable: int, most: int, pods: int
+    ) -> None:
         assert pods_for_stage(stage, stable, most) == pods
 
     @given(st.integers(1, 99), st.integers(1, 200), st.integers(1, 200))
-    def test_the_share_is_what_the_pods_get(self, stage: int, stable: int, most: int) -> None:
+    def test_share_follows_from_the_number_of_pods(self, stage: int, stable: int, most: int) -> None:
         pods = pods_for_stage(stage, stable, most)
         assert 1 <= pods <= most
         assert share_of(pods, stable) <= max(1.0, 100 * pods / (pods + stable)) < share_of(pods, stable) + 1
@@ -301,7 +303,7 @@ class TestDivision:
             assert 100 * (pods - 1) < stage * (pods - 1 + stable)
 
     @given(st.integers(1, 50), st.integers(1, 50), st.lists(st.integers(1, 99), max_size=4, unique=True))
-    def test_shares_rise_and_say_how_many_pods_they_need(self, stable: int, most: int, stages: list[int]) -> None:
+    def test_shares_rise_with_their_pods_and_end_at_100(self, stable: int, most: int, stages: list[int]) -> None:
         declared = spec(replicas=most, canary={"stages": [*sorted(stages), 100]}, criticality="low")
         planned = make_plan(declared, stable_ready=stable)
         shares = [share for stage in declared.canary.stages for share in planned.router.shares(stage)]
@@ -313,7 +315,7 @@ class TestDivision:
         for share, pods in zip(shares[:-1], needed[:-1], strict=True):
             assert share_of(pods, stable) == share
 
-    def test_before_it_is_alone_it_has_all_its_pods(self) -> None:
+    def test_candidate_has_all_its_pods_before_the_full_share(self) -> None:
         assert plan().router.shares(100) == (50, 100)
         assert plan().router.shares(5) == (33,)
         assert [plan().pods_for(share) for share in (33, 50, 100)] == [1, 2, 2]
@@ -340,16 +342,16 @@ class TestDeclared:
             ({"router": "nginx"}, "router is not valid: "),
         ],
     )
-    def test_what_cannot_be_is_refused(self, changes: dict[str, Any], said: str) -> None:
+    def test_spec_that_pods_cannot_fulfil_is_refused(self, changes: dict[str, Any], said: str) -> None:
         with pytest.raises(RefusedError, match=said):
             spec(**changes)
 
-    def test_the_longest_name_has_pods_whose_names_are_whole(self) -> None:
+    def test_pod_names_of_the_longest_service_name_are_not_cut(self) -> None:
         planned = make_plan(spec(service="a" * 27))
         pod = f"{planned.candidate}-{'f' * 10}-"
         assert len(pod) <= 58  # where the API server cuts
 
-    def test_pods_are_told_apart_by_their_names(self) -> None:
+    def test_version_of_a_pod_follows_from_its_name(self) -> None:
         planned = plan()
         preset, versions = SOURCES["pods"], [planned.candidate, TEAM]
         pods = {
@@ -360,7 +362,7 @@ class TestDeclared:
         }
         assert {pod: preset.service_of({"pod": pod}, "shop", TEAM, versions) for pod in pods} == pods
 
-    def test_a_version_keeps_the_label_that_tells_it_from_all_others(self) -> None:
+    def test_pods_of_each_version_have_its_version_label(self) -> None:
         first = plan()
         second = plan(1, first.candidate)
         assert all(LABELS.items() <= one.pod_labels.items() for one in (first, second))
@@ -368,16 +370,16 @@ class TestDeclared:
 
 
 class TestLease:
-    def test_a_service_and_a_route_of_one_name_have_each_their_own(self) -> None:
+    def test_service_and_route_of_one_name_have_different_leases(self) -> None:
         assert lease_name(TEAM, "replicas") != lease_name(TEAM)
 
     @pytest.mark.parametrize("router", LEASE_SUFFIXES)
-    def test_it_says_for_what_it_stands(self, router: str) -> None:
+    def test_lease_name_yields_route_and_router(self, router: str) -> None:
         lease = Lease(new_lease("shop", TEAM, "DEP-1-00000000/1", 45, router))
         assert (lease.route, lease.router) == (TEAM, router)
 
 
-def test_the_record_is_the_same_as_a_routes() -> None:
+def test_service_has_the_same_record_as_a_route() -> None:
     service, _, _ = at_share(33)
     assert service.route.shifts == [Shift(33, 100.0)]
     assert json.loads(service.body["metadata"]["annotations"][ADOPTED]) == {TEAM: LABELS}

@@ -1,4 +1,4 @@
-"""A shadow stage: copies for the candidate, answers by the stable, and counts that say so."""
+"""A shadow stage: copies for the candidate, answers by the stable, and the counts of both."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def first(route: HttpRoute, share: int) -> HttpRoute:
 
 class TestSpec:
     @pytest.mark.parametrize("said", [{"share": 25}, {"share": 25, "safe_to_mirror": False}])
-    def test_is_refused_where_nobody_says_that_copies_do_no_harm(self, said: dict[str, Any]) -> None:
+    def test_shadow_without_safe_to_mirror_is_refused(self, said: dict[str, Any]) -> None:
         with pytest.raises(RefusedError, match=r"safe_to_mirror is not valid: shadow copies .* or remove shadow"):
             make_spec(shadow=said, route=SEEN)
 
     @pytest.mark.parametrize("share", [0, 51, 100])
-    def test_copies_some_requests_and_not_most(self, share: int) -> None:
+    def test_shadow_share_outside_1_to_50_is_refused(self, share: int) -> None:
         with pytest.raises(RefusedError, match=r"shadow\.share"):
             make_spec(shadow={**SHADOW, "share": share}, route=SEEN)
 
-    def test_is_refused_where_nobody_could_see_the_gateway_mirror(self) -> None:
+    def test_shadow_without_a_route_url_is_refused(self) -> None:
         with pytest.raises(RefusedError, match=r"shadow is not valid: a probe must first verify .* set route\.url"):
             make_spec(shadow=SHADOW)
 
     @pytest.mark.parametrize(("length", "accepted"), [(37, True), (38, False)])
-    def test_a_mirrors_name_is_one_that_a_service_may_have(self, length: int, accepted: bool) -> None:
+    def test_service_name_too_long_for_a_mirror_is_refused(self, length: int, accepted: bool) -> None:
         assert length + len(mirror_name("")) - SERVICE_MAX in (0, 1)
         if accepted:
             plan = make_plan(make_spec(**SHADOWED, service="s" * length))
@@ -80,7 +80,7 @@ class TestSpec:
             with pytest.raises(RefusedError, match="shadow is not valid: service has more than 37 characters"):
                 make_spec(**SHADOWED, service="s" * length)
 
-    def test_the_stage_comes_first_and_only_where_it_is_asked_for(self) -> None:
+    def test_shadow_stage_comes_first_and_only_if_declared(self) -> None:
         with_it, without = build_dag(make_spec(**SHADOWED)), build_dag(make_spec())
         assert {"shadow.shift", "shadow.gate", "shadow.ask"} == with_it.task_dict.keys() - without.task_dict.keys()
         shift: Any = with_it.get_task("shadow.shift")
@@ -92,7 +92,7 @@ class TestSpec:
 
 
 class TestMirror:
-    def test_answers_by_the_stable_and_copies_all_that_it_gets(self) -> None:
+    def test_mirror_answers_by_the_stable_and_copies_every_request(self) -> None:
         plan = make_plan(make_spec(**SHADOWED))
         service, shadow = mirror.mirror_objects(plan, copied=True)
         assert {item["metadata"]["name"] for item in (service, shadow)} == {mirror_name(plan.candidate)}
@@ -102,21 +102,21 @@ class TestMirror:
         }
         assert service["spec"]["selector"].items() <= plan.pod_labels.items()
 
-    def test_copies_to_nobody_before_it_is_seen_to_answer(self) -> None:
+    def test_mirror_selects_no_pods_before_it_is_verified(self) -> None:
         plan = make_plan(make_spec(**SHADOWED))
         service, _ = mirror.mirror_objects(plan, copied=False)
         assert not service["spec"]["selector"].items() <= plan.pod_labels.items()
 
-    def test_is_kept_whoever_deletes_it(self) -> None:
+    def test_mirror_objects_have_a_finalizer(self) -> None:
         for item in mirror.mirror_objects(make_plan(make_spec(**SHADOWED)), copied=True):
             assert item["metadata"]["finalizers"] == ["airflow-deploy/mirror"]
 
 
 class TestRoute:
-    def test_does_not_name_the_mirror_before_copies_are_asked_for(self) -> None:
+    def test_claimed_route_does_not_name_the_mirror(self) -> None:
         assert not claimed(2).mentions(MIRROR)
 
-    def test_gives_the_mirror_its_share_and_the_candidate_none(self) -> None:
+    def test_shadow_shift_gives_the_mirror_its_share_and_the_candidate_none(self) -> None:
         route = mirrored(2)
         assert weights(route) == [{STABLE: 75, CANDIDATE: 0, MIRROR: 25}] * 2
         assert route.body["spec"]["rules"][1]["backendRefs"][2] == {
@@ -130,7 +130,7 @@ class TestRoute:
         assert routes.shift(route, CLAIM, 25, 200.0, mirrored=True) == []
 
     @pytest.mark.parametrize("share", [5, 25, 100])
-    def test_the_first_share_takes_the_mirror_out(self, share: int) -> None:
+    def test_first_share_removes_the_mirror(self, share: int) -> None:
         route = first(mirrored(2), share)
         assert weights(route) == [{STABLE: 100 - share, CANDIDATE: share}] * 2
         assert not route.mentions(MIRROR)
@@ -141,12 +141,12 @@ class TestRoute:
         [
             lambda route: routes.rollback(route, CLAIM, BRAKED, "why"),
             lambda route: routes.rollback(route, CLAIM, SETTLED),
-            lambda route: guard_patch(route, "nobody looks"),
+            lambda route: guard_patch(route, "Lease expired"),
         ],
     )
     @pytest.mark.parametrize("others", [0, 1])
-    def test_whoever_takes_it_back_takes_the_mirror_out(self, lower: Callable[[HttpRoute], Patch], others: int) -> None:
-        """Also where somebody has added a backend behind it."""
+    def test_rollback_and_guard_remove_the_mirror(self, lower: Callable[[HttpRoute], Patch], others: int) -> None:
+        """Also if the team has added a backend after it."""
         route = mirrored(2)
         for rule in route.body["spec"]["rules"]:
             rule["backendRefs"] += [backend("theirs", 0)] * others
@@ -155,33 +155,33 @@ class TestRoute:
         assert weights(route) == [left] * 2
         assert not route.mentions(MIRROR)
 
-    def test_a_mirror_that_stands_alone_beside_the_stable_goes_too(self) -> None:
-        """Somebody has removed the candidate from one rule."""
+    def test_rollback_removes_the_mirror_from_a_rule_without_the_candidate(self) -> None:
+        """The candidate was removed from one rule by hand."""
         route = mirrored(2)
         del route.body["spec"]["rules"][0]["backendRefs"][1]
         route = write(route, routes.rollback(route, CLAIM, BRAKED))
         assert not route.mentions(MIRROR)
 
-    def test_a_mirror_without_a_weight_is_not_left_there(self) -> None:
+    def test_rollback_removes_a_mirror_of_weight_0(self) -> None:
         route = write(mirrored(), routes.rollback(mirrored(), CLAIM, SETTLED))
         route.body["spec"]["rules"][0]["backendRefs"].append(mirror_ref(CANDIDATE, 0))
         again = routes.rollback(route, CLAIM, SETTLED)
         assert not write(route, again).mentions(MIRROR)
 
-    def test_one_that_is_gone_meanwhile_refuses_the_patch_whole(self) -> None:
+    def test_rollback_patch_is_refused_if_the_mirror_was_removed(self) -> None:
         route = mirrored()
         patch = routes.rollback(route, CLAIM, BRAKED)
         del route.body["spec"]["rules"][0]["backendRefs"][2]
         with pytest.raises(PatchRefused):
             write(route, patch)
 
-    def test_weights_of_the_mirror_that_nobody_of_us_set_are_fenced(self) -> None:
+    def test_shift_is_refused_if_the_mirrors_weight_was_changed_by_hand(self) -> None:
         route = mirrored()
         route.body["spec"]["rules"][0]["backendRefs"][2]["weight"] = 30
         with pytest.raises(FencedError, match="they were changed by hand"):
             first(route, 5)
 
-    def test_comes_before_every_share_and_beside_a_stable(self) -> None:
+    def test_mirroring_needs_a_stable_and_no_share_before(self) -> None:
         route = first(claimed(), 5)
         with pytest.raises(FencedError, match="requests are mirrored only beside a stable"):
             routes.shift(route, CLAIM, 25, 200.0, mirrored=True)
@@ -190,20 +190,20 @@ class TestRoute:
         with pytest.raises(FencedError, match="requests are mirrored only beside a stable"):
             routes.shift(route, FIRST, 25, 200.0, mirrored=True)
 
-    def test_with_a_mirror_at_work_is_nobody_elses_to_claim(self) -> None:
+    def test_route_with_an_active_mirror_cannot_be_claimed(self) -> None:
         with pytest.raises(RefusedError, match=f"{STABLE} and {MIRROR} serves it; the deployment {OURS} is not over"):
             mirrored().stable()
 
-    def test_is_promoted_as_any_other(self) -> None:
+    def test_route_is_promoted_after_a_shadow_stage(self) -> None:
         route = first(mirrored(), 100)
         route = write(route, routes.promote(route, CLAIM))
         assert weights(write(route, routes.confirm(route, CLAIM))) == [{STABLE: 0, CANDIDATE: 100}]
 
-    def test_keeps_the_record_of_the_copies_after_a_brake(self) -> None:
+    def test_rollback_keeps_the_record_of_the_mirrored_shift(self) -> None:
         route = write(mirrored(), routes.rollback(mirrored(), CLAIM, BRAKED, "why"))
         assert (route.shifts, route.annotations[FINAL_VERDICT]) == ([Shift(25, 100.0, mirrored=True)], "why")
 
-    def test_reads_shifts_of_before(self) -> None:
+    def test_shifts_recorded_before_mirroring_existed_are_read(self) -> None:
         route = mirrored()
         route.body["metadata"]["annotations"][SHIFTS] = json.dumps([{"share": 5, "at": 1.0}])
         assert route.shifts == [Shift(5, 1.0)]
@@ -211,13 +211,13 @@ class TestRoute:
         with pytest.raises(FencedError, match=r"the annotation .* was changed by hand"):
             assert route.shifts
 
-    def test_is_still_in_the_canary(self) -> None:
+    def test_mirrored_route_is_in_the_canary_phase(self) -> None:
         assert mirrored().phase == CANARY
 
 
 class TestCounts:
     @pytest.mark.parametrize("share", [1, 10, 25, 50])
-    def test_a_mirror_that_delivers_is_not_called_one_that_does_not(self, share: int) -> None:
+    def test_mirror_that_delivers_its_share_is_healthy(self, share: int) -> None:
         delivery = TrafficShareMonitor(1.05, 10.0)
         for scrape in range(60):
             # Each copy is one more request that is counted; users' come as before.
@@ -226,14 +226,14 @@ class TestCounts:
         assert delivery.share().verdict == "HEALTHY"
         assert delivery.traffic_lost() is None
 
-    def test_copies_that_do_not_arrive_are_no_sight(self) -> None:
+    def test_mirror_without_copies_is_blind(self) -> None:
         delivery = TrafficShareMonitor(2.0, 10.0)
         for scrape in range(60):
             delivery.observe(float(scrape), 0.0, 200.0, 20.0, mirrored=True)
         assert delivery.share().verdict == "BLIND"
 
-    def test_users_who_go_are_not_made_up_for_by_copies(self) -> None:
-        """Of 200 a second 70 are left, and half of them are copied."""
+    def test_copies_do_not_hide_lost_traffic(self) -> None:
+        """Of 200 requests per second 70 remain, and half of them are copied."""
 
         def gone(*, mirrored: bool) -> Finding | None:
             delivery = TrafficShareMonitor(2.0, 200.0)
@@ -248,7 +248,7 @@ class TestCounts:
         )
         assert gone(mirrored=False) is None
 
-    def test_of_a_mirror_are_those_of_both_versions(self) -> None:
+    def test_mirrored_counters_are_attributed_to_both_versions(self) -> None:
         preset, services = SOURCES["traefik"].with_mirrors(), (CANDIDATE, STABLE)
 
         def version(backend: str) -> str | None:
@@ -262,7 +262,7 @@ class TestCounts:
         plain = SOURCES["traefik"].service_of({"service": f"shop-{STABLE}-80@kubernetescrd"}, "shop", "x", services)
         assert plain is None
 
-    def test_where_applications_count_copies_are_requests_like_others(self) -> None:
+    def test_application_metrics_count_copies_as_requests(self) -> None:
         assert SOURCES["application"].with_mirrors() == SOURCES["application"]
 
 
@@ -289,7 +289,7 @@ def trials(judge: Judge) -> float:
 
 @pytest.mark.parametrize("apart", [False, True])
 class TestEvidence:
-    def test_of_copies_is_health_enough_for_the_first_share_and_for_no_later_one(self, apart: bool) -> None:
+    def test_copies_are_evidence_of_health_for_the_first_share_only(self, apart: bool) -> None:
         judge = Judge(terms(apart=apart))
         scrapes(judge, 0, 50, 20.0, 0, mirrored=True)
         assert {finding.verdict for finding in judge.health(5) if finding.gate == "error_rate"} == {"HEALTHY"}
@@ -299,18 +299,18 @@ class TestEvidence:
         (late,) = (finding for finding in judge.health(100) if finding.gate == "error_rate")
         assert late.verdict == "UNDECIDED"
 
-    def test_of_copies_that_fail_is_harm(self, apart: bool) -> None:
+    def test_failing_copies_are_harm(self, apart: bool) -> None:
         judge = Judge(terms(apart=apart))
         scrapes(judge, 0, 10, 20.0, 10, mirrored=True)
         assert "error_rate" in {finding.gate for finding in judge.harm()}
 
-    def test_of_harm_by_copies_is_not_forgotten(self, apart: bool) -> None:
+    def test_harm_by_copies_stays_harm_after_the_shadow_stage(self, apart: bool) -> None:
         judge = Judge(terms(apart=apart))
         scrapes(judge, 0, 10, 20.0, 10, mirrored=True)
         scrapes(judge, 10, 50, 5, 0, mirrored=False)
         assert "error_rate" in {finding.gate for finding in judge.harm()}
 
-    def test_is_recomputed_from_its_record(self, apart: bool) -> None:
+    def test_evidence_of_copies_is_recomputed_from_its_record(self, apart: bool) -> None:
         log = EvidenceLog(terms(apart=apart), {})
         scrapes(log, 0, 10, 20.0, 0, mirrored=True)
         log.look(START + 60, None, 5)

@@ -58,7 +58,7 @@ def path(value: str, kind: str = "PathPrefix") -> dict[str, Any]:
 
 
 class TestRules:
-    def test_lead_all_who_send_the_header_to_the_candidate_alone(self) -> None:
+    def test_requests_with_the_header_go_to_the_candidate_alone(self) -> None:
         body = beside(matches(path("/"), path("/v2", "Exact")), hostnames=["shop.example.com", "*.example.com"])
         assert body["metadata"]["name"] == "testers-payments"
         assert body["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "airflow-deploy"
@@ -75,27 +75,27 @@ class TestRules:
             ],
         }
 
-    def test_leave_the_teams_route_as_it_is(self) -> None:
+    def test_teams_route_is_not_changed(self) -> None:
         route = claimed({**matches(path("/")), "filters": [copy.deepcopy(MARKS)]})
         before = copy.deepcopy(route.body)
         route_for_testers(route, CLAIM)
         assert route.body == before
 
-    def test_ask_for_what_the_teams_matches_ask_for_too(self) -> None:
+    def test_rule_keeps_the_conditions_of_the_teams_matches(self) -> None:
         other = {"type": "Exact", "name": "x-tenant", "value": "a"}
         (rule,) = beside(matches({**path("/"), "method": "POST", "headers": [other]}))["spec"]["rules"]
         assert rule["matches"] == [{**path("/"), "method": "POST", "headers": [other, ASKED]}]
 
-    def test_of_a_rule_without_matches_take_everything(self) -> None:
+    def test_rule_without_matches_takes_every_request_with_the_header(self) -> None:
         (rule,) = beside({})["spec"]["rules"]
         assert rule["matches"] == [{**MATCH_ALL, "headers": [ASKED]}]
 
-    def test_leave_out_what_leads_elsewhere(self) -> None:
+    def test_rules_to_other_services_are_left_out(self) -> None:
         elsewhere = {"backendRefs": [{"name": "static", "port": 80, "weight": 0}], **matches(path("/static"))}
         rules = beside(matches(path("/a")), elsewhere, matches(path("/b")))["spec"]["rules"]
         assert [rule["matches"][0]["path"]["value"] for rule in rules] == ["/a", "/b"]
 
-    def test_keep_filters_and_limits(self) -> None:
+    def test_rule_keeps_filters_and_timeouts(self) -> None:
         rewrite = {
             "type": "URLRewrite",
             "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
@@ -107,12 +107,12 @@ class TestRules:
         assert rule["filters"] == [rewrite, {**MARKS, "responseHeaderModifier": marked}]
         assert rule["timeouts"] == {"request": "5s"}
 
-    def test_are_none_where_the_team_has_some_for_that_header(self) -> None:
+    def test_no_rules_are_made_if_the_team_has_its_own_for_the_header(self) -> None:
         own = {"type": "Exact", "name": "X-Canary", "value": "always"}
         route = claimed(matches({**path("/"), "headers": [own]}))
         assert route_for_testers(route, CLAIM) is None
 
-    def test_are_counted_apart_from_users(self) -> None:
+    def test_testers_requests_are_not_counted_as_users(self) -> None:
         preset, services = SOURCES["traefik"], ("new", "old")
         users = label("new", namespace="shop", route="payments")
         apart = label("new", namespace="shop", route=route_name_for_testers("payments"))
@@ -121,7 +121,7 @@ class TestRules:
 
 
 class TestQuestion:
-    def test_is_a_get_of_the_first_match_that_can_be_met(self) -> None:
+    def test_probe_is_a_get_of_the_first_match_it_can_meet(self) -> None:
         tenant = {"type": "Exact", "name": "x-tenant", "value": "a"}
         asked = probe_request(
             beside(
@@ -137,16 +137,16 @@ class TestQuestion:
         assert asked.target == "/a%20b?q=1%262"
         assert asked.headers == {"x-tenant": "a", "x-canary": "always", "Host": "canary.example.com"}
 
-    def test_needs_no_host_where_the_route_is_for_all(self) -> None:
+    def test_probe_has_no_host_if_the_route_has_no_hostnames(self) -> None:
         asked = probe_request(beside({}))
         assert asked is not None
         assert (asked.target, asked.headers) == ("/", {"x-canary": "always"})
 
-    def test_is_none_where_no_get_would_do(self) -> None:
+    def test_no_probe_is_made_if_no_get_can_match(self) -> None:
         assert probe_request(beside(matches({**path("/pay"), "method": "POST"}))) is None
 
     @pytest.mark.parametrize("value", ["/\r\nHost: evil", "/a?b#c", "//evil.example.com/"])
-    def test_of_a_hostile_path_stays_a_path(self, value: str) -> None:
+    def test_hostile_path_stays_a_path_in_the_probe(self, value: str) -> None:
         asked = probe_request(beside(matches(path(value))))
         assert asked is not None
         assert asked.target.startswith("/")
@@ -155,7 +155,7 @@ class TestQuestion:
 
 class TestUrl:
     @pytest.mark.parametrize("url", ["http://10.0.0.1:8000", "https://gateway.example.com"])
-    def test_is_where_the_gateway_is(self, url: str) -> None:
+    def test_route_url_of_a_gateway_is_accepted(self, url: str) -> None:
         assert make_spec(route={"name": "payments", "url": url}).route.url == url
 
     @pytest.mark.parametrize(
@@ -172,6 +172,6 @@ class TestUrl:
             "http://:80",
         ],
     )
-    def test_is_nothing_else(self, url: str) -> None:
+    def test_route_url_that_is_more_than_scheme_and_host_is_refused(self, url: str) -> None:
         with pytest.raises(RefusedError, match=r"payments.yaml: route\.url "):
             make_spec(route={"name": "payments", "url": url})

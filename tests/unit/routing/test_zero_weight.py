@@ -1,4 +1,4 @@
-"""A gateway that loses requests as a weight becomes 0: what has no share keeps the least weight, while it has pods."""
+"""Gateways that lose requests when a weight becomes 0: a version without a share keeps the least weight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.routing.test_transitions import CANDIDATE, CLAIM, PLACE, STABLE,
 
 ENVOY, TRAEFIK = "gateway.envoyproxy.io/gatewayclass-controller", "traefik.io/gateway-controller"
 FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}]
-NOBODY = [{STABLE: FINE_TOTAL_WEIGHT - 1, CANDIDATE: 1}]
+LEAST_WEIGHT = [{STABLE: FINE_TOTAL_WEIGHT - 1, CANDIDATE: 1}]
 
 
 def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str, Any]:
@@ -60,24 +60,24 @@ def verified() -> HttpRoute:
     return write(route, routes.confirm(route, CLAIM))
 
 
-def test_a_claimed_candidate_has_the_least_weight_and_no_traffic() -> None:
+def test_claimed_candidate_has_the_least_weight_and_no_traffic() -> None:
     route = claimed()
-    assert weights(route) == NOBODY
+    assert weights(route) == LEAST_WEIGHT
     assert (route.serving(), route.serves(CANDIDATE)) == (STABLE, False)
 
 
 @pytest.mark.parametrize(("controller", "filters"), [(TRAEFIK, FILTERS), (ENVOY, [])])
-def test_other_gateways_and_backends_without_filters_have_a_plain_0(controller: str, filters: Any) -> None:
+def test_other_gateways_and_backends_without_filters_get_weight_0(controller: str, filters: Any) -> None:
     assert weights(claimed(controller, filters)) == [{STABLE: 100, CANDIDATE: 0}]
 
 
-def test_a_gateway_that_the_route_has_left_is_no_reason() -> None:
+def test_gateway_that_the_route_has_left_does_not_count() -> None:
     route = served_by(TRAEFIK, {**backend(STABLE), "filters": FILTERS}, left=ENVOY)
     _, patch = routes.claim(route, CLAIM)
     assert weights(write(route, patch)) == [{STABLE: 100, CANDIDATE: 0}]
 
 
-def test_a_backend_that_is_alone_serves_however_small_its_weight() -> None:
+def test_single_backend_serves_at_any_weight_above_0() -> None:
     assert served_by(ENVOY, backend(STABLE, 1)).serving() == STABLE
 
 
@@ -91,17 +91,17 @@ def test_shares_are_exact_and_no_weight_is_ever_0(shares: list[int]) -> None:
 
 
 @pytest.mark.parametrize("share", [5, 100])
-def test_the_brake_leaves_the_least_weight_and_settling_takes_it_as_pods_end(share: int) -> None:
+def test_rollback_leaves_the_least_weight_until_the_pods_end(share: int) -> None:
     route = shifted(share)
     braked = write(route, routes.rollback(route, CLAIM, BRAKED))
-    assert (weights(braked), braked.serves(CANDIDATE)) == (NOBODY, False)
+    assert (weights(braked), braked.serves(CANDIDATE)) == (LEAST_WEIGHT, False)
     assert routes.rollback(braked, CLAIM, BRAKED) == []
     settled = write(braked, routes.rollback(braked, CLAIM, SETTLED))
     assert weights(settled) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
     assert routes.rollback(settled, CLAIM, SETTLED) == []
 
 
-def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None:
+def test_replaced_version_keeps_the_least_weight_until_it_is_stopped() -> None:
     route = verified()
     assert (weights(route), route.serving()) == ([{STABLE: 1, CANDIDATE: FINE_TOTAL_WEIGHT - 1}], CANDIDATE)
     stopped = write(route, routes.stop(route, STABLE, for_good=True))
@@ -109,7 +109,7 @@ def test_what_served_before_keeps_the_least_weight_until_it_is_stopped() -> None
     assert stopped.serving() == CANDIDATE
 
 
-def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
+def test_stop_is_refused_if_the_backends_have_changed() -> None:
     route = verified()
     changed = verified()
     changed.body["spec"]["rules"][0]["backendRefs"].reverse()
@@ -117,14 +117,14 @@ def test_a_stop_touches_no_backend_that_has_changed_since() -> None:
         write(changed, routes.stop(route, STABLE, for_good=True))
 
 
-def test_a_promotion_that_is_taken_back_has_nothing_more() -> None:
+def test_undo_of_a_promotion_leaves_the_candidate_at_weight_0() -> None:
     route = verified()
     back = write(route, undo_patch(route, CLAIM))
     assert weights(back) == [{STABLE: FINE_TOTAL_WEIGHT, CANDIDATE: 0}]
     assert back.serving() == STABLE
 
 
-def test_the_next_deployment_finds_one_version_that_serves() -> None:
+def test_next_claim_drops_the_version_with_the_least_weight() -> None:
     newer = "payments-fedcba9-1795417300"
     route = verified()
     _, patch = routes.claim(route, Claim("DEP-1795417300-0a1b2c3d/0", CANDIDATE, newer, PLACE))
@@ -132,7 +132,7 @@ def test_the_next_deployment_finds_one_version_that_serves() -> None:
     assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {CANDIDATE: FINE_TOTAL_WEIGHT - 1, newer: 1}
 
 
-def test_weights_of_somebody_else_are_seen() -> None:
+def test_shift_is_refused_if_a_weight_was_changed_by_hand() -> None:
     route = shifted(5)
     route.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50_001
     with pytest.raises(FencedError, match="they were changed by hand"):

@@ -45,7 +45,7 @@ def seen(bad: npt.ArrayLike, trials: float = 100, control_bad: float = 0) -> Dep
 
 class TestEngine:
     @pytest.mark.parametrize("candidate_error", [0.002, 0.02, 0.05])
-    def test_says_what_the_judge_says(self, candidate_error: float) -> None:
+    def test_engine_agrees_with_the_judge(self, candidate_error: float) -> None:
         load = Load(replace(STEADY, together=2), 200, candidate_error, np.random.default_rng(1))
         bad, trials = load.history(RUNS)
         bad = bad * np.array([[1], [3], [10]])  # the second's baseline permits more, the third's is the incident
@@ -77,7 +77,7 @@ class TestEngine:
 
 
 class TestCounters:
-    def test_are_read_as_the_product_reads_them(self) -> None:
+    def test_counters_are_read_as_the_product_reads_them(self) -> None:
         rng, counters = np.random.default_rng(2), Counters(1)
         grown = rng.poisson(3.0, (200, 4, 1)).astype(float)
         values, increases = [np.zeros(4)], []
@@ -103,7 +103,7 @@ class TestCounters:
 
 
 class TestFixedLimit:
-    def test_one_strike_is_a_window_beyond_the_limit(self) -> None:
+    def test_window_beyond_the_limit_is_one_strike(self) -> None:
         bad = np.zeros(36)
         bad[20] = 12
         assert fixed_limit(seen(bad), 0.01, 60, 1) == np.inf  # 12 of 1,200: not beyond
@@ -116,23 +116,23 @@ class TestFixedLimit:
         bad[[0, 30, 59]] = 50
         assert fixed_limit(seen(bad), 0.01, 60, 3) == 60
 
-    def test_a_window_without_requests_is_no_strike(self) -> None:
+    def test_window_without_requests_is_no_strike(self) -> None:
         assert fixed_limit(seen(np.zeros(24), trials=0), 0.01, 60, 1) == np.inf
 
-    def test_a_deployment_that_ended_within_the_window_is_not_stopped(self) -> None:
+    def test_deployment_shorter_than_the_window_is_not_stopped(self) -> None:
         short = seen(np.full(11, 50))
         assert fixed_limit(short, 0.01, 60, 1) == np.inf
 
 
 class TestMannWhitney:
-    def test_a_clear_shift_is_high_and_none_is_not(self) -> None:
+    def test_clear_shift_of_the_candidate_is_high(self) -> None:
         rng = np.random.default_rng(3)
         control = rng.normal(1.0, 0.1, (200, 50))
         assert high(control + 1.0, control).all()
         assert np.mean(high(rng.normal(1.0, 0.1, (200, 50)), control)) <= 0.03  # of a two-sided 98 % interval
         assert not high(control - 1.0, control).any()
 
-    def test_the_interval_is_that_of_the_ordered_differences(self) -> None:
+    def test_interval_is_that_of_the_ordered_differences(self) -> None:
         candidate, control = (
             np.array([[1.1, 2.2, 3.3, 4.4, 9.0, 9.1, 9.2]]),
             np.array([[1.0, 1.5, 2.0, 2.5, 3.0, 3.2, 3.4]]),
@@ -149,7 +149,7 @@ class TestMannWhitney:
         assert high(candidate, control)
         assert not high(np.full((1, 50), np.nan), control)
 
-    def test_speaks_at_the_fiftieth_point(self) -> None:
+    def test_verdict_comes_at_the_fiftieth_point(self) -> None:
         rng = np.random.default_rng(5)
         worse = seen(rng.poisson(20, 400))
         assert mann_whitney(worse) == POINTS * POINT // SCRAPE
@@ -157,28 +157,28 @@ class TestMannWhitney:
 
 
 class TestDeployments:
-    def test_a_healthy_one_with_much_traffic_takes_the_shortest_way(self) -> None:
+    def test_healthy_deployment_with_much_traffic_takes_the_minimum_time(self) -> None:
         seen = deploy(STEADY, 200, STABLE_ERROR, 50, np.random.default_rng(6))
         assert np.median(seen.scrapes) == len(STAGES) * 60 / SCRAPE
         assert np.all(seen.given == 100)
 
-    def test_a_bad_one_is_held_where_it_cannot_use_up_the_limit(self) -> None:
+    def test_bad_deployment_stays_at_the_first_share(self) -> None:
         seen = deploy(STEADY, 200, 0.05, 50, np.random.default_rng(7))
         assert np.mean(seen.given == 5) > 0.9
         assert np.max(seen.scrapes) <= 4 * 1800 / SCRAPE
 
-    def test_a_late_onset_harms_from_its_stage_on(self) -> None:
+    def test_late_onset_harms_no_request_before_its_stage(self) -> None:
         late = next(scenario for scenario in SCENARIOS if scenario.name == "late onset, 5 min")
         seen = deploy(late, 200, 0.2, 20, np.random.default_rng(8))
         assert np.all(seen.harmed[seen.share < 50] == 0)
         assert seen.harmed[seen.share == 50].mean() == pytest.approx(200 * SCRAPE / 2 * 0.2, rel=0.1)
 
-    def test_a_cell_s_rows(self) -> None:
+    def test_simulated_cell_has_a_row_per_rule(self) -> None:
         (mine,) = (row for row in rows([simulate((1, Cell(20, 0.2, STEADY), 50))]) if row.rule == OURS)
         assert (mine.runs, mine.stopped) == (50, 50)
         assert 3 <= mine.harmed_mean <= 6
 
-    def test_the_best_possible(self) -> None:
+    def test_best_possible_detection_needs_2_5_bad_requests(self) -> None:
         assert wald(STABLE_ERROR) is None
         assert wald(0.05) == pytest.approx(2.5, abs=0.01)
 
@@ -188,7 +188,7 @@ def written(at: float, **shares: float) -> Written:
 
 
 class TestHops:
-    def test_a_hop_is_from_a_verdict_to_the_next_shift(self) -> None:
+    def test_hop_is_the_time_from_a_verdict_to_the_next_shift(self) -> None:
         verdicts = [Verdict("canary_5.gate", "HEALTHY", 10), Verdict("canary_100.gate", "HEALTHY", 30)]
         writes = [
             written(1, old=100),
@@ -200,7 +200,7 @@ class TestHops:
         ]
         assert hops(verdicts, "verify", writes) == ([2.5], [3])
 
-    def test_the_watch_and_the_verification_begin_no_hop(self) -> None:
+    def test_watch_and_verification_begin_no_hop(self) -> None:
         verdicts = [Verdict("verify", "HEALTHY", 10), Verdict("watch", "CLOSED", 11)]
         assert hops(verdicts, "verify", [written(1, old=100), written(12, old=0, new=100)]) == ([], [])
 
@@ -252,20 +252,20 @@ class TestShape:
         assert run.counted == {"in_dag": 11, "scheduled": 8, "ran": 7, "deferred": 2, "processes": 10}
         return {task.task_id: task for task in shape(tasks, run, "verify", bake=5)}
 
-    def test_has_the_tasks_the_edges_and_the_rules(self) -> None:
+    def test_twin_has_the_same_tasks_edges_and_trigger_rules(self) -> None:
         twin = self.twin()
         assert set(twin) == {name for name, _, _ in self.TASKS}
         assert all(twin[name].rule == rule for name, rule, _ in self.TASKS)
         assert all(name in twin[after].upstream for name, _, following in self.TASKS for after in following)
 
-    def test_a_branch_lets_the_same_tasks_run(self) -> None:
+    def test_twins_branch_skips_the_same_tasks(self) -> None:
         branches = {task.task_id: task.drops for task in self.twin().values() if task.drops}
         assert branches == {"route": ["approve", "refuse"]}  # what a rule skips, or what skips itself, makes no branch
 
-    def test_what_skipped_itself_does_so_again(self) -> None:
+    def test_twin_of_a_task_that_skipped_itself_skips_itself(self) -> None:
         assert [task.task_id for task in self.twin().values() if task.skips] == ["ask"]
 
-    def test_a_gate_bakes_and_the_watch_outlasts_the_verification(self) -> None:
+    def test_twins_gate_bakes_and_its_watch_outlasts_the_verification(self) -> None:
         waiting = {task.task_id: (task.wait, task.until) for task in self.twin().values() if task.wait is not None}
         assert waiting == {"gate": (5, None), "watch": (0, "verify")}
 
@@ -283,7 +283,7 @@ class TestKubernetesApi:
         body = json.dumps(operations).encode()
         return api.answer(Request("PATCH", self.PATH, {}, "application/json-patch+json", body)).status
 
-    def test_a_json_patch_is_done_as_a_whole_or_not_at_all(self) -> None:
+    def test_json_patch_is_applied_whole_or_refused(self) -> None:
         api = self.api()
         added = {"op": "add", "path": "/spec/rules/0/backendRefs/-", "value": {"name": "new", "weight": 3}}
         assert self.patch(api, added, {"op": "test", "path": "/metadata/annotations/a~1b", "value": "2"}) == 422
@@ -291,6 +291,6 @@ class TestKubernetesApi:
         assert self.patch(api, {"op": "test", "path": "/metadata/annotations/a~1b", "value": "1"}, added) == 200
         assert [item.shares for item in api.writes] == [{"old": 100}, {"old": 25, "new": 75}]
 
-    def test_what_is_not_there_is_named(self) -> None:
+    def test_missing_object_is_named(self) -> None:
         said = self.api().answer(Request("GET", self.PATH + "s", {}, "", b""))
         assert (said.status, json.loads(said.body)["details"]["name"]) == (404, "depots")

@@ -1,4 +1,4 @@
-"""The kill matrix says of every cell what must happen, and names what did not."""
+"""The kill matrix: the expected outcome of every cell, and the names of deviations."""
 
 import json
 import math
@@ -20,12 +20,12 @@ from tests.stack.sample.repository import make_repository
 GOOD = Row("triggerer", "CANARY 25 %", "VERIFIED", True, (), True, 30.0, 200.0, 0)
 
 
-def test_every_component_that_can_be_killed_has_its_row() -> None:
+def test_every_component_has_a_row_in_the_matrix() -> None:
     assert set(DEATHS) == set(COMPONENTS)
 
 
 @pytest.mark.parametrize("component", DEATHS)
-def test_a_rollback_stays_one_and_no_user_is_unwatched_for_longer_than_the_lease(component: str) -> None:
+def test_expected_outcomes_keep_rollbacks_and_limit_unwatched_time_to_the_lease(component: str) -> None:
     cells = {state: must(component, state) for state in STATES}
     assert cells["ROLLING_BACK"].ended == {"ROLLED_BACK"}
     deaf = 60 if component == "kube-apiserver" else 0
@@ -35,7 +35,7 @@ def test_a_rollback_stays_one_and_no_user_is_unwatched_for_longer_than_the_lease
     assert {state for state in STATES if "REJECTED" in cells[state].ended} <= {"BUILDING"}
 
 
-def test_a_cell_as_it_must_be_is_not_broken() -> None:
+def test_cell_as_expected_is_not_broken() -> None:
     assert GOOD.broken == []
     assert load(GOOD.dump()) == GOOD
 
@@ -52,14 +52,14 @@ def test_a_cell_as_it_must_be_is_not_broken() -> None:
         (replace(GOOD, lost=3), "3 requests lost"),
     ],
 )
-def test_what_is_broken_is_named_and_stands_out(row: Row, said: str) -> None:
+def test_broken_cell_is_named_and_bold(row: Row, said: str) -> None:
     (broken,) = row.broken
     assert broken.startswith(said)
     *_, line = table([row])
     assert f"{broken}**" in line
 
 
-def test_users_are_unwatched_since_the_last_look_until_the_version_is_verified() -> None:
+def test_unwatched_time_runs_from_the_last_look_to_the_verification() -> None:
     looks = [100.0, 101.0, 131.0]
     assert unwatched([100.5, 128.0, 131.5], looks, None) == 27.0
     assert unwatched([100.5, 128.0, 500.0], looks, until=132.0) == 27.0
@@ -69,7 +69,7 @@ def test_users_are_unwatched_since_the_last_look_until_the_version_is_verified()
     assert unwatched([100.5], [], None) == math.inf
 
 
-def test_only_the_writes_of_a_promotion_and_of_a_rollback_are_held() -> None:
+def test_only_promotion_and_rollback_writes_are_held() -> None:
     def call(service: str, phase: str, method: str = "PATCH") -> Call:
         path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{service}/httproutes/{service}?fieldManager=x"
         return Call(method, path, json.dumps([{"op": "add", "value": phase}]).encode())
@@ -81,7 +81,7 @@ def test_only_the_writes_of_a_promotion_and_of_a_rollback_are_held() -> None:
     assert not any(map(writes, [*others, call(promoting, routes.PROMOTED, "GET")]))
 
 
-def test_a_slow_build_is_a_commit_of_its_own_each_time(tmp_path: Path) -> None:
+def test_slow_build_makes_a_new_commit_each_time(tmp_path: Path) -> None:
     sample = make_repository(tmp_path / "repository")
     first, second = slow_build(sample), slow_build(sample)
     assert first != second
@@ -98,13 +98,13 @@ def test_each_service_is_named_after_its_state() -> None:
     assert len({name_of(state) for state in STATES}) == len(STATES)
 
 
-def test_a_fifth_of_the_calls_fails_in_every_way() -> None:
+def test_fault_fails_a_fifth_of_the_calls_in_every_way() -> None:
     fault = sometimes(0.2, seed=1)
     said = Counter(fault(Call("GET", "/", b"")) for _ in range(3000))
     assert set(said) == {None, *KINDS}
     assert 2300 < said[None] < 2500
 
 
-def test_a_quantile_is_one_of_the_values() -> None:
+def test_quantile_is_one_of_the_values() -> None:
     values = [float(value) for value in range(20, 0, -1)]
     assert [quantile(values, level) for level in (0.5, 0.95, 1.0)] == [10, 19, 20]

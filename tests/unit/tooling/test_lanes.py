@@ -1,4 +1,4 @@
-"""The lanes of the end-to-end tests: each file is in one, what yields does so, and nothing outlives the run."""
+"""The lanes of the end-to-end tests: files, priority, exit code and output, and their end."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_each_file_that_a_lane_names_exists_and_is_in_no_other() -> None:
+def test_each_file_of_a_lane_exists_and_is_in_no_other_lane() -> None:
     named = [name for names in (*ASIDE, ALONE) for name in names]
     assert sorted(set(named)) == sorted(named)
     assert [name for name in named if not (FOLDER / name).is_file()] == []
 
 
 @pytest.mark.parametrize("yields", [False, True])
-def test_a_lane_ends_with_its_commands_code_and_output(yields: bool, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_lane_returns_exit_code_and_output_of_its_command(
+    yields: bool, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     with ExitStack() as opened:
         lane = Lane(opened, python("import os; print(os.nice(0)); raise SystemExit(3)"), yields=yields)
         assert lane.finish() == 3
     assert int(capfdbinary.readouterr().out) >= 10 * yields
 
 
-def test_a_lane_that_is_given_up_is_ended(tmp_path: Path) -> None:
+def test_abandoned_lane_is_ended(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     with ExitStack() as opened:
         Lane(opened, python(f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"))

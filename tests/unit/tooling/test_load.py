@@ -1,4 +1,4 @@
-"""The load generator keeps its rate whatever the service does, and records every request's fate once."""
+"""The load generator keeps its rate however slow the service is, and records every request once."""
 
 from __future__ import annotations
 
@@ -65,31 +65,31 @@ def drop(request: web.Request) -> web.Response:
 
 
 class TestArrivals:
-    def test_do_not_wait_for_answers(self) -> None:
-        """150 at once: more than an HTTP client's usual limit of 100 connections. No answer before all are there."""
+    def test_arrivals_do_not_wait_for_answers(self) -> None:
+        """The server answers when all 150 have arrived: more than an HTTP client's usual limit of 100 connections."""
         waiting = 0
-        everyone = asyncio.Event()
+        all_arrived = asyncio.Event()
 
         async def handler(request: web.Request) -> web.Response:
             nonlocal waiting
             waiting += 1
             if waiting == 150:
-                everyone.set()
-            await everyone.wait()
+                all_arrived.set()
+            await all_arrived.wait()
             return await answer(request)
 
         requests = send(handler, rate=300, seconds=0.5)
         assert [request.status for request in requests] == [200] * 150
 
-    def test_are_never_early(self) -> None:
+    def test_requests_are_never_sent_early(self) -> None:
         before = time.time()
         sent = sorted(request.sent for request in send(answer, rate=100, seconds=0.3))
         assert len(sent) == 30
         # The margin is for the clock: epoch seconds and the loop's may be adjusted against each other.
         assert all(moment >= before + number / 100 - 0.005 for number, moment in enumerate(sent))
 
-    def test_make_up_for_a_delay(self) -> None:
-        """While this process was held up for 50 arrivals' time, arrivals fell due: they are sent at once, not later."""
+    def test_overdue_requests_are_sent_at_once_after_a_delay(self) -> None:
+        """The process was blocked for the time of 50 arrivals: those are sent at once, not later."""
         held_up = False
 
         async def handler(request: web.Request) -> web.Response:
@@ -103,8 +103,8 @@ class TestArrivals:
         assert len(sent) == 100
         assert sum(later - earlier < 0.5 / 200 for earlier, later in pairwise(sent)) >= 40
 
-    def test_at_random_depend_on_nothing_before(self) -> None:
-        """As many in a second as the rate says, on average; and of independent ones their number varies as much."""
+    def test_random_arrivals_are_independent(self) -> None:
+        """Requests per second have the rate as their mean, and as their variance, as independent arrivals do."""
         seconds = 400
         moments = takewhile(lambda moment: moment < seconds, arrivals(20, at_random=True))
         counts = Counter(int(moment) for moment in moments)
@@ -112,7 +112,7 @@ class TestArrivals:
         assert mean(each) == pytest.approx(20, rel=0.05)
         assert variance(each) == pytest.approx(20, rel=0.25)
 
-    def test_carry_the_host_and_a_payment(self) -> None:
+    def test_requests_carry_the_host_and_a_payment(self) -> None:
         seen: list[tuple[str, int, str]] = []
 
         async def handler(request: web.Request) -> web.Response:
@@ -124,7 +124,7 @@ class TestArrivals:
         expected = [json.loads(body) for body in islice(payments(), 5)]
         assert sorted(seen) == sorted((HOST, body["amount"], body["currency"]) for body in expected)
 
-    def test_spread_the_cents_evenly_but_in_no_fixed_order(self) -> None:
+    def test_payments_spread_their_cents_evenly_in_random_order(self) -> None:
         cents = [json.loads(body)["amount"] % 100 for body in islice(payments(), 400)]
         blocks = [cents[start : start + 20] for start in range(0, 400, 20)]
         assert all(sorted(block) == list(range(0, 100, 5)) for block in blocks)
@@ -134,7 +134,9 @@ class TestArrivals:
         "url",
         ["http://payments.test/", "http://10.0.0.1/", "http://0.0.0.0/", "http://127.0.0.1@payments.test/", "nonsense"],
     )
-    def test_are_sent_to_loopback_only(self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_requests_to_other_than_loopback_are_refused(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit, match="2"):
             load.main(["--url", url, "--host", HOST, "--record", str(tmp_path / "record")])
         assert "not a loopback address" in capsys.readouterr().err
@@ -143,7 +145,7 @@ class TestArrivals:
 
 
 class TestFailures:
-    def test_are_recorded_with_who_answered(self) -> None:
+    def test_failures_are_recorded_with_the_version_that_answered(self) -> None:
         answers = iter([web.Response(status=500, headers={"X-Version": "v2"}), web.Response(status=502)])
 
         async def handler(_: web.Request) -> web.Response:
@@ -153,8 +155,8 @@ class TestFailures:
         assert {(request.version, request.status) for request in requests} == {("v2", 500), ("", 502)}
         assert all(request.failed for request in requests)
 
-    def test_are_not_hidden_by_sending_again(self) -> None:
-        """Every second request's connection is cut, also those that had been used before."""
+    def test_failed_requests_are_not_sent_again(self) -> None:
+        """The server cuts every second request's connection, reused ones as well."""
         received = 0
 
         async def handler(request: web.Request) -> web.Response:
@@ -166,7 +168,7 @@ class TestFailures:
         assert received == 40
         assert Counter(request.status for request in requests) == {200: 20, 0: 20}
 
-    def test_include_half_an_answer(self) -> None:
+    def test_incomplete_answer_is_a_failure(self) -> None:
         async def handler(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"X-Version": "v1", "Content-Length": "100"})
             await response.prepare(request)
@@ -177,7 +179,7 @@ class TestFailures:
         (request,) = send(handler, rate=50, seconds=0.02)
         assert (request.version, request.status) == ("", 0)
 
-    def test_include_a_time_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_timeout_is_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(load, "TIMEOUT", 0.2)
 
         async def handler(_: web.Request) -> web.Response:
@@ -188,7 +190,7 @@ class TestFailures:
         assert request.status == 0
         assert request.latency >= 0.19
 
-    def test_include_a_refused_connection(self) -> None:
+    def test_refused_connection_is_a_failure(self) -> None:
         async def run() -> list[Request]:
             requests: list[Request] = []
             async with serving(answer) as url:
@@ -201,7 +203,7 @@ class TestFailures:
 
 
 class TestProgram:
-    def test_can_be_read_along_and_waits_for_outstanding_answers_on_sigterm(self, tmp_path: Path) -> None:
+    def test_record_is_readable_during_the_run_and_complete_after_sigterm(self, tmp_path: Path) -> None:
         path = tmp_path / "record"
         received = 0
         enough, release = asyncio.Event(), asyncio.Event()
@@ -235,7 +237,7 @@ class TestProgram:
         assert len(seen) == received
         assert {(request.version, request.status) for request in seen} == {("v1", 200)}
 
-    def test_sends_one_amount_where_it_is_told_to(self, tmp_path: Path) -> None:
+    def test_amount_option_sets_every_payment(self, tmp_path: Path) -> None:
         amounts: list[int] = []
 
         async def handler(request: web.Request) -> web.Response:
@@ -254,7 +256,7 @@ class TestProgram:
 
 
 class TestRecord:
-    def test_leaves_an_unfinished_line_for_later(self, tmp_path: Path) -> None:
+    def test_unfinished_line_of_the_record_is_read_later(self, tmp_path: Path) -> None:
         path = tmp_path / "record"
         record = Record(path)
         assert record.new() == []
@@ -265,11 +267,11 @@ class TestRecord:
             file.write('2",0,10.0]\n')
         assert record.new() == [Request(2.5, "v2", 0, 10.0)]
 
-    def test_sums_up_per_version(self) -> None:
+    def test_summary_is_per_version(self) -> None:
         good = [Request(float(number), "v1", 200, (100 - number) / 1000) for number in range(100)]
         bad = [Request(5.0, "v2", 500, 0.1), Request(6.0, "v2", 404, 0.3), Request(200.0, "v2", 200, 9.0)]
-        nobody = [Request(7.0, "", 0, 10.0)]
-        assert summarise(good + bad + nobody, until=100.0) == {
+        unanswered = [Request(7.0, "", 0, 10.0)]
+        assert summarise(good + bad + unanswered, until=100.0) == {
             "": Summary(1, 1, {0.5: 10.0, 0.95: 10.0, 0.99: 10.0}),
             "v1": Summary(100, 0, {0.5: 0.05, 0.95: 0.095, 0.99: 0.099}),
             "v2": Summary(2, 1, {0.5: 0.1, 0.95: 0.3, 0.99: 0.3}),

@@ -1,4 +1,4 @@
-"""What the stack started is found again and ended, also where it hides what it inherited."""
+"""Every process of the stack is found and ended, even if it hides its environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
         "setsid sleep 600 & echo $!; wait",
         f"env -u {MARKER} sleep 600 & echo $!; wait",
     ],
-    ids=["a child", "one in a session of its own", "one that shows nobody its environment"],
+    ids=["child", "child-in-its-own-session", "child-without-the-marker"],
 )
 def test_every_child_of_a_server_is_ended(script: str) -> None:
     child = start(script)
@@ -49,7 +49,7 @@ def test_every_child_of_a_server_is_ended(script: str) -> None:
     assert not alive(child)
 
 
-def test_what_is_somebody_elses_is_left_alone() -> None:
+def test_foreign_process_is_not_ended() -> None:
     start("echo $$; sleep 600")
     with subprocess.Popen(["sleep", "600"]) as other:
         assert processes.end_all() == []
@@ -57,10 +57,8 @@ def test_what_is_somebody_elses_is_left_alone() -> None:
         other.kill()
 
 
-def test_a_cgroup_that_goes_while_it_is_looked_for_hides_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pod's cgroup is there when its parent is listed, and gone when it is its turn."""
+def test_cgroup_removed_during_the_search_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's cgroup may be removed after its parent was listed."""
     for number, name in enumerate(("", "kubepods", "kubepods/ending", "servers")):
         (folder := tmp_path / CGROUP / name).mkdir()
         (folder / "cgroup.procs").write_text(f"{number}\n")

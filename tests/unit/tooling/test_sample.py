@@ -43,7 +43,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 class TestRepository:
-    def test_is_the_same_everywhere(self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_repository_has_the_same_commits_on_every_machine(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("GIT_AUTHOR_NAME", "another author")
         monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook
         other = make_repository(tmp_path / "new" / "repository")
@@ -51,19 +53,19 @@ class TestRepository:
         commits = [commit for name, commit in asdict(sample).items() if name != "path"]
         assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits)
 
-    def test_is_put_back_when_made_again(self, sample: Sample) -> None:
+    def test_repository_made_again_is_restored(self, sample: Sample) -> None:
         git(sample, "checkout", "--quiet", "-B", "main", "experiment")
         (sample.path / "pool.go").write_text("changed")
         assert make_repository(sample.path) == sample
         assert git(sample, "rev-parse", "main") == [sample.late]
         assert git(sample, "status", "--porcelain") == []
 
-    def test_has_the_fixes_on_main_and_the_experiment_beside_it(self, sample: Sample) -> None:
+    def test_repository_has_the_fixes_on_main_and_the_experiment_on_a_branch(self, sample: Sample) -> None:
         assert git(sample, "rev-list", "--reverse", "main") == [sample.running, sample.good, sample.bad, sample.late]
         assert git(sample, "branch", "--contains", sample.experiment, "--format=%(refname:short)") == ["experiment"]
 
     @pytest.mark.parametrize("name", FAULTS)
-    def test_has_each_other_fault_on_a_branch_of_its_own(self, sample: Sample, name: str) -> None:
+    def test_each_other_fault_has_its_own_branch(self, sample: Sample, name: str) -> None:
         commit = getattr(sample, name)
         assert git(sample, "branch", "--contains", commit, "--format=%(refname:short)") == [FAULTS[name]]
         assert git(sample, "diff", "--name-only", sample.good, commit) == ["payments.go"]
@@ -93,7 +95,7 @@ def programs(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @contextmanager
 def running(program: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The program and its address; it is ended in the end."""
+    """Run the program and yield it with its address."""
     settings |= {"LISTEN": "127.0.0.1:0", "VERSION": program.name}
     with subprocess.Popen([program], env=settings, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -106,7 +108,7 @@ def running(program: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[s
 
 
 class Paid(NamedTuple):
-    """What each of ``payments`` was answered, and after how many seconds."""
+    """Status and latency in seconds of each of ``payments``."""
 
     statuses: list[int]
     latencies: list[float]
@@ -169,7 +171,7 @@ class TestService:
             assert pay(address, b'{"amount":1205,"currency":"JPY"}') == 200
             assert [pay(address, body) for body in bodies].count(500) == 2
 
-    def test_slow_fix_lets_the_fifth_of_the_payments_that_are_large_wait(self, programs: dict[str, Path]) -> None:
+    def test_slow_fix_delays_large_payments_a_fifth_of_all(self, programs: dict[str, Path]) -> None:
         paid = pay_at_once(programs["slow"], 200)
         assert paid.statuses == [200] * 200
         large = [json.loads(body)["amount"] > 160_00 for body in islice(payments(), 200)]
@@ -187,7 +189,7 @@ class TestService:
             assert set(pool.map(lambda body: pay(address, body), islice(payments(), 400))) == {200}
             assert resident(process) - before >= 400 * 48 * 1024
 
-    def test_burn_works_without_any_payment(self, programs: dict[str, Path]) -> None:
+    def test_burn_uses_cpu_without_payments(self, programs: dict[str, Path]) -> None:
         with running(programs["burn"]) as (process, address):
             until(lambda: worked(process) > 0.5)
             assert pay(address, b'{"amount":1205}') == 200
@@ -195,7 +197,7 @@ class TestService:
             assert pay(address, b'{"amount":1205}') == 200
             assert worked(process) < 0.2
 
-    def test_crash_ends_with_its_first_session(self, programs: dict[str, Path]) -> None:
+    def test_crash_exits_when_its_first_session_ends(self, programs: dict[str, Path]) -> None:
         with running(programs["crash"], SESSION="100ms") as (process, address):
             assert pay(address, b'{"amount":1205}') == 200
             assert process.wait(timeout=60) == 2
@@ -203,7 +205,7 @@ class TestService:
             assert "assignment to entry in nil map" in process.stderr.read()
 
     @pytest.mark.parametrize("name", ["running", "good", "bad", "late", *FAULTS])
-    def test_the_ledger_refuses_ten_millions_of_every_version(self, programs: dict[str, Path], name: str) -> None:
+    def test_every_version_answers_500_to_an_amount_of_ten_millions(self, programs: dict[str, Path], name: str) -> None:
         with running(programs[name]) as (_, address):
             assert pay(address, b'{"amount":999999999}') == 200
             assert pay(address, b'{"amount":1000000000}') == 500
@@ -211,12 +213,12 @@ class TestService:
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b'{"amount":0}', b'{"amount":-5}', b'{"amount":100,"currency":"XXX"}', b'{"amount":1e30}']
     )
-    def test_refuses_what_is_no_payment(self, programs: dict[str, Path], body: bytes) -> None:
+    def test_payment_of_no_known_form_is_refused(self, programs: dict[str, Path], body: bytes) -> None:
         with running(programs["good"]) as (_, address):
             assert pay(address, body) == 400
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-    def test_says_that_it_is_well_and_which_version(self, programs: dict[str, Path], path: str) -> None:
+    def test_health_checks_answer_200_with_the_version(self, programs: dict[str, Path], path: str) -> None:
         with running(programs["good"]) as (_, address):
             connection = http.client.HTTPConnection(address, timeout=10)
             connection.request("GET", path)
@@ -224,8 +226,8 @@ class TestService:
             assert (response.status, response.headers["X-Version"]) == (200, "good")
             connection.close()
 
-    def test_answers_what_it_has_in_hand_on_sigterm(self, programs: dict[str, Path]) -> None:
-        """In hand is what its handler has begun to read; what Go's server reads later than the signal, it drops."""
+    def test_requests_in_progress_are_answered_after_sigterm(self, programs: dict[str, Path]) -> None:
+        """In progress: its handler has begun to read. Go's server drops a request that it reads after the signal."""
         body = next(payments())
         head = f"POST /payments HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
         with running(programs["running"]) as (process, address), ExitStack() as stack:
@@ -242,7 +244,7 @@ class TestService:
 
 
 class TestManifests:
-    def test_fill_in_what_differs_from_cluster_to_cluster(self) -> None:
+    def test_manifests_have_image_version_gateway_and_labels_of_the_cluster(self) -> None:
         image = f"registry.test/payments@sha256:{'0' * 64}"
         text = manifests.payments(image, "v1", gateway="traffic/public", label={"mine/yes": "1"})
         kinds = {item["kind"]: item for item in yaml.safe_load_all(text)}
@@ -253,7 +255,7 @@ class TestManifests:
         assert kinds["HTTPRoute"]["spec"]["parentRefs"] == [{"name": "public", "namespace": "traffic"}]
         assert kinds["Namespace"]["metadata"]["labels"]["mine/yes"] == "1"
 
-    def test_name_the_service_as_it_is_called(self) -> None:
+    def test_manifests_use_the_given_service_name(self) -> None:
         image = f"registry.test/x@sha256:{'0' * 64}"
         text = manifests.payments(image, "v1", gateway="traffic/public", label={"mine/yes": "1"}, service="kiosk")
         namespace, *objects = yaml.safe_load_all(text)
@@ -266,7 +268,7 @@ class TestManifests:
 class TestBaseImage:
     @pytest.fixture
     def host(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A host with busybox and a `go` that does nothing but say its version, which the test writes."""
+        """A host with busybox and a `go` that prints the version which the test writes."""
         go, busybox, version = tmp_path / "go", tmp_path / "busybox", tmp_path / "version"
         busybox.touch()
         go.write_text(f"#!/bin/sh\ncat {version}\n")
@@ -275,7 +277,7 @@ class TestBaseImage:
         monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
         return tmp_path
 
-    def test_is_made_once_per_go_version(self, host: Path) -> None:
+    def test_base_image_is_made_once_per_go_version(self, host: Path) -> None:
         (host / "version").write_text(f"go1.26.8\n{host}\n")
         made = host / f"base-go1.26.8-{base_image.LAYOUT}.tar"
         made.write_text("made before")
@@ -283,12 +285,12 @@ class TestBaseImage:
         assert made.read_text() == "made before"
 
     @pytest.mark.parametrize("version", ["go1.25.3", "go1.260", "go1.3"])
-    def test_is_not_made_from_another_go(self, host: Path, version: str) -> None:
+    def test_base_image_with_another_go_version_is_refused(self, host: Path, version: str) -> None:
         (host / "version").write_text(f"{version}\n{host}\n")
         with pytest.raises(RuntimeError, match=f"Go is {version}"):
             base_image.make_base(host)
 
-    def test_is_not_made_without_busybox(self, host: Path) -> None:
+    def test_base_image_without_busybox_is_refused(self, host: Path) -> None:
         (host / "busybox").unlink()
         with pytest.raises(RuntimeError, match="busybox-static"):
             base_image.make_base(host)

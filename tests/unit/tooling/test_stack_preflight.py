@@ -1,4 +1,4 @@
-"""What could stop the stack gets one sentence with the remedy, before anything is started or installed."""
+"""Preflight names each obstacle in one sentence with its remedy, before anything is started or installed."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ class Usage(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _able(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a machine on which nothing stands in the way."""
+    """Make a machine without obstacles."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(preflight, "namespace_owner", lambda: None)
     monkeypatch.setattr(preflight, "DOCKER_SOCKET", Path("/srv/x/.stack/run/docker.sock"))
@@ -62,14 +62,14 @@ OBSTACLES: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize("name", OBSTACLES)
-def test_an_obstacle_is_named_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_each_obstacle_and_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     obstruct, sentence = OBSTACLES[name]
     obstruct(monkeypatch)
     with pytest.raises(StackError, match=sentence):
         preflight.check()
 
 
-def test_go_is_asked_for_only_where_kubernetes_must_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_needs_go_only_to_compile_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     preflight.check()
     monkeypatch.setattr(go_modules, "go_is_needed", lambda: True)
@@ -77,7 +77,7 @@ def test_go_is_asked_for_only_where_kubernetes_must_be_compiled(monkeypatch: pyt
         preflight.check()
 
 
-def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -87,6 +87,6 @@ def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             preflight.check()
 
 
-def test_a_process_that_is_gone_is_not_taken_for_its_successor() -> None:
-    """A process is known by its id and its start: another one with the same id is not ours to end."""
+def test_process_with_a_reused_pid_is_not_alive() -> None:
+    """A process is identified by its id and its start time: another one with the same id must not be ended."""
     assert not processes.Process("etcd", os.getpid(), -1).alive()

@@ -250,7 +250,7 @@ hostile = st.text() | st.sampled_from(
 
 
 def structure(value: Any) -> Any:
-    """What remains of the objects without the config's values."""
+    """Return the objects without the config's values."""
     return [item if item["kind"] != "ConfigMap" else {**item, "data": None} for item in value]
 
 

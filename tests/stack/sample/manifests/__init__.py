@@ -1,4 +1,4 @@
-"""What a team has in the cluster before us: the payment service, its Service and its route."""
+"""A team's objects before its first deployment: the payment service, its Service and its route."""
 
 from __future__ import annotations
 
