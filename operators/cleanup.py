@@ -1,4 +1,4 @@
-"""``clean_up``: stop and delete what old deployments left, and report what was changed by hand."""
+"""The task ``cleanup``: stop and delete what old deployments left, and report what was changed by hand."""
 
 from __future__ import annotations
 

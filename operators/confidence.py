@@ -9,7 +9,7 @@ from airflow.sdk import BaseBranchOperator, Context
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.errors import PermanentError, RefusedError
-from airflow_deploy.domain.lifecycle.confidence import Confidence, ScoreInputs, score
+from airflow_deploy.domain.lifecycle.confidence import ASK, Confidence, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, VERDICT_KEY
 from airflow_deploy.tasks.base import DeployOperator, record_step
@@ -77,7 +77,7 @@ class RefuseOperator(DeployOperator):
     def execute(self, context: Context) -> None:
         """Record the refusal and raise it."""
         confidence = pushed_confidence(context, self.score)
-        reason = "; ".join(confidence.vetoes) or f"confidence {confidence.score:g} is below 60"
+        reason = "; ".join(confidence.vetoes) or f"confidence {confidence.score:g} is below {ASK}"
         if self.state:
             record_step(context, self.state, reason)
         raise RefusedError(f"refused: {reason}")

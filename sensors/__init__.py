@@ -1,1 +1,1 @@
-"""Airflow sensors and triggers: readiness, health gates and the watch."""
+"""Airflow sensors: readiness, health gates, the watch and the verification. Their triggers are in ``tasks``."""

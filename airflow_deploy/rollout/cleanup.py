@@ -1,7 +1,7 @@
 """Clean up what a service's deployments left in the cluster: stop it, delete it, and report what was changed by hand.
 
-It has no memory and keeps nothing: what there is, it reads anew each time, and each write is fenced by what was read.
-So it may be killed anywhere, and two may be at it at once.
+It is stateless: each pass reads the cluster again, and each write is fenced by what was read. So it may be killed
+anywhere, and two passes may run at once.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def _stop(seen: Survey, route: TeamRoute, version: Version, *, for_good: bool) -
 
     :raises TemporaryError: the route or the Deployment is not as it was read.
     """
-    # The route first: a write that gives it traffic at this moment (of a verification, say, or a person) comes before,
-    # so that nothing is stopped; and a verification that comes later finds that it may not return to it.
+    # The route first. If another client gives the version traffic meanwhile, this write fails and nothing is stopped;
+    # a verification that comes later reads that it may not return to it.
     written = patch_route(seen.cluster, route, routes.stop(route, version.name, for_good=for_good))
     scale_deployment(seen.cluster, seen.plan.spec.namespace, version.name, 0, version.objects["Deployment"])
     return written

@@ -20,8 +20,8 @@ LEASE_POLL_SECONDS = 0.3
 def take(cluster: KubernetesClient, plan: DeploymentPlan, owner: str, before: str | None) -> None:
     """Make the route's Lease, or take over the one that an earlier deployment has left.
 
-    A claim takes the Lease first and the route then, so that of two claims at once the one that comes too late to the
-    route could have taken the other's Lease: a holder that was not seen on the route must not be alive.
+    A claim takes the Lease first and then the route. So of two claims at once, the slower one could take the other's
+    Lease: it is taken over only if its holder was seen on the route, or is dead.
 
     :param before: the route's owner, as the claim has read it.
     :raises TemporaryError: another deployment does the same in this moment, or has just done it.
@@ -67,7 +67,7 @@ class LeaseRenewal:
 
 
 def is_alive(cluster: KubernetesClient, plan: DeploymentPlan, owner: str) -> bool:
-    """Whether the watch of the route's owner is alive; to deny it takes as long as the Lease."""
+    """Whether the watch of the route's owner is alive. False takes one Lease's duration to find out."""
     renewal = LeaseRenewal(cluster, plan, owner)
     lease = _read(cluster, plan)
     deadline = time.monotonic() + (lease.seconds if lease else plan.spec.lease)

@@ -1,6 +1,6 @@
 """The one rollback: all traffic to the stable, in one fenced write.
 
-Behind it are the watch and the gates (brake), the guard, the scheduled verification, the tasks ``rollback`` and
+It is called by the watch and the gates (brake), the guard, the scheduled verification, the tasks ``rollback`` and
 ``finalize``, and the cleanup of runs that Airflow has lost. What each of them may undo is in ``transitions.rollback``.
 The candidate's pods end after that (``teardown``). The guard runs this without Airflow.
 """
@@ -54,7 +54,7 @@ class RollbackOutcome:
 
 
 def rollback(
-    traffic: KubernetesClient,
+    cluster: KubernetesClient,
     claim: Claim,
     verdict: FinalVerdict | None,
     phase: str,
@@ -65,7 +65,8 @@ def rollback(
     """Give the stable all traffic and enter ``phase``; a service's first version, without a stable, loses all of it.
 
     A route that another deployment has claimed since is that one's, and a verified promotion is not undone by its own
-    run (a task that a person has cleared, say): nothing is written then. Nor is it by a brake after the rollback.
+    run (a task that a person has cleared, say): nothing is written then. A brake after the rollback writes nothing
+    either.
 
     :param verdict: why. It is left on the route, with the time; None keeps the verdict that the route has.
     :param new_epoch: claim the route anew, in the deployment's own name: its run can write nothing any more.
@@ -77,10 +78,10 @@ def rollback(
     """
     if route is None:
         # It may have been deleted, and that of a first version may not be there yet.
-        route = find_route(traffic, *claim.place)
+        route = find_route(cluster, *claim.place)
     settled = route.owned_by(claim.deployment_id) and route.phase == routes.SETTLED
     if settled and (new_epoch or phase == routes.BRAKED):
-        withdraw_pods(traffic, route, claim.candidate)  # an earlier try may have died before this
+        withdraw_pods(cluster, route, claim.candidate)  # an earlier try may have died before this
         return _now_returned(route, claim)
     if not routes.may_roll_back(route, claim, phase, new_epoch=new_epoch):
         state = f"is {route.phase} by {route.owner or 'no deployment'}" if route.is_there else "is gone"
@@ -90,8 +91,8 @@ def rollback(
     foreign = not of_promotion and route.has_foreign_rule(claim)
     phases = [phase]
     if not new_epoch and (foreign or route.ENDS_BY_PODS):
-        # Readers of a settled route count on that no pod of the candidate has users. Until that is so, it is braked:
-        # the guard completes what is.
+        # SETTLED says that no pod of the candidate has users. Until that is so, the route is BRAKED, and the guard
+        # completes a rollback that was begun.
         phases = [*([] if settled else [routes.BRAKED]), *([] if foreign else [phase])]
     for entered in dict.fromkeys(phases):
         restored_at = None if foreign else time.time()
@@ -99,9 +100,9 @@ def rollback(
         held = claim if new_epoch else claim.as_held(route)
         patch = routes.rollback(route, held, entered, recorded, new_epoch=new_epoch)
         if claim.stable and route.serves(claim.candidate):
-            _check_stable(traffic, route, claim, phase, new_epoch=new_epoch)
-        route = patch_route(traffic, route, patch)
-        withdraw_pods(traffic, route, claim.candidate)
+            _check_stable(cluster, route, claim, phase, new_epoch=new_epoch)
+        route = patch_route(cluster, route, patch)
+        withdraw_pods(cluster, route, claim.candidate)
     if foreign:
         raise FencedError(
             f"route {route.name} was changed by hand: it has a rule that sends requests to {claim.candidate} and does"
@@ -110,7 +111,7 @@ def rollback(
     return _now_returned(route, claim)
 
 
-def _check_stable(traffic: KubernetesClient, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
+def _check_stable(cluster: KubernetesClient, route: TeamRoute, claim: Claim, phase: str, *, new_epoch: bool) -> None:
     """Check that the stable can serve: users of a bad version are better off than users of none.
 
     A run's own rollback does not wait for a cluster that does not say so at once: the stable is then taken to serve.
@@ -127,7 +128,7 @@ def _check_stable(traffic: KubernetesClient, route: TeamRoute, claim: Claim, pha
     namespace, labels = claim.place.namespace, route.labels_of(claim.stable)
     try:
         timeout = None if new_epoch else QUICK_TIMEOUT
-        ready = ready_pods(traffic, namespace, claim.stable, labels, timeout)
+        ready = ready_pods(cluster, namespace, claim.stable, labels, timeout)
     except DeployError as error:
         if new_epoch:
             raise
@@ -146,11 +147,11 @@ def _check_stable(traffic: KubernetesClient, route: TeamRoute, claim: Claim, pha
     )
 
 
-def abandon_route(traffic: KubernetesClient, claim: Claim) -> None:
+def abandon_route(cluster: KubernetesClient, claim: Claim) -> None:
     """Record on the route that this deployment writes it no more: watch and gates end, and the run with them."""
-    route = find_route(traffic, *claim.place)
+    route = find_route(cluster, *claim.place)
     if route.owner and route.owned_by(claim.deployment_id):
-        patch_route(traffic, route, routes.abandon(route, claim.as_held(route)))
+        patch_route(cluster, route, routes.abandon(route, claim.as_held(route)))
 
 
 def _now_returned(route: TeamRoute, claim: Claim) -> RollbackOutcome:

@@ -20,12 +20,12 @@ RETRIES: dict[str, Any] = {
     "retry_policy": ExceptionRetryPolicy(
         rules=[
             RetryRule(exception=PermanentError, action=RetryAction.FAIL, reason="trying again cannot help"),
-            # 40 s in all: a server that was killed is back by then.
+            # 40 s between the tries, and each tries its request for some 12 s: a server that was killed is back then.
             RetryRule(exception=TemporaryError, action=RetryAction.RETRY, retry_delay=timedelta(seconds=5)),
         ]
     ),
 }
-"""The one place in which errors become retries. Other failures (a lost worker, say) are retried as usual."""
+"""Which errors of a task Airflow retries. Other failures (a lost worker, say) are retried as usual."""
 
 ROLLBACK_RETRIES: dict[str, Any] = {
     "retries": 30,

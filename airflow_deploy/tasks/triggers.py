@@ -65,6 +65,9 @@ class OneEventTrigger(BaseTrigger):
 class AnalysisTrigger(OneEventTrigger):
     """Evaluate until a verdict is reached; if it is harm, roll back before anything else.
 
+    If its triggerer dies, Airflow gives the trigger to another one, which builds it again from ``serialize``. The loop
+    then reads its past from Prometheus and the route.
+
     :param assignment: an ``Assignment`` as JSON.
     :param task: name of the task, for the evidence's file.
     """
@@ -204,7 +207,7 @@ class Pace:
         """Look when it is due. A look that took too long is followed at once."""
         self._due = max(self._due, time.monotonic())
         await asyncio.sleep(self._due - time.monotonic())
-        # Once more a part of it: by now it is known how many there are.
+        # The phase again: only now is it known how many loops there are.
         self._due += self._interval * (self._phase or 1)
         self._phase = 1.0
         async with self._slots:

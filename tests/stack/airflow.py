@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "api": {"workers": 1, "host": "127.0.0.1"},
     "dag_processor": {"refresh_interval": 2, "min_file_process_interval": 120},
     "scheduler": {
-        "scheduler_idle_sleep_time": 0.05,
+        "scheduler_idle_sleep_time": 0.2,
         "orphaned_tasks_check_interval": 10,
         "scheduler_health_check_threshold": 15,
         "job_heartbeat_sec": 2,

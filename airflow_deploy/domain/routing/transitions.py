@@ -118,7 +118,7 @@ def rollback(
     SETTLED         a run, once its pods may end        a verified promotion, for the scheduled verification
     ==============  ==================================  ====================================================
 
-    Of a run it does not test the present shares: the stable serves afterwards at any of them. If a rule that we
+    A run's rollback does not test the current shares, because it works from any of them. If a rule that we
     did not write keeps requests at the candidate (``has_foreign_rule``), all others are returned.
 
     :param verdict: why, as JSON for later readers of the route; None keeps the verdict that the route has.
@@ -188,7 +188,8 @@ def stop(route: TeamRoute, version: str, *, for_good: bool) -> Patch:
 
     It is refused if the route was written since it was read, to give the version traffic, say.
 
-    :param for_good: note also that no rollback may return to it any more, unless that is noted, or none could.
+    :param for_good: also record that no rollback may return to it. Skipped if it is recorded, or if no deployment owns
+        the route.
     """
     unsaid = for_good and route.owner is not None and route.stopped != version
     return [*route.as_read_tests(), *([annotate_op(STOPPED, version), *route.detach_patch(version)] if unsaid else [])]
