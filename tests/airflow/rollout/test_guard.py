@@ -287,8 +287,8 @@ class TestClusterThatDoesNotAnswer:
         cluster = ServiceCluster.at_share(plan, 25)
         for status in (500, 401):
             cluster.api.fail("/leases", status)
-        for body in ({}, "no JSON"):
-            cluster.api.fail("/leases", 200, body=body)
+        cluster.api.fail("/leases", 200, body={})
+        cluster.api.fail("/leases", 200, body="no JSON")
         cluster.api.fail("/leases", exception=KeyError("a mistake of ours"))
         Post(cluster).passes(LEASE + 7)
         assert len([request for request in cluster.api.requests if request.path.endswith("/leases")]) == LEASE + 7

@@ -236,7 +236,7 @@ class TestStop:
         cluster = ServiceCluster(plan)
         settled = roll_back_and_stop(cluster.client, plan)
         assert (settled.acted, settled.verified) == (False, False)
-        assert (cluster.api.writes, cluster.replicas) == ([], {plan.stable: 2})
+        assert (cluster.api.writes, dict(cluster.replicas)) == ([], {plan.stable: 2})
 
     def test_verified_version_stays(self, plan: DeploymentPlan) -> None:
         cluster = ServiceCluster.verified(plan)
