@@ -1,42 +1,61 @@
-"""Nothing starts without a way back: the stable serves, and what its pods are made of is still there."""
+"""Nothing starts unless a rollback is possible: the stable serves, and what its pods are made of still exists."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.pods import PodParts
 from airflow_deploy.domain.errors import PermanentError, RefusedError, TemporaryError
-from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator
-from airflow_deploy.rollout import preflight as wayback
-from tests.airflow.operators.test_operators import Run
-from tests.airflow.operators.test_plan import World
+from airflow_deploy.rollout import preflight
 from tests.support.builders import make_plan
-from tests.support.fake_cluster import FakeCluster
+from tests.support.cluster import lead_to
 from tests.support.fake_registry import FakeRegistry
+from tests.support.kubernetes_api import Object
+from tests.support.planning import Planning
+from tests.support.recorded_run import Run
+from tests.support.service_cluster import ServiceCluster
 
 IMAGE = "registry.example.com/payments:v1"
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
-    return World(monkeypatch, tmp_path)
+def planning(monkeypatch: pytest.MonkeyPatch, store: Path) -> Planning:
+    return Planning(monkeypatch, with_parts(ServiceCluster(make_plan())))
 
 
-def no_pods(cluster: FakeCluster, registry: FakeRegistry) -> None:
+def with_parts(cluster: ServiceCluster) -> ServiceCluster:
+    """Let the stable's pods need two images and a ConfigMap."""
+    namespace = cluster.plan.spec.namespace
+
+    def change(body: Object) -> None:
+        settings = [{"configMapRef": {"name": "payments-settings"}}]
+        body["spec"]["template"]["spec"]["containers"] = [
+            {"name": "main", "image": IMAGE, "envFrom": settings},
+            {"name": "proxy", "image": "registry.example.com/proxy:v2"},
+        ]
+
+    cluster.api.edit("Deployment", namespace, cluster.plan.stable, change)
+    cluster.api.add({"kind": "ConfigMap", "metadata": {"name": "payments-settings", "namespace": namespace}})
+    return cluster
+
+
+TakeAway = Callable[[ServiceCluster, FakeRegistry], None]
+
+
+def no_pods(cluster: ServiceCluster, registry: FakeRegistry) -> None:
     cluster.replicas[cluster.plan.stable] = 0
 
 
-def no_image(cluster: FakeCluster, registry: FakeRegistry) -> None:
+def no_image(cluster: ServiceCluster, registry: FakeRegistry) -> None:
     registry.gone = {IMAGE}
 
 
-def no_config(cluster: FakeCluster, registry: FakeRegistry) -> None:
-    cluster.config_maps.clear()
+def no_config(cluster: ServiceCluster, registry: FakeRegistry) -> None:
+    cluster.api.remove("ConfigMap", cluster.plan.spec.namespace, "payments-settings")
 
 
 MISSING = pytest.mark.parametrize(
@@ -50,62 +69,56 @@ MISSING = pytest.mark.parametrize(
 )
 
 
-def whole(cluster: FakeCluster) -> FakeCluster:
-    cluster.parts = PodParts((IMAGE, "registry.example.com/proxy:v2"), ("payments-settings",))
-    cluster.config_maps = {"payments-settings"}
-    return cluster
+class TestPlan:
+    @MISSING
+    def test_deployment_is_not_planned_if_a_part_of_the_stable_is_missing(
+        self, planning: Planning, registry: FakeRegistry, take_away: TakeAway, said: str
+    ) -> None:
+        take_away(planning.cluster, registry)
+        with pytest.raises(RefusedError, match=said):
+            planning.plan()
+        assert (planning.steps(), planning.cluster.api.writes) == ([], [])
 
+    def test_plan_freezes_how_many_pods_could_take_all_traffic_back(self, planning: Planning) -> None:
+        planning.cluster.replicas["payments"] = 7
+        assert planning.plan().stable_ready == 7
 
-@MISSING
-def test_nothing_is_planned_without_it(world: World, registry: FakeRegistry, take_away: Any, said: str) -> None:
-    take_away(whole(world.cluster), registry)
-    with pytest.raises(RefusedError, match=said):
-        world.plan()
-    assert (world.steps(), world.cluster.writes) == ([], 0)
+    def test_registry_that_does_not_answer_is_asked_again(self, planning: Planning, registry: FakeRegistry) -> None:
+        registry.error = TemporaryError("no answer")
+        with pytest.raises(TemporaryError, match="no answer"):
+            planning.plan()
 
-
-def test_how_many_pods_could_take_everything_back_is_frozen(world: World, registry: FakeRegistry) -> None:
-    whole(world.cluster).replicas["payments"] = 7
-    assert world.plan().stable_ready == 7
+    def test_registry_that_may_not_be_asked_refuses_no_deployment(
+        self, planning: Planning, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The nodes have a login of their own."""
+        registry.error = PermanentError("403 denied")
+        with caplog.at_level(logging.WARNING, preflight.__name__):
+            assert planning.plan()
+        assert "still has the image of payments is not known: 403 denied" in caplog.text
 
 
 class TestClaim:
     """The build and the questions before it may have taken hours."""
 
-    def claim(self, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
+    def claim(self, cluster: ServiceCluster, monkeypatch: pytest.MonkeyPatch) -> str:
+        lead_to(cluster.api, monkeypatch)
         return ClaimRouteOperator(task_id="claim_route", plan=cluster.plan.dump()).execute(Run().at("claim_route"))
 
     @MISSING
-    def test_the_route_is_not_claimed_without_it(
-        self, monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry, take_away: Any, said: str
+    def test_route_is_not_claimed_if_a_part_of_the_stable_is_missing(
+        self, monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry, take_away: TakeAway, said: str
     ) -> None:
-        cluster = whole(FakeCluster(make_plan()))
+        cluster = with_parts(ServiceCluster(make_plan()))
         take_away(cluster, registry)
         with pytest.raises(RefusedError, match=said):
             self.claim(cluster, monkeypatch)
-        assert (cluster.writes, cluster.now.owner) == (0, None)
+        assert (cluster.api.writes, cluster.now.owner) == ([], None)
 
-    def test_claimed_twice_it_is_not_asked_again(self, monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry) -> None:
-        cluster = whole(FakeCluster(make_plan()))
+    def test_second_claim_does_not_check_the_stable_again(
+        self, monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry
+    ) -> None:
+        cluster = with_parts(ServiceCluster(make_plan()))
         owner = self.claim(cluster, monkeypatch)
         no_pods(cluster, registry)
         assert self.claim(cluster, monkeypatch) == owner
-
-
-def test_a_registry_that_does_not_answer_is_asked_again(world: World, registry: FakeRegistry) -> None:
-    whole(world.cluster)
-    registry.error = TemporaryError("no answer")
-    with pytest.raises(TemporaryError, match="no answer"):
-        world.plan()
-
-
-def test_a_registry_that_may_not_be_asked_stops_nobody(
-    world: World, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The nodes have a login of their own."""
-    whole(world.cluster)
-    registry.error = PermanentError("403 denied")
-    with caplog.at_level(logging.WARNING, wayback.__name__):
-        assert world.plan()
-    assert "still has the image of payments is not known: 403 denied" in caplog.text

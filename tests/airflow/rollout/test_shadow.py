@@ -1,16 +1,19 @@
-"""The shadow stage on a cluster in memory: the mirror is seen to answer, named for a while, and taken away at last."""
+"""The shadow stage: the mirror is seen to answer, the route names it for a while, and it is deleted at the end."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TypeVar
 
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.errors import UnknownApiError
-from airflow_deploy.domain.errors import NotFinalizedError, ProbeFailedError, RefusedError, TemporaryError
+from airflow_deploy.clients.kubernetes.errors import ForbiddenError, UnknownApiError
+from airflow_deploy.clients.kubernetes.versions import apply_all
+from airflow_deploy.domain.errors import NotFinalizedError, ProbeFailedError, RefusedError
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.names import mirror_name
 from airflow_deploy.domain.routing import transitions as routes
@@ -22,67 +25,87 @@ from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.rollout.cleanup import clean_up, survey
 from airflow_deploy.rollout.routers import mirror
 from airflow_deploy.tasks.base import recorded_steps
-from tests.airflow.operators.test_operators import ENDING
-from tests.airflow.operators.test_plan import World as PlanWorld
-from tests.airflow.rollout.test_guard import Post
-from tests.airflow.rollout.test_probe import Answer, Gateway, Stage, gateway
-from tests.airflow.rollout.test_rollback import real
-from tests.support import fake_world
+from tests.support import world as worlds
 from tests.support.builders import make_plan, make_spec
 from tests.support.cluster import cluster_on
-from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_versions import FakeVersions
-from tests.support.fake_world import Clock, records
+from tests.support.delivery import Answer, FirstShare, Gateway, serving
+from tests.support.gateways import ENVOY, taken_by
+from tests.support.guards import Post
 from tests.support.judgement import SCRAPE, START
-from tests.support.kubernetes_api import KubernetesApi
-from tests.unit.routing.test_zero_weight import ENVOY, taken_by
-
-__all__ = ["gateway"]  # the fixture
+from tests.support.kubernetes_api import KubernetesApi, Object
+from tests.support.planning import Planning
+from tests.support.service_cluster import ServiceCluster
+from tests.support.world import Clock, records
 
 SHADOW = {"share": 25, "safe_to_mirror": True}
 SEEN = {"name": "payments-route", "url": "http://gateway.example.com"}
 PLAN = make_plan(make_spec(shadow=SHADOW, route=SEEN))
 MIRROR, LEASE = mirror_name(PLAN.candidate), PLAN.spec.lease
+BOTH = {"Service", "TraefikService"}
+"""The kinds of a mirror for Traefik."""
+C = TypeVar("C", bound=ServiceCluster)
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let nobody wait until the gateway has heard."""
+    """Let the time pass at once in which a gateway hears of a change."""
     clock = Clock()
     monkeypatch.setattr(mirror, "time", SimpleNamespace(sleep=clock.sleep))
     return clock
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, request: pytest.FixtureRequest) -> Stage:
-    made_so = Stage(monkeypatch, gateway.url, request.node.name, shadow=SHADOW)
+def gateway() -> Iterator[Gateway]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, request: pytest.FixtureRequest) -> FirstShare:
+    made_so = FirstShare(monkeypatch, gateway.url, request.node.name, shadow=SHADOW)
+    refuse_harm(made_so.cluster)
     gateway.answer = lambda: answered(made_so)
     return made_so
 
 
-def answered(stage: Stage, *, empty: bool = True) -> Answer:
-    """Answer as the gateway does where the testers' route leads; ``empty``: also through a mirror without pods."""
+def refuse_harm(cluster: C) -> C:
+    """Fail as soon as a mirror that the route names would be deleted: users would get no answer."""
+
+    def check() -> None:
+        assert not cluster.team.is_there or "-shadow" not in json.dumps(cluster.body["spec"])
+
+    cluster.api.before(r"-shadow(\?|$)", check, method="DELETE", times=None)
+    return cluster
+
+
+def answered(stage: FirstShare, *, empty: bool = True) -> Answer:
+    """Answer as the gateway to which the testers' route leads.
+
+    :param empty: whether it also answers through a mirror without pods.
+    """
     (led,) = backends_of(stage.cluster.testers or {"spec": {}})
     if led.endswith("-shadow") and not (empty or copied(stage)):
         return 404, {}
     return 200, {VERSION_HEADER: led}
 
 
-def copied(stage: Stage) -> bool:
+def copied(stage: FirstShare) -> bool:
     """Whether the mirror has pods to copy to."""
     selector: dict[str, str] = stage.cluster.mirror["Service"]["spec"]["selector"]
     return selector.items() <= stage.plan.pod_labels.items()
 
 
-def shadowed(at: float = 0.0) -> FakeCluster:
+def shadowed(at: float = 0.0) -> ServiceCluster:
     """A deployment that gets copies."""
-    cluster = FakeCluster.at_share(PLAN, 0).shift(25, at, mirrored=True)
-    cluster.apply(mirror_objects(PLAN, copied=True))
-    return cluster
+    cluster = ServiceCluster.at_share(PLAN, 0).shift(25, at, mirrored=True)
+    apply_all(cluster.client, mirror_objects(PLAN, copied=True))
+    return refuse_harm(cluster)
 
 
 class TestSetUp:
-    def test_sees_the_stable_answer_before_there_is_a_pod_to_copy_to(self, stage: Stage, gateway: Gateway) -> None:
+    def test_stable_is_seen_to_answer_before_there_is_a_pod_to_copy_to(
+        self, stage: FirstShare, gateway: Gateway
+    ) -> None:
         asked: list[tuple[str, bool]] = []
 
         def answer() -> Answer:
@@ -103,43 +126,49 @@ class TestSetUp:
         )
         assert declared.reason == f"route set to copies of 25 % of traffic for {candidate}"
 
-    def test_on_a_gateway_that_serves_nobody_without_pods_copies_nothing(self, stage: Stage, gateway: Gateway) -> None:
+    def test_gateway_that_answers_no_request_without_pods_gets_no_mirror(
+        self, stage: FirstShare, gateway: Gateway
+    ) -> None:
         gateway.answer = lambda: answered(stage, empty=False)
         with pytest.raises(ProbeFailedError, match=r"nothing is mirrored: .* HTTP 404, not from .*allowEmptyServices"):
             stage.shift(25, mirrored=True)
         assert (stage.cluster.now.shifts, stage.cluster.now.mentions(mirror_name(stage.plan.candidate))) == ([], False)
         assert recorded_steps(stage.run.context, ["shift"]) == []
 
-    def test_is_refused_where_the_teams_rules_divide_by_the_header(self, stage: Stage) -> None:
-        """No request of ours could show it."""
-        (rule,) = stage.cluster.body["spec"]["rules"]
-        rule["matches"] = [{"headers": [{"name": "X-Canary", "value": "always"}]}]
+    def test_mirror_is_refused_if_the_teams_rules_divide_by_the_testers_header(self, stage: FirstShare) -> None:
+        """No request of ours could show that it answers."""
+
+        def change(body: Object) -> None:
+            (rule,) = body["spec"]["rules"]
+            rule["matches"] = [{"headers": [{"name": "X-Canary", "value": "always"}]}]
+
+        stage.cluster.edit(change)
         with pytest.raises(ProbeFailedError, match="nothing is mirrored: no GET of ours could show that the gateway"):
             stage.shift(25, mirrored=True)
         assert stage.cluster.now.shifts == []
 
-    def test_is_not_done_again_while_copies_are_given(self, stage: Stage, gateway: Gateway) -> None:
+    def test_mirror_that_gets_copies_is_not_set_up_again(self, stage: FirstShare, gateway: Gateway) -> None:
         stage.shift(25, mirrored=True)
         asked = len(gateway.asked)
         stage.shift(25, mirrored=True)
         assert (len(gateway.asked), copied(stage)) == (asked, True)
 
-    def test_the_first_share_takes_the_mirror_out_and_leaves_it_there(self, stage: Stage) -> None:
-        """The gateway has not heard yet that nobody names it."""
+    def test_first_share_takes_the_mirror_out_of_the_route_and_deletes_nothing(self, stage: FirstShare) -> None:
+        """The gateway may not have heard yet that the route does not name it."""
         stage.shift(25, mirrored=True)
         stage.shift(5)
         assert stage.cluster.weights() == {"payments": 95, stage.plan.candidate: 5}
-        assert stage.cluster.mirror.keys() == {"Service", "TraefikService"}
+        assert stage.cluster.mirror.keys() == BOTH
 
 
-def taken(cluster: FakeCluster) -> None:
+def take(cluster: ServiceCluster) -> None:
     """Let the route be that of a gateway which mirrors by the standard filter."""
-    cluster.body |= taken_by(ENVOY, cluster.body)
+    cluster.edit(lambda body: body.update(taken_by(ENVOY, body)))
 
 
-class TestByFilter:
-    def test_a_gateway_that_has_the_standard_filter_needs_a_service_alone(self, stage: Stage, gateway: Gateway) -> None:
-        taken(stage.cluster)
+class TestFilter:
+    def test_gateway_with_the_standard_filter_needs_a_service_alone(self, stage: FirstShare, gateway: Gateway) -> None:
+        take(stage.cluster)
         asked: list[tuple[str, bool]] = []
 
         def answer() -> Answer:
@@ -161,112 +190,111 @@ class TestByFilter:
             False,
         )
 
-    def test_the_guard_takes_the_filter_out(self) -> None:
-        cluster = FakeCluster.at_share(PLAN, 0)
-        taken(cluster)
+    def test_guard_removes_the_filter(self) -> None:
+        cluster = ServiceCluster.at_share(PLAN, 0)
+        take(cluster)
         cluster.shift(25, 0.0, mirrored=True)
         assert cluster.now.mirrors_to(PLAN.candidate)
         Post(cluster).passes(LEASE + 1)
         assert (cluster.now.mirrors_to(PLAN.candidate), cluster.now.phase) == (False, routes.BRAKED)
 
 
-def close(cluster: FakeCluster, service: str = "payments", over: bool = True) -> list[str]:
+def close(cluster: ServiceCluster, service: str = "payments", over: bool = True) -> list[str]:
     return mirror.delete_mirrors(
-        real(cluster), "shop", service, "payments-route", lambda by: over and by == PLAN.deployment_id
+        cluster.client, "shop", service, "payments-route", lambda by: over and by == PLAN.deployment_id
     )
 
 
-def settled(cluster: FakeCluster) -> FakeCluster:
-    cluster.patch_route(cluster.now, routes.rollback(cluster.now, PLAN.claim(cluster.claim), SETTLED))
+def settled(cluster: ServiceCluster) -> ServiceCluster:
+    cluster.write(routes.rollback(cluster.now, PLAN.claim(cluster.claim), SETTLED))
     return cluster
 
 
-class TestClose:
-    def test_deletes_it_once_the_gateway_has_heard(self, clock: Clock) -> None:
+class TestDelete:
+    def test_mirror_is_deleted_once_the_gateway_has_heard(self, clock: Clock) -> None:
         cluster = settled(shadowed())
         assert close(cluster) == [MIRROR]
         assert (cluster.mirror, clock.now - START) == ({}, mirror.GATEWAY_DELAY_SECONDS)
         assert (close(cluster), clock.now - START) == ([], mirror.GATEWAY_DELAY_SECONDS)
 
-    def test_leaves_one_that_is_named(self) -> None:
+    def test_mirror_that_the_route_names_is_left(self) -> None:
         cluster = shadowed().annotate(routes.PHASE, routes.ABANDONED)
-        assert (close(cluster), cluster.mirror != {}) == ([], True)
+        assert (close(cluster), {*cluster.mirror}) == ([], BOTH)
 
-    def test_leaves_one_that_may_be_named_the_next_moment(self) -> None:
-        cluster = FakeCluster.at_share(PLAN, 0)
-        cluster.apply(mirror_objects(PLAN, copied=False))
-        assert (close(cluster), cluster.mirror != {}) == ([], True)
+    def test_mirror_that_the_route_may_name_in_a_moment_is_left(self) -> None:
+        cluster = ServiceCluster.at_share(PLAN, 0)
+        apply_all(cluster.client, mirror_objects(PLAN, copied=False))
+        assert (close(cluster), {*cluster.mirror}) == ([], BOTH)
 
     @pytest.mark.parametrize(("service", "over"), [("orders", True), ("payments", False)])
-    def test_leaves_another_services_and_one_that_is_not_over(self, service: str, over: bool) -> None:
+    def test_mirror_of_another_service_or_of_a_run_that_is_not_over_is_left(self, service: str, over: bool) -> None:
         cluster = settled(shadowed())
-        assert (close(cluster, service, over), cluster.mirror != {}) == ([], True)
+        assert (close(cluster, service, over), {*cluster.mirror}) == ([], BOTH)
 
-    def test_without_a_route_nobody_is_served_anyway(self) -> None:
+    def test_mirror_without_a_route_is_deleted(self) -> None:
         """The team deletes its namespace, which waits for the finalizer."""
         cluster = shadowed().without_route()
         assert close(cluster) == [MIRROR]
+        assert cluster.mirror == {}
 
 
 class TestEnd:
-    def settle(self, stage: Stage, *states: State) -> None:
-        run = stage.run
-        run.planned(stage.plan)
-        run.reach("apply", State.INIT, State.BUILDING, State.DEPLOYING)
-        if states:
-            run.reach("rollback", *states)
-        run.returned("audit", "there")
-        ending: dict[str, Any] = {**ENDING, "steps_of": ["apply", "shift", "rollback"]}
-        FinalizeOperator(task_id="finalize", audit="audit", **ending).execute(run.at("finalize"))
+    def finalize(self, stage: FirstShare, *rolled_back: State) -> None:
+        ending = stage.ending(*rolled_back)
+        stage.run.returned("audit", "there")
+        FinalizeOperator(task_id="finalize", audit="audit", **ending).execute(stage.run.at("finalize"))
 
-    def test_of_the_run_takes_the_mirror_away(self, stage: Stage) -> None:
+    def test_end_of_the_run_deletes_the_mirror(self, stage: FirstShare) -> None:
         stage.shift(25, mirrored=True)
         cluster, plan = stage.cluster, stage.plan
-        cluster.patch_route(cluster.now, routes.rollback(cluster.now, plan.claim(cluster.claim), SETTLED))
+        cluster.write(routes.rollback(cluster.now, plan.claim(cluster.claim), SETTLED))
         with pytest.raises(NotFinalizedError, match="did not reach VERIFIED"):
-            self.settle(stage, State.ROLLING_BACK, State.ROLLED_BACK)
+            self.finalize(stage, State.ROLLING_BACK, State.ROLLED_BACK)
         assert (cluster.mirror, cluster.testers) == ({}, None)
 
-    def test_of_a_run_in_mid_shadow_takes_it_out_first(self, stage: Stage) -> None:
+    def test_end_of_a_run_in_mid_shadow_takes_the_mirror_out_of_the_route_and_deletes_it(
+        self, stage: FirstShare
+    ) -> None:
         stage.shift(25, mirrored=True)
         with pytest.raises(NotFinalizedError, match="did not reach VERIFIED"):
-            self.settle(stage)
+            self.finalize(stage)
         assert stage.cluster.weights() == {"payments": 100, stage.plan.candidate: 0}
         assert stage.cluster.mirror == {}
 
-    def test_of_a_run_whose_route_is_gone_takes_it_away_all_the_same(self, stage: Stage) -> None:
+    def test_end_of_a_run_whose_route_is_gone_deletes_the_mirror(self, stage: FirstShare) -> None:
         stage.shift(25, mirrored=True)
         stage.cluster.without_route()
         with pytest.raises(NotFinalizedError):
-            self.settle(stage)
+            self.finalize(stage)
         assert stage.cluster.mirror == {}
 
-    def test_of_a_run_that_cannot_settle_leaves_what_users_are_answered_by(self, stage: Stage) -> None:
+    def test_end_of_a_run_that_cannot_be_rolled_back_leaves_the_mirror_by_which_users_are_answered(
+        self, stage: FirstShare
+    ) -> None:
         stage.shift(25, mirrored=True)
-        stage.cluster.fail("patch_route", TemporaryError("503"))
-        with pytest.raises(TemporaryError):
-            self.settle(stage)
-        assert stage.cluster.mirror.keys() == {"Service", "TraefikService"}
+        stage.cluster.api.fail("httproutes/payments-route", 403, method="PATCH")
+        with pytest.raises(ForbiddenError):
+            self.finalize(stage)
+        assert stage.cluster.mirror.keys() == BOTH
 
     @pytest.mark.usefixtures("store")
     @pytest.mark.parametrize("gone", [False, True], ids=["settled", "without its route"])
-    def test_of_a_run_that_died_is_tidied_up(self, gone: bool) -> None:
-        cluster = FakeVersions(PLAN)
+    def test_cleanup_deletes_the_mirror_of_a_run_that_died(self, gone: bool) -> None:
+        cluster = refuse_harm(ServiceCluster(PLAN))
         Artifacts(PLAN).freeze(render_version(PLAN))
-        cluster.claimed(PLAN)
+        _, claim = routes.claim(cluster.now, PLAN.claim())
+        cluster.write(claim)
         cluster.shift(25, 0.0, mirrored=True)
-        cluster.apply(mirror_objects(PLAN, copied=True))
+        apply_all(cluster.client, mirror_objects(PLAN, copied=True))
         if gone:
             cluster.without_route()
-            cluster.body["metadata"] = {"name": "payments-route", "namespace": "shop"}
         else:
             settled(cluster)
-        tidied = clean_up(survey(real(cluster), PLAN), START)
+        tidied = clean_up(survey(cluster.client, PLAN), START)
         assert (tidied.done, cluster.mirror) == ([f"deleted mirror {MIRROR}"], {})
         assert tidied.left == ("route shop/payments-route is not there" if gone else None)
 
-    def test_of_airflow_is_the_guards_to_answer(self) -> None:
-        """Copies that nobody looks at end when the Lease does."""
+    def test_guard_ends_copies_when_the_watch_is_dead(self) -> None:
         cluster = shadowed()
         Post(cluster).passes(LEASE)
         assert cluster.weights()[MIRROR] == 25
@@ -274,16 +302,16 @@ class TestEnd:
         assert cluster.weights() == {PLAN.stable: 100, PLAN.candidate: 0}
 
 
-class World(fake_world.World):
+class World(worlds.World):
     """A deployment that gets copies of 25 %: a fifth of what is counted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *story: fake_world.Stage) -> None:
-        super().__init__(monkeypatch, PLAN, *story or (fake_world.Stage(0, 20),))
-        self.cluster = shadowed(START)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *story: worlds.Stage) -> None:
+        super().__init__(monkeypatch, PLAN, *story or (worlds.Stage(0, 20),))
+        self.use(shadowed(START))
 
 
 class TestLooks:
-    def test_count_copies_as_what_was_declared(
+    def test_looks_count_copies_as_what_the_route_declares(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
@@ -297,8 +325,8 @@ class TestLooks:
         ticks = [tick for look in records(loop.evidence, "look") for tick in look["ticks"]]
         assert {(tick["share"], tick["mirrored"]) for tick in ticks} == {(20.0, True)}
 
-    def test_take_the_mirror_out_where_copies_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        world = World(monkeypatch, fake_world.Stage(0, 20, errors=0.3))
+    def test_watch_takes_the_mirror_out_of_the_route_if_copies_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, worlds.Stage(0, 20, errors=0.3))
         loop = world.loop("watch")
         outcome = world.look(loop, 120)
         assert outcome is not None
@@ -306,17 +334,17 @@ class TestLooks:
         assert loop.brake(outcome)
         assert world.cluster.weights() == {PLAN.stable: 100, PLAN.candidate: 0}
 
-    def test_take_it_out_where_copies_do_not_arrive_for_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Also where blindness is to hold what users have: copies that never end are not counted, and pile up."""
+    def test_watch_ends_copies_that_do_not_arrive_for_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also if blindness is to hold what users have: copies that never end are not counted, and pile up."""
         assert PLAN.spec.blindness.then == "hold"
-        world = World(monkeypatch, fake_world.Stage(0, 0))
-        outcome = world.look(world.loop("watch"), 800)
+        world = World(monkeypatch, worlds.Stage(0, 0))
+        outcome = world.look(world.loop("watch"), 800, step=SCRAPE)
         assert outcome is None
-        outcome = world.look(world.loop("watch"), 2 * PLAN.spec.blindness.max_blind)
+        outcome = world.look(world.loop("watch"), 2 * PLAN.spec.blindness.max_blind, step=SCRAPE)
         assert outcome is not None
         assert outcome.verdict == "BLIND"
 
-    def test_take_it_out_where_the_candidate_has_no_pods(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_watch_ends_copies_if_the_candidate_has_no_pods(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch)
         loop = world.loop("watch")
         world.look(loop, 4 * SCRAPE)
@@ -327,48 +355,50 @@ class TestLooks:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlanWorld:
-    return PlanWorld(monkeypatch, tmp_path)
+def planning(monkeypatch: pytest.MonkeyPatch, store: Path) -> Planning:
+    return Planning(monkeypatch, ServiceCluster(make_plan()))
 
 
 class TestPlan:
-    def refused(self, world: PlanWorld, why: str) -> None:
+    def refused(self, planning: Planning, why: str) -> None:
         with pytest.raises(RefusedError, match=why):
-            world.plan(shadow=SHADOW, route=SEEN)
-        assert (world.steps(), world.cluster.writes, world.cluster.mirror) == ([], 0, {})
+            planning.plan(shadow=SHADOW, route=SEEN)
+        assert (planning.steps(), planning.cluster.api.writes) == ([], [])
 
-    def test_asks_the_cluster_and_writes_nothing(self, world: PlanWorld) -> None:
-        assert world.plan(shadow=SHADOW, route=SEEN).spec.shadow is not None
-        assert (world.cluster.writes, world.cluster.mirror) == (0, {})
+    def test_plan_asks_the_cluster_for_a_mirror_and_writes_nothing(self, planning: Planning) -> None:
+        assert planning.plan(shadow=SHADOW, route=SEEN).spec.shadow is not None
+        assert self.asked(planning) == ["services", "traefikservices"]
+        assert (planning.cluster.api.writes, planning.cluster.mirror) == ([], {})
 
-    def test_asks_for_no_traefik_service_where_the_gateway_has_the_filter(
-        self, world: PlanWorld, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked: list[str] = []
-        monkeypatch.setattr(world.cluster, "apply", lambda objects, **_: asked.extend(item["kind"] for item in objects))
-        taken(world.cluster)
-        world.plan(shadow=SHADOW, route=SEEN)
-        assert asked == ["Service"]
+    def test_plan_needs_no_traefik_service_if_the_gateway_has_the_filter(self, planning: Planning) -> None:
+        take(planning.cluster)
+        planning.plan(shadow=SHADOW, route=SEEN)
+        assert self.asked(planning) == ["services"]
 
-    def test_of_a_first_version_is_refused(self, world: PlanWorld) -> None:
-        world.cluster.body["spec"]["rules"] = [{}]
-        self.refused(world, "shadow: no version serves yet whose requests could be copied; remove shadow")
+    def asked(self, planning: Planning) -> list[str]:
+        """Return what was applied as a dry run."""
+        dry = [request for request in planning.cluster.api.requests if request.dry_run and request.method == "PATCH"]
+        return [request.path.split("/")[-2] for request in dry]
 
-    def test_where_the_cluster_knows_no_mirror_is_refused(self, world: PlanWorld) -> None:
-        world.cluster.fail("apply", UnknownApiError("applying TraefikService: the cluster knows none"))
-        self.refused(
-            world, "shadow: applying TraefikService: the cluster knows none; shadow needs .* Traefik .* remove"
-        )
+    def test_shadow_of_a_first_version_is_refused(self, planning: Planning) -> None:
+        planning.cluster.edit(lambda body: body["spec"].update(rules=[{}]))
+        self.refused(planning, "shadow: no version serves yet whose requests could be copied; remove shadow")
 
-    def test_where_the_backend_has_filters_of_its_own_is_refused(self, world: PlanWorld) -> None:
-        ref = world.cluster.body["spec"]["rules"][0]["backendRefs"][0]
-        ref["filters"] = [{"type": "RequestHeaderModifier"}]
-        self.refused(world, "shadow: route shop/payments-route has filters at the backend payments, .* to the rule")
+    def test_shadow_on_a_cluster_that_knows_no_mirror_is_refused(self, planning: Planning) -> None:
+        planning.cluster.api.uninstall("TraefikService")
+        self.refused(planning, "shadow: applying TraefikService shop/.*: HTTP 404 .* shadow needs .* Traefik .* remove")
+
+    def test_shadow_of_a_backend_with_filters_of_its_own_is_refused(self, planning: Planning) -> None:
+        def change(body: Object) -> None:
+            body["spec"]["rules"][0]["backendRefs"][0]["filters"] = [{"type": "RequestHeaderModifier"}]
+
+        planning.cluster.edit(change)
+        self.refused(planning, "shadow: route shop/payments-route has filters at the backend payments, .* to the rule")
 
 
-def test_a_kind_that_the_cluster_does_not_serve_is_an_unknown_api(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kind_that_the_cluster_does_not_serve_is_an_unknown_api(monkeypatch: pytest.MonkeyPatch) -> None:
     server = KubernetesApi()
     server.uninstall("TraefikService")
     with pytest.raises(UnknownApiError, match="applying TraefikService shop/"):
-        cluster_on(server, monkeypatch).apply(mirror_objects(PLAN, copied=True)[1:])
+        apply_all(cluster_on(server, monkeypatch), mirror_objects(PLAN, copied=True)[1:])
     assert server.all("Service") == []

@@ -16,10 +16,10 @@ from airflow_deploy.domain.routing.record import BRAKED, SETTLED, Patch, Shift
 from airflow_deploy.domain.workloads import mirror
 from tests.support.builders import make_plan, make_spec
 from tests.support.claims import guard_patch
+from tests.support.gateways import ENVOY, taken_by
 from tests.support.json_patch import PatchRefused
 from tests.unit.routing.test_shadow import SHADOWED
 from tests.unit.routing.test_transitions import CANDIDATE, CLAIM, OURS, STABLE, backend, body, weights, write
-from tests.unit.routing.test_zero_weight import ENVOY, taken_by
 
 MIRROR = mirror_name(CANDIDATE)
 COPIES = mirror_filter(CANDIDATE, 80, 25)

@@ -14,23 +14,12 @@ from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import FINE_TOTAL_WEIGHT, HttpRoute
 from airflow_deploy.domain.routing.record import BRAKED, SETTLED
 from tests.support.claims import undo_patch
+from tests.support.gateways import ENVOY, TRAEFIK, taken_by
 from tests.support.json_patch import PatchRefused
 from tests.unit.routing.test_transitions import CANDIDATE, CLAIM, PLACE, STABLE, backend, body, weights, write
 
-ENVOY, TRAEFIK = "gateway.envoyproxy.io/gatewayclass-controller", "traefik.io/gateway-controller"
 FILTERS = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}]
 LEAST_WEIGHT = [{STABLE: FINE_TOTAL_WEIGHT - 1, CANDIDATE: 1}]
-
-
-def taken_by(controller: str, route: dict[str, Any], left: str = "") -> dict[str, Any]:
-    """Return the route as a gateway has taken it.
-
-    :param left: the controller of another gateway, which it was taken from.
-    """
-    here, there = {"name": "public"}, {"name": "public", "namespace": "elsewhere"}
-    taken = [{"controllerName": controller, "parentRef": {**here, "namespace": "shop", "kind": "Gateway"}}]
-    taken += [{"controllerName": left, "parentRef": there}] if left else []
-    return {**route, "spec": {**route["spec"], "parentRefs": [here]}, "status": {"parents": taken}}
 
 
 def served_by(controller: str, *refs: dict[str, Any], left: str = "") -> HttpRoute:
