@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 import uuid
@@ -16,7 +15,7 @@ from tests.support.kubernetes_api.api import Api
 from tests.support.kubernetes_api.journal import Callback, Fault, Request
 from tests.support.kubernetes_api.kinds import Kind, Kinds, Object, Target
 from tests.support.kubernetes_api.status import Refusal
-from tests.support.kubernetes_api.store import Event, Store
+from tests.support.kubernetes_api.store import Event, Store, copied
 from tests.support.kubernetes_api.transport import Answer, pool_classes
 from tests.support.kubernetes_api.writes import Writes
 
@@ -167,7 +166,7 @@ class KubernetesApi:
         """
         made: Object = {}
         for item in objects:
-            made = self._add(copy.deepcopy(dict(item)), manager)
+            made = self._add(copied(dict(item)), manager)
         return made
 
     def _add(self, body: Object, manager: str) -> Object:
