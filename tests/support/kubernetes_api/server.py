@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 import uuid
@@ -15,7 +16,7 @@ from tests.support.kubernetes_api.api import Api
 from tests.support.kubernetes_api.journal import Callback, Fault, Request
 from tests.support.kubernetes_api.kinds import Kind, Kinds, Object, Target
 from tests.support.kubernetes_api.status import Refusal
-from tests.support.kubernetes_api.store import Event, Store, copied
+from tests.support.kubernetes_api.store import Event, Store
 from tests.support.kubernetes_api.transport import Answer, pool_classes
 from tests.support.kubernetes_api.writes import Writes
 
@@ -166,7 +167,7 @@ class KubernetesApi:
         """
         made: Object = {}
         for item in objects:
-            made = self._add(copied(dict(item)), manager)
+            made = self._add(copy.deepcopy(dict(item)), manager)
         return made
 
     def _add(self, body: Object, manager: str) -> Object:
