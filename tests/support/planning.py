@@ -24,16 +24,31 @@ from tests.support.recorded_run import Run
 from tests.support.service_cluster import ServiceCluster
 
 
+class PlanObserver:
+    """Prometheus, which accepts every query unless it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.refusal: Exception | None = None
+
+    def check(self) -> None:
+        """Every limit is an edge."""
+
+    def number(self, query: str) -> float | None:
+        if self.refusal:
+            raise self.refusal
+        return None
+
+
 class Planning:
     """One run of ``plan`` on a cluster."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cluster: ServiceCluster) -> None:
         self.run = Run()
+        self.observer = PlanObserver()
         self._monkeypatch = monkeypatch
         self.use(cluster)
-        accepting = SimpleNamespace(check=lambda: None, number=lambda _: None)
-        monkeypatch.setattr(Repository, "fetched", self._fetched)
-        monkeypatch.setattr(Observer, "connect", lambda _: accepting)
+        monkeypatch.setattr(Repository, "fetched", self.fetched)
+        monkeypatch.setattr(Observer, "connect", lambda _: self.observer)
 
     def use(self, cluster: ServiceCluster) -> ServiceCluster:
         """Plan on another cluster from now on, and return it."""
@@ -41,10 +56,15 @@ class Planning:
         lead_to(cluster.api, self._monkeypatch)
         return cluster
 
-    def plan(self, run_after: float = 1_795_417_200, **spec: Any) -> DeploymentPlan:
+    @staticmethod
+    @contextmanager
+    def fetched(_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(resolve=lambda commit: COMMIT)
+
+    def plan(self, conf: dict[str, Any] | None = None, run_after: float = 1_795_417_200, **spec: Any) -> DeploymentPlan:
         """Execute ``plan``, and return what it has frozen."""
         dag_run = SimpleNamespace(
-            conf=CONF,
+            conf=conf or CONF,
             dag_id="deploy_payments",
             run_id="manual__1",
             triggering_user_name="ada",
@@ -57,8 +77,3 @@ class Planning:
     def steps(self) -> list[State]:
         """Return the states that ``plan`` has recorded."""
         return [step.to for step in recorded_steps(self.run.context, ["plan"])]
-
-    @staticmethod
-    @contextmanager
-    def _fetched(_: Any) -> Iterator[Any]:
-        yield SimpleNamespace(resolve=lambda commit: COMMIT)
