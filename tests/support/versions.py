@@ -63,7 +63,7 @@ def touch(cluster: ServiceCluster, kind: str, plan: DeploymentPlan) -> None:
 
 
 def send_all_to(cluster: ServiceCluster, name: str) -> None:
-    """Give a version the traffic as a person does, without a word in the record."""
+    """Give a version the traffic as a person does, without a note in the record."""
     refs = [{"kind": "Service", "name": name, "port": 80, "weight": 100}]
     cluster.edit(lambda body: body["spec"]["rules"][0].update(backendRefs=refs))
 

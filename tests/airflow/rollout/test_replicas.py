@@ -371,7 +371,7 @@ class TestAnalysis:
 
 class TestCleanup:
     @pytest.mark.parametrize("stable", [0, 2])
-    def test_a_version_with_users_is_not_stopped_whatever_the_selector_should_be(self, stable: int) -> None:
+    def test_a_version_with_users_is_not_stopped_although_the_stable_should_have_them(self, stable: int) -> None:
         """The team has set its old selector again: beside what it had before, or when that is no more."""
         cluster = ReplicasCluster.verified(planned()).select(LABELS)
         cluster.replicas[STABLE] = stable
