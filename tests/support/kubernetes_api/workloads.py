@@ -95,14 +95,11 @@ class Workloads:
         ready = wanted if behaviour.ready is None else min(behaviour.ready, wanted)
         for number, pod in enumerate(pods):
             containers = deployment["spec"]["template"].get("spec", {}).get("containers", [])
-            pod_status = _pod_status(containers, number < ready, behaviour)
-            if pod.get("status") != pod_status:
-                self._server.add({**pod, "status": pod_status}, manager="kubelet")
+            self._server.add({**pod, "status": _pod_status(containers, number < ready, behaviour)}, manager="kubelet")
         status = _deployment_status(deployment, len(pods), ready, behaviour)
-        if deployment.get("status") != status:
-            self._server.edit(
-                "Deployment", namespace, _name(deployment), lambda body: body.update(status=status), CONTROLLER
-            )
+        self._server.edit(
+            "Deployment", namespace, _name(deployment), lambda body: body.update(status=status), CONTROLLER
+        )
 
     def _pod(self, deployment: Object, owner: Object) -> Object:
         template = deployment["spec"]["template"]
@@ -130,10 +127,8 @@ class Workloads:
             mine = item["metadata"].get("labels", {}).get(MANAGED_BY) == CONTROLLER
             if mine and (item["metadata"]["namespace"], _name(item)) not in wanted:
                 self._server.remove("EndpointSlice", item["metadata"]["namespace"], _name(item))
-        for (namespace, name), item in wanted.items():
-            there = self._server.find("EndpointSlice", namespace, name)
-            if there is None or any(there.get(key) != item[key] for key in ("endpoints", "ports")):
-                self._server.add(item, manager=CONTROLLER)
+        for item in wanted.values():
+            self._server.add(item, manager=CONTROLLER)
 
     def _slice(self, service: Object, selector: dict[str, str]) -> Object:
         namespace, name = service["metadata"]["namespace"], _name(service)
