@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from airflow_deploy.clients.kubernetes import connection as connections
@@ -16,6 +18,11 @@ def lead_to(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         connections, "_api_client", lambda _, purpose: server.client(retries=False if purpose else RETRIES)
     )
+
+
+def lead_each_to(servers: Mapping[str, KubernetesApi], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each Airflow connection of these names lead to a server of its own. A request is sent once."""
+    monkeypatch.setattr(connections, "_api_client", lambda connection, _: servers[connection].client())
 
 
 def cluster_on(

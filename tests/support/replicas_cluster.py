@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from airflow_deploy.domain.labels import WITHDRAWN
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.service_route import ServiceRoute
 from tests.support.builders import make_plan, make_spec
 from tests.support.service_cluster import ServiceCluster
+
+Self = TypeVar("Self", bound="ReplicasCluster")
 
 STABLE = "payments"
 LABELS = {"app": "payments"}
@@ -27,7 +30,8 @@ class ReplicasCluster(ServiceCluster):
         plan = self.plan
         ports = [{"port": 80, "targetPort": "http"}]
         self._add("Service", plan.spec.route.name, {"selector": dict(LABELS), "ports": ports})
-        self.add_version(STABLE, replicas=2, labels=LABELS, service=False)
+        if plan.stable:
+            self.add_version(STABLE, replicas=2, labels=LABELS, service=False)
         self.write(self.service.adopt(plan.stable))
 
     def pods_at(self, share: int) -> int:
@@ -40,6 +44,16 @@ class ReplicasCluster(ServiceCluster):
         route = self.team
         assert isinstance(route, ServiceRoute)
         return route
+
+    def unclaimed(self: Self) -> Self:
+        """Let the Service be as the team has made it, and no request be noted."""
+        self.edit(lambda body: body["metadata"].pop("annotations"))
+        self.api.requests.clear()
+        return self
+
+    def select(self: Self, labels: Mapping[str, str]) -> Self:
+        """Let the Service select other pods, as any other client may."""
+        return self.edit(lambda body: body["spec"].update(selector=dict(labels)))
 
     @property
     def withdrawn(self) -> bool:

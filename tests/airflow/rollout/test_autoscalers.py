@@ -2,129 +2,104 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
-from airflow_deploy.clients.kubernetes.errors import ForbiddenError
 from airflow_deploy.domain.errors import NotFinalizedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.workloads.autoscaling import HELD_ANNOTATION, hold_patch
 from airflow_deploy.operators import apply as applying
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.canary import ShiftCanaryOperator
-from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.cleanup import CleanupResult
-from tests.airflow.operators.test_approval import AGREED
-from tests.airflow.operators.test_operators import Run
-from tests.airflow.operators.test_plan import World
-from tests.airflow.rollout.test_cleanup import WINDOW, Service
-from tests.airflow.rollout.test_rollback import deploying, execute, with_a_rule_for_the_candidate_alone
-from tests.support.autoscalers import autoscaler
+from tests.support.autoscalers import minimum, scaled
 from tests.support.builders import make_plan
 from tests.support.claims import undo
-from tests.support.fake_cluster import FakeCluster
-from tests.support.json_patch import apply_patch
+from tests.support.cluster import lead_to
+from tests.support.ending import deploying, execute
+from tests.support.other_writers import with_a_rule_for_the_candidate_alone
+from tests.support.planning import Planning
+from tests.support.recorded_run import Run
+from tests.support.service_cluster import ServiceCluster
+from tests.support.versions import WINDOW, DeployedService
 
 S = State
+AGREED = ("judge", "ask")
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def minimum(cluster: FakeCluster) -> tuple[int, bool]:
-    """Return the autoscaler's minimum, and whether somebody holds it."""
-    (only,) = cluster.scalers
-    return only["spec"]["minReplicas"], HELD_ANNOTATION in only["metadata"].get("annotations", {})
-
-
-def scaled(cluster: FakeCluster, by: str | None = None) -> FakeCluster:
-    """Let the stable have an autoscaler that would leave it one pod; ``by`` holds it at five."""
-    one = autoscaler(minimum=1)
-    cluster.scalers = [apply_patch(one, hold_patch(one, by, 5)) if by else one]
-    return cluster
-
-
-class TestPlanning:
+class TestPlan:
     @pytest.fixture
-    def world(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
-        world = World(monkeypatch, tmp_path)
-        scaled(world.cluster)
-        return world
+    def planning(self, monkeypatch: pytest.MonkeyPatch) -> Planning:
+        return Planning(monkeypatch, scaled(ServiceCluster(make_plan())))
 
-    def test_writes_nothing(self, world: World) -> None:
-        before = copy.deepcopy(world.cluster.scalers)
-        assert world.plan().stable_ready == 2
-        assert world.cluster.scalers == before
+    def test_writes_nothing(self, planning: Planning) -> None:
+        before = planning.cluster.api.all("HorizontalPodAutoscaler")
+        assert planning.plan().stable_ready == 2
+        assert planning.cluster.api.all("HorizontalPodAutoscaler") == before
+        assert planning.cluster.api.writes == []
 
-    def test_refuses_where_the_minimum_may_not_be_raised_and_says_what_to_do(self, world: World) -> None:
-        world.cluster.fail("patch_autoscaler", ForbiddenError("403"))
+    def test_is_refused_with_the_remedy_if_the_minimum_may_not_be_raised(self, planning: Planning) -> None:
+        planning.cluster.api.fail("horizontalpodautoscalers/web", 403, method="PATCH")
         with pytest.raises(RefusedError, match=r"web could shrink payments .*`airflow-deploy rbac`.* minReplicas to 2"):
-            world.plan()
-        assert world.steps() == []
+            planning.plan()
+        assert planning.steps() == []
 
 
-class TestApplying:
-    def apply(self, monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> list[Any]:
-        """Apply, and return the autoscaler's minimum whenever something was applied."""
-        seen: list[Any] = []
-        plan = cluster.plan
-        cluster.replicas[plan.candidate] = 2
-        monkeypatch.setattr(applying, "Cluster", lambda _: cluster)
-        monkeypatch.setattr(cluster, "apply", lambda *_, **__: seen.append(minimum(cluster)), raising=False)
-        operator = ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=plan.dump())
+class TestApply:
+    APPLYING = "/(configmaps|services|poddisruptionbudgets|networkpolicies)/"
+
+    def apply(self, monkeypatch: pytest.MonkeyPatch, cluster: ServiceCluster) -> list[tuple[int, bool]]:
+        """Apply, and return the autoscaler's minimum at each object that was checked by a dry run or applied."""
+        seen: list[tuple[int, bool]] = []
+        lead_to(cluster.api, monkeypatch)
+        cluster.api.before(self.APPLYING, lambda: seen.append(minimum(cluster)), method="PATCH", times=None)
         monkeypatch.setattr(applying, "check_agreed", lambda *_: None)
-        operator.execute(Run().at("apply"))
+        ApplyManifestOperator(task_id="apply", agreed=AGREED, plan=cluster.plan.dump()).execute(Run().at("apply"))
         return seen
 
-    def test_raises_the_minimum_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        cluster = scaled(FakeCluster(make_plan(stable_ready=5)))
-        assert self.apply(monkeypatch, cluster) == [(1, False), (5, True)]
-        assert self.apply(monkeypatch, cluster)[-1] == (5, True)
+    def test_raises_the_minimum_before_the_first_object(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(ServiceCluster(make_plan(stable_ready=5)))
+        checked_and_applied = self.apply(monkeypatch, cluster)
+        half = len(checked_and_applied) // 2
+        assert checked_and_applied == [(1, False)] * half + [(5, True)] * half
+        assert half > 0
+        assert set(self.apply(monkeypatch, cluster)) == {(5, True)}
 
-    def test_raises_it_to_what_the_stable_has_grown_to_since(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        cluster = scaled(FakeCluster(make_plan(stable_ready=3)))
+    def test_raises_it_to_what_the_stable_has_grown_to_since_the_plan(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = scaled(ServiceCluster(make_plan(stable_ready=3)))
         cluster.replicas[cluster.plan.stable] = 6
         assert self.apply(monkeypatch, cluster)[-1] == (6, True)
 
     def test_leaves_a_minimum_that_is_high_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        cluster = scaled(FakeCluster(make_plan(stable_ready=1)))
+        cluster = scaled(ServiceCluster(make_plan(stable_ready=1)))
         cluster.replicas[cluster.plan.stable] = 1
         assert self.apply(monkeypatch, cluster)[-1] == (1, False)
 
 
-class TestShifting:
+class TestShift:
     def test_holds_what_the_stable_has_grown_to_before_it_loses_traffic(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plan = make_plan(stable_ready=3)
-        cluster = scaled(FakeCluster.at_share(plan, 5), by=plan.deployment_id)
+        cluster = scaled(ServiceCluster.at_share(plan, 5), by=plan.deployment_id)
         cluster.replicas[plan.stable] = 8
-        monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
+        lead_to(cluster.api, monkeypatch)
         monkeypatch.setattr(canary, "check_agreed", lambda *_: None)
-        held: list[Any] = []
-        patch_route = cluster.patch_route
-
-        def noted(route: Any, patch: Any) -> Any:
-            held.append(minimum(cluster))
-            return patch_route(route, patch)
-
-        monkeypatch.setattr(cluster, "patch_route", noted)
-        signs = iter([1, 2])
-        monkeypatch.setattr(lease, "LeaseRenewal", lambda *_: SimpleNamespace(seen=lambda: next(signs)))
+        held: list[tuple[int, bool]] = []
+        cluster.api.before("/httproutes/", lambda: held.append(minimum(cluster)), method="PATCH")
+        # The watch renews its Lease as soon as the shift waits for that.
+        cluster.api.after("/leases/", lambda: cluster.hold_lease(cluster.claim), method="GET")
         operator = ShiftCanaryOperator(task_id="shift", share=25, agreed=AGREED, claim=cluster.claim, plan=plan.dump())
         operator.execute(Run().at("shift"))
         assert held == [(8, True)]
         assert cluster.weights()[plan.candidate] == 25
 
 
-class TestEnding:
+class TestFinalize:
     @pytest.fixture
     def plan(self, request: pytest.FixtureRequest) -> DeploymentPlan:
         return make_plan(run_id=request.node.name)
 
-    def settle(self, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, *reached: State) -> None:
+    def finalize(self, cluster: ServiceCluster, monkeypatch: pytest.MonkeyPatch, *reached: State) -> None:
         run = Run()
         deploying(run, cluster.plan)
         if reached:
@@ -132,84 +107,87 @@ class TestEnding:
             run.returned("audit", "the folder")
         execute(run, "finalize", cluster, monkeypatch)
 
-    def test_as_verified_holds_it_on(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-        """For as long as the window lasts, the previous version may have to take everything back."""
-        cluster = scaled(FakeCluster.verified(plan), by=plan.deployment_id)
-        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+    def test_holds_the_minimum_of_a_verified_run(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For as long as the window lasts, the previous version may have to take all traffic."""
+        cluster = scaled(ServiceCluster.verified(plan), by=plan.deployment_id)
+        self.finalize(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
         assert minimum(cluster) == (5, True)
 
-    def test_as_rolled_back_gives_it_back_after_the_traffic(
+    def test_releases_the_minimum_of_a_rolled_back_run_after_its_traffic_returned(
         self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cluster = scaled(FakeCluster.at_share(plan, 50), by=plan.deployment_id)
-        cluster.fail("patch_route", TemporaryError("no answer"))
+        cluster = scaled(ServiceCluster.at_share(plan, 50), by=plan.deployment_id)
+        cluster.api.fail("/httproutes/", 409, method="PATCH")
         with pytest.raises(TemporaryError):
-            self.settle(cluster, monkeypatch)
+            self.finalize(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
         with pytest.raises(NotFinalizedError):
-            self.settle(cluster, monkeypatch)
+            self.finalize(cluster, monkeypatch)
         assert minimum(cluster) == (1, False)
 
-    def test_as_failed_holds_it_on(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Traffic is left at the candidate, and comes back when somebody has done what is asked."""
-        cluster = with_a_rule_for_the_candidate_alone(FakeCluster.at_share(plan, 50))
+    def test_holds_the_minimum_of_a_failed_run(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Traffic is left at the candidate, and returns when a person has done what is asked."""
+        cluster = with_a_rule_for_the_candidate_alone(ServiceCluster.at_share(plan, 50))
         scaled(cluster, by=plan.deployment_id)
         with pytest.raises(NotFinalizedError, match="does not name payments"):
-            self.settle(cluster, monkeypatch)
+            self.finalize(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
 
     def test_leaves_what_another_deployment_holds(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-        cluster = scaled(FakeCluster.verified(plan), by="DEP-9-ffffffff")
-        self.settle(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
+        cluster = scaled(ServiceCluster.verified(plan), by="DEP-9-ffffffff")
+        self.finalize(cluster, monkeypatch, S.PROMOTING, S.PROMOTED, S.VERIFYING, S.VERIFIED)
         assert minimum(cluster) == (5, True)
 
-    @pytest.mark.parametrize("method", ["all_autoscalers", "patch_autoscaler"])
-    def test_does_not_wait_for_it(self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-        cluster = scaled(FakeCluster.at_share(plan, 50), by=plan.deployment_id)
-        cluster.fail(method, RefusedError("403"))
+    @pytest.mark.parametrize("method", ["GET", "PATCH"])
+    def test_ends_the_run_even_if_the_minimum_cannot_be_released(
+        self, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        cluster = scaled(ServiceCluster.at_share(plan, 50), by=plan.deployment_id)
+        cluster.api.fail("/horizontalpodautoscalers", 403, method=method)
         with pytest.raises(NotFinalizedError):
-            self.settle(cluster, monkeypatch)
+            self.finalize(cluster, monkeypatch)
         assert minimum(cluster) == (5, True)
+        assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
 
-class TestTidying:
-    def test_gives_back_what_a_run_that_died_has_held(self) -> None:
-        service = Service()
-        service.deployed()
-        plan = service.deployed(held=False)
+class TestCleanup:
+    def test_releases_the_minimum_that_a_lost_run_has_held(self) -> None:
+        service = DeployedService()
+        service.deploy()
+        plan = service.deploy(held=False)
         scaled(service.cluster, by=plan.deployment_id)
-        assert service.tidied().done == ["gave web its minimum back"]
+        assert service.clean_up().done == ["gave web its minimum back"]
         assert minimum(service.cluster) == (1, False)
 
-    def test_gives_back_what_a_promotion_has_held_when_its_window_is_over(self) -> None:
-        service = Service()
-        service.deployed()
-        plan = service.deployed()
+    def test_releases_the_minimum_of_a_promotion_when_its_window_is_over(self) -> None:
+        service = DeployedService()
+        service.deploy()
+        plan = service.deploy()
         scaled(service.cluster, by=plan.deployment_id)
-        assert service.tidied(WINDOW - 1) == CleanupResult()
+        assert service.clean_up(WINDOW - 1) == CleanupResult()
         assert minimum(service.cluster) == (5, True)
-        assert service.tidied(1).done == [f"stopped {plan.stable}", "gave web its minimum back"]
+        assert service.clean_up(1).done == [f"stopped {plan.stable}", "gave web its minimum back"]
         assert minimum(service.cluster) == (1, False)
 
-    def test_holds_on_to_it_for_the_promotion_when_a_later_fix_comes_to_nothing(self) -> None:
-        service = Service()
-        plan = service.deployed()
+    def test_holds_the_minimum_of_a_promotion_if_a_later_fix_is_rolled_back(self) -> None:
+        service = DeployedService()
+        plan = service.deploy()
         scaled(service.cluster, by=plan.deployment_id)
-        service.deployed(held=False)
-        assert service.tidied(WINDOW - 1) == CleanupResult()
+        service.deploy(held=False)
+        assert service.clean_up(WINDOW - 1) == CleanupResult()
         assert minimum(service.cluster) == (5, True)
-        assert service.tidied(1).done == ["gave web its minimum back"]
+        assert service.clean_up(1).done == ["gave web its minimum back"]
 
-    def test_gives_back_what_a_promotion_has_held_that_was_taken_back(self) -> None:
-        service = Service()
-        plan = service.deployed()
+    def test_releases_the_minimum_of_a_promotion_that_was_rolled_back(self) -> None:
+        service = DeployedService()
+        plan = service.deploy()
         scaled(service.cluster, by=plan.deployment_id)
-        undo(service.cluster, plan)
-        assert service.tidied().done == ["gave web its minimum back"]
+        undo(service.cluster.client, plan)
+        assert service.clean_up().done == ["gave web its minimum back"]
 
-    def test_leaves_what_another_services_run_holds(self) -> None:
-        service = Service()
-        service.deployed()
+    def test_leaves_what_a_run_of_another_service_holds(self) -> None:
+        service = DeployedService()
+        service.deploy()
         scaled(service.cluster, by="DEP-1795410000-ffffffff")
-        service.tidied(WINDOW)
+        service.clean_up(WINDOW)
         assert minimum(service.cluster) == (5, True)
