@@ -19,7 +19,6 @@ from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor
 from airflow_deploy.rollout.rollback import rollback
 
@@ -107,7 +106,7 @@ class Guard:
             # The next claim of the route takes the Lease first, which changes it.
             self._over[lease.key] = lease.version
             return
-        claim = Claim.of(route)
+        claim = route.latest_claim()
         if not (route.serves(claim.candidate) or route.mirrors_to(claim.candidate)):
             return
         reason = f"guard: the watch has not renewed its Lease for {lapsed.silent:.0f} s, and it lasts {lease.seconds} s"

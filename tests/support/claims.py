@@ -16,7 +16,7 @@ from airflow_deploy.rollout.rollback import rollback
 
 def guard_patch(route: TeamRoute, verdict: str = "guard") -> Patch:
     """What the guard writes to a route whose watch is silent."""
-    return routes.rollback(route, Claim.of(route), routes.BRAKED, verdict, new_epoch=True)
+    return routes.rollback(route, route.latest_claim(), routes.BRAKED, verdict, new_epoch=True)
 
 
 def undo_patch(route: TeamRoute, claim: Claim, verdict: str = "worse") -> Patch:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from airflow_deploy.domain.errors import FencedError
 from airflow_deploy.domain.object_names import Place, epoch_of
-
-if TYPE_CHECKING:
-    from airflow_deploy.domain.routing.team_route import TeamRoute
-
-__all__ = ["Claim", "Place"]
+from airflow_deploy.domain.routing.record import Record
 
 
 @dataclass(frozen=True)
@@ -27,17 +22,6 @@ class Claim:
     candidate: str
     place: Place
 
-    @classmethod
-    def of(cls, route: TeamRoute) -> Claim:
-        """Return the latest claim, as the route's own record tells it.
-
-        :raises FencedError: the route has no owner, or its record names no two versions that could exist.
-        """
-        if not route.owner:
-            raise FencedError(f"route {route.name} has no owner")
-        stable, candidate = route.versions
-        return cls(route.owner, stable, candidate, route.place)
-
     @property
     def deployment_id(self) -> str:
         """The deployment whose claim it is."""
@@ -48,11 +32,11 @@ class Claim:
         """How many claims the route has had, this one included; 0 before the deployment has claimed it."""
         return epoch_of(self.owner)
 
-    def renewed(self, route: TeamRoute) -> Claim:
+    def renewed(self, route: Record) -> Claim:
         """Return the same deployment's next claim of ``route``: it fences all that were made before."""
         return replace(self, owner=f"{self.deployment_id}/{route.epoch + 1}")
 
-    def as_held(self, route: TeamRoute) -> Claim:
+    def as_held(self, route: Record) -> Claim:
         """Return this claim at the route's present epoch: the guard may have renewed it in the deployment's name.
 
         :raises FencedError: another deployment owns the route.

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_deploy.domain.object_names import object_name
-from airflow_deploy.domain.routing.claim import Place
+from airflow_deploy.domain.object_names import Place, object_name
 from airflow_deploy.domain.routing.record import Patch
 
 LEASE_LABELS = {"app.kubernetes.io/managed-by": "airflow-deploy"}

@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 
-from airflow_deploy.domain.routing.claim import Claim, Place
+from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.object_names import Place
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.record import Patch, Record, Shift, test_op
 
 
@@ -28,6 +30,16 @@ class TeamRoute(Record, ABC):
         """Which object it is."""
         metadata = self.body["metadata"]
         return Place(metadata["namespace"], metadata["name"], self.ROUTER)
+
+    def latest_claim(self) -> Claim:
+        """Return the latest claim, as the route's own record tells it.
+
+        :raises FencedError: the route has no owner, or its record names no two versions that could exist.
+        """
+        if not self.owner:
+            raise FencedError(f"route {self.name} has no owner")
+        stable, candidate = self.versions
+        return Claim(self.owner, stable, candidate, self.place)
 
     @abstractmethod
     def serving(self) -> str:

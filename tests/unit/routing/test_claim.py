@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import FencedError
-from airflow_deploy.domain.object_names import OBJECT_NAME_MAX, epoch_of, object_name
-from airflow_deploy.domain.routing.claim import Claim, Place
+from airflow_deploy.domain.object_names import OBJECT_NAME_MAX, Place, epoch_of, object_name
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.lease import Lease, new_lease
 from airflow_deploy.domain.routing.record import OWNER, VERSIONS
@@ -81,7 +81,7 @@ class TestClaimOfARoute:
         self, candidate: str, stable: str, epoch: int, kind: type[TeamRoute]
     ) -> None:
         found = route(stable, candidate, f"{RUN}/{epoch}", kind)
-        claim = Claim.of(found)
+        claim = found.latest_claim()
         assert claim == Claim(f"{RUN}/{epoch}", stable, candidate, Place("shop", "payments-route", kind.ROUTER))
         assert (claim.deployment_id, claim.epoch) == (RUN, epoch)
 
@@ -89,21 +89,21 @@ class TestClaimOfARoute:
     def test_claim_with_an_invalid_version_name_is_refused(self, text: Any) -> None:
         for versions in ((text, "payments-0123456-1"), ("payments", text)):
             with pytest.raises(FencedError, match="is not the name of a Kubernetes object"):
-                Claim.of(route(*versions))
+                route(*versions).latest_claim()
 
     def test_claim_without_a_candidate_is_refused(self) -> None:
         with pytest.raises(FencedError, match="is not the name of a Kubernetes object"):
-            Claim.of(route("payments", ""))
+            route("payments", "").latest_claim()
 
     @pytest.mark.parametrize("owner", [None, ""])
     def test_claim_without_an_owner_is_refused(self, owner: str | None) -> None:
         with pytest.raises(FencedError, match="shop/payments-route has no owner"):
-            Claim.of(route("payments", "payments-0123456-1", owner))
+            route("payments", "payments-0123456-1", owner).latest_claim()
 
     @given(st.text(max_size=30) | st.sampled_from(HOSTILE), st.text(max_size=30) | st.sampled_from(HOSTILE))
     def test_claim_holds_checked_names_only(self, stable: str, candidate: str) -> None:
         try:
-            claim = Claim.of(route(stable, candidate))
+            claim = route(stable, candidate).latest_claim()
         except FencedError:
             return
         assert claim.candidate == object_name(candidate, "")

@@ -9,8 +9,9 @@ import pytest
 
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.metrics.sources import SOURCES
+from airflow_deploy.domain.object_names import Place
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.claim import Claim, Place
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.testers import (
     MATCH_ALL,

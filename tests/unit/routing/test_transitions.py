@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError
+from airflow_deploy.domain.object_names import Place
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.claim import Claim, Place
+from airflow_deploy.domain.routing.claim import Claim
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.record import FINAL_VERDICT, OWNER, PHASE, SHIFTS, VERSIONS, Patch, Shift
 from tests.support.claims import guard_patch, undo_patch
@@ -96,7 +97,7 @@ class TestClaim:
         claim, patch = routes.claim(route, CLAIM)
         after = write(route, patch)
         assert claim.owner == f"{RUN}/{epoch + 1}" == after.owner
-        assert Claim.of(after) == claim
+        assert after.latest_claim() == claim
         assert (after.epoch, after.phase, after.shifts) == (epoch + 1, routes.CANARY, [])
         assert weights(after) == [{STABLE: 100, CANDIDATE: 0}] * rules
         assert set(others or {}) <= set(after.annotations)
