@@ -6,7 +6,9 @@ What the project's code does to it goes through the real client: ``cluster.clien
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from typing import TypeVar
 
 from airflow_deploy.clients.kubernetes.client import FIELD_MANAGER, KubernetesClient
@@ -20,6 +22,7 @@ from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 from airflow_deploy.domain.routing.testers import route_name_for_testers
 from airflow_deploy.domain.workloads.manifests import version_objects
 from tests.support.kubernetes_api import KubernetesApi, Object, Workloads
+from tests.support.kubernetes_api.copies import copied
 
 Self = TypeVar("Self", bound="ServiceCluster")
 
@@ -76,7 +79,7 @@ class ServiceCluster:
 
     def apply(self, plan: DeploymentPlan, *, replicas: int | None = None) -> None:
         """Add the objects of a plan's candidate, as ``apply_manifest`` does; its pods are ready at once."""
-        for item in version_objects(plan):
+        for item in copied(_objects_of(json.dumps(plan.dump()))):
             if item["kind"] == "Deployment":
                 item["spec"]["replicas"] = plan.spec.replicas if replicas is None else replicas
             self.api.add(item, manager=FIELD_MANAGER)
@@ -156,6 +159,11 @@ class ServiceCluster:
 
         return self.edit(change)
 
+    def with_a_rule_for_the_candidate_alone(self: Self) -> Self:
+        """Let a person have added a rule that sends requests to the candidate and does not name the stable."""
+        rule = {"backendRefs": [{"kind": "Service", "name": self.plan.candidate, "port": 80, "weight": 1}]}
+        return self.edit(lambda body: body["spec"]["rules"].append(rule))
+
     def without_route(self: Self) -> Self:
         """Let the route not exist."""
         self.api.remove(self.kind, self.plan.spec.namespace, self.plan.spec.route.name)
@@ -220,6 +228,12 @@ class ServiceCluster:
 
     def _add(self, kind: str, name: str, spec: Object) -> None:
         self.api.add({"kind": kind, "metadata": {"name": name, "namespace": self.plan.spec.namespace}, "spec": spec})
+
+
+@cache
+def _objects_of(plan: str) -> list[Object]:
+    """Return the objects of a plan's candidate; to render and parse them takes longer than all else here."""
+    return version_objects(DeploymentPlan.load(json.loads(plan)))
 
 
 class Replicas(MutableMapping[str, int]):
