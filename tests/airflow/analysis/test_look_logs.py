@@ -12,8 +12,8 @@ from airflow_deploy.domain.analysis.report import SUMMARY_INTERVAL, AnalysisRepo
 from airflow_deploy.rollout.analysis import loop as looks
 from airflow_deploy.rollout.analysis.log_budget import LINES_PER_SECOND, MAX_LINES, LogBudget
 from airflow_deploy.rollout.analysis.loop import AnalysisLoop
-from tests.airflow.analysis.test_loop import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
-from tests.support.fake_world import Stage, World
+from tests.support.loops import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
+from tests.support.world import Stage, World
 
 Log = pytest.LogCaptureFixture
 

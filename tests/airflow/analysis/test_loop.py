@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT, Timeout
 from airflow_deploy.domain.analysis.evidence import replay
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
-from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
@@ -24,32 +24,12 @@ from airflow_deploy.rollout.analysis.deciding import UNVERIFIED_SECONDS
 from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS
 from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK
 from airflow_deploy.rollout.analysis.roles import GATE_GRACE_SECONDS, ROLES, Role
-from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
-from tests.support.builders import CONF, MISSING, changed, make_plan, make_spec
-from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_world import Stage, World, records, ticks, verdicts
+from tests.support.builders import CONF, changed
 from tests.support.judgement import SCRAPE, START
-
-HEALTHY = Stage(0, 25)
-HARMFUL = Stage(0, 25, errors=0.2)
-PLAIN = changed(CONF, ("incident", "resolved_when"), MISSING)
-BAKE, MAX_BAKE, MAX_BLIND = 60, 300, 120
-
-
-def planned(then: str = "hold", conf: dict[str, Any] = PLAIN, **spec: Any) -> DeploymentPlan:
-    canary = {"bake": BAKE, "max_bake": MAX_BAKE}
-    fields = {"canary": canary, "blindness": {"max_blind": MAX_BLIND, "then": then}, **spec}
-    return make_plan(make_spec(**fields), parse_request(conf))
-
-
-def elapsed(outcome: FinalVerdict | None) -> float:
-    assert outcome is not None
-    return outcome.at - START
-
-
-def said(outcome: FinalVerdict | None) -> str:
-    assert outcome is not None
-    return outcome.verdict
+from tests.support.kubernetes_api import NEVER_READY
+from tests.support.loops import BAKE, HARMFUL, HEALTHY, MAX_BAKE, MAX_BLIND, elapsed, planned, said
+from tests.support.service_cluster import ServiceCluster
+from tests.support.world import Stage, World, records, ticks, verdicts
 
 
 class TestWatch:
@@ -144,14 +124,13 @@ class TestPods:
         self, monkeypatch: pytest.MonkeyPatch, seconds: float, share: int = 50, promoted: bool = False, **spec: Any
     ) -> World:
         world = World(monkeypatch, planned(**spec), Stage(0, share), promoted=promoted)
-        ready = world.cluster.ready_endpoints
-        candidate = world.plan.candidate
+        alive = [world.plan.candidate]
 
-        def some(namespace: str, service: str, timeout: tuple[float, float]) -> int:
-            gone = service == candidate and world.clock.now >= START + seconds
-            return 0 if gone else ready(namespace, service, timeout)
+        def die() -> None:
+            if alive and world.clock.now >= START + seconds:
+                world.cluster.workloads.let(alive.pop(), **NEVER_READY)
 
-        monkeypatch.setattr(world.cluster, "ready_endpoints", some)
+        world.cluster.api.before("/endpointslices", die, times=None)
         return world
 
     @pytest.mark.parametrize(("role", "promoted"), [("watch", False), ("verify", True)])
@@ -181,14 +160,16 @@ class TestPods:
     def test_a_share_is_held_against_the_pods_that_it_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for capacity, verdict in (("full", "BREACHED"), ("proportional", None)):
             world = World(monkeypatch, planned(capacity=capacity, replicas=8), Stage(0, 25))
-            assert world.cluster.replicas[world.plan.candidate] == 2
+            world.cluster.replicas[world.plan.candidate] = 2
             outcome = world.look(world.loop("watch"), 60)
             assert (outcome and outcome.verdict) == verdict
 
-    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
-    def test_that_nobody_knows_them_is_no_verdict(self, monkeypatch: pytest.MonkeyPatch, error: DeployError) -> None:
+    @pytest.mark.parametrize("status", [403, 503])
+    def test_if_they_cannot_be_counted_the_counters_alone_are_judged(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.cluster.fail("ready_endpoints", *[error] * 100)
+        world.cluster.api.fail("/endpointslices", status, times=None)
         loop = world.loop("watch")
         assert world.look(loop, 90) is None
         assert set(verdicts(loop.evidence)) == {"HEALTHY"}
@@ -237,14 +218,14 @@ class TestPromoted:
 
 
 class TestBlindness:
-    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
-    def test_a_route_that_cannot_be_read_is_looked_at_again(
-        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    @pytest.mark.parametrize("status", [403, 404, 503])
+    def test_a_route_that_cannot_be_read_is_read_again_by_the_next_look(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         loop = world.loop("watch")
         assert world.look(loop, 30) is None
-        world.cluster.fail("route", *[error] * 20)
+        world.cluster.api.fail("/httproutes/", status, method="GET", times=20)
         assert world.look(loop, 50) is None
         assert world.look(loop, 80) is None
         assert verdicts(loop.evidence) == ["HEALTHY", "BLIND", "HEALTHY"]
@@ -258,7 +239,7 @@ class TestBlindness:
         while "BREACHED" not in verdicts(gate.evidence):
             assert gate.look() is None
             world.clock.sleep(1)
-        world.cluster.fail("route", *[TemporaryError("no answer")] * 60)
+        world.cluster.api.fail("/httproutes/", method="GET", times=60)
         assert said(world.look(gate, 60)) == "BREACHED"
 
     def test_a_garbled_record_of_shifts_ends_no_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +252,7 @@ class TestBlindness:
     def test_is_none_while_the_first_share_waits_to_be_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its pods may take minutes, and a gateway that does not deliver is found out within one."""
         world = World(monkeypatch, planned("rollback"), HEALTHY)
-        world.cluster = FakeCluster.at_share(world.plan, 0)
+        world.use(ServiceCluster.at_share(world.plan, 0))
         loop = world.loop("watch")
         assert world.look(loop, 2 * MAX_BLIND) is None
         world.cluster.shift(25, world.clock.now)
@@ -441,13 +422,13 @@ class TestBrake:
         left = FinalVerdict.from_event(json.loads(world.cluster.now.final_verdict or ""))
         assert left == replace(WORD, restored_at=world.clock.now)
 
-    @pytest.mark.parametrize("where", ["route", "patch_route"])
-    @pytest.mark.parametrize("error", [TemporaryError("429"), RefusedError("403")])
-    def test_does_not_give_up_while_the_cluster_says_no_for_now(
-        self, monkeypatch: pytest.MonkeyPatch, where: str, error: DeployError
+    @pytest.mark.parametrize("method", ["GET", "PATCH"])
+    @pytest.mark.parametrize("status", [429, 403])
+    def test_does_not_give_up_while_the_cluster_refuses(
+        self, monkeypatch: pytest.MonkeyPatch, method: str, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail(where, *[error] * 100)
+        world.cluster.api.fail("/httproutes/", status, method=method, times=100)
         braked_at = world.loop("watch").brake(WORD)
         assert braked_at == world.clock.now > START + 20
         assert world.cluster.now.phase == routes.BRAKED
@@ -464,14 +445,14 @@ class TestBrake:
 
     def test_an_answer_that_was_lost_is_found_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.lose_answers = 1
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=TimeoutError, done=True)
         before = world.cluster.writes
         assert world.loop("watch").brake(WORD) is not None
         assert world.cluster.writes == before + 1
 
     def test_stops_at_once_where_a_person_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        with_a_rule_for_the_candidate_alone(world.cluster)
+        world.cluster.with_a_rule_for_the_candidate_alone()
         assert world.loop("watch").brake(WORD) is None
         assert world.clock.now == START
 
@@ -500,18 +481,19 @@ class TestBrake:
         assert START + 60 < braked_at < START + 61
         assert world.cluster.weights()[stable] == 100
 
-    @pytest.mark.parametrize("error", [TemporaryError("no answer"), RefusedError("403")])
-    def test_does_not_wait_where_nobody_knows_of_pods(
-        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    @pytest.mark.parametrize("status", [503, 403])
+    def test_does_not_wait_if_the_stables_pods_cannot_be_counted(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("ready_endpoints", *[error] * 10_000)
+        world.cluster.api.fail("/endpointslices", status, times=None)
         assert world.loop("watch").brake(WORD) == START
         assert world.cluster.now.phase == routes.BRAKED
 
     def test_ends_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("patch_route", *[TemporaryError("no answer")] * 10_000)
+        world.cluster.api.before("/httproutes/", lambda: world.clock.sleep(3), method="PATCH", times=None)
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=TimeoutError, times=None)
         assert world.loop("watch").brake(WORD) is None
         assert world.clock.now >= START + BRAKE_SECONDS
 
@@ -629,16 +611,21 @@ def test_a_brake_gives_up_soon_what_is_not_answered_and_then_waits_for_a_slow_se
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(monkeypatch, planned(), HEALTHY)
-    slow = FakeCluster.at_share(world.plan, 25)
-    slow.fail("patch_route", *[TemporaryError("the cluster does not answer")] * 100)
-    awaited: list[tuple[float, float]] = []
+    made: list[tuple[str, Timeout]] = []
+    awaited: list[Timeout] = []
 
-    def connect(connection: str, purpose: str, timeout: tuple[float, float]) -> FakeCluster:
-        if purpose == "brake":
-            awaited.append(timeout)
-        return slow if timeout == PROMPT_TIMEOUT else world.cluster
+    def connected(connection: str, purpose: str, timeout: Timeout) -> KubernetesClient:
+        made.append((purpose, timeout))
+        return connect(connection, purpose, timeout)
 
-    monkeypatch.setattr(looks, "Cluster", connect)
+    def answer_slowly() -> None:
+        awaited.append(world.cluster.api.requests[-1].timeout)
+        if awaited[-1] == PROMPT_TIMEOUT:
+            raise TimeoutError
+
+    monkeypatch.setattr(looks, "connect", connected)
+    world.cluster.api.before("/httproutes/", answer_slowly, method="PATCH", times=None)
     assert world.loop("watch").brake(WORD) is not None
     assert world.cluster.now.phase == routes.BRAKED
     assert awaited == [PROMPT_TIMEOUT, REQUEST_TIMEOUT]
+    assert [timeout for purpose, timeout in made if purpose == "brake"] == awaited

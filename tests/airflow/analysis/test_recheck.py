@@ -23,10 +23,10 @@ from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK, Ob
 from airflow_deploy.rollout.analysis.recheck import ALPHA_INTERVAL, INCIDENT_SAMPLES, RECHECK_WINDOW, Recheck, recheck
 from airflow_deploy.rollout.history import PromotedDeployment
 from tests.support.builders import CONF, MISSING, changed, make_plan
-from tests.support.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
 from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
 from tests.support.series import label
 from tests.support.statistics import binomial, margin
+from tests.support.world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 WITHOUT_CONDITION = parse_request(changed(CONF, ("incident", "resolved_when"), MISSING))
