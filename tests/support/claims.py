@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes
@@ -28,12 +28,12 @@ def verdict(reason: str = "worse", at: float = 0.0) -> FinalVerdict:
     return FinalVerdict("BREACHED", reason, at)
 
 
-def roll_back(cluster: Any, plan: DeploymentPlan, phase: str, reason: str | None = None) -> bool:
+def roll_back(cluster: KubernetesClient, plan: DeploymentPlan, phase: str, reason: str | None = None) -> bool:
     """Roll a run's traffic back, and return whether it had the route."""
     return rollback(cluster, plan.claim(), verdict(reason) if reason else None, phase).returned
 
 
-def undo(cluster: Any, plan: DeploymentPlan, reason: str = "worse") -> bool:
+def undo(cluster: KubernetesClient, plan: DeploymentPlan, reason: str = "worse") -> bool:
     """Roll a verified promotion back, as the scheduled verification does."""
     return rollback(cluster, plan.claim(), verdict(reason), routes.SETTLED, new_epoch=True).returned
 

@@ -159,11 +159,6 @@ class ServiceCluster:
 
         return self.edit(change)
 
-    def with_a_rule_for_the_candidate_alone(self: Self) -> Self:
-        """Let a person have added a rule that sends requests to the candidate and does not name the stable."""
-        rule = {"backendRefs": [{"kind": "Service", "name": self.plan.candidate, "port": 80, "weight": 1}]}
-        return self.edit(lambda body: body["spec"]["rules"].append(rule))
-
     def without_route(self: Self) -> Self:
         """Let the route not exist."""
         self.api.remove(self.kind, self.plan.spec.namespace, self.plan.spec.route.name)

@@ -28,6 +28,7 @@ from tests.support.builders import CONF, changed
 from tests.support.judgement import SCRAPE, START
 from tests.support.kubernetes_api import NEVER_READY
 from tests.support.loops import BAKE, HARMFUL, HEALTHY, MAX_BAKE, MAX_BLIND, elapsed, planned, said
+from tests.support.other_writers import with_a_rule_for_the_candidate_alone
 from tests.support.service_cluster import ServiceCluster
 from tests.support.world import Stage, World, records, ticks, verdicts
 
@@ -452,7 +453,7 @@ class TestBrake:
 
     def test_stops_at_once_where_a_person_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.with_a_rule_for_the_candidate_alone()
+        with_a_rule_for_the_candidate_alone(world.cluster)
         assert world.loop("watch").brake(WORD) is None
         assert world.clock.now == START
 
