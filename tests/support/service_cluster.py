@@ -33,12 +33,13 @@ class ServiceCluster:
     Before a service's first version, the rules of its route are empty, and it has no Deployment.
 
     :param rules: how many rules the route has; each sends all requests to the stable.
+    :param beside: another service; this one is on the same API server.
     """
 
-    def __init__(self, plan: DeploymentPlan, rules: int = 1) -> None:
+    def __init__(self, plan: DeploymentPlan, rules: int = 1, beside: ServiceCluster | None = None) -> None:
         self.plan = plan
-        self.api = KubernetesApi()
-        self.workloads = Workloads(self.api)
+        self.api = beside.api if beside else KubernetesApi()
+        self.workloads = beside.workloads if beside else Workloads(self.api)
         self.client = KubernetesClient(self.api.client())
         self.replicas = Replicas(self)
         self._set_up(rules)
@@ -54,9 +55,11 @@ class ServiceCluster:
     # States that a deployment reaches.
 
     @classmethod
-    def at_share(cls: type[Self], plan: DeploymentPlan, share: int, at: float = 0.0) -> Self:
+    def at_share(
+        cls: type[Self], plan: DeploymentPlan, share: int, at: float = 0.0, beside: ServiceCluster | None = None
+    ) -> Self:
         """A canary with ``share`` % of the traffic since ``at``, or none yet."""
-        cluster = cls(plan)
+        cluster = cls(plan, beside=beside)
         cluster.apply(plan, replicas=cluster.pods_at(share))
         _, claim = routes.claim(cluster.team, plan.claim())
         cluster.write(claim)
@@ -64,16 +67,16 @@ class ServiceCluster:
         return cluster.shift(share, at) if share else cluster
 
     @classmethod
-    def promoted(cls: type[Self], plan: DeploymentPlan, at: float = 0.0) -> Self:
+    def promoted(cls: type[Self], plan: DeploymentPlan, at: float = 0.0, beside: ServiceCluster | None = None) -> Self:
         """A candidate that has all traffic since ``at``, and was promoted."""
-        cluster = cls.at_share(plan, 100, at)
+        cluster = cls.at_share(plan, 100, at, beside)
         cluster.write(routes.promote(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
     @classmethod
-    def verified(cls: type[Self], plan: DeploymentPlan) -> Self:
+    def verified(cls: type[Self], plan: DeploymentPlan, beside: ServiceCluster | None = None) -> Self:
         """A version that was promoted and verified."""
-        cluster = cls.promoted(plan)
+        cluster = cls.promoted(plan, beside=beside)
         cluster.write(routes.confirm(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
