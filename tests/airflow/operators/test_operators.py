@@ -14,7 +14,7 @@ from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, chain
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import RETRIES as RETRIES_OF_A_REQUEST
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import (
     DeclinedError,
@@ -42,14 +42,13 @@ from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSe
 from airflow_deploy.tasks.base import RETRIES, ROLLBACK_RETRIES, record_step, recorded_steps
 from tests.support.airflow_home import isolate
 from tests.support.builders import CONF, changed, make_plan
-from tests.support.fake_cluster import FakeCluster
+from tests.support.cluster import lead_to
+from tests.support.ending import ENDING, STAGE, TASKS
 from tests.support.hostile import drawn, odd_confs
 from tests.support.recorded_run import Run as Run
-from tests.support.recorded_run import TaskInstance as TaskInstance
+from tests.support.service_cluster import ServiceCluster
 
 S = State
-STAGE = [S.CANARY, S.CANARY_WAITING, S.CANARY_EVALUATING]
-TASKS = ["plan", "build_image", "shift", "ask", "promote", "verify", "rollback"]
 
 
 @pytest.fixture
@@ -322,11 +321,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(settling, "roll_back_and_stop", answer)
     monkeypatch.setattr(settling, "release", lambda *_, **__: [])
-    monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
+    monkeypatch.setattr(settling, "connect", lambda *_: None)
     return answers
-
-
-ENDING: dict[str, Any] = {"plans_of": ["build_image", "plan"], "steps_of": TASKS}
 
 
 def rollback(run: Run, plan: DeploymentPlan | None) -> None:
@@ -637,15 +633,15 @@ class TestFinish:
     ) -> None:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         gate.finish(run.at("gate"), event("HEALTHY"))
-        self.verify(monkeypatch, plan, FakeCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
+        self.verify(monkeypatch, plan, ServiceCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
         steps = recorded_steps(run.context, ["gate", "verify"])
         assert [(step.to, step.evidence) for step in steps] == [
             (S.CANARY_EVALUATING, "ab" * 32),
             (S.VERIFIED, "ab" * 32),
         ]
 
-    def verify(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, cluster: FakeCluster) -> VerifySensor:
-        monkeypatch.setattr("airflow_deploy.sensors.gates.Cluster", lambda _: cluster)
+    def verify(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, cluster: ServiceCluster) -> VerifySensor:
+        lead_to(cluster.api, monkeypatch)
         claim = cluster.now.owner
         assert claim is not None
         return VerifySensor(task_id="verify", plan=plan.dump(), **{**self.owned, "claim": claim})
@@ -653,7 +649,7 @@ class TestFinish:
     def test_verified_is_written_on_the_route_so_that_nothing_takes_it_back(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cluster = FakeCluster.promoted(plan)
+        cluster = ServiceCluster.promoted(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == routes.VERIFIED
         assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
@@ -661,7 +657,7 @@ class TestFinish:
     def test_a_verification_that_died_after_its_word_on_the_route_is_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("CLOSED", phase=routes.VERIFIED))
         assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
 
@@ -669,17 +665,17 @@ class TestFinish:
     def test_what_was_taken_back_meanwhile_is_not_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, phase: str
     ) -> None:
-        cluster = FakeCluster.promoted(plan).annotate(routes.PHASE, phase)
+        cluster = ServiceCluster.promoted(plan).annotate(routes.PHASE, phase)
         with pytest.raises(FencedError):
             self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == phase
         assert recorded_steps(run.context, ["verify"]) == []
 
     def test_a_cluster_that_does_not_answer_is_asked_again_before_it_counts_as_verified(
-        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, slept: list[float]
     ) -> None:
-        cluster = FakeCluster.promoted(plan)
-        cluster.fail("patch_route", TemporaryError("later"))
+        cluster = ServiceCluster.promoted(plan)
+        cluster.api.fail("/httproutes/", method="PATCH", times=1 + int(RETRIES_OF_A_REQUEST.total or 0))
         verify = self.verify(monkeypatch, plan, cluster)
         with pytest.raises(TemporaryError):
             verify.finish(run.at("verify"), event("HEALTHY"))
