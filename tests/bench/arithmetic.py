@@ -52,7 +52,7 @@ class AnsweredCluster(KubernetesClient):
 
     def find(self, kind: str, namespace: str, name: str) -> Item | None:
         assert (kind, namespace, name) == ("HTTPRoute", self.gate.plan.spec.namespace, self.gate.plan.spec.route.name)
-        return self.gate.route.body
+        return dict(self.gate.route.body)
 
 
 def look_ms() -> float:

@@ -165,7 +165,7 @@ def settle(cluster: KubernetesClient, there: Namespace) -> None:
 
 @contextmanager
 def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
-    """Yield a mirror's objects; whoever has made them, they do not keep the namespace from being deleted."""
+    """Yield a mirror's objects; whichever user has made them, they do not keep the namespace from being deleted."""
     found = mirror_objects(there.plan(), copied=False)
     try:
         yield found

@@ -38,8 +38,8 @@ class ServiceCluster:
 
     def __init__(self, plan: DeploymentPlan, rules: int = 1, beside: ServiceCluster | None = None) -> None:
         self.plan = plan
-        self.api = beside.api if beside else KubernetesApi()
-        self.workloads = beside.workloads if beside else Workloads(self.api)
+        self.api: KubernetesApi = beside.api if beside else KubernetesApi()
+        self.workloads: Workloads = beside.workloads if beside else Workloads(self.api)
         self.client = KubernetesClient(self.api.client())
         self.replicas = Replicas(self)
         self._set_up(rules)

@@ -270,7 +270,7 @@ class TestSight:
         assert verdict(gateway, 0, age=HOUR) == "BREACHED"
 
     def test_traffic_that_goes_elsewhere_is_no_sight_of_this_version(self) -> None:
-        """Somebody has set weights by hand, or the gateway does not serve what the route declares."""
+        """A person has set weights by hand, or the gateway does not serve what the route declares."""
         said = look(Gateway(planned(), Load(-inf, gone=80)), 0, age=HOUR)
         assert said.verdict == "BLIND"
         assert said.reason.startswith("request_rate: ")
@@ -401,7 +401,7 @@ class TestIncident:
 
     def test_where_the_conf_has_no_condition_nothing_is_asked(self) -> None:
         gateway = Gateway(planned())
-        gateway.answer = RefusedError("nobody may ask")
+        gateway.answer = RefusedError("forbidden")
         assert verdict(gateway, 0, age=HOUR) == "HEALTHY"
 
 

@@ -24,7 +24,7 @@ from tests.support import kubeconfig
 
 @pytest.fixture
 def strangers_server(tmp_path: Path) -> Iterator[str]:
-    """Serve with a certificate that nobody trusts, and return the address."""
+    """Serve with a certificate that is not trusted, and return the address."""
     folder = tmp_path / "stranger"
     Authority.create(folder).issue("server", "server", hosts=("127.0.0.1",))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -49,7 +49,7 @@ def test_a_server_that_is_not_trusted_does_not_answer(
 
 
 FAULTS = [(429, {"Retry-After": "1"}), (500, {}), (502, {}), (503, {"Retry-After": "3600"}), (504, {}), None]
-"""What a server in trouble answers: status and headers, or None where it resets the connection."""
+"""What a server in trouble answers: status and headers, or None if it resets the connection."""
 
 
 class Troubled(HTTPServer):
@@ -110,7 +110,7 @@ def troubled(
         server.server_close()
 
 
-def test_a_tasks_request_is_sent_again_where_the_server_is_in_trouble(
+def test_a_tasks_request_is_sent_again_if_the_server_is_in_trouble(
     troubled: Callable[[list[Any]], Troubled], slept: list[float]
 ) -> None:
     server = troubled(FAULTS)
@@ -118,7 +118,7 @@ def test_a_tasks_request_is_sent_again_where_the_server_is_in_trouble(
     assert route.name == "shop/payments-route"
     assert len(server.asked) == len(FAULTS) + 1
     assert slept[0] == 1.0  # as the server asks
-    assert max(slept) <= 10.0  # whatever the server asks
+    assert max(slept) <= 10.0  # even if the server asks for more
     assert sum(slept) < 40.0
 
 

@@ -1,4 +1,4 @@
-"""The way back after a verified promotion: traffic first, whole whoever dies, and recorded in the end."""
+"""The rollback of a verified promotion: traffic first, completed after any interruption, and recorded in the end."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def set_weight(cluster: ServiceCluster, backend: int, weight: int) -> None:
     cluster.edit(lambda body: body["spec"]["rules"][0]["backendRefs"][backend].update(weight=weight))
 
 
-class TestTraffic:
-    def test_is_the_version_before_its_at_once(self) -> None:
+class TestRollbackOfAPromotion:
+    def test_returns_the_traffic_to_the_version_before_at_once(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         writes = cluster.writes
@@ -65,7 +65,7 @@ class TestTraffic:
             writes + 1,
         )
 
-    def test_returns_also_where_a_later_deployment_came_to_nothing(self) -> None:
+    def test_returns_the_traffic_even_after_a_later_deployment_was_rolled_back(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         later = claimed_by_the_next(cluster, 50)
@@ -73,7 +73,7 @@ class TestTraffic:
         assert undo(cluster.client, plan)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
-    def test_twice_is_as_good_as_once(self) -> None:
+    def test_done_twice_changes_nothing_more(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         assert undo(cluster.client, plan)
@@ -81,7 +81,7 @@ class TestTraffic:
         assert undo(cluster.client, plan, "much worse")
         assert (cluster.writes, recorded_reason(cluster.now)) == (writes, "worse")
 
-    def test_needs_a_pod_that_takes_it(self) -> None:
+    def test_needs_a_ready_pod_of_the_version_before(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         cluster.replicas[plan.stable] = 0
@@ -91,7 +91,7 @@ class TestTraffic:
         assert cluster.body == before
 
     @pytest.mark.parametrize("share", [0, 5, 100])
-    def test_of_a_later_deployment_is_its_own(self, share: int) -> None:
+    def test_leaves_the_traffic_of_a_later_deployment_alone(self, share: int) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         claimed_by_the_next(cluster, share)
@@ -99,7 +99,7 @@ class TestTraffic:
         assert not undo(cluster.client, plan)
         assert cluster.body == before
 
-    def test_that_somebody_has_divided_is_a_persons(self) -> None:
+    def test_refuses_traffic_that_was_divided_by_hand(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         set_weight(cluster, 0, 1)
@@ -108,7 +108,7 @@ class TestTraffic:
             undo(cluster.client, plan)
         assert cluster.body == before
 
-    def test_is_not_written_over_what_changed_meanwhile(self) -> None:
+    def test_does_not_overwrite_what_changed_meanwhile(self) -> None:
         plan = planned()
         cluster = ServiceCluster.verified(plan)
         cluster.api.before("/endpointslices", lambda: set_weight(cluster, 1, 99))
@@ -180,7 +180,7 @@ class TestBrake:
         Pass(fleet).check()
         assert fleet.purposes[-1] == "brake"
 
-    def test_without_an_answer_leaves_it_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_without_an_answer_leaves_the_rollback_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         target = found(fleet, plan)
         assert target["event"]["restored_at"] is None
         assert fleet.weights(plan) == {plan.stable: 0, plan.candidate: 100}
@@ -249,7 +249,7 @@ class TestRecord:
         assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
         assert Pass(fleet).run() == []
 
-    def test_without_a_pod_that_takes_the_traffic_it_says_so_and_writes_nothing(
+    def test_without_a_ready_pod_of_the_version_before_nothing_is_written(
         self, fleet: Fleet, plan: DeploymentPlan
     ) -> None:
         fleet.of(plan).replicas[plan.stable] = 0
@@ -263,7 +263,7 @@ class TestOvertaken:
     """Between the check and the way back, or while a task waits to be tried again."""
 
     @pytest.mark.parametrize("share", [0, 50, 100])
-    def test_by_a_later_deployment_it_stands_aside(self, fleet: Fleet, plan: DeploymentPlan, share: int) -> None:
+    def test_by_a_later_deployment_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan, share: int) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         claimed_by_the_next(fleet.of(plan), share)
@@ -272,7 +272,7 @@ class TestOvertaken:
             one.take_back(target)
         assert (fleet.state(), (summary(plan), transitions(plan))) == (before, texts)
 
-    def test_by_a_later_one_that_was_verified_too(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_a_later_verified_deployment_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         cluster = fleet.of(plan)
@@ -285,7 +285,7 @@ class TestOvertaken:
             one.take_back(target)
         assert fleet.state() == before
 
-    def test_by_another_pass_it_is_done_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_another_pass_the_rollback_is_done_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         """A worker that was given up runs to its end beside the next try."""
         one, other = Pass(fleet), Pass(fleet, try_number=2)
         target = found(fleet, plan)
@@ -295,7 +295,7 @@ class TestOvertaken:
             other.take_back(target)
         assert (fleet.of(plan).writes, (summary(plan), transitions(plan))) == (writes, texts)
 
-    def test_by_a_person_who_went_back_by_hand(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_a_person_who_rolled_back_by_hand_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         set_weight(fleet.of(plan), 0, 100)
@@ -411,8 +411,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, fleet: Fleet) -> Calls:
     return Calls(monkeypatch, fleet)
 
 
-class TestDying:
-    def test_these_are_all_the_calls(self, fleet: Fleet, plan: DeploymentPlan, calls: Calls) -> None:
+class TestInterrupted:
+    def test_calls_are_all_known(self, fleet: Fleet, plan: DeploymentPlan, calls: Calls) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         calls.made.clear()
@@ -422,7 +422,7 @@ class TestDying:
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("at", range(len(MADE)), ids=lambda at: f"{at}-{MADE[at]}")
     @pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
-    def test_anywhere_the_next_try_ends_in_the_same(
+    def test_anywhere_the_next_try_completes_it(
         self,
         fleet: Fleet,
         plan: DeploymentPlan,
@@ -446,7 +446,7 @@ class TestDying:
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("at", range(len(MADE)), ids=lambda at: f"{at}-{MADE[at]}")
-    def test_anywhere_a_later_pass_ends_in_the_same(
+    def test_anywhere_a_later_pass_completes_it(
         self, fleet: Fleet, plan: DeploymentPlan, calls: Calls, at: int, after: bool
     ) -> None:
         """A person failed the task, or its tries were used up."""
@@ -463,7 +463,7 @@ class TestDying:
             assert [step["reason"] for step in transitions(plan)[-2:]] == self.undisturbed(target, plan)
         assert Pass(fleet).run() == []
 
-    def test_while_it_waits_the_traffic_is_back_already(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_before_its_next_try_the_traffic_is_back_already(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         fleet.fail(plan, "deployments/.*/scale", method="PATCH")
@@ -504,7 +504,7 @@ class TestUnfinished:
         fleet.of(plan).annotate(routes.FINAL_VERDICT, word)
 
     @pytest.mark.parametrize("word", [*WORDS, None], ids=range(len(WORDS) + 1))
-    def test_is_finished_whatever_somebody_wrote_on_the_route(
+    def test_is_finished_even_if_the_route_was_garbled(
         self, fleet: Fleet, plan: DeploymentPlan, word: str | None
     ) -> None:
         self.unfinished(fleet, plan, word)
@@ -519,7 +519,7 @@ class TestUnfinished:
         verdict_at = summary(plan)["verdict_at"]
         assert "2026-11-23T06:00:00+00:00" <= verdict_at <= "2026-11-23T07:00:00+00:00"  # since the verification
 
-    def test_is_no_reason_to_hold_others(self, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    def test_does_not_count_towards_the_limit(self, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
         """The store was away for a while: what is back already breaks nothing any more."""
         plans = [planned(name) for name in ("a", "b", "c", "d")]
         for plan in plans:
@@ -539,7 +539,7 @@ class TestUnfinished:
 
 
 class TestCleared:
-    def test_the_way_back_that_is_cleared_does_nothing_more(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_a_rollback_that_is_cleared_does_nothing_more(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         (target,) = one.check()
         one.take_back(target)
@@ -549,7 +549,7 @@ class TestCleared:
         assert (fleet.state(), (summary(plan), transitions(plan))) == (state, texts)
 
     @pytest.mark.parametrize("task", ["rollback", "finalize"])
-    def test_the_deployments_own_way_back_finds_all_done(
+    def test_the_deployments_own_rollback_finds_all_done(
         self, fleet: Fleet, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
     ) -> None:
         Pass(fleet).run()
@@ -563,7 +563,7 @@ class TestCleared:
                 execute(run, task, fleet.of(plan), monkeypatch)
         assert fleet.state() == before
 
-    def test_the_deployments_audit_that_forgets_it_is_put_right_by_the_next_pass(
+    def test_an_audit_that_overwrites_the_record_is_corrected_by_the_next_pass(
         self, fleet: Fleet, plan: DeploymentPlan
     ) -> None:
         Pass(fleet).run()
@@ -599,6 +599,6 @@ class TestALaterDeployment:
         with pytest.raises(FencedError, match="served by payments now"):
             routes.claim(fleet.of(plan).now, later.claim())
 
-    def test_is_what_the_artifacts_speak_of_from_then_on(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_may_follow_since_no_promoted_version_is_left(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         Pass(fleet).run()
         assert promoted_deployment("payments", plan.deployment_id) is None

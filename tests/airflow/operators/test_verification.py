@@ -92,7 +92,7 @@ class TestAPass:
         assert (head.difference, look.difference, look.verdict) == (None, None, event["verdict"])
         assert datetime.fromisoformat(event["at"]) == datetime.fromtimestamp(START, UTC)
 
-    def test_leaves_its_word_on_the_route(self, fleet: Make) -> None:
+    def test_records_its_verdict_on_the_route(self, fleet: Make) -> None:
         plan = planned()
         made = fleet(plan, bad=["payments"])
         one = Pass(made)
@@ -237,7 +237,7 @@ def no_url(made: Fleet, plan: DeploymentPlan) -> None:
 BLIND = (shared_by_hand, unseen, stale, no_cluster, forbidden, unforeseen, garbled_baseline, no_connection, no_url)
 
 
-class TestBlind:
+class TestBlindness:
     """``payments`` is bad and cannot be seen; ``orders`` is bad and can."""
 
     @pytest.fixture
@@ -274,7 +274,7 @@ class TestBlind:
         assert Pass(made, limit=0).run() == []
 
 
-class TestSaying:
+class TestLog:
     def lines(self, made: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """What the pass logs of each service."""
         said: list[str] = []
@@ -386,7 +386,7 @@ class TestTheDag:
     def test_two_serialisations_are_equal(self, dag: DAG) -> None:
         assert serialised(dag) == serialised(dag) == serialised(verification_dag())
 
-    def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG) -> None:
+    def test_a_rollback_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG) -> None:
         """It is mapped: what its operator sets in its constructor comes too late, and is written over."""
         mapped: Any = dag.get_task("roll_back")
         for task in (mapped, again(dag).get_task("roll_back")):
@@ -401,7 +401,7 @@ class TestTheDag:
         task = again(dag).get_task(task_id)
         assert (task.retries, task.retry_delay) == (8, timedelta(seconds=2))
 
-    def test_each_way_back_bears_its_services_name(self, dag: DAG) -> None:
+    def test_each_rollback_bears_its_services_name(self, dag: DAG) -> None:
         mapped: Any = dag.get_task("roll_back")
         made = mapped.unmap({"target": {"service": "payments"}})
         template = dag.get_template_env().from_string(mapped.partial_kwargs["map_index_template"])
@@ -417,7 +417,7 @@ class TestTheDag:
         assert made.target == target
 
 
-class TestWhatARunComesTo:
+class TestStateOfTheRun:
     def test_nothing_to_take_back_is_a_success(self, dag: DAG) -> None:
         assert dag.get_task("report").trigger_rule == TriggerRule.NONE_FAILED
         ends = {"check": "success", "roll_back": "skipped", "report": "success", "cleanup": "success"}

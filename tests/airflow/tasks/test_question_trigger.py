@@ -136,7 +136,7 @@ class TestSilence:
 
 class TestRoute:
     @pytest.mark.parametrize("phase", [routes.BRAKED, routes.PROMOTED, routes.SETTLED, routes.ABANDONED])
-    def test_that_is_decided_withdraws_the_question(
+    def test_that_left_its_canary_phase_withdraws_the_question(
         self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, phase: str
     ) -> None:
         cluster.annotate(routes.PHASE, phase)
@@ -151,7 +151,9 @@ class TestRoute:
         closed = ended(trigger)["closed"]
         assert (closed["said"], closed["why"]) == ("withdrawn", f"route {cluster.now.name} is owned by DEP-other/9")
 
-    def test_of_a_brake_tells_why(self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster) -> None:
+    def test_that_was_rolled_back_withdraws_the_question_with_its_verdict(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
+    ) -> None:
         word = {"verdict": "BREACHED", "reason": "error_rate: worse than the stable"}
         cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, json.dumps(word))
         assert ended(trigger)["closed"]["why"].endswith("is braked: BREACHED: error_rate: worse than the stable")
@@ -163,7 +165,7 @@ class TestRoute:
         cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, word)
         assert ended(trigger)["closed"]["why"].endswith("is braked")
 
-    def test_is_looked_at_all_the_while(
+    def test_is_read_again_after_errors(
         self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, clock: Clock
     ) -> None:
         cluster.api.fail("/httproutes/", 503, times=30 * TRIES)
@@ -171,7 +173,7 @@ class TestRoute:
         assert ended(trigger)["closed"]["said"] == "withdrawn"
         assert clock.now - START == pytest.approx(30 * LOOK_INTERVAL)
 
-    def test_is_not_looked_at_before_there_is_a_claim(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_not_read_before_there_is_a_claim(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(questions, "connect", None)
         trigger = QuestionTrigger(str(QUESTION), START + TIMEOUT, PLAN.dump(), None)
         assert ended(trigger)["closed"]["said"] == "silence"

@@ -1,4 +1,4 @@
-"""The triggers end with one word, brake before they say it, and survive what nobody foresaw."""
+"""The triggers end with one verdict, roll back before they report it, and survive unexpected errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.support.world import Stage, World, records
 
 
 class TestHarm:
-    def test_the_watch_brakes_and_then_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_watch_rolls_back_and_then_reports_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         event = ended(world.trigger("watch"))
         assert event["verdict"] == "BREACHED"
@@ -71,14 +71,14 @@ class TestHarm:
         ended(world.trigger("watch"))
         assert phases == [routes.BRAKED]
 
-    def test_the_gate_brakes_where_the_watch_did_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_gate_rolls_back_if_the_watch_did_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         event = ended(world.trigger("gate", 50))
         assert (event["verdict"], world.cluster.now.phase) == ("BREACHED", routes.BRAKED)
         watch = ended(world.trigger("watch"))
         assert (watch["verdict"], watch["reason"]) == ("BREACHED", event["reason"])
 
-    def test_a_brake_that_cannot_be_done_here_is_said_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_harm_is_reported_even_if_it_cannot_be_rolled_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         with_a_rule_for_the_candidate_alone(world.cluster)
         event = ended(world.trigger("watch"))
@@ -124,9 +124,7 @@ class TestHarm:
         assert world.cluster.writes == writes
 
     @pytest.mark.parametrize("word", ["", "garbled", "{}"])
-    def test_a_second_loop_that_finds_no_word_says_that_it_is_over(
-        self, monkeypatch: pytest.MonkeyPatch, word: str
-    ) -> None:
+    def test_a_second_loop_that_finds_no_verdict_is_closed(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         ended(world.trigger("watch"))
         world.cluster.annotate(routes.FINAL_VERDICT, word)
@@ -134,13 +132,13 @@ class TestHarm:
         assert (event["verdict"], event["numbers"]) == ("CLOSED", {"phase": routes.BRAKED})
 
     @pytest.mark.parametrize("role", ["watch", "verify"])
-    def test_blindness_is_braked_where_the_spec_says_so(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    def test_blindness_is_rolled_back_if_the_spec_says_so(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
         world = World(monkeypatch, planned("rollback"), Stage(0, 100), promoted=role == "verify")
         world.observer.away = [(0, 1e9)]
         event = ended(world.trigger(role))
         assert (event["verdict"], world.cluster.now.phase) == ("BLIND", routes.BRAKED)
 
-    def test_a_verification_that_cannot_decide_takes_the_traffic_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_verification_that_cannot_decide_rolls_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
         world.observer.gauge_at = lambda _: None
         event = ended(world.trigger("verify"))
@@ -226,10 +224,10 @@ class TestEvidence:
         assert (event["verdict"], event["evidence_sha256"]) == ("BREACHED", None)
 
 
-class TestWhatNobodyForesaw:
+class TestUnexpectedErrors:
     @pytest.mark.parametrize("role", ["watch", "verify"])
     @pytest.mark.parametrize("error", [KeyError("le"), ValueError("odd"), AttributeError("None"), RecursionError()])
-    def test_looks_that_keep_failing_take_the_traffic_back(
+    def test_in_each_look_end_in_a_rollback(
         self, monkeypatch: pytest.MonkeyPatch, role: Role, error: Exception
     ) -> None:
         world = World(monkeypatch, planned("hold"), Stage(0, 100), promoted=role == "verify")
@@ -239,31 +237,31 @@ class TestWhatNobodyForesaw:
         assert MAX_FAILING_SECONDS <= world.clock.now - START <= MAX_FAILING_SECONDS + 5
         assert world.cluster.now.phase == routes.BRAKED
 
-    def test_a_gate_that_keeps_failing_ends_blind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_each_look_of_a_gate_end_blind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned("hold"), HEALTHY)
         self.break_from(monkeypatch, world, 0, 1e9, KeyError("le"))
         assert ended(world.trigger("gate", 50))["verdict"] == "BLIND"
         assert world.cluster.now.phase == routes.CANARY  # the rollback follows
 
-    def test_a_moment_of_it_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_for_a_moment_change_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         self.break_from(monkeypatch, world, 10, 10 + MAX_FAILING_SECONDS - 5, KeyError("le"))
         assert ended(world.trigger("gate", 50))["verdict"] == "HEALTHY"
 
-    def test_moments_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_every_second_look_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         world.observer.gauge_at = lambda _: None
         self.break_from(monkeypatch, world, 0, 1e9, KeyError("le"), every=2)
         assert ended(world.trigger("gate", 50))["verdict"] == "UNDECIDED"
 
-    def test_harm_is_braked_after_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_before_harm_do_not_hide_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         self.break_from(monkeypatch, world, 0, 40, KeyError("le"))
         assert ended(world.trigger("watch"))["verdict"] == "BREACHED"
         assert world.cluster.now.phase == routes.BRAKED
 
-    def test_a_brake_that_fails_once_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The verdict has fallen: whatever went wrong with the answer, harm goes on until the traffic is back."""
+    def test_in_a_rollback_are_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the verdict, harm goes on until the traffic is back."""
         world = World(monkeypatch, planned(), HARMFUL)
         world.cluster.api.fail("/httproutes/", method="PATCH", exception=KeyError("metadata"))
         event = ended(world.trigger("watch"))
@@ -271,9 +269,7 @@ class TestWhatNobodyForesaw:
         assert world.cluster.now.phase == routes.BRAKED
 
     @pytest.mark.parametrize("error", [OSError("no API server"), RuntimeError("not ready"), RefusedError("403")])
-    def test_a_triggerer_that_is_ahead_of_its_surroundings_waits(
-        self, monkeypatch: pytest.MonkeyPatch, error: Exception
-    ) -> None:
+    def test_while_connecting_are_tried_again(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         errors = [error] * 3
 
@@ -285,7 +281,7 @@ class TestWhatNobodyForesaw:
         monkeypatch.setattr(Observer, "connect", connect)
         assert ended(world.trigger("watch"))["verdict"] == "BREACHED"
 
-    def test_what_can_never_begin_fails_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_connecting_that_persist_fail_the_trigger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
 
         def connect(_: Any) -> Any:
@@ -443,7 +439,7 @@ class TestSerialisation:
         assert type(again) is AnalysisTrigger
         assert again.serialize() == trigger.serialize()
 
-    def test_and_it_says_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_restarted_trigger_reaches_the_same_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         trigger = self.again(world.trigger("watch"))
         assert ended(trigger)["verdict"] == "BREACHED"
