@@ -34,3 +34,11 @@ def drained(monkeypatch: pytest.MonkeyPatch) -> list[DeploymentPlan]:
     asked: list[DeploymentPlan] = []
     monkeypatch.setattr("airflow_deploy.rollout.routers.draining.wait_until_drained", asked.append)
     return asked
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long a client would have waited before it sent requests again: it does not wait."""
+    waits: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    return waits

@@ -11,8 +11,32 @@ import pytest
 import yaml
 from kubernetes import client
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.errors import ConflictError, ForbiddenError
+from airflow_deploy.clients.kubernetes.leases import create_lease, find_lease, list_leases, patch_lease
+from airflow_deploy.clients.kubernetes.pods import (
+    deployment_readiness,
+    parts_of,
+    ready_endpoints,
+    ready_pods,
+    scale_deployment,
+    withdraw_pods,
+)
+from airflow_deploy.clients.kubernetes.routes import (
+    create_route,
+    delete_route,
+    patch_route,
+    read_http_route,
+    read_route,
+)
+from airflow_deploy.clients.kubernetes.versions import (
+    apply_all,
+    delete_mirror,
+    delete_object,
+    list_mirrors,
+    list_versions,
+)
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.lease import lease_name, new_lease, renewal_patch
 from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac, route_object, version_objects
@@ -46,7 +70,7 @@ def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
 class Namespace:
     """A namespace of services in which no pod may start, and those who have some rights in it."""
 
-    admin: Cluster
+    admin: KubernetesClient
     numbers: Iterator[int]
 
     def plan(self) -> DeploymentPlan:
@@ -57,66 +81,66 @@ class Namespace:
     def version(self) -> DeploymentPlan:
         """Return the plan of one more version that is there."""
         plan = self.plan()
-        self.admin.apply(version_objects(plan))
+        apply_all(self.admin, version_objects(plan))
         return plan
 
     def made(self, kind: str, plan: DeploymentPlan) -> dict[str, Any]:
         """Return one of the version's objects."""
         unread = {"kind": "ConfigMap", "metadata": {"namespace": RIGHTS, "name": plan.candidate}}
-        found = [*self.admin.objects(RIGHTS, RIGHTS), unread]
+        found = [*list_versions(self.admin, RIGHTS, RIGHTS), unread]
         return next(item for item in found if (item["kind"], item["metadata"]["name"]) == (kind, plan.candidate))
 
-    def user(self, name: str) -> Cluster:
+    def user(self, name: str) -> KubernetesClient:
         """Return the cluster as the user ``name`` reaches it."""
-        cluster = Cluster("rights_admin", name)
-        cluster._client._api.set_default_header("Impersonate-User", name)
+        cluster = connect("rights_admin", name)
+        cluster._api.set_default_header("Impersonate-User", name)
         return cluster
 
 
-def apply(cluster: Cluster, there: Namespace) -> None:
-    cluster.apply(version_objects(there.plan()))
+def apply(cluster: KubernetesClient, there: Namespace) -> None:
+    apply_all(cluster, version_objects(there.plan()))
 
 
-def apply_again(cluster: Cluster, there: Namespace) -> None:
-    cluster.apply(version_objects(there.version()))
+def apply_again(cluster: KubernetesClient, there: Namespace) -> None:
+    apply_all(cluster, version_objects(there.version()))
 
 
-def look_around(cluster: Cluster, there: Namespace) -> None:
-    cluster.objects(RIGHTS, RIGHTS)
+def look_around(cluster: KubernetesClient, there: Namespace) -> None:
+    list_versions(cluster, RIGHTS, RIGHTS)
 
 
-def delete(kind: str) -> Callable[[Cluster, Namespace], None]:
-    def do(cluster: Cluster, there: Namespace) -> None:
+def delete(kind: str) -> Callable[[KubernetesClient, Namespace], None]:
+    def do(cluster: KubernetesClient, there: Namespace) -> None:
         plan = there.version()
         for _ in range(50):
             # Its controller may have written it between the two calls; then the next pass of tidying deletes it.
             with suppress(ConflictError):
-                return cluster.delete(there.made(kind, plan))
+                return delete_object(cluster, there.made(kind, plan))
         raise AssertionError(f"the {kind} never comes to rest")
 
     return do
 
 
-def claim(cluster: Cluster, there: Namespace) -> None:
-    current = there.admin.route(RIGHTS, RIGHTS)
+def claim(cluster: KubernetesClient, there: Namespace) -> None:
+    current = read_http_route(there.admin, RIGHTS, RIGHTS)
     owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
-    cluster.patch_route(current, [owner])
+    patch_route(cluster, current, [owner])
 
 
-def claim_service(cluster: Cluster, there: Namespace) -> None:
-    current = there.admin.team_route(RIGHTS, RIGHTS, "replicas")
+def claim_service(cluster: KubernetesClient, there: Namespace) -> None:
+    current = read_route(there.admin, RIGHTS, RIGHTS, "replicas")
     owner = {"op": "add", "path": "/metadata/annotations", "value": {"airflow-deploy/owner": OWNER}}
-    cluster.patch_route(current, [owner])
+    patch_route(cluster, current, [owner])
 
 
-def withdraw(cluster: Cluster, there: Namespace) -> None:
-    cluster.withdraw(there.admin.team_route(RIGHTS, RIGHTS, "replicas"), there.version().candidate)
+def withdraw(cluster: KubernetesClient, there: Namespace) -> None:
+    withdraw_pods(cluster, read_route(there.admin, RIGHTS, RIGHTS, "replicas"), there.version().candidate)
 
 
-def make_route(cluster: Cluster, there: Namespace) -> None:
+def make_route(cluster: KubernetesClient, there: Namespace) -> None:
     plan = there.plan()
     where = {"name": plan.candidate, "gateway": {"name": RIGHTS, "namespace": RIGHTS}, "hostnames": [f"{RIGHTS}.test"]}
-    cluster.create_route(route_object(make_spec(namespace=RIGHTS, route=where)))
+    create_route(cluster, route_object(make_spec(namespace=RIGHTS, route=where)))
 
 
 def route_of_testers(there: Namespace) -> dict[str, Any]:
@@ -125,18 +149,18 @@ def route_of_testers(there: Namespace) -> dict[str, Any]:
     return {**kind, "metadata": {"name": name, "namespace": RIGHTS}, "spec": {}}
 
 
-def close_to_testers(cluster: Cluster, there: Namespace) -> None:
+def close_to_testers(cluster: KubernetesClient, there: Namespace) -> None:
     body = route_of_testers(there)
-    there.admin.create_route(body)
+    create_route(there.admin, body)
     for _ in range(50):
         # The gateway may write its status between the two calls.
         with suppress(ConflictError):
-            return cluster.delete_route(there.admin.route(RIGHTS, body["metadata"]["name"]))
+            return delete_route(cluster, read_http_route(there.admin, RIGHTS, body["metadata"]["name"]))
     raise AssertionError("the route never comes to rest")
 
 
-def settle(cluster: Cluster, there: Namespace) -> None:
-    cluster.scale(RIGHTS, there.version().candidate, 0)
+def settle(cluster: KubernetesClient, there: Namespace) -> None:
+    scale_deployment(cluster, RIGHTS, there.version().candidate, 0)
 
 
 @contextmanager
@@ -146,35 +170,35 @@ def mirror_of(there: Namespace) -> Iterator[list[dict[str, Any]]]:
     try:
         yield found
     finally:
-        there.admin.delete_mirror(found[0])
+        delete_mirror(there.admin, found[0])
 
 
-def mirror(cluster: Cluster, there: Namespace) -> None:
+def mirror(cluster: KubernetesClient, there: Namespace) -> None:
     with mirror_of(there) as version_objects:
-        cluster.apply(version_objects)
+        apply_all(cluster, version_objects)
 
 
-def mirror_again(cluster: Cluster, there: Namespace) -> None:
+def mirror_again(cluster: KubernetesClient, there: Namespace) -> None:
     with mirror_of(there) as version_objects:
-        there.admin.apply(version_objects)
-        cluster.apply(version_objects)
+        apply_all(there.admin, version_objects)
+        apply_all(cluster, version_objects)
 
 
-def close_mirror(cluster: Cluster, there: Namespace) -> None:
+def close_mirror(cluster: KubernetesClient, there: Namespace) -> None:
     with mirror_of(there) as version_objects:
-        there.admin.apply(version_objects)
-        cluster.delete_mirror(version_objects[0])
-        assert cluster.mirrors(RIGHTS) == []
+        apply_all(there.admin, version_objects)
+        delete_mirror(cluster, version_objects[0])
+        assert list_mirrors(cluster, RIGHTS) == []
 
 
-def make_lease(cluster: Cluster, there: Namespace) -> None:
-    cluster.create_lease(RIGHTS, new_lease(RIGHTS, there.plan().candidate, OWNER, 45))
+def make_lease(cluster: KubernetesClient, there: Namespace) -> None:
+    create_lease(cluster, new_lease(RIGHTS, there.plan().candidate, OWNER, 45))
 
 
-def renew_lease(cluster: Cluster, there: Namespace) -> None:
+def renew_lease(cluster: KubernetesClient, there: Namespace) -> None:
     name = there.plan().candidate
-    there.admin.create_lease(RIGHTS, new_lease(RIGHTS, name, OWNER, 45))
-    cluster.patch_lease(RIGHTS, lease_name(name), renewal_patch(OWNER))
+    create_lease(there.admin, new_lease(RIGHTS, name, OWNER, 45))
+    patch_lease(cluster, RIGHTS, lease_name(name), renewal_patch(OWNER))
 
 
 OWN = {
@@ -185,16 +209,16 @@ OWN = {
     ("policy", "poddisruptionbudgets"): "PodDisruptionBudget",
     ("networking.k8s.io", "networkpolicies"): "NetworkPolicy",
 }
-BY_PODS: dict[Right, Callable[[Cluster, Namespace], Any]] = {
-    ("", "services", "get"): lambda cluster, _: cluster.team_route(RIGHTS, RIGHTS, "replicas"),
+BY_PODS: dict[Right, Callable[[KubernetesClient, Namespace], Any]] = {
+    ("", "services", "get"): lambda cluster, _: read_route(cluster, RIGHTS, RIGHTS, "replicas"),
     ("", "services", "patch"): claim_service,
-    ("", "pods", "list"): lambda cluster, _: cluster.ready(RIGHTS, RIGHTS, {"app": RIGHTS}),
+    ("", "pods", "list"): lambda cluster, _: ready_pods(cluster, RIGHTS, RIGHTS, {"app": RIGHTS}),
     ("apps", "deployments", "patch"): withdraw,
 }
-TRAFFIC: dict[Right, Callable[[Cluster, Namespace], Any]] = {
-    ("gateway.networking.k8s.io", "httproutes", "get"): lambda cluster, _: cluster.route(RIGHTS, RIGHTS),
+TRAFFIC: dict[Right, Callable[[KubernetesClient, Namespace], Any]] = {
+    ("gateway.networking.k8s.io", "httproutes", "get"): lambda cluster, _: read_http_route(cluster, RIGHTS, RIGHTS),
     ("gateway.networking.k8s.io", "httproutes", "patch"): claim,
-    ("discovery.k8s.io", "endpointslices", "list"): lambda cluster, _: cluster.ready_endpoints(RIGHTS, RIGHTS),
+    ("discovery.k8s.io", "endpointslices", "list"): lambda cluster, _: ready_endpoints(cluster, RIGHTS, RIGHTS),
 }
 NEEDED = {
     "deployer": {
@@ -202,15 +226,17 @@ NEEDED = {
         ("", "services", "get"): BY_PODS["", "services", "get"],
         ("gateway.networking.k8s.io", "httproutes", "create"): make_route,
         ("gateway.networking.k8s.io", "httproutes", "delete"): close_to_testers,
-        ("coordination.k8s.io", "leases", "get"): lambda cluster, _: cluster.lease(RIGHTS, RIGHTS),
+        ("coordination.k8s.io", "leases", "get"): lambda cluster, _: find_lease(cluster, RIGHTS, RIGHTS),
         ("coordination.k8s.io", "leases", "create"): make_lease,
         ("coordination.k8s.io", "leases", "patch"): renew_lease,
-        ("apps", "deployments", "get"): lambda cluster, there: cluster.readiness(RIGHTS, there.version().candidate),
+        ("apps", "deployments", "get"): lambda cluster, there: deployment_readiness(
+            cluster, RIGHTS, there.version().candidate
+        ),
         ("apps", "deployments/scale", "patch"): settle,
         ("traefik.io", "traefikservices", "create"): mirror,
         ("traefik.io", "traefikservices", "patch"): mirror_again,
         ("traefik.io", "traefikservices", "delete"): close_mirror,
-        ("", "pods", "list"): lambda cluster, _: cluster.parts_of(RIGHTS, RIGHTS),
+        ("", "pods", "list"): lambda cluster, _: parts_of(cluster, RIGHTS, RIGHTS),
         **{(*kind, "create"): apply for kind in OWN},
         **{(*kind, "patch"): apply_again for kind in OWN},
         **{(*kind, "list"): look_around for kind, name in OWN.items() if name != "ConfigMap"},
@@ -218,12 +244,12 @@ NEEDED = {
     },
     "guard": {
         **TRAFFIC,
-        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: cluster.leases(RIGHTS),
+        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: list_leases(cluster, RIGHTS),
     },
     "guard-of-pods": {
         **TRAFFIC,
         **BY_PODS,
-        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: cluster.leases(RIGHTS),
+        ("coordination.k8s.io", "leases", "list"): lambda cluster, _: list_leases(cluster, RIGHTS),
     },
 }
 """What cannot be done without a right, by who needs it."""
@@ -275,7 +301,7 @@ def there(stack: StackInfo) -> Iterator[Namespace]:
         for name, path in {"RIGHTS_ADMIN": stack.admin_kubeconfig, "RIGHTS_AIRFLOW": stack.airflow_kubeconfig}.items():
             connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": path}}
             patch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(connection))
-        yield Namespace(Cluster("rights_admin"), count())
+        yield Namespace(connect("rights_admin"), count())
     kubectl("delete", "namespace", RIGHTS, "--wait=false")
 
 
@@ -299,9 +325,9 @@ def test_an_action_fails_without_its_right(there: Namespace, who: str, right: Ri
     assert f'cannot {verb} resource "{resource}"' in json.loads(cause.body)["message"]
 
 
-def permitted(cluster: Cluster, namespace: str) -> set[Right]:
+def permitted(cluster: KubernetesClient, namespace: str) -> set[Right]:
     """Return all that the API server says that this user may do there."""
-    api = client.AuthorizationV1Api(cluster._client._api)
+    api = client.AuthorizationV1Api(cluster._api)
     review = api.create_self_subject_rules_review({"spec": {"namespace": namespace}})
     assert not review.status.incomplete
     return {
@@ -318,7 +344,7 @@ def test_a_role_permits_nothing_else(there: Namespace, who: str) -> None:
 
 
 def test_airflow_has_the_deployers_role_in_this_namespace_alone(there: Namespace) -> None:
-    airflow = Cluster("rights_airflow")
+    airflow = connect("rights_airflow")
     anonymous = permitted(there.user("without-rights"), RIGHTS)
     assert permitted(airflow, RIGHTS) - anonymous == set(NEEDED["deployer"])
     for namespace in ("default", "kube-system", "gateway"):

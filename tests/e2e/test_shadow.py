@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.clients.kubernetes.errors import ConflictError
+from airflow_deploy.clients.kubernetes.routes import patch_route, read_http_route
+from airflow_deploy.clients.kubernetes.versions import delete_mirror, list_mirrors
 from airflow_deploy.domain.errors import ProbeFailedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import mirror_name
@@ -91,13 +93,13 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_refused_before_any_copy(
     kubectl("apply", "-f", "-", stdin=json.dumps(team))
     where = {"name": BROKEN, "url": stack.gateway_url}
     spec = make_spec(service=STALL, namespace=STALL, route=where, shadow=ASKED["shadow"])
-    plan, cluster = make_plan(spec, stable=BROKEN), Cluster(STALL)
+    plan, cluster = make_plan(spec, stable=BROKEN), connect(STALL)
 
     def claimed() -> Claim | None:
-        route = cluster.route(STALL, BROKEN)
+        route = read_http_route(cluster, STALL, BROKEN)
         ours, patch = claim(route, plan.claim())
         with suppress(ConflictError):  # the gateway may write its status between the two calls
-            cluster.patch_route(route, patch)
+            patch_route(cluster, route, patch)
             return ours
         return None
 
@@ -107,11 +109,11 @@ def test_a_mirror_that_the_gateway_does_not_serve_is_refused_before_any_copy(
             ProbeFailedError, match=r"nothing is mirrored: .*: HTTP [45]0[0-9], not from [^ ]*; .* remove shadow"
         ):
             mirror.set_up_mirror(cluster, plan, ours)
-        assert not cluster.route(STALL, BROKEN).mirrors_to(plan.candidate)
+        assert not read_http_route(cluster, STALL, BROKEN).mirrors_to(plan.candidate)
     finally:
         kubectl("-n", STALL, "delete", "httproute", BROKEN, f"testers-{BROKEN}")
-        for item in cluster.mirrors(STALL):
-            cluster.delete_mirror(item)
+        for item in list_mirrors(cluster, STALL):
+            delete_mirror(cluster, item)
     assert mirrors() == []
 
 

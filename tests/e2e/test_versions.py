@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.versions import list_versions
 from airflow_deploy.domain.workloads.drift import drift
 from airflow_deploy.domain.workloads.versions import versions_of
 from tests.e2e.dags import cleanup_once
@@ -85,9 +86,8 @@ def drifted(world: World, version: str) -> list[str]:
 
     A version that is stopped may differ without failing a pass of the scheduled DAG, which others' tests count.
     """
-    (live,) = [
-        item for item in versions_of(BAZAAR, Cluster("bazaar").objects(BAZAAR, BAZAAR), {}) if item.name == version
-    ]
+    objects = list_versions(connect("bazaar"), BAZAAR, BAZAAR)
+    (live,) = [item for item in versions_of(BAZAAR, objects, {}) if item.name == version]
     manifest = world.artifacts(live.deployment_id) / f"manifest_{live.deployment_id}.yaml"
     return drift([item for item in yaml.safe_load_all(manifest.read_text()) if item], live)
 

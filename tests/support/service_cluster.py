@@ -6,7 +6,9 @@ What the project's code does to it goes through the real client: ``cluster.clien
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from typing import TypeVar
 
 from airflow_deploy.clients.kubernetes.client import FIELD_MANAGER, KubernetesClient
@@ -20,6 +22,7 @@ from airflow_deploy.domain.routing.team_route import TeamRoute, absent_route
 from airflow_deploy.domain.routing.testers import route_name_for_testers
 from airflow_deploy.domain.workloads.manifests import version_objects
 from tests.support.kubernetes_api import KubernetesApi, Object, Workloads
+from tests.support.kubernetes_api.copies import copied
 
 Self = TypeVar("Self", bound="ServiceCluster")
 
@@ -30,12 +33,13 @@ class ServiceCluster:
     Before a service's first version, the rules of its route are empty, and it has no Deployment.
 
     :param rules: how many rules the route has; each sends all requests to the stable.
+    :param beside: another service; this one is on the same API server.
     """
 
-    def __init__(self, plan: DeploymentPlan, rules: int = 1) -> None:
+    def __init__(self, plan: DeploymentPlan, rules: int = 1, beside: ServiceCluster | None = None) -> None:
         self.plan = plan
-        self.api = KubernetesApi()
-        self.workloads = Workloads(self.api)
+        self.api: KubernetesApi = beside.api if beside else KubernetesApi()
+        self.workloads: Workloads = beside.workloads if beside else Workloads(self.api)
         self.client = KubernetesClient(self.api.client())
         self.replicas = Replicas(self)
         self._set_up(rules)
@@ -51,9 +55,11 @@ class ServiceCluster:
     # States that a deployment reaches.
 
     @classmethod
-    def at_share(cls: type[Self], plan: DeploymentPlan, share: int, at: float = 0.0) -> Self:
+    def at_share(
+        cls: type[Self], plan: DeploymentPlan, share: int, at: float = 0.0, beside: ServiceCluster | None = None
+    ) -> Self:
         """A canary with ``share`` % of the traffic since ``at``, or none yet."""
-        cluster = cls(plan)
+        cluster = cls(plan, beside=beside)
         cluster.apply(plan, replicas=cluster.pods_at(share))
         _, claim = routes.claim(cluster.team, plan.claim())
         cluster.write(claim)
@@ -61,22 +67,22 @@ class ServiceCluster:
         return cluster.shift(share, at) if share else cluster
 
     @classmethod
-    def promoted(cls: type[Self], plan: DeploymentPlan, at: float = 0.0) -> Self:
+    def promoted(cls: type[Self], plan: DeploymentPlan, at: float = 0.0, beside: ServiceCluster | None = None) -> Self:
         """A candidate that has all traffic since ``at``, and was promoted."""
-        cluster = cls.at_share(plan, 100, at)
+        cluster = cls.at_share(plan, 100, at, beside)
         cluster.write(routes.promote(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
     @classmethod
-    def verified(cls: type[Self], plan: DeploymentPlan) -> Self:
+    def verified(cls: type[Self], plan: DeploymentPlan, beside: ServiceCluster | None = None) -> Self:
         """A version that was promoted and verified."""
-        cluster = cls.promoted(plan)
+        cluster = cls.promoted(plan, beside=beside)
         cluster.write(routes.confirm(cluster.team, plan.claim(cluster.claim)))
         return cluster
 
     def apply(self, plan: DeploymentPlan, *, replicas: int | None = None) -> None:
         """Add the objects of a plan's candidate, as ``apply_manifest`` does; its pods are ready at once."""
-        for item in version_objects(plan):
+        for item in copied(_objects_of(json.dumps(plan.dump()))):
             if item["kind"] == "Deployment":
                 item["spec"]["replicas"] = plan.spec.replicas if replicas is None else replicas
             self.api.add(item, manager=FIELD_MANAGER)
@@ -220,6 +226,12 @@ class ServiceCluster:
 
     def _add(self, kind: str, name: str, spec: Object) -> None:
         self.api.add({"kind": kind, "metadata": {"name": name, "namespace": self.plan.spec.namespace}, "spec": spec})
+
+
+@cache
+def _objects_of(plan: str) -> list[Object]:
+    """Return the objects of a plan's candidate; to render and parse them takes longer than all else here."""
+    return version_objects(DeploymentPlan.load(json.loads(plan)))
 
 
 class Replicas(MutableMapping[str, int]):

@@ -12,8 +12,8 @@ from airflow_deploy.domain.analysis.report import SUMMARY_INTERVAL, AnalysisRepo
 from airflow_deploy.rollout.analysis import loop as looks
 from airflow_deploy.rollout.analysis.log_budget import LINES_PER_SECOND, MAX_LINES, LogBudget
 from airflow_deploy.rollout.analysis.loop import AnalysisLoop
-from tests.airflow.analysis.test_loop import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
-from tests.support.fake_world import Stage, World
+from tests.support.loops import BAKE, HARMFUL, HEALTHY, MAX_BAKE, planned
+from tests.support.world import Stage, World
 
 Log = pytest.LogCaptureFixture
 
@@ -30,9 +30,7 @@ def tables(log: Log) -> list[str]:
     return [message.removeprefix("::group::look: ") for message in log.messages if message.startswith("::group::")]
 
 
-def test_a_gate_shows_a_table_where_its_verdict_changes_and_at_its_end(
-    monkeypatch: pytest.MonkeyPatch, log: Log
-) -> None:
+def test_a_gate_logs_a_table_when_its_verdict_changes_and_at_its_end(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
     world = World(monkeypatch, planned(), HEALTHY)
     assert world.look(world.loop("gate", 50), MAX_BAKE)
     verdicts = [header.split(", ")[0] for header in tables(log)]
@@ -57,7 +55,7 @@ def test_each_stage_and_its_end_are_shown_by_the_watch(monkeypatch: pytest.Monke
     assert re.search(r"error_rate: [\d,]+ of [\d,]+ requests failed \(stable ", last)
 
 
-def test_the_last_look_is_shown_where_somebody_else_ends_the_loop(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+def test_the_last_look_is_logged_if_the_route_ends_the_loop(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
     world = World(monkeypatch, planned(), HEALTHY)
     loop = world.loop("watch")
     assert world.look(loop, 15) is None
@@ -79,7 +77,7 @@ def test_a_log_that_fails_costs_no_verdict(monkeypatch: pytest.MonkeyPatch, log:
     assert "cannot log the look: BREACHED" in log.messages
 
 
-class TestAllowance:
+class TestLogBudget:
     def test_a_thousand_loops_log_as_much_as_one_pipe_takes(self) -> None:
         allowance, said = LogBudget(), 0
         for second in range(1, 61):
@@ -89,7 +87,7 @@ class TestAllowance:
                     said += 9
         assert 59 * LINES_PER_SECOND <= said <= MAX_LINES + 60 * (LINES_PER_SECOND + 9)
 
-    def test_what_was_not_told_is_told_when_there_is_room(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+    def test_a_table_that_had_no_room_is_logged_later(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         monkeypatch.setattr(looks, "LOG_BUDGET", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)
@@ -100,7 +98,7 @@ class TestAllowance:
         world.look(loop, 8)
         assert len(tables(log)) == 1
 
-    def test_the_last_word_is_always_told(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+    def test_the_final_verdict_is_always_logged(self, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         monkeypatch.setattr(looks, "LOG_BUDGET", allowance := LogBudget())
         assert allowance.is_left(world.clock.now)

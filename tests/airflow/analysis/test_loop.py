@@ -1,4 +1,4 @@
-"""A loop of looks goes on whatever fails, says each word at its time, and brakes until the traffic is back."""
+"""An analysis loop goes on after any failure, reaches each verdict in time, and rolls back until it is done."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, REQUEST_TIMEOUT, Timeout
 from airflow_deploy.domain.analysis.evidence import replay
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import DeployError, RefusedError, TemporaryError
-from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.metrics.counters import CounterReader, Series
 from airflow_deploy.domain.metrics.sources import SOURCES
 from airflow_deploy.domain.routing import transitions as routes
@@ -24,36 +24,17 @@ from airflow_deploy.rollout.analysis.deciding import UNVERIFIED_SECONDS
 from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS
 from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK
 from airflow_deploy.rollout.analysis.roles import GATE_GRACE_SECONDS, ROLES, Role
-from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
-from tests.support.builders import CONF, MISSING, changed, make_plan, make_spec
-from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_world import Stage, World, records, ticks, verdicts
+from tests.support.builders import CONF, changed
 from tests.support.judgement import SCRAPE, START
-
-HEALTHY = Stage(0, 25)
-HARMFUL = Stage(0, 25, errors=0.2)
-PLAIN = changed(CONF, ("incident", "resolved_when"), MISSING)
-BAKE, MAX_BAKE, MAX_BLIND = 60, 300, 120
-
-
-def planned(then: str = "hold", conf: dict[str, Any] = PLAIN, **spec: Any) -> DeploymentPlan:
-    canary = {"bake": BAKE, "max_bake": MAX_BAKE}
-    fields = {"canary": canary, "blindness": {"max_blind": MAX_BLIND, "then": then}, **spec}
-    return make_plan(make_spec(**fields), parse_request(conf))
-
-
-def elapsed(outcome: FinalVerdict | None) -> float:
-    assert outcome is not None
-    return outcome.at - START
-
-
-def said(outcome: FinalVerdict | None) -> str:
-    assert outcome is not None
-    return outcome.verdict
+from tests.support.kubernetes_api import NEVER_READY
+from tests.support.loops import BAKE, HARMFUL, HEALTHY, MAX_BAKE, MAX_BLIND, elapsed, planned, said
+from tests.support.other_writers import with_a_rule_for_the_candidate_alone
+from tests.support.service_cluster import ServiceCluster
+from tests.support.world import Stage, World, records, ticks, verdicts
 
 
 class TestWatch:
-    def test_says_harm_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_reports_harm_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         outcome = world.look(world.loop("watch"), 120)
         assert said(outcome) == "BREACHED"
@@ -62,7 +43,7 @@ class TestWatch:
         assert re.match(r"error_rate: [\d,]+ of [\d,]+ requests failed \(stable ", outcome.reason)
         assert outcome.numbers["errors"] > 0
 
-    def test_says_nothing_of_a_healthy_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_does_not_end_for_a_healthy_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         loop = world.loop("watch")
         assert world.look(loop, 2 * MAX_BAKE) is None
@@ -78,14 +59,14 @@ class TestWatch:
         world.observer.gauge_at = lambda _: 0.99
         assert said(world.look(world.loop("watch"), 120)) == "BREACHED"
 
-    def test_harm_that_began_late_is_seen_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_harm_that_begins_late_is_seen_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY, Stage(400, 25, errors=0.3))
         outcome = world.look(world.loop("watch"), 600)
         assert said(outcome) == "BREACHED"
         assert 400 < elapsed(outcome) <= 440
 
 
-class TestScrapedApart:
+class TestVersionsScrapedApart:
     """The candidate's pods are scraped two seconds after the stable's, and count themselves."""
 
     def world(self, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> World:
@@ -123,7 +104,7 @@ class TestScrapedApart:
         assert ticks(second.evidence)[: len(ticks(first.evidence))] == ticks(first.evidence)
         assert len(ticks(first.evidence)) >= 30
 
-    def test_a_version_that_nobody_scrapes_any_more_is_blindness(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_version_that_is_no_longer_scraped_is_blindness(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world(monkeypatch, HEALTHY)
         mine = world.plan.candidate
         world.observer.series = [
@@ -137,26 +118,25 @@ class TestScrapedApart:
         assert verdicts(loop.evidence)[-1] == "BLIND"
 
 
-class TestPods:
-    """The gateway's own answers have no name: where all pods are gone, the counters show silence."""
+class TestReadyPods:
+    """The gateway's own answers have no name: if all pods are gone, the counters show silence."""
 
     def dead_after(
         self, monkeypatch: pytest.MonkeyPatch, seconds: float, share: int = 50, promoted: bool = False, **spec: Any
     ) -> World:
         world = World(monkeypatch, planned(**spec), Stage(0, share), promoted=promoted)
-        ready = world.cluster.ready_endpoints
-        candidate = world.plan.candidate
+        alive = [world.plan.candidate]
 
-        def some(namespace: str, service: str, timeout: tuple[float, float]) -> int:
-            gone = service == candidate and world.clock.now >= START + seconds
-            return 0 if gone else ready(namespace, service, timeout)
+        def die() -> None:
+            if alive and world.clock.now >= START + seconds:
+                world.cluster.workloads.let(alive.pop(), **NEVER_READY)
 
-        monkeypatch.setattr(world.cluster, "ready_endpoints", some)
+        world.cluster.api.before("/endpointslices", die, times=None)
         return world
 
     @pytest.mark.parametrize(("role", "promoted"), [("watch", False), ("verify", True)])
     @pytest.mark.parametrize("away", [False, True])
-    def test_that_all_die_is_harm_whatever_prometheus_says(
+    def test_none_of_the_candidates_is_harm_even_without_prometheus(
         self, monkeypatch: pytest.MonkeyPatch, role: Role, promoted: bool, away: bool
     ) -> None:
         world = self.dead_after(monkeypatch, 20, 100 if promoted else 50, promoted)
@@ -168,38 +148,38 @@ class TestPods:
         assert outcome.reason.startswith(f"ready_pods: 0 of 2 pods of {world.plan.candidate} are ready")
         assert [line.difference for line in replay(loop.evidence.splitlines(keepends=True)) if line.difference] == []
 
-    def test_the_gate_leaves_them_to_the_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_left_to_the_watch_by_the_gate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.dead_after(monkeypatch, 0)
         gate = world.loop("gate", 100)
         world.look(gate, 30)
         assert "BREACHED" not in verdicts(gate.evidence)
 
-    def test_without_traffic_they_may_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_not_needed_without_traffic(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.dead_after(monkeypatch, 0, share=0)
         assert world.look(world.loop("watch"), 60) is None
 
-    def test_a_share_is_held_against_the_pods_that_it_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_must_be_as_many_as_the_share_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for capacity, verdict in (("full", "BREACHED"), ("proportional", None)):
             world = World(monkeypatch, planned(capacity=capacity, replicas=8), Stage(0, 25))
-            assert world.cluster.replicas[world.plan.candidate] == 2
+            world.cluster.replicas[world.plan.candidate] = 2
             outcome = world.look(world.loop("watch"), 60)
             assert (outcome and outcome.verdict) == verdict
 
-    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
-    def test_that_nobody_knows_them_is_no_verdict(self, monkeypatch: pytest.MonkeyPatch, error: DeployError) -> None:
+    @pytest.mark.parametrize("status", [403, 503])
+    def test_that_cannot_be_counted_leave_the_verdict_to_the_counters(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
-        world.cluster.fail("ready_endpoints", *[error] * 100)
+        world.cluster.api.fail("/endpointslices", status, times=None)
         loop = world.loop("watch")
         assert world.look(loop, 90) is None
         assert set(verdicts(loop.evidence)) == {"HEALTHY"}
 
 
-class TestClosed:
+class TestClosedRoute:
     @pytest.mark.parametrize("role", ["watch", "gate", "verify"])
     @pytest.mark.parametrize("phase", [routes.SETTLED, routes.ABANDONED, routes.VERIFIED, "nonsense"])
-    def test_what_somebody_else_has_ended_is_over(
-        self, monkeypatch: pytest.MonkeyPatch, role: Role, phase: str
-    ) -> None:
+    def test_in_an_ended_phase_ends_the_loop(self, monkeypatch: pytest.MonkeyPatch, role: Role, phase: str) -> None:
         world = World(monkeypatch, planned(), HARMFUL, promoted=False)
         loop = world.loop(role)
         world.cluster.annotate(routes.PHASE, phase)
@@ -208,7 +188,7 @@ class TestClosed:
         assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", phase)
 
     @pytest.mark.parametrize("owner", [None, "DEP-2-ffffffff/9"])
-    def test_another_owner_ends_it(self, monkeypatch: pytest.MonkeyPatch, owner: str | None) -> None:
+    def test_of_another_owner_ends_the_loop(self, monkeypatch: pytest.MonkeyPatch, owner: str | None) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         loop = world.loop("watch")
         world.cluster.annotate(routes.OWNER, owner)
@@ -216,20 +196,20 @@ class TestClosed:
         assert outcome is not None
         assert (outcome.verdict, outcome.numbers["phase"]) == ("CLOSED", f"owned by {owner or 'no deployment'}")
 
-    def test_a_promotion_ends_the_gates_and_the_watch_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_by_promotion_ends_the_gates_and_the_watch_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
         assert said(world.loop("gate").look()) == "CLOSED"
         for role in ("watch", "verify"):
             assert world.loop(role).look() is None
 
 
-class TestPromoted:
-    def test_harm_after_the_promotion_is_the_watchs_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nobody may verify for a while: that task has not begun, say."""
+class TestPromotedRoute:
+    def test_harm_is_reported_by_the_watch_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The task that verifies may not have begun yet."""
         world = World(monkeypatch, planned(), replace(HARMFUL, share=100), promoted=True)
         assert said(world.look(world.loop("watch"), 60)) == "BREACHED"
 
-    def test_a_promotion_that_nobody_verifies_is_not_watched_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_verification_is_not_watched_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True, until=2000)
         outcome = world.look(world.loop("watch"), 2000, step=5)
         assert said(outcome) == "UNDECIDED"
@@ -237,19 +217,19 @@ class TestPromoted:
 
 
 class TestBlindness:
-    @pytest.mark.parametrize("error", [RefusedError("403"), TemporaryError("no answer")])
-    def test_a_route_that_cannot_be_read_is_looked_at_again(
-        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    @pytest.mark.parametrize("status", [403, 404, 503])
+    def test_a_route_that_cannot_be_read_is_read_again_by_the_next_look(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         loop = world.loop("watch")
         assert world.look(loop, 30) is None
-        world.cluster.fail("route", *[error] * 20)
+        world.cluster.api.fail("/httproutes/", status, method="GET", times=20)
         assert world.look(loop, 50) is None
         assert world.look(loop, 80) is None
         assert verdicts(loop.evidence) == ["HEALTHY", "BLIND", "HEALTHY"]
 
-    def test_harm_that_was_seen_is_said_although_the_route_cannot_be_read(
+    def test_harm_that_was_seen_is_reported_although_the_route_cannot_be_read(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The gate had left it to the watch: HANDOVER must not be lost to an API server that restarts."""
@@ -258,7 +238,7 @@ class TestBlindness:
         while "BREACHED" not in verdicts(gate.evidence):
             assert gate.look() is None
             world.clock.sleep(1)
-        world.cluster.fail("route", *[TemporaryError("no answer")] * 60)
+        world.cluster.api.fail("/httproutes/", method="GET", times=60)
         assert said(world.look(gate, 60)) == "BREACHED"
 
     def test_a_garbled_record_of_shifts_ends_no_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,10 +248,10 @@ class TestBlindness:
         assert world.look(loop, 30) is None
         assert verdicts(loop.evidence) == ["BLIND"]
 
-    def test_is_none_while_the_first_share_waits_to_be_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_does_not_begin_before_the_first_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its pods may take minutes, and a gateway that does not deliver is found out within one."""
         world = World(monkeypatch, planned("rollback"), HEALTHY)
-        world.cluster = FakeCluster.at_share(world.plan, 0)
+        world.use(ServiceCluster.at_share(world.plan, 0))
         loop = world.loop("watch")
         assert world.look(loop, 2 * MAX_BLIND) is None
         world.cluster.shift(25, world.clock.now)
@@ -291,7 +271,7 @@ class TestBlindness:
         assert verdicts(loop.evidence)[-1] == "BLIND"
 
     @pytest.mark.parametrize("role", ["watch", "gate", "verify"])
-    def test_to_hold_is_to_hold(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    def test_with_then_hold_ends_no_loop(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
         """Neither a promotion nor a rollback, however long it lasts."""
         world = World(monkeypatch, planned("hold"), Stage(0, 100), promoted=role == "verify")
         world.observer.away = [(0, 1e9)]
@@ -300,24 +280,24 @@ class TestBlindness:
         assert verdicts(loop.evidence) == ["BLIND"]
 
     @pytest.mark.parametrize("role", ["watch", "verify"])
-    def test_to_roll_back_is_to_roll_back_at_max_blind(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    def test_with_then_rollback_ends_the_loop_at_max_blind(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
         world = World(monkeypatch, planned("rollback"), Stage(0, 100), promoted=role == "verify")
         world.observer.away = [(30, 1e9)]
         outcome = world.look(world.loop(role), 600)
         assert said(outcome) == "BLIND"
         assert elapsed(outcome) == 30 + MAX_BLIND
 
-    def test_a_moment_of_sight_begins_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_counted_anew_after_a_moment_of_sight(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned("rollback"), HEALTHY)
         world.observer.away = [(30, 140), (145, 260)]
         assert world.look(world.loop("watch"), 400) is None
 
-    def test_the_gate_leaves_blindness_to_the_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_left_to_the_watch_by_the_gate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned("rollback"), HEALTHY)
         world.observer.away = [(30, 1e9)]
         assert world.look(world.loop("gate", 50), 3600, step=10) is None
 
-    def test_a_gauge_is_not_beyond_its_limit_while_nobody_looked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_gauge_is_not_beyond_its_limit_during_a_gap_of_its_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Seen beyond it before and after a gap, it may have been fine all the time between."""
         world = World(monkeypatch, planned(), HEALTHY)
         world.observer.gauge_at = lambda at: None if 20 <= at < 100 else 0.99 if 14 <= at <= 106 else 0.3
@@ -325,7 +305,7 @@ class TestBlindness:
 
 
 class TestGate:
-    def test_says_healthy_only_after_bake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_healthy_only_after_bake(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         loop = world.loop("gate", 50)
         outcome = world.look(loop, MAX_BAKE)
@@ -357,9 +337,7 @@ class TestGate:
         world.observer.gauge_at = lambda _: 0.3
         assert said(world.look(loop, 2 * MAX_BAKE + 30)) == "HEALTHY"
 
-    def test_leaves_harm_to_the_watch_for_a_moment_and_then_says_it_itself(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_leaves_harm_to_the_watch_for_a_moment_and_then_reports_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         breached_at = elapsed(world.look(world.loop("watch"), 60))
         world.clock.now = START
@@ -380,9 +358,7 @@ class TestVerify:
         conf = changed(CONF, ("incident", "resolved_when", "for"), seconds)
         return World(monkeypatch, planned(conf=conf), Stage(0, 100), promoted=True)
 
-    def test_says_healthy_when_the_incident_has_been_over_for_long_enough(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_is_healthy_when_the_incident_has_been_over_for_long_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world(monkeypatch)
         world.observer.answer = 0.005
         outcome = world.look(world.loop("verify"), MAX_BAKE)
@@ -401,7 +377,7 @@ class TestVerify:
         assert "the incident is not resolved" in outcome.reason
 
     @pytest.mark.parametrize("broken", [0.5, None, TemporaryError("away")])
-    def test_a_moment_in_which_it_does_not_hold_begins_anew(
+    def test_a_moment_in_which_the_condition_does_not_hold_begins_anew(
         self, monkeypatch: pytest.MonkeyPatch, broken: float | DeployError | None
     ) -> None:
         world = self.world(monkeypatch)
@@ -422,7 +398,7 @@ class TestVerify:
         outcome = world.look(world.loop("verify"), MAX_BAKE)
         assert (said(outcome), elapsed(outcome)) == ("HEALTHY", 70 + 120)
 
-    def test_harm_at_full_traffic_is_said_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_harm_at_full_traffic_is_reported_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100, errors=0.2), promoted=True)
         outcome = world.look(world.loop("verify"), 60)
         assert said(outcome) == "BREACHED"
@@ -433,7 +409,7 @@ WORD = FinalVerdict("BREACHED", "error_rate: worse", START + 17, numbers={"reque
 
 
 class TestBrake:
-    def test_returns_the_traffic_and_leaves_its_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_returns_the_traffic_and_records_its_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         assert world.loop("watch").brake(WORD) == world.clock.now
         assert world.cluster.now.phase == routes.BRAKED
@@ -441,20 +417,20 @@ class TestBrake:
         left = FinalVerdict.from_event(json.loads(world.cluster.now.final_verdict or ""))
         assert left == replace(WORD, restored_at=world.clock.now)
 
-    @pytest.mark.parametrize("where", ["route", "patch_route"])
-    @pytest.mark.parametrize("error", [TemporaryError("429"), RefusedError("403")])
-    def test_does_not_give_up_while_the_cluster_says_no_for_now(
-        self, monkeypatch: pytest.MonkeyPatch, where: str, error: DeployError
+    @pytest.mark.parametrize("method", ["GET", "PATCH"])
+    @pytest.mark.parametrize("status", [429, 403])
+    def test_does_not_give_up_while_the_cluster_refuses(
+        self, monkeypatch: pytest.MonkeyPatch, method: str, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail(where, *[error] * 100)
+        world.cluster.api.fail("/httproutes/", status, method=method, times=100)
         braked_at = world.loop("watch").brake(WORD)
         assert braked_at == world.clock.now > START + 20
         assert world.cluster.now.phase == routes.BRAKED
 
     @pytest.mark.parametrize("role", ["watch", "gate"])
-    def test_a_route_that_is_gone_ends_it(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
-        """Nobody has traffic, and nobody would ever see any."""
+    def test_a_look_ends_the_loop_if_the_route_is_gone(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+        """No version has traffic, and no look would ever see any."""
         world = World(monkeypatch, planned(), HEALTHY)
         loop = world.loop(role)
         world.cluster.without_route()
@@ -464,12 +440,12 @@ class TestBrake:
 
     def test_an_answer_that_was_lost_is_found_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.lose_answers = 1
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=TimeoutError, done=True)
         before = world.cluster.writes
         assert world.loop("watch").brake(WORD) is not None
         assert world.cluster.writes == before + 1
 
-    def test_stops_at_once_where_a_person_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stops_at_once_if_a_person_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         with_a_rule_for_the_candidate_alone(world.cluster)
         assert world.loop("watch").brake(WORD) is None
@@ -500,23 +476,24 @@ class TestBrake:
         assert START + 60 < braked_at < START + 61
         assert world.cluster.weights()[stable] == 100
 
-    @pytest.mark.parametrize("error", [TemporaryError("no answer"), RefusedError("403")])
-    def test_does_not_wait_where_nobody_knows_of_pods(
-        self, monkeypatch: pytest.MonkeyPatch, error: DeployError
+    @pytest.mark.parametrize("status", [503, 403])
+    def test_does_not_wait_if_the_stables_pods_cannot_be_counted(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("ready_endpoints", *[error] * 10_000)
+        world.cluster.api.fail("/endpointslices", status, times=None)
         assert world.loop("watch").brake(WORD) == START
         assert world.cluster.now.phase == routes.BRAKED
 
-    def test_ends_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_gives_up_after_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("patch_route", *[TemporaryError("no answer")] * 10_000)
+        world.cluster.api.before("/httproutes/", lambda: world.clock.sleep(3), method="PATCH", times=None)
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=TimeoutError, times=None)
         assert world.loop("watch").brake(WORD) is None
         assert world.clock.now >= START + BRAKE_SECONDS
 
 
-class TestTheWordOnTheRoute:
+class TestVerdictOnTheRoute:
     def braked(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> World:
         world = World(monkeypatch, planned(), HARMFUL, promoted=role == "verify")
         world.loop(role).brake(WORD)
@@ -524,11 +501,11 @@ class TestTheWordOnTheRoute:
         return world
 
     @pytest.mark.parametrize("role", ["watch", "verify"])
-    def test_is_what_the_next_loop_says(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    def test_is_that_of_the_next_loop(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
         world = self.braked(monkeypatch, role)
         assert world.loop(role).look() == replace(WORD, restored_at=START)
 
-    def test_is_none_of_a_gates_business(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_not_read_by_a_gate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.braked(monkeypatch, "watch")
         assert said(world.loop("gate", 50).look()) == "CLOSED"
 
@@ -554,7 +531,7 @@ class TestTheWordOnTheRoute:
             "[" * 20_000,
         ],
     )
-    def test_garbled_it_is_as_good_as_none(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    def test_is_ignored_if_it_is_garbled(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         world = self.braked(monkeypatch, "watch")
         world.cluster.annotate(routes.FINAL_VERDICT, word)
         outcome = world.loop("watch").look()
@@ -563,12 +540,12 @@ class TestTheWordOnTheRoute:
         assert json.loads(json.dumps(outcome.event()))
 
 
-class TestRebuilt:
+class TestRebuiltLoop:
     """A triggerer that was restarted knows nothing but the route and Prometheus."""
 
     story = (Stage(0, 5), Stage(500, 25), Stage(1100, 50), Stage(1700, 50, errors=0.004))
 
-    def test_it_judges_the_same_from_the_same_history(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_judges_the_same_from_the_same_history(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), *self.story, until=2000)
         patient = world.loop("watch")
         assert world.look(patient, 1950) is None
@@ -619,7 +596,7 @@ class TestRebuilt:
         assert verdicts(loop.evidence)[-1] == "HEALTHY"
 
 
-def test_what_ends_a_loop_survives_json() -> None:
+def test_a_final_verdict_survives_json() -> None:
     braked = replace(WORD, restored_at=START + 18)
     for outcome in (WORD, braked):
         assert FinalVerdict.from_event(json.loads(json.dumps(outcome.event()))) == outcome
@@ -629,16 +606,21 @@ def test_a_brake_gives_up_soon_what_is_not_answered_and_then_waits_for_a_slow_se
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(monkeypatch, planned(), HEALTHY)
-    slow = FakeCluster.at_share(world.plan, 25)
-    slow.fail("patch_route", *[TemporaryError("the cluster does not answer")] * 100)
-    awaited: list[tuple[float, float]] = []
+    made: list[tuple[str, Timeout]] = []
+    awaited: list[Timeout] = []
 
-    def connect(connection: str, purpose: str, timeout: tuple[float, float]) -> FakeCluster:
-        if purpose == "brake":
-            awaited.append(timeout)
-        return slow if timeout == PROMPT_TIMEOUT else world.cluster
+    def connected(connection: str, purpose: str, timeout: Timeout) -> KubernetesClient:
+        made.append((purpose, timeout))
+        return connect(connection, purpose, timeout)
 
-    monkeypatch.setattr(looks, "Cluster", connect)
+    def answer_slowly() -> None:
+        awaited.append(world.cluster.api.requests[-1].timeout)
+        if awaited[-1] == PROMPT_TIMEOUT:
+            raise TimeoutError
+
+    monkeypatch.setattr(looks, "connect", connected)
+    world.cluster.api.before("/httproutes/", answer_slowly, method="PATCH", times=None)
     assert world.loop("watch").brake(WORD) is not None
     assert world.cluster.now.phase == routes.BRAKED
     assert awaited == [PROMPT_TIMEOUT, REQUEST_TIMEOUT]
+    assert [timeout for purpose, timeout in made if purpose == "brake"] == awaited

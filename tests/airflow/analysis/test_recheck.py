@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan
 from typing import Any, cast
 
@@ -23,101 +23,17 @@ from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK, Ob
 from airflow_deploy.rollout.analysis.recheck import ALPHA_INTERVAL, INCIDENT_SAMPLES, RECHECK_WINDOW, Recheck, recheck
 from airflow_deploy.rollout.history import PromotedDeployment
 from tests.support.builders import CONF, MISSING, changed, make_plan
-from tests.support.fake_world import PER_SCRAPE, TRAEFIK, Clock, FakeObserver, Stage, records, ticks
+from tests.support.gateway_counters import Gateway, Load
 from tests.support.judgement import GOOD_BASELINE, SCRAPE, START
-from tests.support.series import label
-from tests.support.statistics import binomial, margin
+from tests.support.statistics import margin
+from tests.support.world import PER_SCRAPE, records, ticks
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 WITHOUT_CONDITION = parse_request(changed(CONF, ("incident", "resolved_when"), MISSING))
 
 
-@dataclass(frozen=True)
-class Load:
-    """From ``at`` seconds after START on, these shares of a scrape's requests are bad; ``gone`` % reach the stable."""
-
-    at: float
-    errors: float = 0.0
-    over_p95: float = 0.0
-    over_p99: float = 0.0
-    requests: int = PER_SCRAPE
-    gone: int = 0
-
-
 AT_THE_LIMIT = Load(-inf, errors=0.01, over_p95=0.05, over_p99=0.01)
 """Every gate's limit is kept, and no more than that."""
-
-
-class Gateway(FakeObserver):
-    """The counters of a promoted version, whose past began long before START, and what else a look asks for.
-
-    :param rng: draws what is bad; without it, exactly the given share is.
-    """
-
-    def __init__(
-        self,
-        plan: DeploymentPlan,
-        *loads: Load,
-        since: float = -2400,
-        until: float = 2400,
-        scrape: float = SCRAPE,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._loads, self._since, self._scrape, self._rng = loads or (Load(-inf),), since, scrape, rng
-        super().__init__(plan, Clock(), (), until)
-        self.clock.now = START + until
-        self.answer_at: Callable[[float], float | None] = lambda _: None
-        self.questions: list[float] = []
-        """When each instant query was asked for, in seconds after START."""
-
-    def _gauges(self, steps: range) -> dict[str, list[tuple[float, float]]]:
-        found = super()._gauges(steps)
-        return {**found, "memory": [(at, 0.3) for at, _ in found["memory"]]}
-
-    def number(self, query: str, at: float | None = None) -> float | None:
-        super().number(query)
-        assert at is not None
-        self.questions.append(at - START)
-        return self.answer_at(at - START)
-
-    def _counters(self, story: Sequence[Stage], until: float) -> list[Series]:
-        assert not story
-        names = ["200", "503", "timed", "0.5", "1.0", "stable"]
-        totals, samples = dict.fromkeys(names, 0.0), {name: list[tuple[float, float]]() for name in names}
-        at = self._since
-        while at <= until:
-            load = [load for load in self._loads if load.at < at][-1:] or [Load(0)]
-            for name, count in self._answered(load[0], at).items():
-                totals[name] += count
-                samples[name].append((START + at, totals[name]))
-            at += self._scrape
-        return [self._series(name, found) for name, found in samples.items() if found[-1][1]]
-
-    def _answered(self, load: Load, at: float) -> dict[str, float]:
-        stable = load.requests * load.gone // 100
-        mine = load.requests - stable
-        failed, late = self._bad(mine, load.errors, at), self._bad(mine, load.over_p99, at)
-        rather_late = max(late, self._bad(mine, load.over_p95, at))
-        within = {"0.5": mine - rather_late, "1.0": mine - late}
-        return {"200": mine - failed, "503": failed, "timed": mine, "stable": stable, **within}
-
-    def _bad(self, trials: int, rate: float, at: float) -> int:
-        if self._rng:
-            return binomial(self._rng, trials, rate)
-        number = int((at - self._since) / self._scrape)
-        return int(trials * rate * (number + 1) + 1e-9) - int(trials * rate * number + 1e-9)
-
-    def _series(self, name: str, samples: Sequence[tuple[float, float]]) -> Series:
-        plan, duration = self.plan, TRAEFIK.duration
-        service = plan.stable if name == "stable" else plan.candidate
-        more = {
-            "timed": {"__name__": f"{duration}_count"},
-            "0.5": {"__name__": f"{duration}_bucket", "le": "0.5"},
-            "1.0": {"__name__": f"{duration}_bucket", "le": "1.0"},
-            "503": {"__name__": TRAEFIK.requests, "code": "503"},
-        }.get(name, {"__name__": TRAEFIK.requests})
-        backend = label(service, namespace=plan.spec.namespace, route=plan.spec.route.name)
-        return Series({"service": backend, "instance": "gateway-0", "code": "200", **more}, samples)
 
 
 def planned(condition: dict[str, Any] | None = None) -> DeploymentPlan:
@@ -354,7 +270,7 @@ class TestSight:
         assert verdict(gateway, 0, age=HOUR) == "BREACHED"
 
     def test_traffic_that_goes_elsewhere_is_no_sight_of_this_version(self) -> None:
-        """Somebody has set weights by hand, or the gateway does not serve what the route declares."""
+        """A person has set weights by hand, or the gateway does not serve what the route declares."""
         said = look(Gateway(planned(), Load(-inf, gone=80)), 0, age=HOUR)
         assert said.verdict == "BLIND"
         assert said.reason.startswith("request_rate: ")
@@ -485,7 +401,7 @@ class TestIncident:
 
     def test_where_the_conf_has_no_condition_nothing_is_asked(self) -> None:
         gateway = Gateway(planned())
-        gateway.answer = RefusedError("nobody may ask")
+        gateway.answer = RefusedError("forbidden")
         assert verdict(gateway, 0, age=HOUR) == "HEALTHY"
 
 

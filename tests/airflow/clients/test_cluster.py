@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import connect
+from airflow_deploy.clients.kubernetes.pods import scale_deployment
+from airflow_deploy.clients.kubernetes.routes import read_http_route
 from airflow_deploy.domain.errors import TemporaryError
 from tests.stack.tls import Authority
 from tests.support import kubeconfig
@@ -22,7 +24,7 @@ from tests.support import kubeconfig
 
 @pytest.fixture
 def strangers_server(tmp_path: Path) -> Iterator[str]:
-    """Serve with a certificate that nobody trusts, and return the address."""
+    """Serve with a certificate that is not trusted, and return the address."""
     folder = tmp_path / "stranger"
     Authority.create(folder).issue("server", "server", hosts=("127.0.0.1",))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -43,11 +45,11 @@ def test_a_server_that_is_not_trusted_does_not_answer(
     kubeconfig.connect(monkeypatch, "stranger", tmp_path, strangers_server)
     for purpose in ("", "look"):
         with pytest.raises(TemporaryError, match=r"the API server does not answer .*certificate verify failed"):
-            Cluster("stranger", purpose).route("shop", "payments-route")
+            read_http_route(connect("stranger", purpose), "shop", "payments-route")
 
 
 FAULTS = [(429, {"Retry-After": "1"}), (500, {}), (502, {}), (503, {"Retry-After": "3600"}), (504, {}), None]
-"""What a server in trouble answers: status and headers, or None where it resets the connection."""
+"""What a server in trouble answers: status and headers, or None if it resets the connection."""
 
 
 class Troubled(HTTPServer):
@@ -108,36 +110,28 @@ def troubled(
         server.server_close()
 
 
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let nobody wait for the next try, and return for how long they would have."""
-    waits: list[float] = []
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
-    return waits
-
-
-def test_a_tasks_request_is_sent_again_where_the_server_is_in_trouble(
+def test_a_tasks_request_is_sent_again_if_the_server_is_in_trouble(
     troubled: Callable[[list[Any]], Troubled], slept: list[float]
 ) -> None:
     server = troubled(FAULTS)
-    route = Cluster(f"troubled_{server.server_port}").route("shop", "payments-route")
+    route = read_http_route(connect(f"troubled_{server.server_port}"), "shop", "payments-route")
     assert route.name == "shop/payments-route"
     assert len(server.asked) == len(FAULTS) + 1
     assert slept[0] == 1.0  # as the server asks
-    assert max(slept) <= 10.0  # whatever the server asks
+    assert max(slept) <= 10.0  # even if the server asks for more
     assert sum(slept) < 40.0
 
 
 def test_a_write_is_sent_again_too(troubled: Callable[[list[Any]], Troubled]) -> None:
     server = troubled([(503, {}), None])
-    Cluster(f"troubled_{server.server_port}").scale("shop", "payments-1", 0)
+    scale_deployment(connect(f"troubled_{server.server_port}"), "shop", "payments-1", 0)
     assert server.asked == ["PATCH"] * 3
 
 
 def test_trouble_that_lasts_is_for_the_task_to_try_again(troubled: Callable[[list[Any]], Troubled]) -> None:
     server = troubled([(503, {})] * 20)
     with pytest.raises(TemporaryError, match="reading HTTPRoute shop/payments-route: HTTP 503"):
-        Cluster(f"troubled_{server.server_port}").route("shop", "payments-route")
+        read_http_route(connect(f"troubled_{server.server_port}"), "shop", "payments-route")
     assert len(server.asked) == 7
 
 
@@ -147,5 +141,5 @@ def test_a_look_and_the_brake_are_not_held_up_by_second_tries(
 ) -> None:
     server = troubled([(429, {"Retry-After": "5"})])
     with pytest.raises(TemporaryError, match="429"):
-        Cluster(f"troubled_{server.server_port}", purpose).route("shop", "payments-route")
+        read_http_route(connect(f"troubled_{server.server_port}", purpose), "shop", "payments-route")
     assert len(server.asked) == 1

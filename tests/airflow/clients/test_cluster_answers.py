@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.errors import PROMPT_TIMEOUT, ConflictError, ForbiddenError, UnavailableError
-from airflow_deploy.clients.kubernetes.pods import PodParts
+from airflow_deploy.clients.kubernetes.leases import find_lease, patch_lease
+from airflow_deploy.clients.kubernetes.pods import (
+    PodParts,
+    config_map_exists,
+    deployment_readiness,
+    parts_of,
+    ready_by_deployment,
+    ready_endpoints,
+    ready_pods,
+    start_pods,
+    started_at,
+    withdraw_pods,
+)
+from airflow_deploy.clients.kubernetes.routes import find_route, patch_route, read_route
+from airflow_deploy.clients.kubernetes.versions import create_once
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.labels import VERSION, WITHDRAWN
 from airflow_deploy.domain.routing.http_route import HttpRoute
@@ -29,7 +43,7 @@ def server() -> KubernetesApi:
 
 
 @pytest.fixture
-def cluster(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> KubernetesClient:
     return cluster_on(server, monkeypatch, timeout=PROMPT_TIMEOUT)
 
 
@@ -53,37 +67,37 @@ def deployment(**metadata: Any) -> Object:
     ],
 )
 def test_pods_that_the_namespace_refuses_never_become_ready(
-    server: KubernetesApi, cluster: Cluster, message: str
+    server: KubernetesApi, cluster: KubernetesClient, message: str
 ) -> None:
     server.add(deployment())
     Workloads(server).let("payments", refused=message)
-    assert cluster.readiness("shop", "payments").failed == f"the namespace refuses its pods: {message}"
+    assert deployment_readiness(cluster, "shop", "payments").failed == f"the namespace refuses its pods: {message}"
 
 
-def test_pods_for_which_there_is_no_room_may_become_ready(server: KubernetesApi, cluster: Cluster) -> None:
+def test_pods_for_which_there_is_no_room_may_become_ready(server: KubernetesApi, cluster: KubernetesClient) -> None:
     server.add(deployment())
     Workloads(server).let("payments", refused='pods "payments-x" is forbidden: exceeded quota: compute')
-    assert cluster.readiness("shop", "payments").failed is None
+    assert deployment_readiness(cluster, "shop", "payments").failed is None
 
 
 def test_what_comes_again_by_itself_is_not_awaited_longer_than_a_look_may_take(
-    server: KubernetesApi, cluster: Cluster
+    server: KubernetesApi, cluster: KubernetesClient
 ) -> None:
     """If one request in thirty is never answered, two of them would cost the Lease."""
     server.add(named("HTTPRoute", spec={}), named("Service", spec={}), named("Lease", "airflow-deploy-x"))
     server.add(deployment(annotations={WITHDRAWN: "no"}))
     for router in ("gateway", "replicas"):
-        route = cluster.team_route("shop", "payments", router)
-        cluster.patch_route(route, [{"op": "add", "path": "/metadata/annotations", "value": {}}])
-        cluster.withdraw(route, "payments")
-    cluster.lease("shop", "airflow-deploy-x")
-    cluster.patch_lease("shop", "airflow-deploy-x", [{"op": "add", "path": "/metadata/labels", "value": {}}])
-    cluster.ready("shop", "payments", None)
+        route = read_route(cluster, "shop", "payments", router)
+        patch_route(cluster, route, [{"op": "add", "path": "/metadata/annotations", "value": {}}])
+        withdraw_pods(cluster, route, "payments")
+    find_lease(cluster, "shop", "airflow-deploy-x")
+    patch_lease(cluster, "shop", "airflow-deploy-x", [{"op": "add", "path": "/metadata/labels", "value": {}}])
+    ready_pods(cluster, "shop", "payments", None)
     assert len(server.requests) == 8
     assert max(sum(request.timeout) for request in server.requests) < MAX_LOOK_SECONDS
 
 
-def test_pods_are_made_of_all_that_they_do_not_start_without(server: KubernetesApi, cluster: Cluster) -> None:
+def test_pods_are_made_of_all_that_they_do_not_start_without(server: KubernetesApi, cluster: KubernetesClient) -> None:
     app = {
         "name": "app",
         "image": "app:1",
@@ -107,39 +121,41 @@ def test_pods_are_made_of_all_that_they_do_not_start_without(server: KubernetesA
     server.add(named("Pod", "one", metadata=behind, spec=one), named("Pod", "two", metadata=behind, spec=two))
     Workloads(server)
     images = ("app:1", "app:2", "init:1", "proxy:1")
-    assert cluster.parts_of("shop", "payments") == PodParts(images, ("files", "keys", "settings"))
+    assert parts_of(cluster, "shop", "payments") == PodParts(images, ("files", "keys", "settings"))
 
 
-def test_a_service_without_pods_is_made_of_nothing(server: KubernetesApi, cluster: Cluster) -> None:
+def test_a_service_without_pods_is_made_of_nothing(server: KubernetesApi, cluster: KubernetesClient) -> None:
     labels = {"kubernetes.io/service-name": "payments"}
     outside = [{"addresses": ["192.0.2.1"]}]
     server.add(named("EndpointSlice", metadata={"labels": labels}, addressType="IPv4", endpoints=outside))
-    assert cluster.parts_of("shop", "payments") == PodParts((), ())
-    assert cluster.ready_endpoints("shop", "payments") == 1
+    assert parts_of(cluster, "shop", "payments") == PodParts((), ())
+    assert ready_endpoints(cluster, "shop", "payments") == 1
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_config_map_is_looked_for_without_reading_or_writing_it(
-    server: KubernetesApi, cluster: Cluster, there: bool
+    server: KubernetesApi, cluster: KubernetesClient, there: bool
 ) -> None:
     if there:
         server.add(named("ConfigMap", "settings"))
-    assert cluster.has_config_map("shop", "settings") is there
+    assert config_map_exists(cluster, "shop", "settings") is there
     assert [request.method for request in server.requests] == ["POST"]
     assert not server.writes
 
 
 @pytest.mark.parametrize("said", [None, {}, [], "null"])
-def test_a_conflict_does_not_say_that_a_config_map_is_there(server: KubernetesApi, cluster: Cluster, said: Any) -> None:
+def test_a_conflict_does_not_say_that_a_config_map_is_there(
+    server: KubernetesApi, cluster: KubernetesClient, said: Any
+) -> None:
     server.fail("/configmaps", 409, body=said)
     with pytest.raises(TemporaryError, match="HTTP 409"):
-        cluster.has_config_map("shop", "settings")
+        config_map_exists(cluster, "shop", "settings")
 
 
-def test_a_config_map_that_may_not_be_looked_for_is_an_error(server: KubernetesApi, cluster: Cluster) -> None:
+def test_a_config_map_that_may_not_be_looked_for_is_an_error(server: KubernetesApi, cluster: KubernetesClient) -> None:
     server.fail("/configmaps", 403)
     with pytest.raises(ForbiddenError, match="creating ConfigMap shop/settings: HTTP 403"):
-        cluster.has_config_map("shop", "settings")
+        config_map_exists(cluster, "shop", "settings")
 
 
 def of_deployment(name: str, number: int, *, ready: bool = True, **metadata: Any) -> Object:
@@ -151,7 +167,9 @@ def of_deployment(name: str, number: int, *, ready: bool = True, **metadata: Any
     return named("Pod", f"{name}-7d4b9c6f5-{number}", metadata=metadata, status=status)
 
 
-def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(server: KubernetesApi, cluster: Cluster) -> None:
+def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(
+    server: KubernetesApi, cluster: KubernetesClient
+) -> None:
     labels = {"labels": {"app": "payments"}}
     server.add(
         of_deployment("payments", 1),
@@ -166,11 +184,11 @@ def test_ready_pods_are_counted_by_the_deployment_that_they_are_of(server: Kuber
         named("Pod", "stranger"),
     )
     found = {"payments": 1, "payments-0123456-1795417200": 2, "other": 0, "alone": 1, "young": 0}
-    assert cluster.workloads("shop", {"app": "payments"}) == found
-    assert [cluster.ready("shop", name, {"app": "payments"}) for name in ("payments", "gone")] == [1, 0]
+    assert ready_by_deployment(cluster, "shop", {"app": "payments"}) == found
+    assert [ready_pods(cluster, "shop", name, {"app": "payments"}) for name in ("payments", "gone")] == [1, 0]
 
 
-def test_a_version_was_started_when_its_oldest_pod_was_made(server: KubernetesApi, cluster: Cluster) -> None:
+def test_a_version_was_started_when_its_oldest_pod_was_made(server: KubernetesApi, cluster: KubernetesClient) -> None:
     def made(version: str, minute: int, phase: str = "Running", **metadata: Any) -> Object:
         at = f"2026-11-23T17:{minute:02}:00Z"
         metadata = {"labels": {VERSION: version}, "creationTimestamp": at, **metadata}
@@ -179,54 +197,54 @@ def test_a_version_was_started_when_its_oldest_pod_was_made(server: KubernetesAp
     server.add(made("old", 9), made("old", 3), made("old", 1, "Failed"))
     server.add(made("new", 8), made("new", 2, deletionTimestamp="2026-11-23T18:00:00Z"))
     began = datetime(2026, 11, 23, 17, tzinfo=UTC).timestamp()
-    assert cluster.started("shop") == {"old": began + 180, "new": began + 480}
+    assert started_at(cluster, "shop") == {"old": began + 180, "new": began + 480}
 
 
-def test_pods_are_taken_away_and_that_is_kept(server: KubernetesApi, cluster: Cluster) -> None:
-    cluster.withdraw(SERVICE, "payments")  # not there: neither are its pods
+def test_pods_are_taken_away_and_that_is_kept(server: KubernetesApi, cluster: KubernetesClient) -> None:
+    withdraw_pods(cluster, SERVICE, "payments")  # not there: neither are its pods
     server.add(deployment(annotations={WITHDRAWN: "no"}))
-    cluster.withdraw(GATEWAY, "payments")  # a gateway has taken the traffic away
+    withdraw_pods(cluster, GATEWAY, "payments")  # a gateway has taken the traffic away
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 2
-    cluster.withdraw(SERVICE, "payments")
+    withdraw_pods(cluster, SERVICE, "payments")
     kept = server.get("Deployment", "shop", "payments")
     assert (kept["spec"]["replicas"], kept["metadata"]["annotations"]) == (0, {WITHDRAWN: "yes"})
     server.fail("/deployments/payments", 500)
     with pytest.raises(TemporaryError):
-        cluster.withdraw(SERVICE, "payments")
+        withdraw_pods(cluster, SERVICE, "payments")
 
 
-def test_pods_that_were_taken_away_are_not_given_again(server: KubernetesApi, cluster: Cluster) -> None:
+def test_pods_that_were_taken_away_are_not_given_again(server: KubernetesApi, cluster: KubernetesClient) -> None:
     server.add(deployment(annotations={WITHDRAWN: "no"}))
-    cluster.join("shop", "payments", 3)
+    start_pods(cluster, "shop", "payments", 3)
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 3
-    cluster.withdraw(SERVICE, "payments")
+    withdraw_pods(cluster, SERVICE, "payments")
     with pytest.raises(TemporaryError, match="422"):
-        cluster.join("shop", "payments", 3)
+        start_pods(cluster, "shop", "payments", 3)
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 0
 
 
 def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting(
-    server: KubernetesApi, cluster: Cluster
+    server: KubernetesApi, cluster: KubernetesClient
 ) -> None:
     place = ("shop", "payments", "replicas")
-    assert not cluster.team_route_or_absent(*place).is_there
+    assert not find_route(cluster, *place).is_there
     server.add(named("Service", spec={}))
-    assert cluster.team_route_or_absent(*place).is_there
+    assert find_route(cluster, *place).is_there
     server.fail("/services/payments", 404)
     with pytest.raises(UnavailableError):
-        cluster.team_route_or_absent(*place)
+        find_route(cluster, *place)
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(None, None), (409, TemporaryError), (422, ConflictError), (500, TemporaryError)]
 )
 def test_what_is_there_is_not_made_again(
-    server: KubernetesApi, cluster: Cluster, status: int | None, error: type[Exception] | None
+    server: KubernetesApi, cluster: KubernetesClient, status: int | None, error: type[Exception] | None
 ) -> None:
     if status:
         server.fail("/deployments", status, method="POST")
     with pytest.raises(error) if error else nullcontext():
-        cluster.make(deployment())
+        create_once(cluster, deployment())
         made = server.get("Deployment", "shop", "payments")
-        cluster.make({**deployment(), "spec": {}})
+        create_once(cluster, {**deployment(), "spec": {}})
         assert server.get("Deployment", "shop", "payments") == made

@@ -23,10 +23,11 @@ from airflow_deploy.operators.approval import DeploymentApprovalOperator, check_
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.tasks.base import recorded_steps
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
-from tests.airflow.operators.test_operators import Run
 from tests.support.builders import make_plan
-from tests.support.fake_cluster import FakeCluster
+from tests.support.cluster import lead_to
 from tests.support.judgement import START
+from tests.support.recorded_run import Run
+from tests.support.service_cluster import ServiceCluster
 
 S = State
 TIMEOUT = 3600
@@ -164,7 +165,7 @@ class TestAnswer:
         ask(run, operator())
 
     @pytest.mark.parametrize("about", ["deployment", 25, "promotion"])
-    def test_a_yes_of_somebody_else_lets_the_deployment_go_on(self, run: Run, about: About) -> None:
+    def test_a_yes_of_another_person_lets_the_deployment_go_on(self, run: Run, about: About) -> None:
         operator(about).answered(run.at("ask"), event(), START)
         assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "grace", "name": "grace"}
         (step,) = steps(run)
@@ -175,7 +176,9 @@ class TestAnswer:
     @pytest.mark.parametrize(("about", "states"), [("deployment", [S.AWAITING_APPROVAL, S.REJECTED])] + [
         (about, [S.AWAITING_APPROVAL]) for about in (25, "promotion")
     ])  # fmt: skip
-    def test_a_no_of_anybody_ends_it(self, run: Run, by: str | None, about: About, states: list[State]) -> None:
+    def test_a_no_of_any_person_ends_the_deployment(
+        self, run: Run, by: str | None, about: About, states: list[State]
+    ) -> None:
         with pytest.raises(DeclinedError, match="rejected at 2026-11-23 07:30:00 UTC"):
             operator(about).answered(run.at("ask"), event("Reject", by), START)
         assert [step.to for step in steps(run)] == states
@@ -213,7 +216,7 @@ class TestRequester:
         assert steps(run)[0].answers[0].counts is False
         assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY) is None
 
-    def test_somebody_else_may_still_agree_and_both_are_recorded(self, run: Run) -> None:
+    def test_another_person_may_still_agree_and_both_answers_are_recorded(self, run: Run) -> None:
         for _ in range(3):
             with pytest.raises(TaskDeferred):
                 operator().answered(run.at("ask"), event(by="ada"), START)
@@ -221,7 +224,7 @@ class TestRequester:
         answers = steps(run)[0].answers
         assert [(str(answer.by), answer.counts) for answer in answers] == [("ada", False), ("grace", True)]
 
-    def test_nobody_asked_for_it_so_anybody_may_agree(self, run: Run) -> None:
+    def test_without_a_requester_any_person_may_agree(self, run: Run) -> None:
         operator(plan=make_plan(requester=None)).answered(run.at("ask"), event(by="ada"), START)
         assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "ada", "name": "ada"}
 
@@ -256,9 +259,9 @@ class TestWhatFollows:
         with pytest.raises(RefusedError, match="ask has no yes of a person who may agree"):
             check_agreed(run.context, *AGREED)
 
-    def test_nothing_is_written_without_a_word(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_cluster_is_reached_without_a_yes(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (apply, canary):
-            monkeypatch.setattr(module, "Cluster", None)
+            monkeypatch.setattr(module, "connect", None)
         plan = make_plan().dump()
         owned: dict[str, Any] = {"plan": plan, "claim": "DEP-1/1"}
         for writing in (
@@ -274,11 +277,12 @@ class TestWhatFollows:
         self, run: Run, put: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plan = make_plan()
-        cluster = FakeCluster.at_share(plan, 5)
-        monkeypatch.setattr(canary, "Cluster", lambda _: cluster)
+        cluster = ServiceCluster.at_share(plan, 5)
+        lead_to(cluster.api, monkeypatch)
         operator().answered(run.at("ask"), event(), START)
         cluster.annotate(routes.PHASE, routes.BRAKED)
         shift = ShiftCanaryOperator(task_id="shift", agreed=AGREED, share=25, plan=plan.dump(), claim=cluster.claim)
         with pytest.raises(FencedError, match="is braked"):
             shift.execute(run.at("shift"))
+        assert cluster.weights()[plan.candidate] == 5
         assert recorded_steps(run.context, ["shift"]) == []

@@ -1,4 +1,4 @@
-"""What tasks record, what the audit makes of it, and that a run ends as a success only where all is well."""
+"""What tasks record, what the audit makes of it, and that a run succeeds only if all is well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, chain
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.cluster import Cluster
+from airflow_deploy.clients.kubernetes.connection import RETRIES as RETRIES_OF_A_REQUEST
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import (
     DeclinedError,
@@ -42,14 +42,13 @@ from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSe
 from airflow_deploy.tasks.base import RETRIES, ROLLBACK_RETRIES, record_step, recorded_steps
 from tests.support.airflow_home import isolate
 from tests.support.builders import CONF, changed, make_plan
-from tests.support.fake_cluster import FakeCluster
+from tests.support.cluster import lead_to
+from tests.support.ending import ENDING, STAGE, TASKS
 from tests.support.hostile import drawn, odd_confs
 from tests.support.recorded_run import Run as Run
-from tests.support.recorded_run import TaskInstance as TaskInstance
+from tests.support.service_cluster import ServiceCluster
 
 S = State
-STAGE = [S.CANARY, S.CANARY_WAITING, S.CANARY_EVALUATING]
-TASKS = ["plan", "build_image", "shift", "ask", "promote", "verify", "rollback"]
 
 
 @pytest.fixture
@@ -107,16 +106,16 @@ class TestRetries:
         assert self.action(TemporaryError("later")) == RetryAction.RETRY
 
     @pytest.mark.parametrize("error", [RefusedError, FencedError, HarmError, PermanentError, TemporaryError, KeyError])
-    def test_the_way_back_does_not_give_up_at_the_first_no(self, error: type[Exception]) -> None:
+    def test_a_rollback_does_not_give_up_at_the_first_refusal(self, error: type[Exception]) -> None:
         assert self.action(error("403"), ROLLBACK_RETRIES) != RetryAction.FAIL
         assert self.action(error("403"), after_parsing(ROLLBACK_RETRIES)) != RetryAction.FAIL
 
     @pytest.mark.parametrize("error", [NotFinalizedError, IllegalTransitionError])
-    def test_the_way_back_ends_at_once_where_a_person_is_needed(self, error: type[PermanentError]) -> None:
+    def test_a_rollback_ends_at_once_if_a_person_is_needed(self, error: type[PermanentError]) -> None:
         assert self.action(error("look"), ROLLBACK_RETRIES) == RetryAction.FAIL
 
     @pytest.mark.parametrize("task", ["rollback", "finalize"])
-    def test_both_ways_back_are_tried_as_long(self, task: str) -> None:
+    def test_rollback_and_finalize_are_tried_as_long(self, task: str) -> None:
         ending = {"plans_of": ["plan"], "steps_of": TASKS}
         made: dict[str, RecordingOperator] = {
             "rollback": RollbackOperator(task_id="rollback", judges=[], gates=[], **ending),
@@ -270,7 +269,7 @@ class TestConfidence:
     def test_what_the_last_gate_could_not_decide_is_asked_with_the_promotion(
         self, run: Run, plan: DeploymentPlan, last: str | None, route: str
     ) -> None:
-        """Whoever marked that gate as done has decided nothing either."""
+        """A person who marked that gate as done has decided nothing either."""
         gates = [f"gate_{number}" for number in range(20)]
         for gate in gates:
             run.judged(gate, {"verdict": "HEALTHY"})
@@ -322,11 +321,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(settling, "roll_back_and_stop", answer)
     monkeypatch.setattr(settling, "release", lambda *_, **__: [])
-    monkeypatch.setattr(Cluster, "__init__", lambda *_: None)
+    monkeypatch.setattr(settling, "connect", lambda *_: None)
     return answers
-
-
-ENDING: dict[str, Any] = {"plans_of": ["build_image", "plan"], "steps_of": TASKS}
 
 
 def rollback(run: Run, plan: DeploymentPlan | None) -> None:
@@ -373,7 +369,7 @@ class TestRollback:
             ({"said": "Approve", "counts": False}, "a step failed"),
         ],
     )
-    def test_records_a_persons_no_as_its_reason(
+    def test_records_a_persons_rejection_as_its_reason(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], answer: dict[str, Any], reason: str
     ) -> None:
         """A gate that could not decide is none: it has asked."""
@@ -383,7 +379,7 @@ class TestRollback:
         rollback(run, plan)
         assert recorded_steps(run.context, ["rollback"])[0].reason == reason
 
-    def test_harm_is_the_reason_also_where_a_question_ended_with_it(
+    def test_harm_is_the_reason_even_if_a_question_ended_with_it(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
     ) -> None:
         run.judged("watch", {"verdict": "BREACHED", "reason": "worse", "at": "2026-11-23T07:00:00+00:00"})
@@ -400,7 +396,7 @@ class TestRollback:
         rollback(run, plan)
         assert recorded_steps(run.context, ["rollback"])[0].reason == "verify: UNDECIDED: late"
 
-    def test_skips_where_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
+    def test_skips_if_nothing_was_done(self, run: Run, plan: DeploymentPlan, settled: list[Any]) -> None:
         with pytest.raises(AirflowSkipException):
             rollback(run, None)
         settled.append(NOTHING)
@@ -408,7 +404,7 @@ class TestRollback:
             rollback(run, plan)
         assert recorded_steps(run.context, ["rollback"]) == []
 
-    def test_what_was_to_be_deployed_is_recorded_as_taken_back_even_where_nothing_is_found(
+    def test_what_was_to_be_deployed_is_recorded_as_rolled_back_even_if_nothing_is_found(
         self, run: Run, plan: DeploymentPlan, settled: list[Any]
     ) -> None:
         """DEPLOYING is no state to end in."""
@@ -426,7 +422,7 @@ class TestRollback:
             rollback(run, plan)
         assert [step.to for step in recorded_steps(run.context, ["rollback"])] == [S.VERIFIED]
 
-    def test_tells_a_person_where_it_cannot_settle(
+    def test_tells_a_person_if_it_cannot_settle(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str]
     ) -> None:
         settled.append(FencedError("its backends were changed by hand"))
@@ -436,7 +432,7 @@ class TestRollback:
         assert abandoned == [plan.deployment_id]
 
     @pytest.mark.parametrize("error", [TemporaryError("later"), RefusedError("403")])
-    def test_records_nothing_while_the_cluster_says_no_for_now(
+    def test_records_nothing_while_the_cluster_refuses(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], abandoned: list[str], error: Exception
     ) -> None:
         settled += [error, DONE]
@@ -488,7 +484,7 @@ class TestFinalize:
         assert recorded_steps(run.context, ["finalize"]) == []
         assert not (folder / f"{plan.deployment_id}.json").exists()
 
-    def test_restores_the_traffic_itself_where_the_rollback_was_skipped(
+    def test_restores_the_traffic_itself_if_the_rollback_was_skipped(
         self, run: Run, plan: DeploymentPlan, settled: list[Any], folder: Path
     ) -> None:
         run.reach("plan", S.INIT)
@@ -637,31 +633,31 @@ class TestFinish:
     ) -> None:
         gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
         gate.finish(run.at("gate"), event("HEALTHY"))
-        self.verify(monkeypatch, plan, FakeCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
+        self.verify(monkeypatch, plan, ServiceCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
         steps = recorded_steps(run.context, ["gate", "verify"])
         assert [(step.to, step.evidence) for step in steps] == [
             (S.CANARY_EVALUATING, "ab" * 32),
             (S.VERIFIED, "ab" * 32),
         ]
 
-    def verify(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, cluster: FakeCluster) -> VerifySensor:
-        monkeypatch.setattr("airflow_deploy.sensors.gates.Cluster", lambda _: cluster)
+    def verify(self, monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, cluster: ServiceCluster) -> VerifySensor:
+        lead_to(cluster.api, monkeypatch)
         claim = cluster.now.owner
         assert claim is not None
         return VerifySensor(task_id="verify", plan=plan.dump(), **{**self.owned, "claim": claim})
 
-    def test_verified_is_written_on_the_route_so_that_nothing_takes_it_back(
+    def test_verified_is_recorded_on_the_route_so_that_no_step_rolls_it_back(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cluster = FakeCluster.promoted(plan)
+        cluster = ServiceCluster.promoted(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == routes.VERIFIED
         assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
 
-    def test_a_verification_that_died_after_its_word_on_the_route_is_verified(
+    def test_a_verification_that_died_after_its_record_on_the_route_is_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("CLOSED", phase=routes.VERIFIED))
         assert [step.to for step in recorded_steps(run.context, ["verify"])] == [S.VERIFIED]
 
@@ -669,17 +665,17 @@ class TestFinish:
     def test_what_was_taken_back_meanwhile_is_not_verified(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, phase: str
     ) -> None:
-        cluster = FakeCluster.promoted(plan).annotate(routes.PHASE, phase)
+        cluster = ServiceCluster.promoted(plan).annotate(routes.PHASE, phase)
         with pytest.raises(FencedError):
             self.verify(monkeypatch, plan, cluster).finish(run.at("verify"), event("HEALTHY"))
         assert cluster.now.phase == phase
         assert recorded_steps(run.context, ["verify"]) == []
 
     def test_a_cluster_that_does_not_answer_is_asked_again_before_it_counts_as_verified(
-        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, slept: list[float]
     ) -> None:
-        cluster = FakeCluster.promoted(plan)
-        cluster.fail("patch_route", TemporaryError("later"))
+        cluster = ServiceCluster.promoted(plan)
+        cluster.api.fail("/httproutes/", method="PATCH", times=1 + int(RETRIES_OF_A_REQUEST.total or 0))
         verify = self.verify(monkeypatch, plan, cluster)
         with pytest.raises(TemporaryError):
             verify.finish(run.at("verify"), event("HEALTHY"))

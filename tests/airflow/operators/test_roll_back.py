@@ -1,4 +1,4 @@
-"""The way back after a verified promotion: traffic first, whole whoever dies, and recorded in the end."""
+"""The rollback of a verified promotion: traffic first, completed after any interruption, and recorded in the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,28 +28,36 @@ from airflow_deploy.domain.lifecycle.states import State, Step, assemble
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.history import promoted_deployment
-from tests.airflow.operators.test_operators import Run
-from tests.airflow.rollout.test_rollback import claimed_by_the_next, deploying, execute, newer
 from tests.support.claims import recorded_reason, undo
-from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_fleet import DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
+from tests.support.ending import deploying, execute
+from tests.support.fleet import folder, planned, summary, transitions, verified
 from tests.support.judgement import START
+from tests.support.kubernetes_api import Request
+from tests.support.kubernetes_api.transport import Answer
+from tests.support.other_writers import claimed_by_the_next, newer
+from tests.support.recorded_run import Run
+from tests.support.service_cluster import ServiceCluster
+from tests.support.verification_pass import DAG_ID, Fleet, Pass
 
 S = State
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def then_settled(cluster: FakeCluster, plan: DeploymentPlan) -> None:
-    patch = routes.rollback(cluster.now, plan.claim(cluster.claim), routes.SETTLED)
-    cluster.patch_route(cluster.now, patch)
+def then_settled(cluster: ServiceCluster, plan: DeploymentPlan) -> None:
+    cluster.write(routes.rollback(cluster.now, plan.claim(cluster.claim), routes.SETTLED))
 
 
-class TestTraffic:
-    def test_is_the_version_before_its_at_once(self) -> None:
+def set_weight(cluster: ServiceCluster, backend: int, weight: int) -> None:
+    """Write a weight of the first rule by hand."""
+    cluster.edit(lambda body: body["spec"]["rules"][0]["backendRefs"][backend].update(weight=weight))
+
+
+class TestRollbackOfAPromotion:
+    def test_returns_the_traffic_to_the_version_before_at_once(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         writes = cluster.writes
-        assert undo(cluster, plan)
+        assert undo(cluster.client, plan)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
         assert (cluster.now.phase, recorded_reason(cluster.now), cluster.writes) == (
             routes.SETTLED,
@@ -56,62 +65,56 @@ class TestTraffic:
             writes + 1,
         )
 
-    def test_returns_also_where_a_later_deployment_came_to_nothing(self) -> None:
+    def test_returns_the_traffic_even_after_a_later_deployment_was_rolled_back(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         later = claimed_by_the_next(cluster, 50)
         then_settled(cluster, later)
-        assert undo(cluster, plan)
+        assert undo(cluster.client, plan)
         assert cluster.weights() == {plan.stable: 100, plan.candidate: 0}
 
-    def test_twice_is_as_good_as_once(self) -> None:
+    def test_done_twice_changes_nothing_more(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
-        assert undo(cluster, plan)
+        cluster = ServiceCluster.verified(plan)
+        assert undo(cluster.client, plan)
         writes = cluster.writes
-        assert undo(cluster, plan, "much worse")
+        assert undo(cluster.client, plan, "much worse")
         assert (cluster.writes, recorded_reason(cluster.now)) == (writes, "worse")
 
-    def test_needs_a_pod_that_takes_it(self) -> None:
+    def test_needs_a_ready_pod_of_the_version_before(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         cluster.replicas[plan.stable] = 0
         before = cluster.body
         with pytest.raises(NotFinalizedError, match=f"{plan.stable} has no ready pod .* nothing was changed"):
-            undo(cluster, plan)
-        assert cluster.body is before
+            undo(cluster.client, plan)
+        assert cluster.body == before
 
     @pytest.mark.parametrize("share", [0, 5, 100])
-    def test_of_a_later_deployment_is_its_own(self, share: int) -> None:
+    def test_leaves_the_traffic_of_a_later_deployment_alone(self, share: int) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
+        cluster = ServiceCluster.verified(plan)
         claimed_by_the_next(cluster, share)
         before = cluster.body
-        assert not undo(cluster, plan)
-        assert cluster.body is before
+        assert not undo(cluster.client, plan)
+        assert cluster.body == before
 
-    def test_that_somebody_has_divided_is_a_persons(self) -> None:
+    def test_refuses_traffic_that_was_divided_by_hand(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
-        cluster.body["spec"]["rules"][0]["backendRefs"][0]["weight"] = 1
+        cluster = ServiceCluster.verified(plan)
+        set_weight(cluster, 0, 1)
         before = cluster.body
         with pytest.raises(RefusedError, match="give one Service the whole weight"):
-            undo(cluster, plan)
-        assert cluster.body is before
+            undo(cluster.client, plan)
+        assert cluster.body == before
 
-    def test_is_not_written_over_what_changed_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_does_not_overwrite_what_changed_meanwhile(self) -> None:
         plan = planned()
-        cluster = FakeCluster.verified(plan)
-        ready = cluster.ready_endpoints
-
-        def and_meanwhile(*arguments: Any) -> int:
-            cluster.body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 99
-            return ready(*arguments)
-
-        monkeypatch.setattr(cluster, "ready_endpoints", and_meanwhile)
+        cluster = ServiceCluster.verified(plan)
+        cluster.api.before("/endpointslices", lambda: set_weight(cluster, 1, 99))
         before = cluster.writes
         with pytest.raises(TemporaryError):
-            undo(cluster, plan)
+            undo(cluster.client, plan)
         assert (cluster.writes, cluster.now.phase) == (before, routes.VERIFIED)
 
 
@@ -131,7 +134,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch, plan: DeploymentPlan, store: Path) ->
 
 def found(fleet: Fleet, plan: DeploymentPlan) -> dict[str, Any]:
     """Return the target of a check that could not return the traffic itself."""
-    fleet.of(plan).fail("patch_route", TemporaryError("no answer"))
+    fleet.fail(plan, "httproutes/", method="PATCH")
     (target,) = Pass(fleet).check()
     return target
 
@@ -177,7 +180,7 @@ class TestBrake:
         Pass(fleet).check()
         assert fleet.purposes[-1] == "brake"
 
-    def test_without_an_answer_leaves_it_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_without_an_answer_leaves_the_rollback_to_the_next_task(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         target = found(fleet, plan)
         assert target["event"]["restored_at"] is None
         assert fleet.weights(plan) == {plan.stable: 0, plan.candidate: 100}
@@ -246,7 +249,7 @@ class TestRecord:
         assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
         assert Pass(fleet).run() == []
 
-    def test_without_a_pod_that_takes_the_traffic_it_says_so_and_writes_nothing(
+    def test_without_a_ready_pod_of_the_version_before_nothing_is_written(
         self, fleet: Fleet, plan: DeploymentPlan
     ) -> None:
         fleet.of(plan).replicas[plan.stable] = 0
@@ -260,7 +263,7 @@ class TestOvertaken:
     """Between the check and the way back, or while a task waits to be tried again."""
 
     @pytest.mark.parametrize("share", [0, 50, 100])
-    def test_by_a_later_deployment_it_stands_aside(self, fleet: Fleet, plan: DeploymentPlan, share: int) -> None:
+    def test_by_a_later_deployment_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan, share: int) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         claimed_by_the_next(fleet.of(plan), share)
@@ -269,20 +272,20 @@ class TestOvertaken:
             one.take_back(target)
         assert (fleet.state(), (summary(plan), transitions(plan))) == (before, texts)
 
-    def test_by_a_later_one_that_was_verified_too(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_a_later_verified_deployment_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         cluster = fleet.of(plan)
         later = claimed_by_the_next(cluster, 100)
         patch = routes.promote(cluster.now, later.claim(cluster.claim))
-        cluster.patch_route(cluster.now, patch)
-        cluster.patch_route(cluster.now, routes.confirm(cluster.now, later.claim(cluster.claim)))
+        cluster.write(patch)
+        cluster.write(routes.confirm(cluster.now, later.claim(cluster.claim)))
         before = fleet.state()
         with pytest.raises(AirflowSkipException):
             one.take_back(target)
         assert fleet.state() == before
 
-    def test_by_another_pass_it_is_done_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_another_pass_the_rollback_is_done_once(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         """A worker that was given up runs to its end beside the next try."""
         one, other = Pass(fleet), Pass(fleet, try_number=2)
         target = found(fleet, plan)
@@ -292,11 +295,11 @@ class TestOvertaken:
             other.take_back(target)
         assert (fleet.of(plan).writes, (summary(plan), transitions(plan))) == (writes, texts)
 
-    def test_by_a_person_who_went_back_by_hand(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_by_a_person_who_rolled_back_by_hand_nothing_is_written(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
-        refs = fleet.of(plan).body["spec"]["rules"][0]["backendRefs"]
-        refs[0]["weight"], refs[1]["weight"] = 100, 0
+        set_weight(fleet.of(plan), 0, 100)
+        set_weight(fleet.of(plan), 1, 0)
         before = fleet.state()
         with pytest.raises(AirflowSkipException):
             one.take_back(target)
@@ -308,57 +311,87 @@ class Killed(BaseException):
     """The process ended here."""
 
 
+@dataclass(frozen=True)
+class End:
+    """How a call to the outside world ends that does not end well.
+
+    :param request: what its connection raises if it is a request to the API server.
+    :param raised: what the code sees of that.
+    :param file: what is raised if it is a file's.
+    """
+
+    request: Callable[[], BaseException]
+    raised: type[BaseException]
+    file: Callable[[], BaseException]
+
+
+KILLED = End(Killed, Killed, Killed)
+
+
 class Calls:
-    """Counts the calls to the outside world, and ends the process at one of them."""
+    """Counts the calls to the outside world, and ends one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fleet: Fleet) -> None:
         self.made: list[str] = []
         self.at: int | None = None
         self.after = False
-        self.how: Callable[[], BaseException] = Killed
-        for name in ("team_route", "team_route_or_absent", "ready", "patch_route", "withdraw", "exists", "scale"):
-            monkeypatch.setattr(fleet, name, self._counted(name, getattr(fleet, name)))
-        for name in ("read_text", "write_text", "replace"):
+        self.end = KILLED
+        self._serve = fleet.api.serve
+        monkeypatch.setattr(fleet.api, "serve", self._served)
+        for name in FILES:
             monkeypatch.setattr(ObjectStoragePath, name, self._counted(name, getattr(ObjectStoragePath, name)))
+
+    def _served(self, request: Request) -> Answer:
+        _, resource, *more = request.path.partition("/namespaces/")[2].split("/")  # a name, and what is below it
+        ends = self._ends(f"{request.method} {'/'.join([resource, *more[1:]])}")
+        if ends and not self.after:
+            raise self.end.request()
+        answer = self._serve(request)
+        if ends:
+            raise self.end.request()
+        return answer
 
     def _counted(self, name: str, actual: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            number = len(self.made)
-            self.made.append(name)
-            if number == self.at and not self.after:
+            ends = self._ends(name)
+            if ends and not self.after:
                 if name == "write_text":  # half of it was written
                     path, text = given
                     actual(path, text[: len(text) // 2], **named)
-                raise self.how()
+                raise self.end.file()
             answer = actual(*given, **named)
-            if number == self.at:
-                raise self.how()
+            if ends:
+                raise self.end.file()
             return answer
 
         return call
 
+    def _ends(self, name: str) -> bool:
+        self.made.append(name)
+        return len(self.made) - 1 == self.at
+
     @contextmanager
-    def killed(self, at: int, after: bool, how: Callable[[], BaseException] = Killed) -> Iterator[None]:
+    def ended(self, at: int, after: bool, end: End = KILLED) -> Iterator[None]:
+        """End the call of this number, before or after it was carried out."""
         self.made.clear()
-        self.at, self.after, self.how = at, after, how
-        with pytest.raises(type(how())):
+        self.at, self.after, self.end = at, after, end
+        with pytest.raises(type(end.file()) if MADE[at] in FILES else end.raised):
             yield
         assert len(self.made) == at + 1
         self.at = None
 
 
+FILES = ("read_text", "write_text", "replace")
+RETURNED = "PATCH httproutes"
 MADE = [
     "read_text",  # is it VERIFIED still
-    "team_route_or_absent",
-    "ready",
-    "patch_route",
-    "withdraw",  # of nothing
-    "team_route_or_absent",  # settle
-    "patch_route",  # of nothing
-    "withdraw",  # of nothing
-    "team_route_or_absent",
-    "exists",
-    "scale",
+    "GET httproutes",
+    "GET endpointslices",
+    RETURNED,
+    "GET httproutes",  # settle
+    "GET httproutes",
+    "GET deployments",
+    "PATCH deployments/scale",
     "read_text",  # the transitions
     "write_text",
     "replace",
@@ -366,10 +399,10 @@ MADE = [
     "write_text",
     "replace",
 ]
-HOW: dict[str, Callable[[], BaseException]] = {
-    "killed": Killed,
-    "no answer": lambda: TemporaryError("no answer"),
-    "the disk is full": lambda: OSError("the disk is full"),
+ENDS = {
+    "killed": KILLED,
+    "no answer": End(TimeoutError, TemporaryError, lambda: TemporaryError("no answer")),
+    "the disk is full": End(ConnectionResetError, TemporaryError, lambda: OSError("the disk is full")),
 }
 
 
@@ -378,8 +411,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, fleet: Fleet) -> Calls:
     return Calls(monkeypatch, fleet)
 
 
-class TestDying:
-    def test_these_are_all_the_calls(self, fleet: Fleet, plan: DeploymentPlan, calls: Calls) -> None:
+class TestInterrupted:
+    def test_calls_are_all_known(self, fleet: Fleet, plan: DeploymentPlan, calls: Calls) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
         calls.made.clear()
@@ -388,19 +421,19 @@ class TestDying:
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("at", range(len(MADE)), ids=lambda at: f"{at}-{MADE[at]}")
-    @pytest.mark.parametrize("how", list(HOW.values()), ids=list(HOW))
-    def test_anywhere_the_next_try_ends_in_the_same(
+    @pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
+    def test_anywhere_the_next_try_completes_it(
         self,
         fleet: Fleet,
         plan: DeploymentPlan,
         calls: Calls,
         at: int,
         after: bool,
-        how: Callable[[], BaseException],
+        end: End,
     ) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
-        with calls.killed(at, after, how):
+        with calls.ended(at, after, end):
             one.take_back(target)
         one.try_number = 2
         if at == len(MADE) - 1 and after:  # it had nothing left to do but to say so
@@ -413,27 +446,27 @@ class TestDying:
 
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("at", range(len(MADE)), ids=lambda at: f"{at}-{MADE[at]}")
-    def test_anywhere_a_later_pass_ends_in_the_same(
+    def test_anywhere_a_later_pass_completes_it(
         self, fleet: Fleet, plan: DeploymentPlan, calls: Calls, at: int, after: bool
     ) -> None:
         """A person failed the task, or its tries were used up."""
         one = Pass(fleet)
         target = found(fleet, plan)
-        with calls.killed(at, after):
+        with calls.ended(at, after):
             one.take_back(target)
         fleet.now += 60
         Pass(fleet).run()
         check_taken_back(fleet, plan)
-        traffic_was_back = at > MADE.index("patch_route") or (after and MADE[at] == "patch_route")
+        traffic_was_back = at > MADE.index(RETURNED) or (after and MADE[at] == RETURNED)
         if traffic_was_back:  # then its own reason, time and evidence stand
             assert summary(plan)["verdict_at"] == target["event"]["at"]
             assert [step["reason"] for step in transitions(plan)[-2:]] == self.undisturbed(target, plan)
         assert Pass(fleet).run() == []
 
-    def test_while_it_waits_the_traffic_is_back_already(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_before_its_next_try_the_traffic_is_back_already(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         target = found(fleet, plan)
-        fleet.of(plan).fail("scale", TemporaryError("no answer"))
+        fleet.fail(plan, "deployments/.*/scale", method="PATCH")
         with pytest.raises(TemporaryError):
             one.take_back(target)
         assert fleet.weights(plan) == {plan.stable: 100, plan.candidate: 0}
@@ -467,11 +500,11 @@ class TestUnfinished:
     """The traffic is back, and the artifacts do not say so."""
 
     def unfinished(self, fleet: Fleet, plan: DeploymentPlan, word: str | None) -> None:
-        undo(fleet.of(plan), plan, "")
+        undo(fleet.of(plan).client, plan, "")
         fleet.of(plan).annotate(routes.FINAL_VERDICT, word)
 
     @pytest.mark.parametrize("word", [*WORDS, None], ids=range(len(WORDS) + 1))
-    def test_is_finished_whatever_somebody_wrote_on_the_route(
+    def test_is_finished_even_if_the_route_was_garbled(
         self, fleet: Fleet, plan: DeploymentPlan, word: str | None
     ) -> None:
         self.unfinished(fleet, plan, word)
@@ -486,7 +519,7 @@ class TestUnfinished:
         verdict_at = summary(plan)["verdict_at"]
         assert "2026-11-23T06:00:00+00:00" <= verdict_at <= "2026-11-23T07:00:00+00:00"  # since the verification
 
-    def test_is_no_reason_to_hold_others(self, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    def test_does_not_count_towards_the_limit(self, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
         """The store was away for a while: what is back already breaks nothing any more."""
         plans = [planned(name) for name in ("a", "b", "c", "d")]
         for plan in plans:
@@ -506,7 +539,7 @@ class TestUnfinished:
 
 
 class TestCleared:
-    def test_the_way_back_that_is_cleared_does_nothing_more(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_a_rollback_that_is_cleared_does_nothing_more(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         one = Pass(fleet)
         (target,) = one.check()
         one.take_back(target)
@@ -516,7 +549,7 @@ class TestCleared:
         assert (fleet.state(), (summary(plan), transitions(plan))) == (state, texts)
 
     @pytest.mark.parametrize("task", ["rollback", "finalize"])
-    def test_the_deployments_own_way_back_finds_all_done(
+    def test_the_deployments_own_rollback_finds_all_done(
         self, fleet: Fleet, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, task: str
     ) -> None:
         Pass(fleet).run()
@@ -530,7 +563,7 @@ class TestCleared:
                 execute(run, task, fleet.of(plan), monkeypatch)
         assert fleet.state() == before
 
-    def test_the_deployments_audit_that_forgets_it_is_put_right_by_the_next_pass(
+    def test_an_audit_that_overwrites_the_record_is_corrected_by_the_next_pass(
         self, fleet: Fleet, plan: DeploymentPlan
     ) -> None:
         Pass(fleet).run()
@@ -556,7 +589,7 @@ class TestALaterDeployment:
         cluster = fleet.of(plan)
         later = newer(plan).model_copy(update={"stable": plan.stable})
         _, claim = routes.claim(cluster.now, later.claim())
-        cluster.patch_route(cluster.now, claim)
+        cluster.write(claim)
         assert cluster.weights() == {later.stable: 100, later.candidate: 0}
 
     def test_that_was_planned_before_is_refused_the_route(self, fleet: Fleet, plan: DeploymentPlan) -> None:
@@ -566,6 +599,6 @@ class TestALaterDeployment:
         with pytest.raises(FencedError, match="served by payments now"):
             routes.claim(fleet.of(plan).now, later.claim())
 
-    def test_is_what_the_artifacts_speak_of_from_then_on(self, fleet: Fleet, plan: DeploymentPlan) -> None:
+    def test_may_follow_since_no_promoted_version_is_left(self, fleet: Fleet, plan: DeploymentPlan) -> None:
         Pass(fleet).run()
         assert promoted_deployment("payments", plan.deployment_id) is None

@@ -1,4 +1,4 @@
-"""The scheduled DAG: it looks at every service by itself, takes back a few, holds where many breach, and says so."""
+"""The scheduled DAG: it looks at every service by itself, takes back a few, holds if many breach, and says so."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.clients.artifacts import Artifacts
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import connect
 from airflow_deploy.domain.analysis.evidence import replay
 from airflow_deploy.domain.errors import HarmError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
@@ -29,10 +31,11 @@ from airflow_deploy.operators.verification import ReportOperator
 from airflow_deploy.rollout.history import promoted_deployments
 from airflow_deploy.tasks.base import ROLLBACK_RETRIES
 from tests.airflow.factory.test_deployment import DAGS, serialised
-from tests.airflow.rollout.test_rollback import claimed_by_the_next
 from tests.support.dag_runs import play
-from tests.support.fake_fleet import AGE, DAG_ID, Fleet, Pass, folder, planned, summary, transitions, verified
+from tests.support.fleet import AGE, folder, planned, summary, transitions, verified
 from tests.support.judgement import GOOD_BASELINE, START
+from tests.support.other_writers import claimed_by_the_next
+from tests.support.verification_pass import DAG_ID, Fleet, Pass
 
 Make = Callable[..., Fleet]
 SERVICES = ("accounts", "orders", "payments", "search")
@@ -57,7 +60,7 @@ def four(**spec: Any) -> list[DeploymentPlan]:
 
 
 class TestAPass:
-    def test_where_all_holds_changes_nothing(self, fleet: Make) -> None:
+    def test_changes_nothing_if_every_service_is_healthy(self, fleet: Make) -> None:
         plans = four()
         made = fleet(*plans)
         before = made.state(), [(summary(plan), transitions(plan)) for plan in plans]
@@ -89,7 +92,7 @@ class TestAPass:
         assert (head.difference, look.difference, look.verdict) == (None, None, event["verdict"])
         assert datetime.fromisoformat(event["at"]) == datetime.fromtimestamp(START, UTC)
 
-    def test_leaves_its_word_on_the_route(self, fleet: Make) -> None:
+    def test_records_its_verdict_on_the_route(self, fleet: Make) -> None:
         plan = planned()
         made = fleet(plan, bad=["payments"])
         one = Pass(made)
@@ -126,7 +129,7 @@ class TestAPass:
 
 class TestHolding:
     @pytest.mark.parametrize("limit", [0, 1, 3])
-    def test_where_more_breach_than_permitted_nothing_is_taken_back_and_all_are_named(
+    def test_if_more_breach_than_permitted_nothing_is_taken_back_and_all_are_named(
         self, fleet: Make, limit: int
     ) -> None:
         plans = four()
@@ -177,8 +180,8 @@ class TestLeftAlone:
         made = fleet(plan, bad=["payments"])
         cluster = made.of(plan)
         later = claimed_by_the_next(cluster, 100)
-        cluster.patch_route(cluster.now, routes.promote(cluster.now, later.claim(cluster.claim)))
-        cluster.patch_route(cluster.now, routes.confirm(cluster.now, later.claim(cluster.claim)))
+        cluster.write(routes.promote(cluster.now, later.claim(cluster.claim)))
+        cluster.write(routes.confirm(cluster.now, later.claim(cluster.claim)))
         assert Pass(made).run() == []
 
     @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ class TestLeftAlone:
 
 
 def shared_by_hand(made: Fleet, plan: DeploymentPlan) -> None:
-    made.of(plan).body["spec"]["rules"][0]["backendRefs"][0]["weight"] = 1
+    made.of(plan).edit(lambda body: body["spec"]["rules"][0]["backendRefs"][0].update(weight=1))
 
 
 def unseen(made: Fleet, plan: DeploymentPlan) -> None:
@@ -206,15 +209,15 @@ def stale(made: Fleet, plan: DeploymentPlan) -> None:
 
 
 def no_cluster(made: Fleet, plan: DeploymentPlan) -> None:
-    made.of(plan).fail("route", TemporaryError("no answer"))
+    made.fail(plan, "httproutes/")
 
 
 def forbidden(made: Fleet, plan: DeploymentPlan) -> None:
-    made.of(plan).fail("route", RefusedError("403"))
+    made.fail(plan, "httproutes/", 403)
 
 
 def unforeseen(made: Fleet, plan: DeploymentPlan) -> None:
-    made.of(plan).fail("route", ZeroDivisionError("nobody thought of it"))
+    made.fail(plan, "httproutes/", exception=ZeroDivisionError("unexpected"))
 
 
 def garbled_baseline(made: Fleet, plan: DeploymentPlan) -> None:
@@ -234,7 +237,7 @@ def no_url(made: Fleet, plan: DeploymentPlan) -> None:
 BLIND = (shared_by_hand, unseen, stale, no_cluster, forbidden, unforeseen, garbled_baseline, no_connection, no_url)
 
 
-class TestBlind:
+class TestBlindness:
     """``payments`` is bad and cannot be seen; ``orders`` is bad and can."""
 
     @pytest.fixture
@@ -263,15 +266,15 @@ class TestBlind:
         blinded(made, plan)
         assert Pass(made).run() == []
 
-    def test_a_cluster_that_answers_nobody_is_no_fleet_of_breaches(self, fleet: Make) -> None:
+    def test_a_cluster_that_does_not_answer_is_no_breach_of_all_services(self, fleet: Make) -> None:
         plans = four()
         made = fleet(*plans, bad=SERVICES)
         for plan in plans:
-            made.of(plan).fail("route", TemporaryError("no answer"))
+            made.fail(plan, "httproutes/")
         assert Pass(made, limit=0).run() == []
 
 
-class TestSaying:
+class TestLog:
     def lines(self, made: Fleet, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """What the pass logs of each service."""
         said: list[str] = []
@@ -281,7 +284,7 @@ class TestSaying:
         Pass(made).check()
         return said
 
-    def test_each_service_has_one_line_whatever_was_written_on_its_route(
+    def test_each_service_has_one_line_even_if_its_route_was_garbled(
         self, fleet: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plans = four()
@@ -305,13 +308,12 @@ class TestThreads:
     ) -> None:
         made = fleet(*four())
         asked: list[tuple[str, threading.Thread]] = []
-        connect = made._connect
 
-        def counted(connection: str) -> Fleet:
+        def counted(connection: str) -> KubernetesClient:
             asked.append((connection, threading.current_thread()))
             return connect(connection)
 
-        monkeypatch.setattr(verification, "Cluster", counted)
+        monkeypatch.setattr(verification, "connect", counted)
         Pass(made).check()
         assert asked == [("kubernetes_default", threading.current_thread())]
 
@@ -331,7 +333,7 @@ class TestReport:
         ti = RuntimeTaskInstance.model_construct(**known)
         ReportOperator(task_id="report", rolled_back="roll_back").execute(cast("Context", {"ti": ti}))
 
-    def test_is_a_good_end_where_nothing_was_taken_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_a_good_end_if_nothing_was_taken_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.report(monkeypatch, None)
 
     @pytest.mark.parametrize("returned", [["payments: back"], ["orders: back", "payments: back"]])
@@ -352,7 +354,7 @@ def again(dag: DAG) -> Any:
 
 
 class TestTheDag:
-    def test_is_found_where_airflow_looks(self) -> None:
+    def test_is_found_by_airflow(self) -> None:
         bag = DagBag(DAGS / "verification.py", bundle_path=DAGS, bundle_name="tests")
         assert bag.import_errors == {}
         assert set(bag.dags) == {DAG_ID}
@@ -384,7 +386,7 @@ class TestTheDag:
     def test_two_serialisations_are_equal(self, dag: DAG) -> None:
         assert serialised(dag) == serialised(dag) == serialised(verification_dag())
 
-    def test_the_way_back_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG) -> None:
+    def test_a_rollback_is_tried_for_longer_than_an_api_server_restarts(self, dag: DAG) -> None:
         """It is mapped: what its operator sets in its constructor comes too late, and is written over."""
         mapped: Any = dag.get_task("roll_back")
         for task in (mapped, again(dag).get_task("roll_back")):
@@ -399,7 +401,7 @@ class TestTheDag:
         task = again(dag).get_task(task_id)
         assert (task.retries, task.retry_delay) == (8, timedelta(seconds=2))
 
-    def test_each_way_back_bears_its_services_name(self, dag: DAG) -> None:
+    def test_each_rollback_bears_its_services_name(self, dag: DAG) -> None:
         mapped: Any = dag.get_task("roll_back")
         made = mapped.unmap({"target": {"service": "payments"}})
         template = dag.get_template_env().from_string(mapped.partial_kwargs["map_index_template"])
@@ -415,7 +417,7 @@ class TestTheDag:
         assert made.target == target
 
 
-class TestWhatARunComesTo:
+class TestStateOfTheRun:
     def test_nothing_to_take_back_is_a_success(self, dag: DAG) -> None:
         assert dag.get_task("report").trigger_rule == TriggerRule.NONE_FAILED
         ends = {"check": "success", "roll_back": "skipped", "report": "success", "cleanup": "success"}
@@ -428,14 +430,14 @@ class TestWhatARunComesTo:
         assert play(dag, mapped={"check": 1})["report"] == "success"  # it runs, and decides
 
     @pytest.mark.parametrize("failing", ["check", "roll_back"])
-    def test_whatever_fails_fails_it(self, dag: DAG, failing: str) -> None:
+    def test_a_task_that_fails_fails_the_run(self, dag: DAG, failing: str) -> None:
         assert play(dag, fail=[failing], mapped={"check": 1})["report"] == "upstream_failed"
 
     @pytest.mark.parametrize("failing", ["check", "roll_back", "report"])
-    def test_whatever_fails_it_tidies_up(self, dag: DAG, failing: str) -> None:
+    def test_cleanup_runs_after_any_failure(self, dag: DAG, failing: str) -> None:
         assert play(dag, fail=[failing], mapped={"check": 1})["cleanup"] == "success"
 
-    def test_where_it_cannot_tidy_up_it_has_verified_all_the_same(self, dag: DAG) -> None:
+    def test_a_cleanup_that_fails_undoes_no_verification(self, dag: DAG) -> None:
         ends = {"check": "success", "roll_back": "success", "report": "success", "cleanup": "failed"}
         assert play(dag, fail=["cleanup"], mapped={"check": 1}).tasks == ends
 

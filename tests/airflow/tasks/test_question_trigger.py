@@ -15,21 +15,25 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import hitl as private
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from airflow_deploy.clients.kubernetes.cluster import Cluster
-from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.clients.kubernetes.client import KubernetesClient
+from airflow_deploy.clients.kubernetes.connection import RETRIES
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.tasks import question_trigger as questions
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 from airflow_deploy.tasks.triggers import LOOK_INTERVAL
-from tests.airflow.tasks.test_triggers import ended
 from tests.support.builders import make_plan
-from tests.support.fake_cluster import FakeCluster
-from tests.support.fake_world import Clock
+from tests.support.cluster import lead_to
+from tests.support.events import ended
 from tests.support.judgement import START
+from tests.support.service_cluster import ServiceCluster
+from tests.support.world import Clock
 
 QUESTION = uuid4()
 PLAN = make_plan()
 TIMEOUT = 600.0
+TRIES = 1 + int(RETRIES.total or 0)
+"""How often a task's request is sent."""
 
 
 @dataclass
@@ -88,14 +92,14 @@ def asked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    cluster = FakeCluster.at_share(PLAN, 5)
-    monkeypatch.setattr(questions, "Cluster", lambda _: cluster)
+def cluster(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> ServiceCluster:
+    cluster = ServiceCluster.at_share(PLAN, 5)
+    lead_to(cluster.api, monkeypatch)
     return cluster
 
 
 @pytest.fixture
-def trigger(cluster: FakeCluster) -> QuestionTrigger:
+def trigger(cluster: ServiceCluster) -> QuestionTrigger:
     return QuestionTrigger(str(QUESTION), START + TIMEOUT, PLAN.dump(), cluster.claim)
 
 
@@ -112,26 +116,28 @@ class TestSilence:
         assert ended(trigger)["closed"]["said"] == "silence"
         assert clock.now == START + 10 * TIMEOUT
 
-    def test_counts_also_where_the_cluster_does_not_answer(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster
+    def test_counts_also_if_the_cluster_does_not_answer(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
     ) -> None:
-        cluster.fail("route", *[TemporaryError("away"), RefusedError("403"), KeyError("x")] * 300)
+        cluster.api.fail("/httproutes/", 503, times=100 * TRIES)
+        cluster.api.fail("/httproutes/", 403, times=100)
+        cluster.api.fail("/httproutes/", exception=KeyError("x"), times=None)
         assert ended(trigger)["closed"]["said"] == "silence"
 
-    def test_counts_also_where_there_is_no_cluster(
+    def test_counts_also_if_there_is_no_cluster(
         self, trigger: QuestionTrigger, asked: Asked, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(_: str) -> Cluster:
+        def fail(_: str) -> KubernetesClient:
             raise RefusedError("no such connection")
 
-        monkeypatch.setattr(questions, "Cluster", fail)
+        monkeypatch.setattr(questions, "connect", fail)
         assert ended(trigger)["closed"]["said"] == "silence"
 
 
 class TestRoute:
     @pytest.mark.parametrize("phase", [routes.BRAKED, routes.PROMOTED, routes.SETTLED, routes.ABANDONED])
-    def test_that_is_decided_withdraws_the_question(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster, phase: str
+    def test_that_left_its_canary_phase_withdraws_the_question(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, phase: str
     ) -> None:
         cluster.annotate(routes.PHASE, phase)
         closed = ended(trigger)["closed"]
@@ -139,34 +145,36 @@ class TestRoute:
         assert closed["why"] == f"route {cluster.now.name} is {phase}"
 
     def test_that_has_another_owner_withdraws_the_question(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
     ) -> None:
         cluster.annotate(routes.OWNER, "DEP-other/9")
         closed = ended(trigger)["closed"]
         assert (closed["said"], closed["why"]) == ("withdrawn", f"route {cluster.now.name} is owned by DEP-other/9")
 
-    def test_of_a_brake_tells_why(self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster) -> None:
+    def test_that_was_rolled_back_withdraws_the_question_with_its_verdict(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
+    ) -> None:
         word = {"verdict": "BREACHED", "reason": "error_rate: worse than the stable"}
         cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, json.dumps(word))
         assert ended(trigger)["closed"]["why"].endswith("is braked: BREACHED: error_rate: worse than the stable")
 
     @pytest.mark.parametrize("word", ["", "garbled", "[]", "[" * 50_000, '{"verdict": 1}'])
-    def test_whose_word_somebody_wrote_over_withdraws_it_all_the_same(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster, word: str
+    def test_whose_verdict_was_overwritten_withdraws_the_question_all_the_same(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, word: str
     ) -> None:
         cluster.annotate(routes.PHASE, routes.BRAKED).annotate(routes.FINAL_VERDICT, word)
         assert ended(trigger)["closed"]["why"].endswith("is braked")
 
-    def test_is_looked_at_all_the_while(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster, clock: Clock
+    def test_is_read_again_after_errors(
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, clock: Clock
     ) -> None:
-        cluster.fail("route", *[TemporaryError("away")] * 30)
+        cluster.api.fail("/httproutes/", 503, times=30 * TRIES)
         cluster.annotate(routes.PHASE, routes.BRAKED)
         assert ended(trigger)["closed"]["said"] == "withdrawn"
         assert clock.now - START == pytest.approx(30 * LOOK_INTERVAL)
 
-    def test_is_not_looked_at_before_there_is_a_claim(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(questions, "Cluster", None)
+    def test_is_not_read_before_there_is_a_claim(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(questions, "connect", None)
         trigger = QuestionTrigger(str(QUESTION), START + TIMEOUT, PLAN.dump(), None)
         assert ended(trigger)["closed"]["said"] == "silence"
 
@@ -185,7 +193,7 @@ class TestAnswers:
         assert (asked.answers, clock.now) == ([], START)
 
     def test_one_in_the_moment_of_a_breach_or_of_the_deadline_is_not_written_over(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cluster.annotate(routes.PHASE, routes.BRAKED)
         write = asked.write
@@ -201,7 +209,7 @@ class TestAnswers:
 
 class TestRestart:
     def test_a_question_that_was_closed_here_already_ends_the_same(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
     ) -> None:
         """The triggerer died between the closing and the event, or two of them closed at once."""
         cluster.annotate(routes.PHASE, routes.BRAKED)
@@ -213,7 +221,7 @@ class TestRestart:
         assert asked.answers == [["Reject"]]
 
     def test_airflow_that_is_away_is_asked_again(
-        self, trigger: QuestionTrigger, asked: Asked, cluster: FakeCluster
+        self, trigger: QuestionTrigger, asked: Asked, cluster: ServiceCluster
     ) -> None:
         cluster.annotate(routes.PHASE, routes.BRAKED)
         asked.faults = [OSError("away"), RuntimeError("again"), OSError("and again")]

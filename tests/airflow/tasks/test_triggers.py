@@ -1,4 +1,4 @@
-"""The triggers end with one word, brake before they say it, and survive what nobody foresaw."""
+"""The triggers end with one verdict, roll back before they report it, and survive unexpected errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +18,9 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.pods import Readiness
+from airflow_deploy.clients.kubernetes.connection import RETRIES
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
-from airflow_deploy.domain.errors import RefusedError, TemporaryError
+from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.names import digest
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Role
@@ -37,26 +36,17 @@ from airflow_deploy.tasks.triggers import (
     ReadyTrigger,
     in_thread,
 )
-from tests.airflow.analysis.test_loop import HARMFUL, HEALTHY, MAX_BAKE, planned
-from tests.airflow.rollout.test_rollback import with_a_rule_for_the_candidate_alone
 from tests.support.airflow_home import isolate
-from tests.support.fake_world import Stage, World, records
+from tests.support.events import ended
 from tests.support.judgement import START
-
-
-def ended(trigger: triggers.OneEventTrigger) -> dict[str, Any]:
-    """Run a trigger to its one event, as the triggerer does."""
-
-    async def run() -> list[Any]:
-        return [event.payload async for event in trigger.run()]
-
-    (event,) = asyncio.run(run())
-    found: dict[str, Any] = json.loads(json.dumps(event))
-    return found
+from tests.support.kubernetes_api import CRASH_LOOP
+from tests.support.loops import HARMFUL, HEALTHY, MAX_BAKE, planned
+from tests.support.other_writers import with_a_rule_for_the_candidate_alone
+from tests.support.world import Stage, World, records
 
 
 class TestHarm:
-    def test_the_watch_brakes_and_then_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_watch_rolls_back_and_then_reports_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         event = ended(world.trigger("watch"))
         assert event["verdict"] == "BREACHED"
@@ -81,14 +71,14 @@ class TestHarm:
         ended(world.trigger("watch"))
         assert phases == [routes.BRAKED]
 
-    def test_the_gate_brakes_where_the_watch_did_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_gate_rolls_back_if_the_watch_did_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         event = ended(world.trigger("gate", 50))
         assert (event["verdict"], world.cluster.now.phase) == ("BREACHED", routes.BRAKED)
         watch = ended(world.trigger("watch"))
         assert (watch["verdict"], watch["reason"]) == ("BREACHED", event["reason"])
 
-    def test_a_brake_that_cannot_be_done_here_is_said_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_harm_is_reported_even_if_it_cannot_be_rolled_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         with_a_rule_for_the_candidate_alone(world.cluster)
         event = ended(world.trigger("watch"))
@@ -99,7 +89,7 @@ class TestHarm:
         """Others' triggers may have taken all of them, and hang."""
         world = World(monkeypatch, planned(), HARMFUL)
         braked, waited = threading.Event(), []
-        begin, patch = AnalysisTrigger._begin, world.cluster.patch_route
+        begin = AnalysisTrigger._begin
 
         async def then_all_are_taken(trigger: AnalysisTrigger) -> AnalysisLoop:
             looks = await begin(trigger)
@@ -108,18 +98,16 @@ class TestHarm:
             taken.submit(lambda: waited.append(braked.wait(30)))
             return looks
 
-        def noted(*arguments: Any) -> Any:
-            braked.set()
-            return patch(*arguments)
-
         monkeypatch.setattr(AnalysisTrigger, "_begin", then_all_are_taken)
-        monkeypatch.setattr(world.cluster, "patch_route", noted)
+        world.cluster.api.before("/httproutes/", braked.set, method="PATCH")
         assert ended(world.trigger("watch"))["restored_at"] is not None
         assert waited == [True]
 
     def test_a_cluster_that_answers_late_costs_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("patch_route", TemporaryError("429"), RefusedError("403"), TemporaryError("reset"))
+        for status in (429, 403):
+            world.cluster.api.fail("/httproutes/", status, method="PATCH")
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=ConnectionResetError)
         event = ended(world.trigger("watch"))
         assert event["restored_at"] is not None
         assert world.cluster.now.phase == routes.BRAKED
@@ -136,9 +124,7 @@ class TestHarm:
         assert world.cluster.writes == writes
 
     @pytest.mark.parametrize("word", ["", "garbled", "{}"])
-    def test_a_second_loop_that_finds_no_word_says_that_it_is_over(
-        self, monkeypatch: pytest.MonkeyPatch, word: str
-    ) -> None:
+    def test_a_second_loop_that_finds_no_verdict_is_closed(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         ended(world.trigger("watch"))
         world.cluster.annotate(routes.FINAL_VERDICT, word)
@@ -146,13 +132,13 @@ class TestHarm:
         assert (event["verdict"], event["numbers"]) == ("CLOSED", {"phase": routes.BRAKED})
 
     @pytest.mark.parametrize("role", ["watch", "verify"])
-    def test_blindness_is_braked_where_the_spec_says_so(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    def test_blindness_is_rolled_back_if_the_spec_says_so(self, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
         world = World(monkeypatch, planned("rollback"), Stage(0, 100), promoted=role == "verify")
         world.observer.away = [(0, 1e9)]
         event = ended(world.trigger(role))
         assert (event["verdict"], world.cluster.now.phase) == ("BLIND", routes.BRAKED)
 
-    def test_a_verification_that_cannot_decide_takes_the_traffic_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_verification_that_cannot_decide_rolls_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), Stage(0, 100), promoted=True)
         world.observer.gauge_at = lambda _: None
         event = ended(world.trigger("verify"))
@@ -238,10 +224,10 @@ class TestEvidence:
         assert (event["verdict"], event["evidence_sha256"]) == ("BREACHED", None)
 
 
-class TestWhatNobodyForesaw:
+class TestUnexpectedErrors:
     @pytest.mark.parametrize("role", ["watch", "verify"])
     @pytest.mark.parametrize("error", [KeyError("le"), ValueError("odd"), AttributeError("None"), RecursionError()])
-    def test_looks_that_keep_failing_take_the_traffic_back(
+    def test_in_each_look_end_in_a_rollback(
         self, monkeypatch: pytest.MonkeyPatch, role: Role, error: Exception
     ) -> None:
         world = World(monkeypatch, planned("hold"), Stage(0, 100), promoted=role == "verify")
@@ -251,41 +237,39 @@ class TestWhatNobodyForesaw:
         assert MAX_FAILING_SECONDS <= world.clock.now - START <= MAX_FAILING_SECONDS + 5
         assert world.cluster.now.phase == routes.BRAKED
 
-    def test_a_gate_that_keeps_failing_ends_blind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_each_look_of_a_gate_end_blind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned("hold"), HEALTHY)
         self.break_from(monkeypatch, world, 0, 1e9, KeyError("le"))
         assert ended(world.trigger("gate", 50))["verdict"] == "BLIND"
         assert world.cluster.now.phase == routes.CANARY  # the rollback follows
 
-    def test_a_moment_of_it_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_for_a_moment_change_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         self.break_from(monkeypatch, world, 10, 10 + MAX_FAILING_SECONDS - 5, KeyError("le"))
         assert ended(world.trigger("gate", 50))["verdict"] == "HEALTHY"
 
-    def test_moments_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_every_second_look_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HEALTHY)
         world.observer.gauge_at = lambda _: None
         self.break_from(monkeypatch, world, 0, 1e9, KeyError("le"), every=2)
         assert ended(world.trigger("gate", 50))["verdict"] == "UNDECIDED"
 
-    def test_harm_is_braked_after_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_before_harm_do_not_hide_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         self.break_from(monkeypatch, world, 0, 40, KeyError("le"))
         assert ended(world.trigger("watch"))["verdict"] == "BREACHED"
         assert world.cluster.now.phase == routes.BRAKED
 
-    def test_a_brake_that_fails_once_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The verdict has fallen: whatever went wrong with the answer, harm goes on until the traffic is back."""
+    def test_in_a_rollback_are_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the verdict, harm goes on until the traffic is back."""
         world = World(monkeypatch, planned(), HARMFUL)
-        world.cluster.fail("patch_route", KeyError("metadata"))
+        world.cluster.api.fail("/httproutes/", method="PATCH", exception=KeyError("metadata"))
         event = ended(world.trigger("watch"))
         assert event["verdict"] == "BREACHED"
         assert world.cluster.now.phase == routes.BRAKED
 
     @pytest.mark.parametrize("error", [OSError("no API server"), RuntimeError("not ready"), RefusedError("403")])
-    def test_a_triggerer_that_is_ahead_of_its_surroundings_waits(
-        self, monkeypatch: pytest.MonkeyPatch, error: Exception
-    ) -> None:
+    def test_while_connecting_are_tried_again(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         errors = [error] * 3
 
@@ -297,7 +281,7 @@ class TestWhatNobodyForesaw:
         monkeypatch.setattr(Observer, "connect", connect)
         assert ended(world.trigger("watch"))["verdict"] == "BREACHED"
 
-    def test_what_can_never_begin_fails_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_while_connecting_that_persist_fail_the_trigger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
 
         def connect(_: Any) -> Any:
@@ -455,7 +439,7 @@ class TestSerialisation:
         assert type(again) is AnalysisTrigger
         assert again.serialize() == trigger.serialize()
 
-    def test_and_it_says_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_restarted_trigger_reaches_the_same_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = World(monkeypatch, planned(), HARMFUL)
         trigger = self.again(world.trigger("watch"))
         assert ended(trigger)["verdict"] == "BREACHED"
@@ -467,33 +451,46 @@ class TestSerialisation:
 
 
 class TestReadiness:
-    def world(self, monkeypatch: pytest.MonkeyPatch, *answers: Readiness) -> World:
+    def world(self, monkeypatch: pytest.MonkeyPatch, *ready: int) -> World:
+        """Let so many pods be ready at each look, one after the other; at the end, all of them."""
         world = World(monkeypatch, planned(), HEALTHY)
-        world.cluster.readiness_answers = list(answers)
+        seen = iter(ready)
+
+        def go_on() -> None:
+            world.cluster.workloads.let(world.plan.candidate, ready=next(seen, None))
+
+        world.cluster.api.before("/deployments/", go_on, method="GET", times=None)
         return world
 
     def ended(self, world: World, seconds: float = 360) -> dict[str, Any]:
         return ended(ReadyTrigger(world.plan.dump(), START + seconds))
 
     def test_waits_for_all_pods(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        world = self.world(monkeypatch, Readiness(0, 2, None), Readiness(1, 2, None), Readiness(2, 2, None))
+        world = self.world(monkeypatch, 0, 1, 2)
         assert self.ended(world) == {"ready": 2, "wanted": 2, "failed": None}
         assert world.clock.now == START + 2 * LOOK_INTERVAL
 
-    def test_ends_where_they_never_will_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        world = self.world(monkeypatch, Readiness(0, 2, "ImagePullBackOff"))
-        assert self.ended(world)["failed"] == "ImagePullBackOff"
+    def test_ends_at_once_if_a_pod_never_will_be_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(monkeypatch, planned(), HEALTHY)
+        world.cluster.workloads.let(world.plan.candidate, **CRASH_LOOP)
+        assert "CrashLoopBackOff" in self.ended(world)["failed"]
+        assert world.clock.now == START
 
-    def test_asks_again_where_the_cluster_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        world = self.world(monkeypatch, Readiness(2, 2, None))
-        world.cluster.fail("readiness", *[TemporaryError("no answer")] * 5)
+    def test_asks_again_if_the_cluster_does_not_answer(
+        self, monkeypatch: pytest.MonkeyPatch, slept: list[float]
+    ) -> None:
+        world = self.world(monkeypatch)
+        assert isinstance(RETRIES.total, int)
+        world.cluster.api.fail("/deployments/", method="GET", times=5 * (1 + RETRIES.total))
         assert self.ended(world)["failed"] is None
+        assert world.clock.now == START + 5 * LOOK_INTERVAL
 
-    @pytest.mark.parametrize("seen", [Readiness(1, 2, None), Readiness(0, 0, None)], ids=["one of two", "scaled to 0"])
-    def test_gives_up_at_its_deadline(self, monkeypatch: pytest.MonkeyPatch, seen: Readiness) -> None:
-        world = self.world(monkeypatch, *[seen] * 100)
-        event = self.ended(world, 30)
-        assert event == asdict(replace(seen, failed=f"{seen.ready} of {seen.wanted} pods were ready in time"))
+    @pytest.mark.parametrize(("ready", "wanted"), [(1, 2), (0, 0)], ids=["one of two", "scaled to 0"])
+    def test_gives_up_at_its_deadline(self, monkeypatch: pytest.MonkeyPatch, ready: int, wanted: int) -> None:
+        world = self.world(monkeypatch, *[ready] * 100)
+        world.cluster.replicas[world.plan.candidate] = wanted
+        failed = f"{ready} of {wanted} pods were ready in time"
+        assert self.ended(world, 30) == {"ready": ready, "wanted": wanted, "failed": failed}
         assert world.clock.now == START + 30
 
     def test_a_restart_after_the_deadline_ends_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ class Api:
         return METHODS[key](self, target, request)
 
     def _discovered(self, path: str) -> Object | str | None:
+        if path.count("/") > 2:
+            return None
         groups = {key: [*kinds] for key, kinds in groupby(sorted(self._kinds, key=_place), key=_place)}
         if path in ("livez", "readyz", "healthz"):
             return "ok"
@@ -58,7 +60,7 @@ class Api:
         return None
 
     def _get(self, target: Target, request: Request) -> Answer:
-        body = self._store.get(target.kind, target.namespace, target.name or "")
+        body = self._store.kept(target.kind, target.namespace, target.name or "")
         if body is None:
             raise not_found(target.kind, target.name or "")
         read, _ = VIEWS[target.subresource]
@@ -70,7 +72,7 @@ class Api:
         if query.get("watch") in TRUE:
             seconds = float(query["timeoutSeconds"]) if query.get("timeoutSeconds") else None
             return Answer(200, Watch(self._store, target, selects, query.get("resourceVersion", ""), seconds))
-        items = [body for body in self._store.all(kind, target.namespace) if selects(body)]
+        items = [body for body in self._store.all_kept(kind, target.namespace) if selects(body)]
         if not kind.custom:
             # A list of a built-in kind says once what its items are.
             items = [{key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in items]
@@ -95,7 +97,7 @@ class Api:
         if not request.query.get("fieldManager"):
             raise invalid(PATCH_OPTIONS, "", [("fieldManager", "Required value: is required for apply patch")])
         given = checked(target, request.body)
-        there = self._store.get(target.kind, target.namespace, target.name or "")
+        there = self._store.kept(target.kind, target.namespace, target.name or "")
         force = request.query.get("force") in TRUE
         return Answer(200 if there else 201, self._writes(request).apply(target, given, force=force))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonpatch
 from jsonpointer import JsonPointerException
 
+from tests.support.kubernetes_api.copies import copied
 from tests.support.kubernetes_api.kinds import Kind, Object
 from tests.support.kubernetes_api.status import Refusal, bad_request, patch_refused
 from tests.support.kubernetes_api.trees import harvest, merge, plant, without_nulls
@@ -55,7 +55,7 @@ def patched(kind: Kind, body: Object, content_type: str, patch: Any) -> Object:
         raise Refusal(415, "UnsupportedMediaType", why)
     if content_type != JSON and not isinstance(patch, dict):
         raise bad_request("error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}")
-    result = APPLIED[content_type](copy.deepcopy(body), copy.deepcopy(patch))
+    result = APPLIED[content_type](copied(body), copied(patch))
     if not isinstance(result, dict) or not isinstance(result.get("metadata"), dict):
         raise bad_request("the patch leaves no object")
     return result

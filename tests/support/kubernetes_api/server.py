@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 import uuid
@@ -13,6 +12,7 @@ from typing import Any
 from kubernetes import client
 
 from tests.support.kubernetes_api.api import Api
+from tests.support.kubernetes_api.copies import copied
 from tests.support.kubernetes_api.journal import Callback, Fault, Request
 from tests.support.kubernetes_api.kinds import Kind, Kinds, Object, Target
 from tests.support.kubernetes_api.status import Refusal
@@ -167,7 +167,7 @@ class KubernetesApi:
         """
         made: Object = {}
         for item in objects:
-            made = self._add(copy.deepcopy(dict(item)), manager)
+            made = self._add(copied(dict(item)), manager)
         return made
 
     def _add(self, body: Object, manager: str) -> Object:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Condition, RLock
 
+from tests.support.kubernetes_api.copies import copied
 from tests.support.kubernetes_api.kinds import Kind, Object
 
 Key = tuple[str, str | None, str]
@@ -45,14 +45,23 @@ class Store:
         return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        return copied(self.kept(kind, namespace, name))
+
+    def kept(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """Return the object itself, for answers: it must not be altered. A write replaces it."""
         with self.lock:
-            return copy.deepcopy(self._objects.get((kind.resource, namespace, name)))
+            return self._objects.get((kind.resource, namespace, name))
 
     def all(self, kind: Kind, namespace: str | None = None) -> Iterator[Object]:
         """Yield copies in the order of etcd's keys."""
         with self.lock:
+            yield from [copied(body) for body in self.all_kept(kind, namespace)]
+
+    def all_kept(self, kind: Kind, namespace: str | None = None) -> list[Object]:
+        """Return the objects themselves in the order of etcd's keys; they must not be altered."""
+        with self.lock:
             keys = sorted(key for key in self._objects if key[0] == kind.resource and namespace in (None, key[1]))
-            yield from [copy.deepcopy(self._objects[key]) for key in keys]
+            return [self._objects[key] for key in keys]
 
     def fresh(self, kind: Kind, body: Object) -> Object:
         """Return a new object with what only the server gives; nothing is written."""
@@ -68,7 +77,7 @@ class Store:
             metadata = body["metadata"]
             key = (kind.resource, metadata.get("namespace"), metadata["name"])
             self.revision += 1
-            kept = copy.deepcopy({**body, "metadata": {**metadata, "resourceVersion": str(self.revision)}})
+            kept = copied({**body, "metadata": {**metadata, "resourceVersion": str(self.revision)}})
             old = self._objects.get(key)
             held = old is not None and old["metadata"].get("finalizers")
             goes = held and metadata.get("deletionTimestamp") and not metadata.get("finalizers")
@@ -77,7 +86,7 @@ class Store:
             else:
                 self._objects[key] = kept
             self._tell(Event(self.revision, kind, old, None if goes else kept))
-            return copy.deepcopy(kept)
+            return copied(kept)
 
     def remove(self, kind: Kind, namespace: str | None, name: str) -> None:
         """Let the object be gone, in spite of its finalizers."""

@@ -5,10 +5,11 @@ A node is keyed by ``f:name`` of a map, or by ``k:{"name":"app"}`` of a keyed li
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from tests.support.kubernetes_api.copies import copied
 
 Path = tuple[str, ...]
 Tree = dict[str, Any]
@@ -41,7 +42,7 @@ def plant(value: Any, field: str = "", *, keyed: bool = True) -> Any:
         return {f"f:{key}": plant(item, key, keyed=keyed) for key, item in value.items()}
     if keyed and isinstance(value, list) and value and (keys := [_key(item, field) for item in value]) and all(keys):
         return {str(key): plant(item, keyed=keyed) for key, item in zip(keys, value, strict=True)}
-    return Atom(copy.deepcopy(value))
+    return Atom(copied(value))
 
 
 def _key(item: Any, field: str) -> str | None:
@@ -55,7 +56,7 @@ def _key(item: Any, field: str) -> str | None:
 def harvest(tree: Any) -> Any:
     """Return the value of a tree."""
     if isinstance(tree, Atom):
-        return copy.deepcopy(tree.value)
+        return copied(tree.value)
     if tree and all(key.startswith("k:") for key in tree):
         return [harvest(item) for item in tree.values()]
     return {key[2:]: harvest(item) for key, item in tree.items()}

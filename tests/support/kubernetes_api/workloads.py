@@ -61,27 +61,27 @@ class Workloads:
         """Return the pods of a Deployment."""
         return [pod for pod in self._server.all("Pod") if _owner(pod).get("name", "").rpartition("-")[0] == deployment]
 
-    def sync(self) -> None:
-        """Do all that is to be done."""
+    def sync(self, namespace: str | None = None) -> None:
+        """Do all that is to be done, in one namespace or in all."""
         if self._busy:
             return
         self._busy = True
         try:
             with self._server.store.lock:
-                deployments = self._server.all("Deployment")
+                deployments = self._server.all("Deployment", namespace)
                 alive = {_replica_set(deployment)["uid"] for deployment in deployments}
-                for pod in self._server.all("Pod"):
+                for pod in self._server.all("Pod", namespace):
                     if _owner(pod).get("uid", "").startswith("rs-") and _owner(pod)["uid"] not in alive:
                         self._remove(pod)
                 for deployment in deployments:
                     self._sync_deployment(deployment, self._behaviours.get(_name(deployment), Behaviour()))
-                self._sync_slices()
+                self._sync_slices(namespace)
         finally:
             self._busy = False
 
     def _hear(self, event: Event) -> None:
         if event.kind.name in ("Deployment", "Service", "Pod"):
-            self.sync()
+            self.sync((event.new or event.old or {})["metadata"]["namespace"])
 
     def _sync_deployment(self, deployment: Object, behaviour: Behaviour) -> None:
         if not behaviour.observed:
@@ -95,11 +95,14 @@ class Workloads:
         ready = wanted if behaviour.ready is None else min(behaviour.ready, wanted)
         for number, pod in enumerate(pods):
             containers = deployment["spec"]["template"].get("spec", {}).get("containers", [])
-            self._server.add({**pod, "status": _pod_status(containers, number < ready, behaviour)}, manager="kubelet")
+            pod_status = _pod_status(containers, number < ready, behaviour)
+            if pod.get("status") != pod_status:
+                self._server.add({**pod, "status": pod_status}, manager="kubelet")
         status = _deployment_status(deployment, len(pods), ready, behaviour)
-        self._server.edit(
-            "Deployment", namespace, _name(deployment), lambda body: body.update(status=status), CONTROLLER
-        )
+        if deployment.get("status") != status:
+            self._server.edit(
+                "Deployment", namespace, _name(deployment), lambda body: body.update(status=status), CONTROLLER
+            )
 
     def _pod(self, deployment: Object, owner: Object) -> Object:
         template = deployment["spec"]["template"]
@@ -117,18 +120,20 @@ class Workloads:
             "spec": template.get("spec", {"containers": []}),
         }
 
-    def _sync_slices(self) -> None:
+    def _sync_slices(self, namespace: str | None) -> None:
         wanted: dict[tuple[str, str], Object] = {}
-        for service in self._server.all("Service"):
+        for service in self._server.all("Service", namespace):
             if selector := service["spec"].get("selector"):
                 found = self._slice(service, selector)
                 wanted[found["metadata"]["namespace"], _name(found)] = found
-        for item in self._server.all("EndpointSlice"):
+        for item in self._server.all("EndpointSlice", namespace):
             mine = item["metadata"].get("labels", {}).get(MANAGED_BY) == CONTROLLER
             if mine and (item["metadata"]["namespace"], _name(item)) not in wanted:
                 self._server.remove("EndpointSlice", item["metadata"]["namespace"], _name(item))
-        for item in wanted.values():
-            self._server.add(item, manager=CONTROLLER)
+        for (home, name), item in wanted.items():
+            there = self._server.find("EndpointSlice", home, name)
+            if there is None or any(there.get(key) != item[key] for key in ("endpoints", "ports")):
+                self._server.add(item, manager=CONTROLLER)
 
     def _slice(self, service: Object, selector: dict[str, str]) -> Object:
         namespace, name = service["metadata"]["namespace"], _name(service)

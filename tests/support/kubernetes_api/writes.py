@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tests.support.kubernetes_api import validation
+from tests.support.kubernetes_api.copies import copied
 from tests.support.kubernetes_api.kinds import Kind, Object, Target
 from tests.support.kubernetes_api.managers import Writer, applied, updated
 from tests.support.kubernetes_api.status import (
@@ -71,7 +71,7 @@ class Writes:
         old = self.store.get(kind, target.namespace, name)
         if old is None:
             raise not_found(kind, name)
-        changed = change(copy.deepcopy(old))
+        changed = change(copied(old))
         times = {key: changed["metadata"][key] for key in TIMES if key in changed["metadata"]}
         new = _identified(kind, old, changed)
         new["metadata"] |= times
@@ -92,7 +92,7 @@ class Writes:
             raise not_found(kind, name)
         read, write = VIEWS[target.subresource]
         view = read(old)
-        changed = change(copy.deepcopy(view))
+        changed = change(copied(view))
         _check_fence(kind, old, changed["metadata"])
         new = _identified(kind, old, write(kind, old, changed))
         new["metadata"]["managedFields"] = updated(kind, old, new, self._writer(target.subresource))
@@ -161,7 +161,7 @@ def checked(target: Target, body: Any) -> Object:
     if target.subresource != "scale" and (given["apiVersion"], given["kind"]) != (kind.api_version, kind.name):
         found = f"{given['kind']} ({given['apiVersion']})"
         raise bad_request(f"{found} does not match the expected {kind.name} ({kind.api_version})")
-    metadata = given["metadata"] = copy.deepcopy(given["metadata"])
+    metadata = given["metadata"] = copied(given["metadata"])
     if target.namespace and metadata.setdefault("namespace", target.namespace) != target.namespace:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     if target.name and metadata.setdefault("name", target.name) != target.name:
@@ -172,8 +172,8 @@ def checked(target: Target, body: Any) -> Object:
 
 def _defaulted(kind: Kind, body: Object) -> Object:
     if kind.name not in DEFAULTS:
-        return copy.deepcopy(body)
-    return copy.deepcopy({**body, "spec": {**DEFAULTS[kind.name], **(body.get("spec") or {})}})
+        return copied(body)
+    return copied({**body, "spec": {**DEFAULTS[kind.name], **(body.get("spec") or {})}})
 
 
 def _check_fence(kind: Kind, old: Object, given: Object) -> None:
