@@ -1,10 +1,12 @@
-"""A small reader of JSON Patch (RFC 6902), as far as we write it: all or nothing, as the API server applies it."""
+"""JSON Patch (RFC 6902) as the API server applies it: all or nothing."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jsonpatch
+from jsonpointer import JsonPointerException
 
 
 class PatchRefused(Exception):
@@ -12,34 +14,12 @@ class PatchRefused(Exception):
 
 
 def apply_patch(document: Mapping[str, Any], patch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = copy.deepcopy(dict(document))
-    for operation in patch:
-        _apply(result, operation)
+    """Return the document after the patch.
+
+    :raises PatchRefused: it cannot be applied.
+    """
+    try:
+        result: dict[str, Any] = jsonpatch.apply_patch(dict(document), list(patch))
+    except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+        raise PatchRefused(str(error)) from error
     return result
-
-
-def _apply(document: Any, operation: Mapping[str, Any]) -> None:
-    *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
-    target = document
-    for part in parents:
-        target = target[_existing(target, part)]
-    if operation["op"] == "test":
-        if target[_existing(target, last)] != operation["value"]:
-            raise PatchRefused(f"test failed: {operation}")
-    elif operation["op"] == "remove":
-        del target[_existing(target, last)]
-    elif operation["op"] == "replace":
-        target[_existing(target, last)] = copy.deepcopy(operation["value"])
-    elif operation["op"] == "add" and last == "-":
-        target.append(copy.deepcopy(operation["value"]))
-    elif operation["op"] == "add" and isinstance(target, dict):
-        target[last] = copy.deepcopy(operation["value"])
-    else:
-        raise AssertionError(f"not needed so far: {operation}")
-
-
-def _existing(target: Any, part: str) -> Any:
-    key: Any = int(part) if isinstance(target, list) else part
-    if not (0 <= key < len(target) if isinstance(target, list) else key in target):
-        raise PatchRefused(f"no such path: {part}")
-    return key

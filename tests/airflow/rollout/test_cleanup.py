@@ -8,7 +8,7 @@ import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts, frozen_manifest
 from airflow_deploy.clients.kubernetes.routes import create_route
-from airflow_deploy.domain.config.spec import parse_spec
+from airflow_deploy.domain.config.spec_file import parse_spec
 from airflow_deploy.domain.labels import VERSION
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing import transitions as routes

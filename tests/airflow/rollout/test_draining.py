@@ -13,8 +13,8 @@ from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.routers import draining
 from airflow_deploy.rollout.routers.draining import DRAIN_WAIT_SECONDS, QUIET_SECONDS, wait_until_drained
 from tests.support.builders import make_plan
-from tests.support.fake_world import Clock, FakeObserver, Stage
 from tests.support.judgement import SCRAPE, START
+from tests.support.world import Clock, FakeObserver, Stage
 
 RETURNED = 60.0
 """Seconds after START at which the route says that the candidate has no traffic."""
