@@ -20,7 +20,7 @@ from airflow_deploy.domain.errors import DeployError, PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.values import printable
 from airflow_deploy.rollout.cleanup import Survey, clean_up, survey
-from airflow_deploy.tasks.base import RETRIES
+from airflow_deploy.tasks.base import TASK_RETRIES
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class CleanupOperator(BaseOperator):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**RETRIES, **kwargs})
+        super().__init__(**{**TASK_RETRIES, **kwargs})
 
     def execute(self, context: Context) -> None:
         """Clean up every service.

@@ -35,7 +35,7 @@ from airflow_deploy.rollout.analysis.recheck import Recheck, recheck
 from airflow_deploy.rollout.history import PromotedDeployment, promoted_deployment, promoted_deployments
 from airflow_deploy.rollout.rollback import RollbackOutcome, rollback
 from airflow_deploy.rollout.teardown import roll_back_and_stop
-from airflow_deploy.tasks.base import RETRIES
+from airflow_deploy.tasks.base import TASK_RETRIES
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class CheckPromotedOperator(BaseOperator):
     ui_color = "#fff3d6"
 
     def __init__(self, *, limit: int, **kwargs: Any) -> None:
-        super().__init__(**{**RETRIES, **kwargs})
+        super().__init__(**{**TASK_RETRIES, **kwargs})
         self.limit = limit
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ class ReportOperator(BaseOperator):
     """
 
     def __init__(self, *, rolled_back: str, **kwargs: Any) -> None:
-        super().__init__(**{**RETRIES, **kwargs})
+        super().__init__(**{**TASK_RETRIES, **kwargs})
         self.rolled_back = rolled_back
 
     def execute(self, context: Context) -> None:

@@ -28,8 +28,9 @@ from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.operators.confidence import RefuseOperator, ScoreConfidenceOperator
-from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.operators.finalize import FinalizeOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
+from airflow_deploy.operators.rollback import RollbackOperator
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.sensors.ready import WaitReadySensor
 

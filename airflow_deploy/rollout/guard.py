@@ -19,7 +19,7 @@ from airflow_deploy.clients.kubernetes.routes import find_route
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import DeployError, FencedError
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.lease_monitor import LapsedLease, LeaseMonitor
+from airflow_deploy.domain.routing.lapsed_leases import LapsedLease, LeaseMonitor
 from airflow_deploy.rollout.rollback import rollback
 
 log = logging.getLogger(__name__)

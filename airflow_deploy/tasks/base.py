@@ -14,7 +14,7 @@ from airflow_deploy.domain.lifecycle.states import State, Step
 from airflow_deploy.domain.lifecycle.xcom_keys import REASON_KEY, STEPS_KEY
 from airflow_deploy.tasks.frozen import BASELINE, BUILT, CLAIM, Document, read, read_plan
 
-RETRIES: dict[str, Any] = {
+TASK_RETRIES: dict[str, Any] = {
     "retries": 8,
     "retry_delay": timedelta(seconds=2),
     "retry_policy": ExceptionRetryPolicy(
@@ -65,7 +65,7 @@ class DeployOperator(BaseOperator):
         baseline: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**RETRIES, **kwargs})
+        super().__init__(**{**TASK_RETRIES, **kwargs})
         self.plan = plan
         self.claim = claim
         self.baseline = baseline

@@ -23,7 +23,7 @@ from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.names import digest
-from airflow_deploy.rollout.analysis.roles import ROLES
+from airflow_deploy.rollout.analysis.loop_roles import ROLES
 
 if TYPE_CHECKING:
     # The triggerer imports this module in its event loop, which must not stand still for numpy.

@@ -19,8 +19,8 @@ from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
 from airflow_deploy.operators.build import BuildImageOperator
 from airflow_deploy.operators.canary import ClaimRouteOperator, PromoteOperator, ShiftCanaryOperator
-from airflow_deploy.operators.finalize import RollbackOperator
 from airflow_deploy.operators.plan import PlanDeploymentOperator
+from airflow_deploy.operators.rollback import RollbackOperator
 from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.sensors.ready import WaitReadySensor

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_deploy.clients.kubernetes import connection as connections
 from airflow_deploy.clients.kubernetes.client import KubernetesClient
-from airflow_deploy.clients.kubernetes.connection import RETRIES, connect
+from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES, connect
 from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout
 from tests.support.kubernetes_api import KubernetesApi
 
@@ -16,7 +16,7 @@ from tests.support.kubernetes_api import KubernetesApi
 def lead_to(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each client that is made from now on, by any connection, reach ``server``."""
     monkeypatch.setattr(
-        connections, "_api_client", lambda _, purpose: server.client(retries=False if purpose else RETRIES)
+        connections, "_api_client", lambda _, purpose: server.client(retries=False if purpose else REQUEST_RETRIES)
     )
 
 

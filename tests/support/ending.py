@@ -8,7 +8,8 @@ import pytest
 
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State as S
-from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.operators.finalize import FinalizeOperator
+from airflow_deploy.operators.rollback import RollbackOperator
 from tests.support.cluster import lead_to
 from tests.support.recorded_run import Run
 from tests.support.service_cluster import ServiceCluster

@@ -7,12 +7,12 @@ from typing import Any
 
 from urllib3 import Retry
 
+from airflow_deploy.clients.client_cache import POOL_SIZE, shared
 from airflow_deploy.clients.kubernetes.client import KubernetesClient
 from airflow_deploy.clients.kubernetes.errors import REQUEST_TIMEOUT, Timeout, usable_connection
-from airflow_deploy.clients.shared import POOL_SIZE, shared
 from airflow_deploy.domain.errors import RefusedError
 
-RETRIES = Retry(
+REQUEST_RETRIES = Retry(
     total=6,
     read=2,
     # Not 409: what was read before is old by then, so the caller must read again.
@@ -67,6 +67,6 @@ def _api_client(connection: str, purpose: str) -> Any:
     from kubernetes import client
 
     configuration = copy(KubernetesHook(conn_id=connection).api_client.configuration)
-    configuration.retries = False if purpose else RETRIES
+    configuration.retries = False if purpose else REQUEST_RETRIES
     configuration.connection_pool_maxsize = POOL_SIZE
     return client.ApiClient(configuration)

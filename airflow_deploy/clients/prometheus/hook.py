@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_deploy.clients.shared import POOL_SIZE, shared
+from airflow_deploy.clients.client_cache import POOL_SIZE, shared
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.metrics.counters import Series
 from airflow_deploy.domain.values import printable

@@ -9,7 +9,7 @@ from typing import Any
 from airflow_deploy.domain.analysis.verdict import FinalVerdict, Finding, Verdict
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.record import PROMOTED
-from airflow_deploy.rollout.analysis.roles import RoleTerms
+from airflow_deploy.rollout.analysis.loop_roles import RoleTerms
 
 log = logging.getLogger(__name__)
 

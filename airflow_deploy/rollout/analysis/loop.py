@@ -35,9 +35,9 @@ from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.analysis.deciding import Decision
 from airflow_deploy.rollout.analysis.intake import terms_of
 from airflow_deploy.rollout.analysis.log_budget import LOG_BUDGET
+from airflow_deploy.rollout.analysis.loop_roles import ROLES, Role
 from airflow_deploy.rollout.analysis.observer import Observer
 from airflow_deploy.rollout.analysis.reading import Reading
-from airflow_deploy.rollout.analysis.roles import ROLES, Role
 from airflow_deploy.rollout.rollback import rollback
 
 __all__ = ["AnalysisLoop", "Assignment", "Role"]

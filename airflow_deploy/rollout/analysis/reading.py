@@ -15,8 +15,8 @@ from airflow_deploy.domain.metrics.counters import Tick
 from airflow_deploy.domain.routing.record import Shift
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.rollout.analysis.intake import Intake
+from airflow_deploy.rollout.analysis.loop_roles import RoleTerms
 from airflow_deploy.rollout.analysis.observer import LOOKBACK, Observer
-from airflow_deploy.rollout.analysis.roles import RoleTerms
 
 log = logging.getLogger(__name__)
 

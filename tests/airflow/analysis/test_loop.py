@@ -22,8 +22,8 @@ from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.rollout.analysis import loop as looks
 from airflow_deploy.rollout.analysis.deciding import UNVERIFIED_SECONDS
 from airflow_deploy.rollout.analysis.loop import BRAKE_SECONDS
+from airflow_deploy.rollout.analysis.loop_roles import GATE_GRACE_SECONDS, ROLES, Role
 from airflow_deploy.rollout.analysis.observer import CHUNK_SECONDS, LOOKBACK
-from airflow_deploy.rollout.analysis.roles import GATE_GRACE_SECONDS, ROLES, Role
 from tests.support.builders import CONF, changed
 from tests.support.judgement import SCRAPE, START
 from tests.support.kubernetes_api import NEVER_READY

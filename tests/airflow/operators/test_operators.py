@@ -14,7 +14,7 @@ from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, chain
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.connection import RETRIES as RETRIES_OF_A_REQUEST
+from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES
 from airflow_deploy.domain.config.request import parse_request
 from airflow_deploy.domain.errors import (
     DeclinedError,
@@ -33,13 +33,15 @@ from airflow_deploy.domain.lifecycle.states import State, Step
 from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, STEPS_KEY, VERDICT_KEY
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import confidence as scoring
-from airflow_deploy.operators import finalize as settling
+from airflow_deploy.operators import finalize as finalizing
+from airflow_deploy.operators import rollback as rolling_back
 from airflow_deploy.operators.audit import AuditOperator, RecordingOperator
 from airflow_deploy.operators.confidence import RefuseOperator, ScoreConfidenceOperator
-from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.operators.finalize import FinalizeOperator
+from airflow_deploy.operators.rollback import RollbackOperator
 from airflow_deploy.rollout.rollback import RollbackOutcome
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
-from airflow_deploy.tasks.base import RETRIES, ROLLBACK_RETRIES, record_step, recorded_steps
+from airflow_deploy.tasks.base import ROLLBACK_RETRIES, TASK_RETRIES, record_step, recorded_steps
 from tests.support.airflow_home import isolate
 from tests.support.builders import CONF, changed, make_plan
 from tests.support.cluster import lead_to
@@ -100,7 +102,7 @@ class TestRetries:
     )
     def test_trying_again_cannot_help_a_permanent_error(self, error: type[PermanentError]) -> None:
         assert self.action(error("no")) == RetryAction.FAIL
-        assert self.action(error("no"), after_parsing(RETRIES)) == RetryAction.FAIL
+        assert self.action(error("no"), after_parsing(TASK_RETRIES)) == RetryAction.FAIL
 
     def test_a_temporary_error_is_tried_again_soon(self) -> None:
         assert self.action(TemporaryError("later")) == RetryAction.RETRY
@@ -125,7 +127,7 @@ class TestRetries:
         assert made[task].retry_policy is ROLLBACK_RETRIES["retry_policy"]
 
     @staticmethod
-    def action(error: Exception, retries: dict[str, Any] = RETRIES) -> RetryAction:
+    def action(error: Exception, retries: dict[str, Any] = TASK_RETRIES) -> RetryAction:
         decision: RetryAction = retries["retry_policy"].evaluate(error, try_number=1, max_tries=3).action
         return decision
 
@@ -319,9 +321,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         result: RollbackOutcome = following
         return result
 
-    monkeypatch.setattr(settling, "roll_back_and_stop", answer)
-    monkeypatch.setattr(settling, "release", lambda *_, **__: [])
-    monkeypatch.setattr(settling, "connect", lambda *_: None)
+    monkeypatch.setattr(rolling_back, "roll_back_and_stop", answer)
+    monkeypatch.setattr(finalizing, "release", lambda *_, **__: [])
+    for module in (finalizing, rolling_back):
+        monkeypatch.setattr(module, "connect", lambda *_: None)
     return answers
 
 
@@ -447,7 +450,7 @@ class TestRollback:
 def abandoned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The deployments that gave their route up."""
     found: list[str] = []
-    monkeypatch.setattr(settling, "abandon_route", lambda _, claim: found.append(claim.deployment_id))
+    monkeypatch.setattr(rolling_back, "abandon_route", lambda _, claim: found.append(claim.deployment_id))
     return found
 
 
@@ -675,7 +678,7 @@ class TestFinish:
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch, slept: list[float]
     ) -> None:
         cluster = ServiceCluster.promoted(plan)
-        cluster.api.fail("/httproutes/", method="PATCH", times=1 + int(RETRIES_OF_A_REQUEST.total or 0))
+        cluster.api.fail("/httproutes/", method="PATCH", times=1 + int(REQUEST_RETRIES.total or 0))
         verify = self.verify(monkeypatch, plan, cluster)
         with pytest.raises(TemporaryError):
             verify.finish(run.at("verify"), event("HEALTHY"))

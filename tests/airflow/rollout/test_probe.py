@@ -20,7 +20,8 @@ from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing.http_route import HttpRoute
 from airflow_deploy.domain.routing.testers import TESTERS_LABELS
-from airflow_deploy.operators.finalize import FinalizeOperator, RollbackOperator
+from airflow_deploy.operators.finalize import FinalizeOperator
+from airflow_deploy.operators.rollback import RollbackOperator
 from airflow_deploy.rollout.routers import probe as testers
 from airflow_deploy.rollout.routers.probe import PROBE_WAIT_SECONDS, delete_testers_route
 from airflow_deploy.tasks.base import recorded_steps

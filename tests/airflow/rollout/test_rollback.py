@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_deploy.clients.kubernetes.connection import RETRIES
+from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES
 from airflow_deploy.clients.kubernetes.errors import (
     ConflictError,
     ForbiddenError,
@@ -387,7 +387,7 @@ class TestTasks:
     ) -> None:
         deploying(run, plan)
         cluster = ServiceCluster.at_share(plan, 50)
-        requests = int(RETRIES.total or 0) + 1
+        requests = int(REQUEST_RETRIES.total or 0) + 1
         faults: list[tuple[str, str, int, int, type[DeployError]]] = [
             ("GET", "httproutes/", 403, 1, ForbiddenError),
             ("PATCH", "httproutes/", 503, requests, UnavailableError),

@@ -16,7 +16,7 @@ from airflow.sdk.execution_time import hitl as private
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from airflow_deploy.clients.kubernetes.client import KubernetesClient
-from airflow_deploy.clients.kubernetes.connection import RETRIES
+from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.tasks import question_trigger as questions
@@ -32,7 +32,7 @@ from tests.support.world import Clock
 QUESTION = uuid4()
 PLAN = make_plan()
 TIMEOUT = 600.0
-TRIES = 1 + int(RETRIES.total or 0)
+TRIES = 1 + int(REQUEST_RETRIES.total or 0)
 """How often a task's request is sent."""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.artifacts import Artifacts
-from airflow_deploy.clients.kubernetes.connection import RETRIES
+from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.names import digest
@@ -480,8 +480,8 @@ class TestReadiness:
         self, monkeypatch: pytest.MonkeyPatch, slept: list[float]
     ) -> None:
         world = self.world(monkeypatch)
-        assert isinstance(RETRIES.total, int)
-        world.cluster.api.fail("/deployments/", method="GET", times=5 * (1 + RETRIES.total))
+        assert isinstance(REQUEST_RETRIES.total, int)
+        world.cluster.api.fail("/deployments/", method="GET", times=5 * (1 + REQUEST_RETRIES.total))
         assert self.ended(world)["failed"] is None
         assert world.clock.now == START + 5 * LOOK_INTERVAL
 

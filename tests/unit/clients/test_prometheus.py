@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from airflow_deploy.clients import shared
+from airflow_deploy.clients import client_cache
+from airflow_deploy.clients.client_cache import CLIENT_LIFETIME
 from airflow_deploy.clients.prometheus import hook as prometheus
 from airflow_deploy.clients.prometheus.hook import Prometheus, PrometheusHook
-from airflow_deploy.clients.shared import CLIENT_LIFETIME
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 from airflow_deploy.domain.metrics.counters import Series
 
@@ -88,7 +88,7 @@ LATER = count(0, CLIENT_LIFETIME)
 
 @pytest.fixture(autouse=True)
 def _each_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: next(LATER)))
+    monkeypatch.setattr(client_cache, "time", SimpleNamespace(monotonic=lambda: next(LATER)))
 
 
 @pytest.fixture

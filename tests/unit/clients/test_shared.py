@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_deploy.clients import shared as sharing
-from airflow_deploy.clients.shared import CLIENT_LIFETIME, shared
+from airflow_deploy.clients import client_cache as sharing
+from airflow_deploy.clients.client_cache import CLIENT_LIFETIME, shared
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from airflow_deploy.domain.routing.lapsed_leases import MAX_GAP_SECONDS, LeaseMonitor
 from airflow_deploy.domain.routing.lease import Lease
-from airflow_deploy.domain.routing.lease_monitor import MAX_GAP_SECONDS, LeaseMonitor
 
 SECONDS = 15
 
