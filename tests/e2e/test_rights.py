@@ -20,7 +20,6 @@ from airflow_deploy.clients.kubernetes.pods import (
     parts_of,
     ready_endpoints,
     ready_pods,
-    scale_deployment,
     withdraw_pods,
 )
 from airflow_deploy.clients.kubernetes.routes import (
@@ -39,6 +38,7 @@ from airflow_deploy.clients.kubernetes.versions import (
 )
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.routing.lease import lease_name, new_lease, renewal_patch
+from airflow_deploy.domain.routing.service_route import ServiceRoute
 from airflow_deploy.domain.workloads.manifests import render_guard, render_rbac, route_object, version_objects
 from airflow_deploy.domain.workloads.mirror import mirror_objects
 from tests.stack import StackInfo
@@ -134,7 +134,9 @@ def claim_service(cluster: KubernetesClient, there: Namespace) -> None:
 
 
 def withdraw(cluster: KubernetesClient, there: Namespace) -> None:
-    withdraw_pods(cluster, read_route(there.admin, RIGHTS, RIGHTS, "replicas"), there.version().candidate)
+    plan = there.version()
+    metadata = {"namespace": RIGHTS, "name": RIGHTS, "annotations": {"airflow-deploy/owner": f"{plan.deployment_id}/1"}}
+    withdraw_pods(cluster, ServiceRoute({"metadata": metadata, "spec": {}}), plan.candidate)
 
 
 def make_route(cluster: KubernetesClient, there: Namespace) -> None:
@@ -157,10 +159,6 @@ def close_to_testers(cluster: KubernetesClient, there: Namespace) -> None:
         with suppress(ConflictError):
             return delete_route(cluster, read_http_route(there.admin, RIGHTS, body["metadata"]["name"]))
     raise AssertionError("the route never comes to rest")
-
-
-def settle(cluster: KubernetesClient, there: Namespace) -> None:
-    scale_deployment(cluster, RIGHTS, there.version().candidate, 0)
 
 
 @contextmanager
@@ -232,7 +230,6 @@ NEEDED = {
         ("apps", "deployments", "get"): lambda cluster, there: deployment_readiness(
             cluster, RIGHTS, there.version().candidate
         ),
-        ("apps", "deployments/scale", "patch"): settle,
         ("traefik.io", "traefikservices", "create"): mirror,
         ("traefik.io", "traefikservices", "patch"): mirror_again,
         ("traefik.io", "traefikservices", "delete"): close_mirror,

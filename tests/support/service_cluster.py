@@ -183,7 +183,7 @@ class ServiceCluster:
     @property
     def held(self) -> Lease | None:
         """The route's Lease."""
-        body = self.api.find("Lease", self.plan.spec.namespace, self._lease_name)
+        body = self.api.find("Lease", self.plan.spec.namespace, self.lease_name)
         return Lease(body) if body else None
 
     def hold_lease(self, owner: str) -> None:
@@ -195,10 +195,11 @@ class ServiceCluster:
     def delete_lease(self) -> None:
         """Delete the Lease, as any other client may."""
         if self.held:
-            self.api.remove("Lease", self.plan.spec.namespace, self._lease_name)
+            self.api.remove("Lease", self.plan.spec.namespace, self.lease_name)
 
     @property
-    def _lease_name(self) -> str:
+    def lease_name(self) -> str:
+        """The name of the route's Lease."""
         _, name, router = self.plan.spec.place
         return lease_name(name, router)
 

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from airflow_deploy.clients.kubernetes.client import Item, KubernetesClient
-from airflow_deploy.clients.kubernetes.errors import AlreadyExistsError, NotFoundError, Timeout
-from airflow_deploy.domain.labels import VERSION, WITHDRAWN
-from airflow_deploy.domain.routing.record import annotation_path, test_op
+from airflow_deploy.clients.kubernetes.errors import AlreadyExistsError, NotFoundError, PatchTestError, Timeout
+from airflow_deploy.domain.errors import FencedError
+from airflow_deploy.domain.labels import DEPLOYMENT, MANAGED_BY, MANAGER, VERSION, WITHDRAWN
+from airflow_deploy.domain.routing.record import annotation_path, label_path, test_op
 from airflow_deploy.domain.routing.service_route import ServiceRoute
 from airflow_deploy.domain.routing.team_route import TeamRoute
 from airflow_deploy.domain.values import printable
@@ -132,15 +133,15 @@ def _hopeless(cluster: KubernetesClient, namespace: str, version: str) -> str | 
 
 
 def scale_deployment(
-    cluster: KubernetesClient, namespace: str, name: str, replicas: int, as_read: Mapping[str, Any] | None = None
+    cluster: KubernetesClient, namespace: str, version: str, replicas: int, as_read: Mapping[str, Any] | None = None
 ) -> None:
-    """Set the number of the Deployment's pods.
+    """Set the number of pods of a version of ours.
 
-    :param as_read: the Deployment; if it changed since, nothing is written.
-    :raises ConflictError: it changed.
+    :param as_read: its Deployment; if it changed since, nothing is written.
+    :raises ConflictError: it changed, or is not a version of ours.
     """
     fence = [test_op("/metadata/resourceVersion", as_read["metadata"]["resourceVersion"])] if as_read else []
-    cluster.patch("Deployment", namespace, name, [*fence, _set_replicas(replicas)], subresource="scale")
+    cluster.patch("Deployment", namespace, version, [*_is_ours(version), *fence, _set_replicas(replicas)])
 
 
 def start_pods(cluster: KubernetesClient, namespace: str, version: str, pods: int) -> None:
@@ -149,21 +150,31 @@ def start_pods(cluster: KubernetesClient, namespace: str, version: str, pods: in
     :raises ConflictError: they were; the next read of the route says so.
     """
     kept = test_op(annotation_path(WITHDRAWN), "no")
-    cluster.patch("Deployment", namespace, version, [kept, _set_replicas(pods)])
+    cluster.patch("Deployment", namespace, version, [*_is_ours(version), kept, _set_replicas(pods)])
 
 
 def withdraw_pods(cluster: KubernetesClient, route: TeamRoute, version: str) -> None:
     """Take the version's pods away for good if they are its share; with a gateway, do nothing.
 
     The route says so before this is called, so that no other step starts them again.
+
+    :raises FencedError: the Deployment of that name was not created by the deployment that owns the route: the route's
+        record was written by another client.
     """
     if not isinstance(route, ServiceRoute):
         return
+    namespace, owner = route.body["metadata"]["namespace"], (route.owner or "").rpartition("/")[0]
+    ours = [*_is_ours(version), test_op(annotation_path(DEPLOYMENT), owner)]
     withdrawn = {"op": "add", "path": annotation_path(WITHDRAWN), "value": "yes"}
     try:
-        cluster.patch("Deployment", route.body["metadata"]["namespace"], version, [withdrawn, _set_replicas(0)])
+        cluster.patch("Deployment", namespace, version, [*ours, withdrawn, _set_replicas(0)])
     except NotFoundError:
         return
+    except PatchTestError as error:
+        raise FencedError(
+            f"Deployment {namespace}/{version} was not created by {owner or 'a deployment'}; its pods are left alone:"
+            f" correct the annotations of {route.name}"
+        ) from error
 
 
 def parts_of(cluster: KubernetesClient, namespace: str, service: str) -> PodParts:
@@ -198,6 +209,11 @@ def _endpoints(
     slices = cluster.list("EndpointSlice", namespace, labels={"kubernetes.io/service-name": service}, timeout=timeout)
     for item in slices:
         yield from item.get("endpoints") or []
+
+
+def _is_ours(version: str) -> list[dict[str, Any]]:
+    """Return the tests by which a patch changes no Deployment but this version's: an annotation may have named it."""
+    return [test_op(label_path(MANAGED_BY), MANAGER), test_op(label_path(VERSION), version)]
 
 
 def _set_replicas(number: int) -> dict[str, Any]:

@@ -33,6 +33,9 @@ from airflow_deploy.domain.names import SERVICE_MAX, SERVICE_PATTERN, mirror_nam
 from airflow_deploy.domain.object_names import Place
 from airflow_deploy.domain.values import DURATION, Model
 
+MIN_LEASE_SECONDS, DEFAULT_LEASE_SECONDS, MAX_LEASE_SECONDS = 15, 45, 600
+"""Seconds that a Lease may last."""
+
 
 class DeploymentSpec(Model):
     """The spec of one service. Only what the team alone can know has no default."""
@@ -86,7 +89,7 @@ class DeploymentSpec(Model):
     """Limits of the gates, and gates of the team's own, by name."""
     blindness: Blindness = Blindness()
     """What happens while the metrics cannot be trusted."""
-    lease: Annotated[int, Field(ge=15, le=600), DURATION] = 45
+    lease: Annotated[int, Field(ge=MIN_LEASE_SECONDS, le=MAX_LEASE_SECONDS), DURATION] = DEFAULT_LEASE_SECONDS
     """Longest time without a look for a candidate that has traffic; then the guard rolls back."""
     rollback: RollbackSpec = RollbackSpec()
     """How long a rollback stays possible, and how many versions are kept."""

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_deploy.domain.config.spec import DEFAULT_LEASE_SECONDS, MAX_LEASE_SECONDS, MIN_LEASE_SECONDS
 from airflow_deploy.domain.object_names import Place, object_name
 from airflow_deploy.domain.routing.record import Patch
 
 LEASE_LABELS = {"app.kubernetes.io/managed-by": "airflow-deploy"}
 LEASE_PREFIX = "airflow-deploy-"
-DEFAULT_LEASE_SECONDS = 45
-"""How long a Lease lasts that does not say so, since it was changed by hand."""
-
-
 LEASE_SUFFIXES = {"gateway": "", "replicas": ".pods"}
 """What the names of Leases end with, by router: no route's name has a dot, so that no two Leases have one name."""
 
@@ -77,9 +74,11 @@ class Lease:
 
     @property
     def seconds(self) -> int:
-        """How long a run may be silent."""
+        """How long a run may be silent, within what a spec may say: other clients may write Leases too."""
         seconds = self._spec.get("leaseDurationSeconds")
-        return seconds if isinstance(seconds, int) and seconds > 0 else DEFAULT_LEASE_SECONDS
+        if not isinstance(seconds, int) or seconds <= 0:
+            return DEFAULT_LEASE_SECONDS
+        return min(max(seconds, MIN_LEASE_SECONDS), MAX_LEASE_SECONDS)
 
     @property
     def version(self) -> tuple[str, str]:

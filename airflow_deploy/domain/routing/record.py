@@ -147,7 +147,16 @@ def fence(route: Record, owner: str, phase: str) -> Patch:
 
 def annotation_path(key: str) -> str:
     """Return an annotation's path in a patch."""
-    return "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
+    return f"/metadata/annotations/{_escaped(key)}"
+
+
+def label_path(key: str) -> str:
+    """Return a label's path in a patch."""
+    return f"/metadata/labels/{_escaped(key)}"
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def test_op(path: str, value: Any) -> dict[str, Any]:

@@ -19,22 +19,26 @@ from airflow_deploy.clients.kubernetes.pods import (
     ready_by_deployment,
     ready_endpoints,
     ready_pods,
+    scale_deployment,
     start_pods,
     started_at,
     withdraw_pods,
 )
 from airflow_deploy.clients.kubernetes.routes import find_route, patch_route, read_route
 from airflow_deploy.clients.kubernetes.versions import create_once
-from airflow_deploy.domain.errors import TemporaryError
-from airflow_deploy.domain.labels import VERSION, WITHDRAWN
+from airflow_deploy.domain.errors import FencedError, TemporaryError
+from airflow_deploy.domain.labels import DEPLOYMENT, MANAGED_BY, MANAGER, VERSION, WITHDRAWN
 from airflow_deploy.domain.routing.http_route import HttpRoute
+from airflow_deploy.domain.routing.record import OWNER
 from airflow_deploy.domain.routing.service_route import ServiceRoute
 from airflow_deploy.rollout.analysis.loop import MAX_LOOK_SECONDS
 from tests.support.cluster import cluster_on
 from tests.support.kubernetes_api import KubernetesApi, Object, Workloads
 
-SERVICE = ServiceRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
-GATEWAY = HttpRoute({"metadata": {"namespace": "shop", "name": "payments"}, "spec": {}})
+DEP = "DEP-1795417200-0a1b2c3d"
+OWNED = {"namespace": "shop", "name": "payments", "annotations": {OWNER: f"{DEP}/1"}}
+SERVICE = ServiceRoute({"metadata": OWNED, "spec": {}})
+GATEWAY = HttpRoute({"metadata": OWNED, "spec": {}})
 
 
 @pytest.fixture
@@ -50,6 +54,12 @@ def cluster(server: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> Kubernete
 def named(kind: str, name: str = "payments", **fields: Any) -> Object:
     metadata = {"name": name, "namespace": "shop", **fields.pop("metadata", {})}
     return {"kind": kind, "metadata": metadata, **fields}
+
+
+def version(**annotations: str) -> Object:
+    """Return the Deployment of a version that ``DEP`` has created, named as the others are."""
+    labels = {MANAGED_BY: MANAGER, VERSION: "payments"}
+    return deployment(labels=labels, annotations={DEPLOYMENT: DEP, WITHDRAWN: "no", **annotations})
 
 
 def deployment(**metadata: Any) -> Object:
@@ -85,10 +95,11 @@ def test_what_comes_again_by_itself_is_not_awaited_longer_than_a_look_may_take(
 ) -> None:
     """If one request in thirty is never answered, two of them would cost the Lease."""
     server.add(named("HTTPRoute", spec={}), named("Service", spec={}), named("Lease", "airflow-deploy-x"))
-    server.add(deployment(annotations={WITHDRAWN: "no"}))
+    server.add(version())
     for router in ("gateway", "replicas"):
         route = read_route(cluster, "shop", "payments", router)
-        patch_route(cluster, route, [{"op": "add", "path": "/metadata/annotations", "value": {}}])
+        owned = {"op": "add", "path": "/metadata/annotations", "value": {OWNER: f"{DEP}/1"}}
+        route = patch_route(cluster, route, [owned])
         withdraw_pods(cluster, route, "payments")
     find_lease(cluster, "shop", "airflow-deploy-x")
     patch_lease(cluster, "shop", "airflow-deploy-x", [{"op": "add", "path": "/metadata/labels", "value": {}}])
@@ -202,25 +213,61 @@ def test_a_version_was_started_when_its_oldest_pod_was_made(server: KubernetesAp
 
 def test_pods_are_taken_away_and_that_is_kept(server: KubernetesApi, cluster: KubernetesClient) -> None:
     withdraw_pods(cluster, SERVICE, "payments")  # not there: neither are its pods
-    server.add(deployment(annotations={WITHDRAWN: "no"}))
+    server.add(version())
     withdraw_pods(cluster, GATEWAY, "payments")  # a gateway has taken the traffic away
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 2
     withdraw_pods(cluster, SERVICE, "payments")
     kept = server.get("Deployment", "shop", "payments")
-    assert (kept["spec"]["replicas"], kept["metadata"]["annotations"]) == (0, {WITHDRAWN: "yes"})
+    assert (kept["spec"]["replicas"], kept["metadata"]["annotations"]) == (0, {DEPLOYMENT: DEP, WITHDRAWN: "yes"})
     server.fail("/deployments/payments", 500)
     with pytest.raises(TemporaryError):
         withdraw_pods(cluster, SERVICE, "payments")
 
 
 def test_pods_that_were_taken_away_are_not_given_again(server: KubernetesApi, cluster: KubernetesClient) -> None:
-    server.add(deployment(annotations={WITHDRAWN: "no"}))
+    server.add(version())
     start_pods(cluster, "shop", "payments", 3)
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 3
     withdraw_pods(cluster, SERVICE, "payments")
     with pytest.raises(TemporaryError, match="422"):
         start_pods(cluster, "shop", "payments", 3)
     assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 0
+
+
+NOT_OURS: list[Object] = [
+    {},
+    {"labels": {MANAGED_BY: MANAGER}},
+    {"labels": {MANAGED_BY: "Helm", VERSION: "payments"}},
+    {"labels": {MANAGED_BY: MANAGER, VERSION: "other"}},
+]
+
+
+@pytest.mark.parametrize("metadata", NOT_OURS)
+def test_deployment_that_is_no_version_of_ours_keeps_its_pods(
+    server: KubernetesApi, cluster: KubernetesClient, metadata: Object
+) -> None:
+    """Its name may stand in an annotation that any client of the namespace can write."""
+    server.add(deployment(**metadata, annotations={DEPLOYMENT: DEP, WITHDRAWN: "no"}))
+    before = server.get("Deployment", "shop", "payments")
+    with pytest.raises(FencedError, match=f"shop/payments was not created by {DEP}; its pods are left alone"):
+        withdraw_pods(cluster, SERVICE, "payments")
+    for scale in (start_pods, scale_deployment):
+        with pytest.raises(ConflictError):
+            scale(cluster, "shop", "payments", 0)
+    assert server.get("Deployment", "shop", "payments") == before
+
+
+@pytest.mark.parametrize("owner", [None, "DEP-1795417200-ffffffff/1", "/1", "nonsense"])
+def test_version_of_another_deployment_keeps_its_pods(
+    server: KubernetesApi, cluster: KubernetesClient, owner: str | None
+) -> None:
+    server.add(version())
+    annotations = {} if owner is None else {OWNER: owner}
+    with pytest.raises(FencedError, match="its pods are left alone: correct the annotations of shop/payments"):
+        withdraw_pods(
+            cluster, ServiceRoute({"metadata": {**OWNED, "annotations": annotations}, "spec": {}}), "payments"
+        )
+    assert server.get("Deployment", "shop", "payments")["spec"]["replicas"] == 2
 
 
 def test_a_service_that_is_not_there_is_told_from_a_server_that_is_just_starting(

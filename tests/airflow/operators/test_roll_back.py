@@ -391,7 +391,7 @@ MADE = [
     "GET httproutes",  # settle
     "GET httproutes",
     "GET deployments",
-    "PATCH deployments/scale",
+    "PATCH deployments",
     "read_text",  # the transitions
     "write_text",
     "replace",

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_deploy.clients.kubernetes.errors import ForbiddenError
+from airflow_deploy.domain.config.spec import DEFAULT_LEASE_SECONDS, MAX_LEASE_SECONDS, MIN_LEASE_SECONDS
 from airflow_deploy.domain.errors import DeployError, FencedError, RefusedError, TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.domain.routing import transitions as routes
-from airflow_deploy.domain.routing.lease import DEFAULT_LEASE_SECONDS, LEASE_LABELS, Lease
+from airflow_deploy.domain.routing.lease import LEASE_LABELS, Lease
 from airflow_deploy.operators import canary
 from airflow_deploy.operators.canary import ClaimRouteOperator, ShiftCanaryOperator
 from airflow_deploy.rollout import lease
@@ -402,3 +403,14 @@ class TestTake:
     def test_lease_without_a_duration_has_the_default(self, spec: Any) -> None:
         found = Lease({"metadata": {"name": "airflow-deploy-pay", "namespace": "shop"}, "spec": spec})
         assert (found.holder, found.seconds, found.route) == (None, DEFAULT_LEASE_SECONDS, "pay")
+
+    @pytest.mark.parametrize(
+        ("written", "seconds"),
+        [(1, MIN_LEASE_SECONDS), (30, 30), (601, MAX_LEASE_SECONDS), (2**31 - 1, MAX_LEASE_SECONDS)],
+    )
+    def test_lease_lasts_no_longer_and_no_shorter_than_a_spec_may_say(self, written: int, seconds: int) -> None:
+        body = {
+            "metadata": {"name": "airflow-deploy-pay", "namespace": "shop"},
+            "spec": {"leaseDurationSeconds": written},
+        }
+        assert Lease(body).seconds == seconds
