@@ -47,8 +47,8 @@ class Slow(ServiceCluster):
     @property
     def scaled(self) -> list[int]:
         """To how many pods the candidate was scaled, in turn."""
-        scales = [request for request in self.api.writes if request.path.endswith(f"/{self.plan.candidate}/scale")]
-        return [operation["value"] for request in scales for operation in request.body]
+        scales = [request for request in self.api.writes if request.path.endswith(f"/deployments/{self.plan.candidate}")]
+        return [request.body[-1]["value"] for request in scales]
 
 
 class Clock:

@@ -116,7 +116,7 @@ class Killed(BaseException):
 class TestInterruptedCleanup:
     WRITES = (
         ("PATCH", "httproutes/"),
-        ("PATCH", "/scale"),
+        ("PATCH", "deployments/"),
         *(("DELETE", f"{KINDS[kind].plural}/") for kind in VERSION_KINDS),
     )
     """The method and a part of the path of each write, in their order."""

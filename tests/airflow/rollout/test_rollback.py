@@ -285,7 +285,7 @@ class TestStop:
 
     @pytest.mark.parametrize(
         ("method", "path"),
-        [("GET", "httproutes/"), ("PATCH", "httproutes/"), ("GET", "deployments/"), ("PATCH", "/scale")],
+        [("GET", "httproutes/"), ("PATCH", "httproutes/"), ("GET", "deployments/"), ("PATCH", "deployments/")],
     )
     def test_rollback_that_failed_at_any_request_is_completed_by_the_next_try(
         self, plan: DeploymentPlan, method: str, path: str
@@ -391,7 +391,7 @@ class TestTasks:
         faults: list[tuple[str, str, int, int, type[DeployError]]] = [
             ("GET", "httproutes/", 403, 1, ForbiddenError),
             ("PATCH", "httproutes/", 503, requests, UnavailableError),
-            ("PATCH", "/scale", 404, 1, UnknownApiError),
+            ("PATCH", "deployments/", 404, 1, UnknownApiError),
         ]
         for method, path, status, times, error in faults:
             cluster.api.fail(path, status, method=method, times=times)
