@@ -9,7 +9,7 @@ from airflow_deploy.domain.config.git_source import Source
 from airflow_deploy.domain.errors import RefusedError
 
 MAX_TEXT = 2**18
-"""Most bytes of the Dockerfile and of .dockerignore. docker-py sends a Dockerfile from outside the context in the URL."""
+"""Most bytes of the Dockerfile and of .dockerignore. docker-py sends one from outside the context in the URL."""
 
 
 class BuildContext(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +18,8 @@ class _TooLateError(BaseException):
 def at_most(seconds: float, late: DeployError) -> Iterator[None]:
     """Raise ``late`` in the body after so many seconds: in the main thread, in which Airflow runs tasks.
 
+    A connection that the body waits on is closed, so Docker ends the build.
+
     An outer alarm, such as that of a task's ``execution_timeout``, goes on.
     """
 
@@ -32,8 +33,7 @@ def at_most(seconds: float, late: DeployError) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except _TooLateError as error:
-        traceback.clear_frames(error.__traceback__)  # closes the connection, on which Docker ends the build
+    except _TooLateError:
         raise late from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

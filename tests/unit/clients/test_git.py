@@ -117,8 +117,8 @@ class TestResolve:
         """A server of static files sends whole packs, with commits of other branches."""
         (found,) = repository._folder.glob("objects/info")
         (found / "alternates").write_text(f"{team.path}/.git/objects\n")
-        with run_git(repository._folder, team.source(), "cat-file", "-t", secret) as found:
-            assert found.read() == b"commit\n"
+        with run_git(repository._folder, team.source(), "cat-file", "-t", secret) as kind:
+            assert kind.read() == b"commit\n"
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(secret)
 
