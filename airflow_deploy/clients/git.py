@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO
 
+from airflow_deploy.clients.checkout import Checkout, bounded, entries
+from airflow_deploy.clients.git_command import GitFailedError, run_git
 from airflow_deploy.domain.config.git_source import Source
-from airflow_deploy.domain.errors import RefusedError, TemporaryError
-from airflow_deploy.domain.values import printable
+from airflow_deploy.domain.errors import RefusedError
 
-GIT_TIMEOUT = 120
-"""Seconds that one Git command may take."""
-PASSED_ON = frozenset({"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"})
+log = logging.getLogger(__name__)
 
 
 class Repository:
-    """A bare copy of the allowed branches, in a temporary folder that ``fetched`` removes."""
+    """The commits of the allowed branches, in a temporary folder that ``fetched`` removes."""
 
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder, self._source = folder, source
+        self._snapshot = folder / "snapshot"
 
     @classmethod
     @contextmanager
@@ -30,12 +32,13 @@ class Repository:
         """Fetch the allowed branches, and nothing else: a commit of another branch does not exist here.
 
         :raises TemporaryError: the repository cannot be fetched.
+        :raises RefusedError: it is too large.
         """
         with tempfile.TemporaryDirectory(prefix="airflow-deploy-") as folder:
             repository = cls(Path(folder), source)
-            repository._git("init", "--quiet", "--bare", ".")
-            refs = [f"+refs/heads/{branch}:refs/heads/{branch}" for branch in source.branches]
-            repository._git("fetch", "--quiet", "--no-tags", "--", source.repository, *refs)
+            repository._init(repository._folder)
+            # Commits alone, without their files. A server that cannot leave them out sends all, or refuses.
+            repository._fetch(repository._folder, "--filter=tree:0", *repository._branches)
             yield repository
 
     def resolve(self, commit: str) -> str:
@@ -46,7 +49,8 @@ class Repository:
 
         :raises RefusedError: no allowed branch contains it, or several commits begin like that.
         """
-        found = [full for full in self._git("rev-list", "--branches").split() if full.startswith(commit)]
+        with run_git(self._folder, self._source, "rev-list", "--branches") as commits:
+            found = [full for line in commits if (full := line.decode("ascii").strip()).startswith(commit)]
         if len(found) > 1:
             raise RefusedError(f"conf: commit {commit} is ambiguous: {len(found)} begin like that; send more digits")
         if not found:
@@ -54,36 +58,50 @@ class Repository:
             raise RefusedError(f"conf: commit {commit} is not on {branches}; send a commit that is")
         return found[0]
 
-    def checkout(self, commit: str, folder: Path) -> None:
-        """Write exactly the files of ``commit`` (a full hash) into ``folder``."""
-        self._git("read-tree", commit)
-        self._git("--work-tree", str(folder), "checkout-index", "--all", "--force")
+    def checkout(self, commit: str, folder: Path) -> Checkout:
+        """Write exactly the files of ``commit`` into ``folder``.
 
-    def _git(self, *arguments: str) -> str:
-        environment = {
-            # What a surrounding git command (a hook) says of its own repository does not reach ours.
-            **{key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in PASSED_ON},
-            "GIT_TERMINAL_PROMPT": "0",  # fail instead of asking for a password
-            "GIT_ALLOW_PROTOCOL": "https:ssh:file",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_LFS_SKIP_SMUDGE": "1",
-        }
-        command = ["git", "-c", "safe.directory=*", "--git-dir", str(self._folder), *arguments]
+        :param commit: a full hash that ``resolve`` has returned.
+        :raises TemporaryError: the commit cannot be fetched.
+        :raises RefusedError: its files are too many or too large; none is written then.
+        """
+        if not self._snapshot.exists():
+            self._snapshot.mkdir()
+            self._init(self._snapshot)
+        # One commit with its files. A server of an old kind gives branches only: then all that they contain.
+        self._fetch(self._snapshot, "--depth=1", commit)
+        with self._in_snapshot("ls-tree", "-r", "-l", "-z", commit) as listing:
+            small = bounded(entries(listing), self._source)
+        with self._in_snapshot("read-tree", commit):
+            pass
+        with self._in_snapshot("--work-tree", str(folder), "checkout-index", "--all", "--force"):
+            pass
+        return Checkout(folder, small, self._filters)
+
+    @property
+    def _branches(self) -> list[str]:
+        return [f"+refs/heads/{branch}:refs/heads/{branch}" for branch in self._source.branches]
+
+    def _init(self, folder: Path) -> None:
+        with run_git(folder, self._source, "init", "--quiet", "--bare", "--template=", "."):
+            pass
+
+    def _fetch(self, folder: Path, option: str, *wanted: str) -> None:
+        fetch = partial(run_git, folder, self._source, "fetch", "--quiet", "--no-tags")
         try:
-            done = subprocess.run(
-                command,
-                cwd=self._folder,
-                env=environment,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",  # a server says what it likes
-                timeout=GIT_TIMEOUT,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise RefusedError("git is not installed where Airflow's tasks run; install it") from error
-        except subprocess.TimeoutExpired as error:
-            raise TemporaryError(f"git {arguments[0]} took longer than {GIT_TIMEOUT} s") from error
-        if done.returncode:
-            raise TemporaryError(f"git {arguments[0]} failed: {printable(done.stderr.strip(), 300)}")
-        return done.stdout
+            with fetch(option, "--", self._source.repository, *wanted):
+                return
+        except GitFailedError as error:
+            log.info("a fetch with %s failed, fetching all of the branches: %s", option, error)
+        with fetch("--no-filter", "--", self._source.repository, *self._branches):
+            return
+
+    def _in_snapshot(self, *arguments: str, given: bytes = b"") -> AbstractContextManager[IO[bytes]]:
+        return run_git(self._snapshot, self._source, *arguments, given=given)
+
+    def _filters(self, paths: list[str]) -> dict[str, str]:
+        """Return the value of the attribute ``filter`` of each path, by .gitattributes of the commit."""
+        given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        with self._in_snapshot("check-attr", "--cached", "--stdin", "-z", "filter", given=given) as output:
+            fields = os.fsdecode(output.read()).split("\0")
+        return dict(zip(fields[::3], fields[2::3], strict=False))

@@ -28,6 +28,16 @@ DURATION = BeforeValidator(
 )
 """Marks an integer of seconds that may be written ``90s``, ``5m``, ``24h`` or ``7d``. Annotate the bounds before it."""
 
+SIZE_PATTERN = r"^[1-9][0-9]{0,5}(Mi|Gi)$"
+Size = Annotated[str, StringConstraints(pattern=SIZE_PATTERN)]
+"""Text such as ``512Mi`` or ``2Gi``."""
+
+
+def size_bytes(size: str) -> int:
+    """Return a ``Size`` in bytes."""
+    return int(size[:-2]) * {"Mi": 2**20, "Gi": 2**30}[size[-2:]]
+
+
 LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Marks a tuple that is written as a list. A YAML set is refused, since its order differs between processes."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from airflow_deploy.domain.values import LIST, Model
+from airflow_deploy.domain.values import DURATION, LIST, Model, Size
 
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._/-]*$", max_length=200)]
 
@@ -27,6 +27,12 @@ class Source(Model):
     """Path of the Dockerfile in the repository."""
     context: RelativePath = "."
     """Path of the build context in the repository."""
+    timeout: Annotated[int, Field(ge=5, le=3600), DURATION] = 120
+    """Longest time of one Git command, such as a fetch."""
+    max_size: Size = "1Gi"
+    """Most bytes of a commit's files together, and of what one fetch brings."""
+    max_files: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
+    """Most files of a commit."""
 
     @field_validator("repository")
     @classmethod

@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
 )
 
+from airflow_deploy.domain.config.build_spec import BuildSpec
 from airflow_deploy.domain.config.connections import Connections
 from airflow_deploy.domain.config.criticality import CRITICALITY
 from airflow_deploy.domain.config.gates import (
@@ -46,6 +47,8 @@ class DeploymentSpec(Model):
     """Kubernetes namespace of the service and of its route."""
     source: Source
     """Git repository of the service."""
+    build: BuildSpec = BuildSpec()
+    """Bounds of the image's build."""
     registry: Annotated[
         str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$")
     ]

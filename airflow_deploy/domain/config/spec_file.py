@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from airflow_deploy.domain.config.spec import DeploymentSpec
 from airflow_deploy.domain.errors import RefusedError
-from airflow_deploy.domain.values import explain_invalid
+from airflow_deploy.domain.values import SIZE_PATTERN, explain_invalid
 
 
 def parse_spec(data: Any, origin: str) -> DeploymentSpec:
@@ -20,7 +20,9 @@ def parse_spec(data: Any, origin: str) -> DeploymentSpec:
     try:
         return DeploymentSpec.model_validate(data)
     except ValidationError as error:
-        raise RefusedError(explain_invalid(origin, error)) from None
+        raise RefusedError(
+            explain_invalid(origin, error, {SIZE_PATTERN: "write a size such as 512Mi or 2Gi"})
+        ) from None
 
 
 def load_spec(path: Path) -> DeploymentSpec:

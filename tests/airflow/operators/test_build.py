@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -12,68 +13,86 @@ from airflow_deploy.clients.docker import Images
 from airflow_deploy.domain.errors import RefusedError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.operators.build import BuildImageOperator
-from tests.support.builders import DIGEST, make_plan, make_spec
+from tests.support.builders import make_plan, make_spec
+from tests.support.fake_docker import FakeDocker, fake_docker
 from tests.unit.clients.test_git import Team
 
 
-class Builder:
-    """Stands for Docker: remembers what it was asked to build, and pushes it."""
-
-    def __init__(self) -> None:
-        self.built: list[dict[str, Any]] = []
-
-    def build(self, context: Path, dockerfile: str, tag: str, labels: dict[str, str], args: dict[str, str]) -> None:
-        files = {str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()}
-        text = Path(dockerfile).read_text()
-        self.built.append({"files": files, "dockerfile": text, "tag": tag, "labels": labels, "args": args})
-
-    def push(self, tag: str) -> str:
-        assert [item["tag"] for item in self.built] == [tag]
-        return DIGEST
+@pytest.fixture
+def docker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDocker]:
+    with fake_docker() as made:
+        monkeypatch.setenv("AIRFLOW__AIRFLOW_DEPLOY__DOCKER_URL", made.url)
+        monkeypatch.setenv("AIRFLOW_CONN_DOCKER_DEFAULT", json.dumps({"conn_type": "docker"}))
+        yield made
 
 
 @pytest.fixture
 def team(tmp_path: Path) -> Team:
-    path = tmp_path / "team"
-    path.mkdir()
-    made = Team(path)
-    made.git("init", "--quiet", "--initial-branch", "main")
+    made = Team.create(tmp_path / "team")
     made.commit(Dockerfile="FROM scratch\n", kept="one\n")
     return made
 
 
-def build(team: Team, commit: str, **source: str) -> Builder:
+class Built:
+    """What Docker was asked to build."""
+
+    def __init__(self, docker: FakeDocker) -> None:
+        (done,) = docker.builds
+        self.query, self.files = done["query"], set(done["texts"])
+        self.dockerfile = done["texts"][self.query["dockerfile"]].decode()
+
+
+def build(docker: FakeDocker, team: Team, commit: str, **source: Any) -> Built:
     spec = make_spec(source={"repository": f"file://{team.path}", **source})
     plan: DeploymentPlan = make_plan(spec, commit=commit, digest=None)
-    builder = Builder()
     operator = BuildImageOperator(task_id="build_image", plan=plan.dump())
-    assert operator._build(cast("Images", builder), plan) == DIGEST
-    return builder
+    images = Images("docker_default")
+    try:
+        assert operator._build(images, plan) == docker.images[plan.image_tag]
+    finally:
+        images._docker.close()
+    return Built(docker)
 
 
-def test_the_image_is_built_from_exactly_the_commit(team: Team) -> None:
+def test_the_image_is_built_from_exactly_the_commit(docker: FakeDocker, team: Team) -> None:
     old = team.git("rev-parse", "HEAD")
     team.commit(kept="two\n", later="x")
-    (built,) = build(team, old).built
-    assert built["files"] == {"Dockerfile", "kept"}
-    assert built["labels"]["org.opencontainers.image.revision"] == old
-    assert built["args"] == {"COMMIT": old}
-    assert old in built["tag"]
+    built = build(docker, team, old)
+    assert built.files == {"Dockerfile", "kept"}
+    assert json.loads(built.query["labels"])["org.opencontainers.image.revision"] == old
+    assert json.loads(built.query["buildargs"]) == {"COMMIT": old}
+    assert old in built.query["t"]
 
 
-def test_dockerfile_and_context_may_lie_in_a_folder(team: Team) -> None:
+def test_dockerfile_and_context_may_lie_in_a_folder(docker: FakeDocker, team: Team) -> None:
     (team.path / "app").mkdir()
     (team.path / "app" / "main").write_text("x")
     (team.path / "docker").mkdir()
     (team.path / "docker" / "Dockerfile.app").write_text("FROM app\n")
-    (built,) = build(team, team.commit(), context="app", dockerfile="docker/Dockerfile.app").built
-    assert (built["files"], built["dockerfile"]) == ({"main"}, "FROM app\n")
+    built = build(docker, team, team.commit(), context="app", dockerfile="docker/Dockerfile.app")
+    assert built.dockerfile == "FROM app\n"
+    assert "main" in built.files
+    assert "kept" not in built.files
 
 
-def test_a_link_within_the_commit_is_followed(team: Team) -> None:
+def test_a_link_within_the_commit_is_followed(docker: FakeDocker, team: Team) -> None:
     (team.path / "Containerfile").symlink_to("Dockerfile")
-    (built,) = build(team, team.commit(), dockerfile="Containerfile").built
-    assert built["dockerfile"] == "FROM scratch\n"
+    assert build(docker, team, team.commit(), dockerfile="Containerfile").dockerfile == "FROM scratch\n"
+
+
+def test_a_commit_that_left_its_branch_since_it_was_planned_is_refused(docker: FakeDocker, team: Team) -> None:
+    first = team.git("rev-parse", "HEAD")
+    bad = team.commit(kept="bad\n")
+    team.git("reset", "--quiet", "--hard", first)
+    with pytest.raises(RefusedError, match=f"^conf: commit {bad} is not on main"):
+        build(docker, team, bad)
+
+
+def test_what_stands_for_another_file_is_refused(docker: FakeDocker, team: Team) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
+    with pytest.raises(RefusedError, match=r"^source: kept is kept in Git LFS"):
+        build(docker, team, team.commit(**{".gitattributes": "kept filter=lfs\n", "kept": pointer}))
+    assert docker.builds == []
 
 
 def _dockerfile_link(path: Path, outside: Path) -> dict[str, str]:
@@ -101,6 +120,47 @@ def _loop(path: Path, outside: Path) -> dict[str, str]:
     return {"dockerfile": "evil"}
 
 
+def _device(path: Path, outside: Path) -> dict[str, str]:
+    (path / "evil").symlink_to("/dev/zero")
+    return {"dockerfile": "evil"}
+
+
+def _ignore_device(path: Path, outside: Path) -> dict[str, str]:
+    (path / ".dockerignore").symlink_to("/dev/zero")
+    return {}
+
+
+def _ignore_link(path: Path, outside: Path) -> dict[str, str]:
+    (path / ".dockerignore").symlink_to(outside / "secret")
+    return {}
+
+
+def _ignore_nothing(path: Path, outside: Path) -> dict[str, str]:
+    (path / ".dockerignore").symlink_to("nowhere")
+    return {}
+
+
+def _ignore_in_the_context(path: Path, outside: Path) -> dict[str, str]:
+    (path / "app").mkdir()
+    (path / "app" / ".dockerignore").symlink_to("../../../../../../../../dev/zero")
+    return {"context": "app"}
+
+
+def _large(path: Path, outside: Path) -> dict[str, str]:
+    (path / "evil").write_text("#" * (2**18 + 1))
+    return {"dockerfile": "evil"}
+
+
+def _ignore_large(path: Path, outside: Path) -> dict[str, str]:
+    (path / ".dockerignore").write_text("#" * (2**18 + 1))
+    return {}
+
+
+def _no_text(path: Path, outside: Path) -> dict[str, str]:
+    (path / "evil").write_bytes(b"\xff\xfe")
+    return {"dockerfile": "evil"}
+
+
 def _missing(path: Path, outside: Path) -> dict[str, str]:
     return {"dockerfile": "nowhere/Dockerfile"}
 
@@ -125,6 +185,14 @@ def _context_is_missing(path: Path, outside: Path) -> dict[str, str]:
         _folder_link,
         _relative_link,
         _loop,
+        _device,
+        _ignore_device,
+        _ignore_link,
+        _ignore_nothing,
+        _ignore_in_the_context,
+        _large,
+        _ignore_large,
+        _no_text,
         _missing,
         _folder,
         _context_is_a_file,
@@ -132,12 +200,13 @@ def _context_is_missing(path: Path, outside: Path) -> dict[str, str]:
     ],
 )
 def test_what_is_not_the_commits_own_is_refused(
-    team: Team, tmp_path: Path, trick: Callable[[Path, Path], dict[str, str]]
+    docker: FakeDocker, team: Team, tmp_path: Path, trick: Callable[[Path, Path], dict[str, str]]
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("s3cr3t")
     source = trick(team.path, outside)
     with pytest.raises(RefusedError) as caught:
-        build(team, team.commit(), **source)
+        build(docker, team, team.commit(), **source)
     assert "s3cr3t" not in str(caught.value)
+    assert docker.builds == []

@@ -204,7 +204,7 @@ class TestCommits:
     def test_no_text_of_another_kind_reaches_git(
         self, world: Planning, monkeypatch: pytest.MonkeyPatch, commit: str
     ) -> None:
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a program was started"))
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
         with pytest.raises(RefusedError, match=r"^conf: commit is not valid"):
             world.plan(changed(CONF, ("commit",), commit))
 

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_deploy.clients.git import Repository
+from airflow_deploy.clients.git_command import run_git
 from airflow_deploy.domain.config.git_source import Source
 from airflow_deploy.domain.errors import RefusedError, TemporaryError
 
@@ -42,8 +44,8 @@ class Team:
         self.git("commit", "--quiet", "--allow-empty", "--message", "change")
         return self.git("rev-parse", "HEAD")
 
-    def source(self, *branches: str) -> Source:
-        return Source(repository=f"file://{self.path}", branches=branches or ("main",))
+    def source(self, *branches: str, **bounds: Any) -> Source:
+        return Source(repository=f"file://{self.path}", branches=branches or ("main",), **bounds)
 
 
 @pytest.fixture
@@ -115,7 +117,8 @@ class TestResolve:
         """A server of static files sends whole packs, with commits of other branches."""
         (found,) = repository._folder.glob("objects/info")
         (found / "alternates").write_text(f"{team.path}/.git/objects\n")
-        assert repository._git("cat-file", "-t", secret) == "commit\n"
+        with run_git(repository._folder, team.source(), "cat-file", "-t", secret) as kind:
+            assert kind.read() == b"commit\n"
         with pytest.raises(RefusedError, match="is not on main"):
             repository.resolve(secret)
 

@@ -327,3 +327,13 @@ class TestMetrics:
     def test_metrics_survive_the_plans_json(self) -> None:
         spec = make_spec(metrics={"preset": "application", "code": "status"})
         assert DeploymentSpec.load(spec.dump()).metrics.names.code == "status"
+
+
+@pytest.mark.parametrize("size", ["2gb", "0Gi", "1.5Gi", "-1Mi", "2G", "9999999Gi", "", "1Gi\n"])
+@pytest.mark.parametrize(("part", "field"), [("build", "memory"), ("source", "max_size")])
+def test_a_size_has_a_number_and_a_unit(part: str, field: str, size: str) -> None:
+    given = {**(SPEC["source"] if part == "source" else {}), field: size}
+    with pytest.raises(
+        RefusedError, match=rf"^payments\.yaml: {part}\.{field} is not valid: write a size such as 512Mi"
+    ):
+        make_spec(**{part: given})
