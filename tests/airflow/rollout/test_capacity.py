@@ -47,7 +47,8 @@ class Slow(ServiceCluster):
     @property
     def scaled(self) -> list[int]:
         """To how many pods the candidate was scaled, in turn."""
-        scales = [request for request in self.api.writes if request.path.endswith(f"/deployments/{self.plan.candidate}")]
+        path = f"/deployments/{self.plan.candidate}"
+        scales = [request for request in self.api.writes if request.path.endswith(path)]
         return [request.body[-1]["value"] for request in scales]
 
 
