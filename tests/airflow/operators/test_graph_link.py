@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.execution_time.xcom import XCom
-from airflow.serialization.serialized_objects import DagSerialization, OperatorSerialization
+from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_deploy.domain.analysis.graphs import graph_page
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
@@ -62,7 +62,7 @@ def test_it_leads_to_where_people_reach_prometheus_and_holds_no_login(
 
 def test_every_task_that_looks_has_the_link_in_the_dag_that_airflow_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     # Airflow's scheduler turns this off for its whole process, and other tests run the scheduler in this one.
-    monkeypatch.setattr(OperatorSerialization, "_load_operator_extra_links", True)
+    monkeypatch.setattr(DagSerialization, "_load_operator_extra_links", True)
     dag = build_dag(make_spec())
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     looking = {task.task_id for task in dag.tasks if isinstance(task, AnalysisSensor)}
