@@ -29,8 +29,8 @@ class ApplyManifestOperator(DeployOperator):
 
     def execute(self, context: Context) -> str:
         """Return the version's name. Applied twice, the same objects stand."""
-        check_agreed(context, *self.agreed)
         plan = self.load_plan()
+        check_agreed(plan, *self.agreed)
         cluster = connect(plan.spec.connections.kubernetes)
         manifest = version_objects(plan)
         apply_all(cluster, manifest, dry_run=True)  # the server's no comes before the first object is written

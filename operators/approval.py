@@ -10,11 +10,13 @@ from airflow.sdk import Context
 
 from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
 from airflow_deploy.domain.lifecycle.approval import APPROVE, REJECT, Answer, Person, answered
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import About, Question
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.lifecycle.xcom_keys import ANSWER_KEY, CONFIDENCE_KEY, STEPS_KEY, VERDICT_KEY
+from airflow_deploy.domain.lifecycle.xcom_keys import STEPS_KEY, VERDICT_KEY
 from airflow_deploy.operators.confidence import pushed_confidence
 from airflow_deploy.tasks.base import DeployOperator, record_step, recorded_steps
+from airflow_deploy.tasks.decisions import read_decision, store_decision
 from airflow_deploy.tasks.hitl import put_question
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 
@@ -48,6 +50,7 @@ class DeploymentApprovalOperator(DeployOperator):
     def execute(self, context: Context) -> None:
         """Record the question, ask it, and wait."""
         record_step(context, State.AWAITING_APPROVAL, self._why(context))
+        store_decision(self.load_plan(), context["ti"].task_id, None, goes_on=False)
         self._ask(context, deadline=time.time() + self.timeout)
 
     def answered(self, context: Context, event: dict[str, Any], deadline: float) -> None:
@@ -63,7 +66,7 @@ class DeploymentApprovalOperator(DeployOperator):
         if not answer.counts:
             self._ask(context, deadline)
         if answer.agreed:
-            context["ti"].xcom_push(key=ANSWER_KEY, value=answer.model_dump(mode="json"))
+            store_decision(self.load_plan(), context["ti"].task_id, answer.sentence, goes_on=True)
             return
         if self.about == "deployment":  # else the rollback records what follows
             record_step(context, State.REJECTED, answer.sentence)
@@ -106,18 +109,15 @@ class DeploymentApprovalOperator(DeployOperator):
         return answered(said, event["responded_at"], by, self.load_plan().requester)
 
 
-def check_agreed(context: Context, judge: str, question: str) -> None:
+def check_agreed(plan: DeploymentPlan, judge: str, question: str) -> None:
     """Make sure that ``judge``, a gate or a score, or a person let the deployment go on.
 
-    A question that was marked as done in Airflow has no answer.
+    A task that was marked as done in Airflow has decided nothing.
 
     :raises RefusedError: neither did.
     """
-    if _pulled(context, judge, VERDICT_KEY).get("verdict") == "HEALTHY":
-        return
-    if _pulled(context, judge, CONFIDENCE_KEY).get("route") == "go":
-        return
-    if not _pulled(context, question, ANSWER_KEY):
+    decisions = (read_decision(plan, task) for task in (judge, question))
+    if not any(decision and decision.goes_on for decision in decisions):
         raise RefusedError(
             f"{question} has no yes of a person who may agree; answer the question instead of marking the task as done"
         )

@@ -83,8 +83,8 @@ class ShiftCanaryOperator(DeployOperator):
         :raises CapacityError: the pods that it needs, or those for a rollback, are not ready in time.
         :raises ProbeFailedError: before the first share, the gateway was not seen to bring a request to the candidate.
         """
-        check_agreed(context, *self.agreed)
         plan = self.load_plan()
+        check_agreed(plan, *self.agreed)
         claim = plan.claim(self.load_claim())
         shift = CanaryShift(
             cluster=connect(plan.spec.connections.kubernetes),
@@ -117,8 +117,8 @@ class PromoteOperator(DeployOperator):
 
         :raises CapacityError: the candidate does not have all its pods ready in time.
         """
-        check_agreed(context, *self.agreed)
         plan = self.load_plan()
+        check_agreed(plan, *self.agreed)
         cluster, claim = connect(plan.spec.connections.kubernetes), plan.claim(self.load_claim())
         provide_capacity(cluster, plan, claim, 100, for_rollback=False)
         route = read_route(cluster, *plan.spec.place)

@@ -11,8 +11,9 @@ from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from airflow_deploy.domain.lifecycle.confidence import ASK, Confidence, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, VERDICT_KEY
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY
 from airflow_deploy.tasks.base import DeployOperator, record_step
+from airflow_deploy.tasks.decisions import read_decision, store_decision
 
 
 class ScoreConfidenceOperator(DeployOperator, BaseBranchOperator):
@@ -30,10 +31,12 @@ class ScoreConfidenceOperator(DeployOperator, BaseBranchOperator):
     def choose_branch(self, context: Context) -> str:
         """Push the score, log it, and return the id of the task that follows."""
         plan, ti = self.load_plan(), context["ti"]
-        verdicts = [(ti.xcom_pull(task_ids=gate, key=VERDICT_KEY) or {}).get("verdict") for gate in self.gates]
+        decisions = [read_decision(plan, gate) for gate in self.gates]
+        verdicts = [decision.said if decision else None for decision in decisions]
         confidence = score(ScoreInputs(plan, Artifacts(plan).earlier(), verdicts))
         # Under a key of its own: Airflow keeps no return value of a task that skips others.
         ti.xcom_push(key=CONFIDENCE_KEY, value=confidence.dump())
+        store_decision(plan, ti.task_id, confidence.route, goes_on=confidence.route == "go")
         self.log.info("::group::Confidence %.1f: %s", confidence.score, confidence.route)
         for line in report(confidence):
             self.log.info("%s", line)

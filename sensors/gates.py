@@ -19,6 +19,7 @@ from airflow_deploy.rollout.analysis.loop import Assignment, Role
 from airflow_deploy.sensors.base import DeploySensor
 from airflow_deploy.sensors.graph_link import PrometheusGraphLink
 from airflow_deploy.tasks.base import record_step
+from airflow_deploy.tasks.decisions import store_decision
 from airflow_deploy.tasks.triggers import AnalysisTrigger
 
 
@@ -83,6 +84,11 @@ class HealthGateSensor(AnalysisSensor, BaseBranchOperator):
         self.next_share = next_share
         self.branches = branches
 
+    def trigger(self, context: Context) -> AnalysisTrigger:
+        """Withdraw what the gate has decided before, if it runs again."""
+        store_decision(self.load_plan(), context["ti"].task_id, None, goes_on=False)
+        return super().trigger(context)
+
     def finish(self, context: Context, event: dict[str, Any]) -> None:
         """Record the verdict and skip what does not follow from it. A gate that runs again decides again.
 
@@ -95,6 +101,7 @@ class HealthGateSensor(AnalysisSensor, BaseBranchOperator):
         record_step(context, State.CANARY_EVALUATING, said, evidence=event["evidence_sha256"])
         if event["verdict"] not in ("HEALTHY", "UNDECIDED"):
             raise HarmError(said)
+        store_decision(self.load_plan(), context["ti"].task_id, event["verdict"], goes_on=event["verdict"] == "HEALTHY")
         if self.branches:
             healthy, undecided = self.branches
             # Airflow skips the question before it ends this task: the next shift can start in the same scheduler pass.

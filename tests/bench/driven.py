@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from airflow_deploy.domain.analysis.verdict import FinalVerdict
+from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.states import State
-from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, PLAN_KEY
+from airflow_deploy.domain.lifecycle.xcom_keys import PLAN_KEY
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.audit import AuditOperator
 from airflow_deploy.operators.baseline import CaptureBaselineOperator
@@ -25,6 +26,7 @@ from airflow_deploy.rollout.analysis.loop import AnalysisLoop, Assignment
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.sensors.ready import WaitReadySensor
 from airflow_deploy.tasks.base import record_step
+from airflow_deploy.tasks.decisions import store_decision
 from airflow_deploy.tasks.frozen import BASELINE, read
 from airflow_deploy.tasks.triggers import LOOK_INTERVAL
 
@@ -64,8 +66,7 @@ class Driven:
         self._do(PlanDeploymentOperator(task_id="plan", spec=spec))
         self._do(BuildImageOperator(task_id="build_image"))
         self.plan = self._ti.xcom_pull(task_ids="build_image", key=PLAN_KEY)
-        self._at("score_confidence")
-        self._ti.xcom_push(CONFIDENCE_KEY, {"route": "go"})
+        store_decision(DeploymentPlan.load(self.plan), "score_confidence", "go", goes_on=True)
 
     def ready(self) -> None:
         """Bring the candidate up beside the stable, and claim the route."""

@@ -15,6 +15,7 @@ from airflow_deploy.domain.lifecycle.states import State
 from airflow_deploy.operators.canary import ShiftCanaryOperator
 from airflow_deploy.rollout import lease
 from airflow_deploy.rollout.routers import probe
+from airflow_deploy.tasks.decisions import store_decision
 from tests.support.builders import make_plan, make_spec
 from tests.support.cluster import lead_to
 from tests.support.ending import ENDING
@@ -79,7 +80,7 @@ class FirstShare:
         self.plan = make_plan(spec, run_id=name)
         self.cluster, self.clock, self.run = ServiceCluster.at_share(self.plan, 0), Clock(), Run()
         self.cluster.edit(lambda body: body["spec"].update(hostnames=["shop.example.com"]))
-        self.run.judged("judge", {"verdict": "HEALTHY"})
+        store_decision(self.plan, "judge", "HEALTHY", goes_on=True)
         monkeypatch.setattr(lease.LeaseRenewal, "seen", lambda _: True)
         monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=self.clock.time, sleep=self.clock.sleep))
         lead_to(self.cluster.api, monkeypatch)

@@ -1,6 +1,7 @@
 """Keys of the XComs that tasks push: what later tasks, the API client and Airflow's UI read.
 
-An XCom tells what happened. What is deployed, and where, is read from the artifact store (``tasks/frozen.py``).
+An XCom tells what happened. What is deployed, where, and whether it goes on is read from the artifact store
+(``tasks/frozen.py``, ``tasks/decisions.py``).
 """
 
 STEPS_KEY = "steps"
@@ -11,8 +12,6 @@ VERDICT_KEY = "verdict"
 """The event of a task that judges: its verdict, reason, numbers and evidence."""
 CONFIDENCE_KEY = "confidence"
 """A score with its factors and its route."""
-ANSWER_KEY = "answer"
-"""A person's yes, as it counts."""
 PLAN_KEY = "plan"
 """A copy of the plan, for Airflow's UI, the API client, and a rollback while the artifact store is away."""
 CLAIM_KEY = "claim"

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from airflow_deploy.domain.errors import DeclinedError, FencedError, RefusedError
-from airflow_deploy.domain.lifecycle.approval import Answer
+from airflow_deploy.clients.artifacts import DeploymentFolder
+from airflow_deploy.domain.errors import DeclinedError, FencedError, PermanentError, RefusedError, TemporaryError
+from airflow_deploy.domain.lifecycle.approval import Answer, Person
 from airflow_deploy.domain.lifecycle.confidence import PastDeployments, ScoreInputs, score
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.lifecycle.question import About
 from airflow_deploy.domain.lifecycle.states import State, Step
-from airflow_deploy.domain.lifecycle.xcom_keys import ANSWER_KEY
+from airflow_deploy.domain.lifecycle.xcom_keys import CONFIDENCE_KEY, VERDICT_KEY
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.operators import apply, approval, canary
 from airflow_deploy.operators.apply import ApplyManifestOperator
 from airflow_deploy.operators.approval import DeploymentApprovalOperator, check_agreed
 from airflow_deploy.operators.canary import PromoteOperator, ShiftCanaryOperator
 from airflow_deploy.tasks.base import recorded_steps
+from airflow_deploy.tasks.decisions import read_decision, store_decision
 from airflow_deploy.tasks.question_trigger import QuestionTrigger
 from tests.support.builders import make_plan
 from tests.support.cluster import lead_to
@@ -33,6 +35,9 @@ S = State
 TIMEOUT = 3600
 GATE = "canary_5.gate"
 AT = datetime(2026, 11, 23, 7, 30, tzinfo=UTC)
+AGREED: tuple[str, str] = ("judge", "ask")
+"""The judge and the question before a task."""
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture
@@ -167,7 +172,7 @@ class TestAnswer:
     @pytest.mark.parametrize("about", ["deployment", 25, "promotion"])
     def test_a_yes_of_another_person_lets_the_deployment_go_on(self, run: Run, about: About) -> None:
         operator(about).answered(run.at("ask"), event(), START)
-        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "grace", "name": "grace"}
+        check_agreed(make_plan(), *AGREED)
         (step,) = steps(run)
         (answer,) = step.answers
         assert (answer.said, str(answer.by), answer.at, answer.counts) == ("Approve", "grace", AT, True)
@@ -214,7 +219,8 @@ class TestRequester:
         assert trigger.deadline == START + 7
         assert waiting.value.kwargs == {"deadline": START + 7}
         assert steps(run)[0].answers[0].counts is False
-        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY) is None
+        with pytest.raises(RefusedError, match="no yes"):
+            check_agreed(make_plan(), *AGREED)
 
     def test_another_person_may_still_agree_and_both_answers_are_recorded(self, run: Run) -> None:
         for _ in range(3):
@@ -226,38 +232,81 @@ class TestRequester:
 
     def test_without_a_requester_any_person_may_agree(self, run: Run) -> None:
         operator(plan=make_plan(requester=None)).answered(run.at("ask"), event(by="ada"), START)
-        assert run.ti.xcom_pull(task_ids="ask", key=ANSWER_KEY)["by"] == {"id": "ada", "name": "ada"}
-
-
-AGREED: tuple[str, str] = ("judge", "ask")
+        check_agreed(make_plan(), *AGREED)
 
 
 class TestWhatFollows:
-    def test_goes_on_without_a_question_after_a_healthy_gate(self, run: Run) -> None:
-        run.judged("judge", {"verdict": "HEALTHY"})
-        check_agreed(run.context, *AGREED)
+    @pytest.mark.parametrize("said", ["HEALTHY", "go"])
+    def test_deployment_goes_on_without_a_question_if_the_gate_or_score_says_so(self, said: str) -> None:
+        store_decision(make_plan(), "judge", said, goes_on=True)
+        check_agreed(make_plan(), *AGREED)
 
-    def test_goes_on_without_a_question_after_a_high_score(self, run: Run) -> None:
-        run.scored("judge", {"route": "go"})
-        check_agreed(run.context, *AGREED)
-
-    @pytest.mark.parametrize(("verdict", "route"), [("UNDECIDED", None), (None, "ask"), (None, None)])
-    def test_goes_on_after_a_yes(
-        self, run: Run, verdict: str | None, route: str | None, put: list[Mapping[str, Any]]
-    ) -> None:
-        run.judged("judge", {"verdict": verdict})
-        run.scored("judge", {"route": route})
+    @pytest.mark.parametrize("said", ["UNDECIDED", "ask", None])
+    def test_deployment_goes_on_after_a_yes(self, run: Run, said: str | None, put: list[Mapping[str, Any]]) -> None:
+        store_decision(make_plan(), "judge", said, goes_on=False)
         operator().answered(run.at("ask"), event(), START)
-        check_agreed(run.context, *AGREED)
+        check_agreed(make_plan(), *AGREED)
 
-    @pytest.mark.parametrize(
-        ("verdict", "route"), [("UNDECIDED", None), ("BREACHED", None), (None, "ask"), (None, "refuse"), (None, None)]
-    )
-    def test_stops_if_the_question_was_marked_as_done(self, run: Run, verdict: str | None, route: str | None) -> None:
-        run.judged("judge", {"verdict": verdict})
-        run.scored("judge", {"route": route})
+    @pytest.mark.parametrize("said", ["UNDECIDED", "BREACHED", "ask", "refuse", None])
+    def test_deployment_stops_if_the_question_was_marked_as_done(self, said: str | None) -> None:
+        if said:
+            store_decision(make_plan(), "judge", said, goes_on=False)
         with pytest.raises(RefusedError, match="ask has no yes of a person who may agree"):
-            check_agreed(run.context, *AGREED)
+            check_agreed(make_plan(), *AGREED)
+
+    def test_no_xcom_lets_a_deployment_go_on(self, run: Run) -> None:
+        """The role that may trigger a run may also write its XComs."""
+        yes = Answer(said="Approve", at=AT, by=Person(id="grace", name="grace"), counts=True).model_dump(mode="json")
+        for task in AGREED:
+            for key in (VERDICT_KEY, CONFIDENCE_KEY, "answer", "return_value"):
+                for value in ({"verdict": "HEALTHY"}, {"route": "go"}, {"x": 1}, yes):
+                    run.ti.store[task, key] = value
+                    with pytest.raises(RefusedError, match="no yes"):
+                        check_agreed(make_plan(), *AGREED)
+
+    def test_yes_of_another_run_counts_for_no_other(self, run: Run, put: list[Mapping[str, Any]]) -> None:
+        operator(plan=make_plan(run_id="another")).answered(run.at("ask"), event(), START)
+        with pytest.raises(RefusedError, match="no yes"):
+            check_agreed(make_plan(), *AGREED)
+
+    def test_question_that_is_asked_again_withdraws_the_earlier_yes(
+        self, run: Run, put: list[Mapping[str, Any]]
+    ) -> None:
+        undecided(run)
+        operator().answered(run.at("ask"), event(), START)
+        ask(run, operator())
+        with pytest.raises(RefusedError, match="no yes"):
+            check_agreed(make_plan(), *AGREED)
+
+    @pytest.mark.parametrize("text", ["", "nothing", "[]", "{}", '{"goes_on": true}', "[" * 100_000])
+    def test_decision_that_is_not_readable_stops_the_deployment(self, text: str) -> None:
+        store_decision(make_plan(), "judge", "HEALTHY", goes_on=True)
+        plan = make_plan()
+        DeploymentFolder(plan.spec.service, plan.deployment_id).write(f"decision_judge_{plan.deployment_id}.json", text)
+        with pytest.raises(PermanentError, match="is no decision; clear the task judge"):
+            check_agreed(plan, *AGREED)
+
+    def test_decision_of_another_task_or_run_is_refused(self) -> None:
+        plan, other = make_plan(), make_plan(run_id="another")
+        for source, task in ((other, "judge"), (plan, "plan")):
+            store_decision(source, task, "HEALTHY", goes_on=True)
+            name = f"decision_{task}_{source.deployment_id}.json"
+            text = DeploymentFolder(source.spec.service, source.deployment_id).read(name)
+            own = DeploymentFolder(plan.spec.service, plan.deployment_id)
+            own.write(f"decision_judge_{plan.deployment_id}.json", text)
+            with pytest.raises(PermanentError, match="is another task's"):
+                read_decision(plan, "judge")
+
+    def test_store_that_is_away_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def away(*_: object) -> str:
+            raise PermissionError("denied")
+
+        for method in ("read", "write"):
+            monkeypatch.setattr(DeploymentFolder, method, away)
+        with pytest.raises(TemporaryError, match=r"artifact store: cannot read decision_judge_.*denied"):
+            check_agreed(make_plan(), *AGREED)
+        with pytest.raises(TemporaryError, match=r"artifact store: cannot write decision_judge_.*denied"):
+            store_decision(make_plan(), "judge", "HEALTHY", goes_on=True)
 
     def test_no_cluster_is_reached_without_a_yes(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (apply, canary):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, chain
-from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped, TaskDeferred
 
 from airflow_deploy.clients.artifacts import Artifacts
 from airflow_deploy.clients.kubernetes.connection import REQUEST_RETRIES
@@ -42,6 +42,7 @@ from airflow_deploy.operators.rollback import RollbackOperator
 from airflow_deploy.rollout.rollback import RollbackOutcome
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor, WatchSensor
 from airflow_deploy.tasks.base import ROLLBACK_RETRIES, TASK_RETRIES, record_step, recorded_steps
+from airflow_deploy.tasks.decisions import Decision, read_decision, store_decision
 from tests.support.airflow_home import isolate
 from tests.support.builders import CONF, changed, make_plan
 from tests.support.cluster import lead_to
@@ -253,11 +254,11 @@ BRANCHES = {"go": "agreed", "ask": "approve", "refuse": "refuse"}
 class TestConfidence:
     def test_the_score_counts_the_gates_that_ended_healthy(self, run: Run, plan: DeploymentPlan) -> None:
         for gate, verdict in (("gate_5", "HEALTHY"), ("gate_25", "BREACHED"), ("gate_50", "UNDECIDED")):
-            run.judged(gate, {"verdict": verdict})
+            store_decision(plan, gate, verdict, goes_on=verdict == "HEALTHY")
         assert self.health(run, plan, "gate_5", "gate_25", "gate_50", "gate_100") == 0.5
 
     def test_gates_that_left_it_to_people_say_nothing_of_the_health(self, run: Run, plan: DeploymentPlan) -> None:
-        run.judged("gate_5", {"verdict": "UNDECIDED"})
+        store_decision(plan, "gate_5", "UNDECIDED", goes_on=False)
         assert self.health(run, plan, "gate_5", "gate_25") is None
 
     @staticmethod
@@ -274,8 +275,8 @@ class TestConfidence:
         """A person who marked that gate as done has decided nothing either."""
         gates = [f"gate_{number}" for number in range(20)]
         for gate in gates:
-            run.judged(gate, {"verdict": "HEALTHY"})
-        run.judged(gates[-1], {"verdict": last})
+            store_decision(plan, gate, "HEALTHY", goes_on=True)
+        store_decision(plan, gates[-1], last, goes_on=last == "HEALTHY")
         operator = ScoreConfidenceOperator(task_id="score", plan=plan.dump(), gates=gates, branches=BRANCHES)
         assert operator.choose_branch(run.at("score")) == BRANCHES[route]
         confidence = run.ti.xcom_pull(task_ids="score", key=CONFIDENCE_KEY)
@@ -598,9 +599,13 @@ class TestFinish:
             assert pushed["verdict"] == verdict  # kept for rollback and audit
 
     @pytest.mark.parametrize(("verdict", "skipped"), [("HEALTHY", {"ask"}), ("UNDECIDED", set())])
-    def test_a_gate_skips_the_question_only_if_it_is_healthy(self, run: Run, verdict: str, skipped: set[str]) -> None:
+    def test_a_gate_skips_the_question_only_if_it_is_healthy(
+        self, run: Run, plan: DeploymentPlan, verdict: str, skipped: set[str]
+    ) -> None:
         with DAG("branching"):
-            gate = HealthGateSensor(task_id="gate", next_share=25, branches=("shift", "ask"), **self.owned)
+            gate = HealthGateSensor(
+                task_id="gate", next_share=25, branches=("shift", "ask"), plan=plan.dump(), **self.owned
+            )
             chain(gate, EmptyOperator(task_id="ask"), shift := EmptyOperator(task_id="shift"))
             chain(gate, shift)
         run.ti.task, found = gate, set()
@@ -611,9 +616,21 @@ class TestFinish:
         assert found == skipped
         assert [step.to for step in recorded_steps(run.context, ["gate"])] == [S.CANARY_EVALUATING]
         assert run.ti.xcom_pull(task_ids="gate", key=VERDICT_KEY)["verdict"] == verdict
+        assert read_decision(plan, "gate") == Decision(
+            deployment=plan.deployment_id, task="gate", said=verdict, goes_on=verdict == "HEALTHY"
+        )
 
-    def test_the_last_gate_leaves_it_to_the_score(self, run: Run) -> None:
-        gate = HealthGateSensor(task_id="gate", next_share=100, **self.owned)
+    def test_gate_that_runs_again_withdraws_what_it_has_decided(self, run: Run, plan: DeploymentPlan) -> None:
+        gate = HealthGateSensor(task_id="gate", next_share=100, plan=plan.dump(), **self.owned)
+        gate.finish(run.at("gate"), event("HEALTHY"))
+        with pytest.raises(TaskDeferred):
+            gate.execute(run.at("gate"))
+        decision = read_decision(plan, "gate")
+        assert decision
+        assert (decision.said, decision.goes_on) == (None, False)
+
+    def test_the_last_gate_leaves_it_to_the_score(self, run: Run, plan: DeploymentPlan) -> None:
+        gate = HealthGateSensor(task_id="gate", next_share=100, plan=plan.dump(), **self.owned)
         gate.finish(run.at("gate"), event("UNDECIDED"))
         assert [step.to for step in recorded_steps(run.context, ["gate"])] == [S.CANARY_EVALUATING]
 
@@ -634,7 +651,7 @@ class TestFinish:
     def test_healthy_goes_on_with_its_evidence(
         self, run: Run, plan: DeploymentPlan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        gate = HealthGateSensor(task_id="gate", next_share=25, **self.owned)
+        gate = HealthGateSensor(task_id="gate", next_share=25, plan=plan.dump(), **self.owned)
         gate.finish(run.at("gate"), event("HEALTHY"))
         self.verify(monkeypatch, plan, ServiceCluster.promoted(plan)).finish(run.at("verify"), event("HEALTHY"))
         steps = recorded_steps(run.context, ["gate", "verify"])

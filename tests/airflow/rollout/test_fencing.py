@@ -21,6 +21,7 @@ from airflow_deploy.rollout import shift as shifting
 from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.sensors.gates import HealthGateSensor, VerifySensor
 from airflow_deploy.tasks.base import DeployOperator, recorded_steps
+from airflow_deploy.tasks.decisions import store_decision
 from tests.support.builders import make_plan
 from tests.support.claims import guard_patch
 from tests.support.cluster import lead_to
@@ -43,10 +44,9 @@ def plan(request: pytest.FixtureRequest) -> DeploymentPlan:
 
 
 @pytest.fixture
-def run() -> Run:
-    run = Run()
-    run.judged("judge", {"verdict": "HEALTHY"})
-    return run
+def run(plan: DeploymentPlan) -> Run:
+    store_decision(plan, "judge", "HEALTHY", goes_on=True)
+    return Run()
 
 
 class Stage:

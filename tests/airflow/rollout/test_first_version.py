@@ -25,6 +25,7 @@ from airflow_deploy.rollout.guard import Guard
 from airflow_deploy.rollout.teardown import roll_back_and_stop
 from airflow_deploy.sensors.gates import HealthGateSensor, WatchSensor
 from airflow_deploy.tasks.base import recorded_steps
+from airflow_deploy.tasks.decisions import store_decision
 from tests.support.builders import make_plan, make_spec
 from tests.support.claims import recorded_reason, undo
 from tests.support.cluster import lead_to
@@ -140,7 +141,7 @@ class Steps:
 
     def __init__(self, cluster: ServiceCluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster, self.run = cluster, Run()
-        self.run.judged("judge", {"verdict": "HEALTHY"})
+        store_decision(cluster.plan, "judge", "HEALTHY", goes_on=True)
         lead_to(cluster.api, monkeypatch)
         cluster.apply(cluster.plan)
         # A shift that waits for the watch sees that it renews its Lease.

@@ -23,6 +23,7 @@ from airflow_deploy.rollout import shift as shifting
 from airflow_deploy.rollout.analysis.loop import MAX_LOOK_SECONDS, Role
 from airflow_deploy.rollout.shift import WATCH_WAIT_SECONDS
 from airflow_deploy.tasks.base import recorded_steps
+from airflow_deploy.tasks.decisions import store_decision
 from tests.support.builders import make_plan, make_spec
 from tests.support.cluster import lead_to
 from tests.support.events import ended
@@ -154,7 +155,7 @@ class TestShift:
         self, cluster: ServiceCluster, monkeypatch: pytest.MonkeyPatch, run: Run, claim: str | None = None
     ) -> None:
         lead_to(cluster.api, monkeypatch)
-        run.judged("judge", {"verdict": "HEALTHY"})
+        store_decision(cluster.plan, "judge", "HEALTHY", goes_on=True)
         ShiftCanaryOperator(
             task_id="shift", agreed=("judge", ""), share=25, plan=cluster.plan.dump(), claim=claim or cluster.claim
         ).execute(run.at("shift"))
