@@ -65,6 +65,11 @@ def drop(request: web.Request) -> web.Response:
 
 
 class TestArrivals:
+    @pytest.fixture(autouse=True)
+    def _patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a busy machine an answer may take longer than users would wait."""
+        monkeypatch.setattr(load, "TIMEOUT", 60)
+
     def test_arrivals_do_not_wait_for_answers(self) -> None:
         """The server answers when all 150 have arrived: more than an HTTP client's usual limit of 100 connections."""
         waiting = 0
