@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from airflow_deploy.domain.config.spec import MIN_LEASE_SECONDS
 from airflow_deploy.domain.routing import transitions as routes
 from airflow_deploy.domain.routing.record import FINAL_VERDICT, OWNER, PHASE, SHIFTS, STOPPED, VERSIONS
 from tests.support.builders import make_plan, make_spec
@@ -86,10 +87,10 @@ NAMED = [
 def test_guard_changes_no_object_of_others_for_any_record_and_lease(
     router: str, record: dict[str, str], spec: dict[str, Any]
 ) -> None:
-    cluster = (
-        ServiceCluster.at_share(make_plan(), 25) if router == "gateway" else ReplicasCluster.at_share(planned(), 50)
-    )
-    with_others(cluster)
+    lease = f"{MIN_LEASE_SECONDS}s"  # the guard looks every second until it has lapsed
+    gateway = router == "gateway"
+    plan = make_plan(make_spec(lease=lease)) if gateway else planned(lease=lease)
+    cluster = with_others(ServiceCluster.at_share(plan, 25) if gateway else ReplicasCluster.at_share(plan, 50))
     for key, value in record.items():
         cluster.annotate(key, value)
     cluster.api.edit("Lease", cluster.plan.spec.namespace, cluster.lease_name, lambda lease: lease["spec"].update(spec))
