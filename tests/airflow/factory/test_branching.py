@@ -28,9 +28,10 @@ def small(dag_id: str, verdict: Any) -> DAG:
 
     with DAG(dag_id, schedule=None) as dag:
         branches = {"go": "agreed", "ask": "asked", "refuse": "refused"}
-        score = ScoreConfidenceOperator(task_id="score", plan=make_plan().dump(), branches=branches)
+        plan = make_plan().dump()
+        score = ScoreConfidenceOperator(task_id="score", plan=plan, branches=branches)
         agreed, asked, refused = (EmptyOperator(task_id=task) for task in branches.values())
-        gate = Gate(task_id="gate", next_share=25, branches=("shift", "ask"), deferrable=True)
+        gate = Gate(task_id="gate", next_share=25, branches=("shift", "ask"), deferrable=True, plan=plan)
         ask, shift = EmptyOperator(task_id="ask"), EmptyOperator(task_id="shift", trigger_rule=EITHER_WAY)
         rollback = EmptyOperator(task_id="rollback", trigger_rule=TriggerRule.ONE_FAILED)
         chain(score, [agreed, asked, refused])
