@@ -112,7 +112,7 @@ class TestFaults:
             ("GET", "/deployments"),
             ("GET", "/httproutes/"),
             ("PATCH", "/httproutes/"),
-            ("PATCH", "/scale"),
+            ("PATCH", "deployments/"),
         ],
     )
     @pytest.mark.parametrize("fault", [{"status": 503}, {"exception": ZeroDivisionError("a\nb")}], ids=["503", "bug"])
@@ -136,7 +136,7 @@ class TestFaults:
         self, one_pass: Callable[..., list[str]], status: int, body: str | None
     ) -> None:
         services = [with_work("orders"), with_work("payments")]
-        services[0].cluster.api.fail("/scale", status, method="PATCH", body=body)
+        services[0].cluster.api.fail("deployments/", status, method="PATCH", body=body)
         with pytest.raises(PermanentError, match=rf"^orders: writing Deployment orders/\S+: HTTP {status}"):
             one_pass(*services)
         assert services[1].cluster.now.stopped == services[1].plans[0].candidate
