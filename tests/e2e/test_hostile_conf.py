@@ -45,9 +45,9 @@ def _nothing_is_left(refusing: World) -> Iterator[None]:
     assert "dag_runs" in refusing.api.get(f"{RUNS}?limit=100")
 
 
-def test_2000_hostile_confs_are_refused_by_the_endpoint_or_by_plan(paused: World) -> None:
+def test_500_hostile_confs_are_refused_by_the_endpoint_or_by_plan(paused: World) -> None:
     """All that Airflow lets through is read back as ``plan`` would get it, for PostgreSQL changes some numbers."""
-    hostile = drawn(hostile_confs, 2000)
+    hostile = drawn(hostile_confs, 500)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda item: _post(paused, {"conf": item.conf}), hostile))
     for item, answer in zip(hostile, answers, strict=True):
@@ -62,7 +62,7 @@ def test_2000_hostile_confs_are_refused_by_the_endpoint_or_by_plan(paused: World
     assert paused.api.unfinished(paused.dag) == []
     kinds = Counter(answer.status_code for answer in answers)
     assert set(kinds) == {200, 400, 422}
-    assert kinds.total() == 2000
+    assert kinds.total() == 500
 
 
 def _check_answer(item: Hostile, answer: requests.Response) -> None:
