@@ -38,6 +38,10 @@ class Docker:
             if "@" in image or image in self._pushed:
                 return Response.of({"Descriptor": {"digest": _digest(image)}, "Platforms": []})
             return Response.of({"message": "manifest unknown"}, 404)
+        if found := re.fullmatch(r"/images/(.+)/json", path):
+            return Response.of({"Id": _digest(found[1])})
+        if re.fullmatch(r"/images/.+", path):  # removed from the daemon
+            return Response.of([])
         return Response.of({"message": f"page not found: {path}"}, 404)
 
 
