@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_deploy.clients.build_context import find_context
 from airflow_deploy.clients.docker import Images
-from airflow_deploy.domain.config.build_spec import BuildSpec
-from airflow_deploy.domain.config.git_source import Source
+from airflow_deploy.domain.config.git_source import BuildSpec, Source
 from airflow_deploy.domain.errors import PermanentError, RefusedError
 from tests.support.fake_docker import FakeDocker, fake_docker
 

@@ -1,4 +1,4 @@
-"""Only a digest that this run's own push returned is deployed, wherever the task is killed, whatever stands there."""
+"""Only a digest that this run's own push returned is deployed, at any kill of the task and with any image there."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class World:
             monkeypatch.setattr(target, name, self._step(getattr(target, name)))
 
     def _step(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """Die before the chosen step or after it; whoever is dead does nothing more."""
+        """Die before the chosen step or after it; a dead task does nothing more."""
 
         def step(*args: Any, **kwargs: Any) -> Any:
             self._steps += 1
@@ -93,7 +93,7 @@ KILLS = [f"{when} {step}" for step in range(1, 13) for when in ("before", "after
 
 
 def another_image(world: World) -> None:
-    """One of somebody who can push to the registry."""
+    """One of another client that can push to the registry."""
     world.docker.registry[world.tag] = Pushed(sha256("evil manifest"), EVIL)
 
 
