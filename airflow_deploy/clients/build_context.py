@@ -34,7 +34,7 @@ def find_context(tree: Path, source: Source, commit: str) -> BuildContext:
             " source.context"
         )
     _check_text(dockerfile, source.dockerfile)
-    # docker-py opens it whatever it is: a link to /dev/zero would fill the memory.
+    # docker-py opens any kind of file: a link to /dev/zero would fill the memory.
     ignore = folder / ".dockerignore"
     if ignore.is_symlink() or ignore.exists():
         target = _within(tree, str(ignore.relative_to(tree)))

@@ -13,7 +13,7 @@ from airflow.sdk import conf
 from airflow_deploy.clients.build_context import BuildContext
 from airflow_deploy.clients.deadline import at_most
 from airflow_deploy.clients.docker_answers import ABSENT, docker_errors, follow, sha256
-from airflow_deploy.domain.config.build_spec import BuildSpec
+from airflow_deploy.domain.config.git_source import BuildSpec
 from airflow_deploy.domain.errors import DeployError, PermanentError, TemporaryError
 from airflow_deploy.domain.values import printable, size_bytes
 

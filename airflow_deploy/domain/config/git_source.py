@@ -1,4 +1,4 @@
-"""Part of the spec: the Git repository of the service, and what of it may be deployed."""
+"""Parts of the spec: the Git repository of the service, what of it may be deployed, and the bounds of its build."""
 
 import re
 from typing import Annotated
@@ -53,3 +53,14 @@ class Source(Model):
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch or branch.endswith("/"):
                 raise ValueError("one of the branches is not a plain name; write names such as main or release/1.2")
         return branches
+
+
+class BuildSpec(Model):
+    """The bounds of the image's build on the Docker daemon."""
+
+    timeout: Annotated[int, Field(ge=10, le=6 * 3600), DURATION] = 1200
+    """Longest time of the build, and of the push after it."""
+    memory: Size = "2Gi"
+    """Memory of each step of the build; it gets no swap."""
+    cpu: Annotated[float, Field(ge=0.1, le=256)] = 2
+    """CPUs that a step of the build may use."""

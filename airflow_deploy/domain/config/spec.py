@@ -11,7 +11,6 @@ from pydantic import (
     field_validator,
 )
 
-from airflow_deploy.domain.config.build_spec import BuildSpec
 from airflow_deploy.domain.config.connections import Connections
 from airflow_deploy.domain.config.criticality import CRITICALITY
 from airflow_deploy.domain.config.gates import (
@@ -24,7 +23,7 @@ from airflow_deploy.domain.config.gates import (
     gate_table,
     merge_limits,
 )
-from airflow_deploy.domain.config.git_source import Source
+from airflow_deploy.domain.config.git_source import BuildSpec, Source
 from airflow_deploy.domain.config.metrics_spec import Blindness, Metrics
 from airflow_deploy.domain.config.pod_spec import Resources, Scaling
 from airflow_deploy.domain.config.route_spec import DnsLabel, RouteSpec
