@@ -10,9 +10,10 @@ import json
 from pydantic import ValidationError
 
 from airflow_deploy.clients.artifacts import DeploymentFolder
-from airflow_deploy.domain.errors import PermanentError, TemporaryError
+from airflow_deploy.domain.errors import PermanentError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
-from airflow_deploy.domain.values import Model, printable
+from airflow_deploy.domain.values import Model
+from airflow_deploy.tasks.documents import read_document, write_document
 
 
 class Decision(Model):
@@ -33,12 +34,7 @@ def store_decision(plan: DeploymentPlan, task: str, said: str | None, *, goes_on
     """
     folder, name = _place(plan, task)
     decision = Decision(deployment=plan.deployment_id, task=task, said=said, goes_on=goes_on)
-    try:
-        folder.write(name, json.dumps(decision.dump(), indent=2, sort_keys=True) + "\n")
-    except Exception as error:  # each store has errors of its own
-        raise TemporaryError(
-            f"artifact store: cannot write {name} to {folder.path}: {printable(str(error), 300)}"
-        ) from error
+    write_document(folder, name, decision.dump())
 
 
 def read_decision(plan: DeploymentPlan, task: str) -> Decision | None:
@@ -48,17 +44,13 @@ def read_decision(plan: DeploymentPlan, task: str) -> Decision | None:
     :raises TemporaryError: the store did not give it.
     """
     folder, name = _place(plan, task)
-    try:
-        decision = Decision.load(json.loads(folder.read(name)))
-    except FileNotFoundError:
+    if (text := read_document(folder, name)) is None:
         return None
+    try:
+        decision = Decision.load(json.loads(text))
     except (ValidationError, ValueError, RecursionError) as error:
         raise PermanentError(
             f"artifact store: {name} in {folder.path} is no decision; clear the task {task}"
-        ) from error
-    except Exception as error:  # each store has errors of its own
-        raise TemporaryError(
-            f"artifact store: cannot read {name} in {folder.path}: {printable(str(error), 300)}"
         ) from error
     if (decision.deployment, decision.task) != (plan.deployment_id, task):
         raise PermanentError(f"artifact store: {name} in {folder.path} is another task's; clear the task {task}")

@@ -23,6 +23,7 @@ from airflow_deploy.domain.lifecycle.xcom_keys import (
 )
 from airflow_deploy.domain.names import DAG_PREFIX, deployment_id, digest
 from airflow_deploy.domain.values import printable
+from airflow_deploy.tasks.documents import read_document, write_document
 
 
 class Document(NamedTuple):
@@ -49,11 +50,7 @@ def freeze(context: Context, plan: DeploymentPlan, document: Document, content: 
     :raises TemporaryError: the store did not take it.
     """
     folder, name = DeploymentFolder(plan.spec.service, plan.deployment_id), _name(document, plan.deployment_id)
-    try:
-        sha256 = folder.write(name, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    except Exception as error:  # each store has errors of its own
-        raise TemporaryError(f"artifact store: cannot write {name} to {folder.path}: {_said(error)}") from error
-    context["ti"].xcom_push(key=document.digest_key, value=sha256)
+    context["ti"].xcom_push(key=document.digest_key, value=write_document(folder, name, content))
 
 
 def freeze_plan(context: Context, plan: DeploymentPlan, document: Document) -> None:
@@ -102,10 +99,8 @@ def read(context: Context, document: Document) -> Any:
     identity = _identity(context)
     folder = DeploymentFolder(context["dag_run"].dag_id.removeprefix(DAG_PREFIX), identity)
     name = _name(document, identity)
-    try:
-        text = folder.read(name)
-    except Exception as error:  # each store has errors of its own; one that is not mounted has no files
-        raise TemporaryError(f"artifact store: cannot read {name} in {folder.path}: {_said(error)}") from error
+    if (text := read_document(folder, name)) is None:
+        raise TemporaryError(f"artifact store: cannot read {name} in {folder.path}: it is not there; mount the store")
     if digest(text) != expected:
         raise PermanentError(
             f"artifact store: {name} in {folder.path} is not what {document.writer} wrote: its SHA-256 is"
@@ -121,7 +116,3 @@ def _identity(context: Context) -> str:
 
 def _name(document: Document, identity: str) -> str:
     return f"{document.name}_{identity}.json"
-
-
-def _said(error: Exception) -> str:
-    return printable(str(error) or type(error).__name__, 300)

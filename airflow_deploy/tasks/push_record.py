@@ -14,9 +14,9 @@ from pydantic import StringConstraints, ValidationError
 
 from airflow_deploy.clients.artifacts import DeploymentFolder
 from airflow_deploy.domain.config.git_source import Source
-from airflow_deploy.domain.errors import TemporaryError
 from airflow_deploy.domain.lifecycle.plan import DeploymentPlan
 from airflow_deploy.domain.values import Model, printable
+from airflow_deploy.tasks.documents import read_document, write_document
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,13 @@ def read_push(plan: DeploymentPlan) -> PushRecord:
     :raises TemporaryError: the store did not give it.
     """
     folder, empty = _folder(plan), PushRecord(tag=plan.image_tag, source=plan.spec.source)
-    try:
-        record = PushRecord.load(json.loads(folder.read(_name(plan))))
-    except FileNotFoundError:
+    if (text := read_document(folder, _name(plan))) is None:
         return empty
+    try:
+        record = PushRecord.load(json.loads(text))
     except (ValidationError, ValueError, RecursionError) as error:
         log.warning("artifact store: %s in %s is not used: %s", _name(plan), folder.path, printable(str(error), 300))
         return empty
-    except Exception as error:  # each store has errors of its own
-        raise TemporaryError(
-            f"artifact store: cannot read {_name(plan)} in {folder.path}: {printable(str(error), 300)}"
-        ) from error
     return record if (record.tag, record.source) == (empty.tag, empty.source) else empty
 
 
@@ -60,13 +56,7 @@ def store_push(plan: DeploymentPlan, record: PushRecord) -> None:
 
     :raises TemporaryError: the store did not take it.
     """
-    folder = _folder(plan)
-    try:
-        folder.write(_name(plan), json.dumps(record.dump(), indent=2, sort_keys=True) + "\n")
-    except Exception as error:  # each store has errors of its own
-        raise TemporaryError(
-            f"artifact store: cannot write {_name(plan)} to {folder.path}: {printable(str(error), 300)}"
-        ) from error
+    write_document(_folder(plan), _name(plan), record.dump())
 
 
 def _folder(plan: DeploymentPlan) -> DeploymentFolder:
